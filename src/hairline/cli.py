@@ -1,0 +1,120 @@
+"""What the scripts in the project's root share: the schema's registration and the handling of errors."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import logging
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from hairline import config as configuration
+
+log = logging.getLogger("hairline")
+
+CONF = "conf"
+_failures: list[tuple[str, str]] = []
+
+Job = Callable[[configuration.Config, Path, list[str]], Any]
+
+
+def start(script: str, main: Callable[[], None]) -> None:
+    """Register the schema, check the choices, and hand over to Hydra.
+
+    Args:
+        script: The calling script's `__file__`.
+        main: Its function decorated with `hydra.main`.
+    """
+    store = ConfigStore.instance()
+    for name, schema in configuration.SCHEMAS.items():
+        group, _, leaf = name.rpartition("/")
+        # Below `hydra/`, so that --help does not list the schema beside the choices a user has.
+        store.store(group=f"hydra/schema/{group}".rstrip("/"), name=leaf, node=schema)
+    fault = _unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
+    if fault:
+        sys.exit(fault)
+    signal.signal(signal.SIGTERM, _interrupt)
+    main()
+    if _failures:
+        print(f"\n{len(_failures)} job{'s' * (len(_failures) > 1)} failed:", file=sys.stderr)
+        for place, message in _failures:
+            print(f"  {place}: {message.splitlines()[0]}", file=sys.stderr)
+        sys.exit(1)
+
+
+def job(function: Job) -> Callable[[DictConfig], Any]:
+    """Turn a function of a checked configuration into what `hydra.main` decorates.
+
+    A fault of the user's is printed without a traceback; any other is printed with one, as it is ours. A failed job
+    of a sweep does not stop the others.
+
+    Args:
+        function: Given the configuration, the run directory, and the overrides of the command line.
+    """
+
+    @functools.wraps(function)
+    def wrapped(composed: DictConfig) -> Any:
+        settings = HydraConfig.get()
+        directory = Path(settings.runtime.output_dir)
+        overrides = list(settings.overrides.task)
+        try:
+            return function(configuration.load(composed), directory, overrides)
+        except KeyboardInterrupt:
+            log.error("interrupted")
+            sys.exit(130)
+        except Exception as error:
+            expected = _is_users(error)
+            log.error("ERROR: %s", error if expected else traceback.format_exc())
+            if settings.mode == RunMode.MULTIRUN:
+                _failures.append((f"{directory} ({' '.join(overrides)})", str(error)))
+                return None
+            _remove_if_empty(directory)
+            sys.exit(2 if expected else 1)
+
+    return wrapped
+
+
+def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
+    """Say which group=choice names a file that is not there, with the nearest one that is."""
+    for argument in arguments:
+        group, equals, choices = argument.partition("=")
+        known = group and equals and not group.startswith("hydra")
+        names = {path.stem for path in (folder / group).glob("*.yaml")} if known else set()
+        for choice in choices.split(","):
+            if names and choice and choice[0].isalnum() and choice not in names | {"null"}:
+                near = difflib.get_close_matches(choice, sorted(names), n=1, cutoff=0.5)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                return f"{group}={choice}: unknown.{hint} Available: {', '.join(sorted(names))}"
+    return None
+
+
+def _is_users(error: Exception) -> bool:
+    """Tell a fault of the user's, found by this package or by the operating system, from one of ours."""
+    if isinstance(error, OSError):
+        return True
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, ValueError) and frames[-1].startswith("hairline")
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Remove a run directory in which nothing but the log was written: the fault was found before the run began."""
+    logging.shutdown()
+    if directory.is_dir() and all(path.suffix == ".log" for path in directory.iterdir()):
+        shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            directory.parent.rmdir()  # the date's folder, if this would have been its first run
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt

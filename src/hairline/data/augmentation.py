@@ -1,0 +1,70 @@
+"""Seeded views of an image: the same image, seed and view number give the same pixels, in whatever order."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
+
+
+def view(
+    image: np.ndarray,
+    *,
+    seed: tuple[int, ...],
+    flip_horizontal: bool,
+    flip_vertical: bool,
+    rotation_degrees: float,
+    zoom: float,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+) -> np.ndarray:
+    """Draw one random variation of an image.
+
+    Args:
+        image: uint8 [height, width, 3], RGB.
+        seed: What makes the draw: run seed, image, view.
+        flip_horizontal: Mirror left to right, in half of the draws.
+        flip_vertical: Mirror top to bottom, in half of the draws.
+        rotation_degrees: Turn by up to this much either way.
+        zoom: Enlarge or shrink by up to this fraction.
+        brightness: Add up to this fraction of 255 either way.
+        contrast: Scale the distance from the mean by up to this fraction either way.
+        saturation: Scale the distance from grey by up to this fraction either way.
+
+    Returns:
+        uint8 of the same shape; what the turn uncovers is filled with the mirrored image.
+    """
+    # Every draw is made whether it is used or not: changing one setting leaves the others' draws alone.
+    mirror_x, mirror_y, *amounts = np.random.default_rng(seed).uniform(-1.0, 1.0, 7)
+    turn, scale, light, spread, colour = amounts
+    if flip_horizontal and mirror_x > 0:
+        image = image[:, ::-1]
+    if flip_vertical and mirror_y > 0:
+        image = image[::-1]
+    if rotation_degrees or zoom:
+        image = _turned(image, np.deg2rad(turn * rotation_degrees), 1.0 + scale * zoom)
+    if brightness or contrast or saturation:
+        pixels = image.astype(np.float32)
+        grey = (pixels @ _GREY)[..., None]
+        pixels = grey + (pixels - grey) * (1.0 + colour * saturation)
+        mean = pixels.mean()
+        pixels = mean + (pixels - mean) * (1.0 + spread * contrast) + light * brightness * 255.0
+        image = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image)
+
+
+def _turned(image: np.ndarray, angle_radians: float, scale: float) -> np.ndarray:
+    height, width = image.shape[:2]
+    margin = min(max(height, width) // 2, min(height, width) - 1)  # `reflect` cannot reach further
+    padded = Image.fromarray(np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect"))
+    cosine, sine = np.cos(angle_radians) / scale, np.sin(angle_radians) / scale
+    x, y = width / 2, height / 2
+    # Pillow maps output to input coordinates: turn about the middle, then shift into the padded picture.
+    matrix = (
+        cosine, -sine, x - cosine * x + sine * y + margin,
+        sine, cosine, y - sine * x - cosine * y + margin,
+    )  # fmt: skip
+    turned = padded.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    return np.asarray(turned)

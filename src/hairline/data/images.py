@@ -1,0 +1,118 @@
+"""The one way an image file becomes pixels, shared by training, evaluation, photos and exports."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+# Part of every saved model and cache key: raise the number when the same file would give other pixels.
+RECIPE = "pillow:exif-transpose,rgb,bilinear:1"
+
+_EXIF_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+class ImageError(ValueError):
+    """A file that is not an image this project can read."""
+
+
+def decode(source: str | os.PathLike[str] | bytes, image_size: int | None = None) -> np.ndarray:
+    """Read an image file right side up.
+
+    Args:
+        source: A path, or the file's bytes.
+        image_size: Width and height to squeeze the image to, in pixels; None keeps its own.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+
+    Raises:
+        ImageError: If the file is missing, empty, damaged, or no image.
+    """
+    content = source if isinstance(source, bytes) else _read(source)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+            return np.asarray(upright if image_size is None else _resized(upright, image_size))
+    except Exception as error:  # Pillow's plug-ins raise anything, from struct.error to MemoryError
+        raise ImageError(_reason(content, error)) from error
+
+
+def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
+    """Squeeze decoded pixels to a square, exactly as `decode` does.
+
+    Args:
+        pixels: uint8 [height, width, 3].
+        image_size: Width and height of the result, in pixels.
+    """
+    return np.asarray(_resized(Image.fromarray(pixels), image_size))
+
+
+def inspect(content: bytes) -> tuple[int, int]:
+    """Check that an image can be read to its end, cheaply.
+
+    Args:
+        content: The file's bytes.
+
+    Returns:
+        Its width and height in pixels, as seen right side up.
+
+    Raises:
+        ImageError: If the bytes are no image, or end too early.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            # A JPEG is read to its end but computed at an eighth of its size: 4 times faster than decoding.
+            image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+            image.load()
+            if image.mode == "F":
+                raise ImageError("floating-point pixels have no agreed range: save it with 8 or 16 bits a channel")
+            sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+            return (height, width) if sideways else (width, height)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(_reason(content, error)) from error
+
+
+def _resized(image: Image.Image, image_size: int) -> Image.Image:
+    if image.size == (image_size, image_size):
+        return image
+    return image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be opened: {error.strerror or error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
+        grey = np.asarray(image).astype(np.float64)
+        return Image.fromarray(np.clip(np.rint(grey / 257.0), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed range: save it with 8 or 16 bits a channel")
+    if image.mode in ("P", "PA"):  # a palette with transparency warns unless it goes by way of RGBA
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _reason(content: bytes, error: Exception) -> str:
+    if isinstance(error, ImageError):
+        return str(error)
+    if not content:
+        return "empty file (0 bytes)"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more pixels than are safe to open: {error}"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image, or of a format this project does not read"
+    return f"damaged image: {error or type(error).__name__}"

@@ -1,0 +1,207 @@
+"""The manifest: one row an image, made by a source, filled in by scanning and splitting, read by all else.
+
+A manifest is a pandas data frame with the columns `COLUMNS`; on disk it is a CSV file. `path` is absolute, `label`
+the class name, `group` names images that belong together (empty: none known), `split` is train, val, test or empty,
+`width` and `height` are in pixels right side up, `sha256` is the digest of the file's bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hairline import cache, progress
+from hairline.data import images
+
+COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
+SPLITS = ("train", "val", "test")
+
+
+class ManifestError(ValueError):
+    """Images or labels that no manifest can be made of."""
+
+
+def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every file once: its digest, its size, and whether it is a whole image.
+
+    What was read is remembered by path, size and time of the last change, so that a second scan opens no file.
+
+    Args:
+        rows: Columns path and label, optionally group and split; the index is kept.
+
+    Returns:
+        The manifest of the readable images, and the rejected files with the columns path, label, reason.
+    """
+    paths = [Path(path) for path in rows["path"]]
+    known, stamps = _remembered(paths)
+    unread = [path for path in paths if str(path) not in known]
+    fresh: dict[str, tuple[str, int, int, str]] = {}
+    if unread:
+        with ThreadPoolExecutor() as pool:
+            results = pool.map(_inspect, unread, chunksize=16)
+            shown = progress.over(results, len(unread), "check images", "img")
+            fresh = {str(path): result for path, result in zip(unread, shown, strict=True)}
+        _remember(fresh, stamps)
+    found = [(known | fresh)[str(path)] for path in paths]
+    table = pd.DataFrame(found, columns=["sha256", "width", "height", "reason"], index=rows.index)
+    table = rows.assign(**{name: "" for name in ("group", "split") if name not in rows}).join(table)
+    readable = table["reason"] == ""
+    return table.loc[readable, list(COLUMNS)], table.loc[~readable, ["path", "label", "reason"]]
+
+
+def refuse_contradictions(manifest: pd.DataFrame) -> None:
+    """Refuse a manifest in which the same bytes carry two labels.
+
+    Raises:
+        ManifestError: Naming two of the files and how many there are.
+    """
+    labels = manifest.groupby("sha256")["label"].nunique()
+    contradicted = labels.index[labels > 1]
+    if len(contradicted) == 0:
+        return
+    first = manifest[manifest["sha256"] == contradicted[0]].drop_duplicates("label")
+    one, two = first.iloc[0], first.iloc[1]
+    raise ManifestError(
+        f"the same image carries two labels: {shown(one['path'])} is {one['label']!r} and {shown(two['path'])} is "
+        f"{two['label']!r}"
+        + (f", and {len(contradicted) - 1} more images likewise" if len(contradicted) > 1 else "")
+        + ": delete the wrong copy of each"
+    )
+
+
+def refuse_rejected(rejected: pd.DataFrame, total: int, max_rejected: float) -> None:
+    """Stop when more files were rejected than the user allows.
+
+    Raises:
+        ManifestError: Naming up to five files with their reasons.
+    """
+    if len(rejected) <= max_rejected * total:
+        return
+    raise ManifestError(
+        f"{len(rejected)} of {total} files are not readable images ({len(rejected) / total:.1%}; "
+        f"data.max_rejected allows {max_rejected:.1%}):\n{describe_rejected(rejected)}\n"
+        "mend or remove them, or raise data.max_rejected"
+    )
+
+
+def describe_rejected(rejected: pd.DataFrame, most: int = 5) -> str:
+    """Name the first rejected files, a line each."""
+    lines = [f"  {shown(row.path)}: {row.reason}" for row in rejected.head(most).itertuples()]
+    if len(rejected) > most:
+        lines.append(f"  and {len(rejected) - most} more")
+    return "\n".join(lines)
+
+
+def shown(path: str) -> str:
+    """Give a path so that it can be printed on one line, whatever its bytes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(path))
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV (UTF-8; undecodable bytes of file names survive), in one step.
+
+    Args:
+        table: A manifest, or the table of rejected files.
+        path: The file; it is replaced when it exists.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # quoting=1 (all): a bare carriage return in a file name would otherwise be read as the end of a line.
+    table.to_csv(temporary, index=False, quoting=1, encoding="utf-8", errors="surrogateescape", lineterminator="\n")
+    temporary.replace(path)
+
+
+def read(path: Path, required: Iterable[str] = COLUMNS) -> pd.DataFrame:
+    """Read a CSV table; every column but width and height is text, and nothing is taken for a missing value.
+
+    Args:
+        path: A file that `write` wrote, or that the user made.
+        required: Columns that must be there.
+
+    Raises:
+        ManifestError: If the file is no such table.
+    """
+    try:
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", encoding_errors="surrogateescape"
+        )
+    except (OSError, ValueError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
+        raise ManifestError(f"{path} cannot be read as a CSV table: {error}") from error
+    missing = [name for name in required if name not in table]
+    if missing:
+        raise ManifestError(
+            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: it has "
+            f"{', '.join(map(str, table.columns))}; the first line must name the columns"
+        )
+    for name in {"width", "height"} & set(table.columns):
+        table[name] = table[name].astype(np.int64)
+    return table
+
+
+def digest(manifest: pd.DataFrame) -> str:
+    """Digest what a manifest says of the images: bytes, labels and splits, not where they lie.
+
+    Returns:
+        Sixteen hexadecimal digits; the order of the rows does not matter.
+    """
+    rows = sorted(zip(manifest["sha256"], manifest["label"], manifest["split"], strict=True))
+    return hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _inspect(path: Path) -> tuple[str, int, int, str]:
+    """Give digest, width, height and reason of rejection ("" = readable) of one file."""
+    if path.suffix.lower() not in images.SUFFIXES:
+        return "", 0, 0, f"no image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return "", 0, 0, f"cannot be opened: {error.strerror or error}"
+    try:
+        width, height = images.inspect(content)
+    except images.ImageError as error:
+        return "", 0, 0, str(error)
+    return hashlib.sha256(content).hexdigest(), width, height, ""
+
+
+# --- what earlier scans read --------------------------------------------------------------------------------------
+
+
+def _connect() -> sqlite3.Connection:
+    # One SQLite file: safe for several processes at once; `timeout` is how long one waits for another.
+    connection = sqlite3.connect(cache.folder() / "files-1.sqlite", timeout=60)
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
+        "sha256 TEXT, width INTEGER, height INTEGER, reason TEXT) WITHOUT ROWID"
+    )
+    return connection
+
+
+def _remembered(paths: list[Path]) -> tuple[dict[str, tuple[str, int, int, str]], dict[str, tuple[int, int]]]:
+    """Give what is known of files that did not change, and size and time of change of those to be read."""
+    known, stamps = {}, {}
+    with closing(_connect()) as connection:
+        query = "SELECT size, mtime_ns, sha256, width, height, reason FROM files WHERE path = ?"
+        for path in paths:
+            try:
+                stat = path.stat()
+            except OSError:
+                continue  # gone or unreadable: `_inspect` says so
+            row = connection.execute(query, (os.fsencode(path),)).fetchone()
+            if row is not None and row[:2] == (stat.st_size, stat.st_mtime_ns):
+                known[str(path)] = row[2:]
+            else:
+                stamps[str(path)] = (stat.st_size, stat.st_mtime_ns)
+    return known, stamps
+
+
+def _remember(fresh: dict[str, tuple[str, int, int, str]], stamps: dict[str, tuple[int, int]]) -> None:
+    rows = [(os.fsencode(path), *stamps[path], *result) for path, result in fresh.items() if path in stamps]
+    with closing(_connect()) as connection, connection:
+        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)

@@ -1,0 +1,106 @@
+"""Batches of pixels, by tf.data. The order of the stages is written here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from hairline.data import augmentation, images
+
+
+def batches(
+    paths: Sequence[str],
+    *,
+    image_size: int,
+    batch_size: int,
+    labels: np.ndarray | None = None,
+    digests: Sequence[str] | None = None,
+    augment: dict[str, Any] | None = None,
+    view: int = 0,
+    seed: int = 0,
+    shuffle: bool = False,
+    cache: bool = False,
+) -> tf.data.Dataset:
+    """Read, decode and batch images: decode -> cache -> shuffle -> augment -> batch -> prefetch.
+
+    The cache comes before everything random, so that no draw is frozen into it; shuffling comes before augmentation,
+    so that the shuffle buffer holds row numbers' worth of decoded images and each epoch's draws follow the seed.
+
+    Args:
+        paths: Image files.
+        image_size: Width and height of the decoded images, in pixels.
+        batch_size: Images a batch; the last batch may be smaller.
+        labels: int64 [n]; when given, elements are (images, labels) pairs.
+        digests: sha256 of each file; needed for augmentation, where it names the image.
+        augment: Keyword arguments of `augmentation.view` less `seed`; None for the images as they are.
+        view: Number of the view that is drawn. View 0 is the image itself, whatever `augment` says.
+        seed: Seed of shuffling and augmentation.
+        shuffle: Whether to shuffle, anew for each pass.
+        cache: Whether to keep decoded images in memory after the first pass.
+
+    Returns:
+        Data set of uint8 [batch, image_size, image_size, 3], RGB, or of pairs with int64 [batch].
+    """
+    files = [os.fsencode(path) for path in paths]
+
+    def decode(row: np.ndarray) -> np.ndarray:
+        try:
+            return images.decode(os.fsdecode(files[row]), image_size)
+        except images.ImageError as error:  # it could be read when it was scanned: say which changed
+            raise images.ImageError(f"{paths[row]}: {error}") from error
+
+    def draw(row: np.ndarray, image: np.ndarray) -> np.ndarray:
+        if digests is None:
+            raise ValueError("augmentation needs the images' digests")
+        name = int(digests[row][:16], 16)
+        return augmentation.view(image, seed=(seed, view, name), **(augment or {}))
+
+    def shaped(image: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(image, (image_size, image_size, 3))
+
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    dataset = tf.data.Dataset.range(len(files))
+    dataset = dataset.map(lambda row: (row, shaped(tf.numpy_function(decode, [row], tf.uint8))), **parallel)
+    if cache:
+        dataset = dataset.cache()
+    if shuffle:
+        dataset = dataset.shuffle(min(len(files), 4096), seed=seed, reshuffle_each_iteration=True)
+    if augment is not None and view > 0:
+        dataset = dataset.map(
+            lambda row, image: (row, shaped(tf.numpy_function(draw, [row, image], tf.uint8))), **parallel
+        )
+    if labels is None:
+        dataset = dataset.map(lambda row, image: image)
+    else:
+        targets = tf.constant(labels, tf.int64)
+        dataset = dataset.map(lambda row, image: (image, targets[row]))
+    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def feature_batches(
+    features: np.ndarray, labels: np.ndarray, *, batch_size: int, seed: int = 0, shuffle: bool = False
+) -> tf.data.Dataset:
+    """Batch rows of features for the head.
+
+    Args:
+        features: float32 [n, width].
+        labels: float32 [n, classes], one-hot.
+        batch_size: Rows a batch.
+        seed: Seed of shuffling.
+        shuffle: Whether to shuffle all rows, anew for each pass.
+
+    Returns:
+        Data set of pairs float32 [batch, width], float32 [batch, classes].
+    """
+    values, targets = tf.constant(features), tf.constant(labels, tf.float32)
+    dataset = tf.data.Dataset.range(len(features))
+    if shuffle:
+        dataset = dataset.shuffle(len(features), seed=seed, reshuffle_each_iteration=True)
+    dataset = dataset.batch(batch_size)
+    # Gathering whole batches of rows is an order of magnitude quicker than batching single rows.
+    dataset = dataset.map(lambda rows: (tf.gather(values, rows), tf.gather(targets, rows)))
+    return dataset.prefetch(tf.data.AUTOTUNE)

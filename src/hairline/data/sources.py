@@ -1,0 +1,192 @@
+"""Sources: each turns what the user has into the first rows of a manifest.
+
+A source is a function from the keys of its configuration group to a data frame with the columns path and label, and
+group and split where it knows them. Rows come in natural file order, classes in the order of their names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hairline import cache
+from hairline.data import download, manifest, synthetic
+
+# Names of the class that is looked for, most specific first; compared in lower case.
+POSITIVE_NAMES = ("cracked", "crack", "cracks", "positive", "pos", "with_crack", "defect", "defective", "damaged")
+
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_CLUTTER = {"thumbs.db", "desktop.ini", "icon\r"}  # what operating systems leave in picture folders
+
+
+class SourceError(ValueError):
+    """A source that yields no usable images."""
+
+
+def from_synthetic(*, count: int, size: int, classes: int, generator_seed: int) -> pd.DataFrame:
+    """Draw concrete-like patches once, into the cache, and list them."""
+    name = f"v{synthetic.GENERATOR_VERSION}-{generator_seed}-{count}x{size}-{classes}"
+    target = cache.folder("synthetic") / name
+    synthetic.render(target, count=count, size=size, seed=generator_seed, classes=classes)
+    return from_folder(path=str(target))
+
+
+def from_folder(*, path: str) -> pd.DataFrame:
+    """List a folder with one sub-folder a class, or with train/val/test folders of those.
+
+    Raises:
+        SourceError: If there are fewer than two classes, or no files.
+    """
+    root = Path(path).expanduser().absolute()
+    children = _subfolders(root)
+    splits = {child: _SPLIT_FOLDERS.get(child.name.lower()) for child in children}
+    if children and all(splits.values()):
+        pairs = [(split, folder) for child, split in splits.items() for folder in _subfolders(child)]
+    else:
+        pairs = [("", folder) for folder in children]
+    names = {folder.name for _, folder in pairs}
+    if len(names) < 2:
+        raise SourceError(
+            f"{root} holds {_named(names)}: expected one sub-folder for each of at least two classes "
+            f"(such as {root.name}/cracked and {root.name}/uncracked), or train, val and test folders of those"
+        )
+    rows = [(str(file), folder.name, split) for split, folder in pairs for file in _files(folder)]
+    if not rows:
+        raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
+    return pd.DataFrame(rows, columns=["path", "label", "split"])
+
+
+def from_manifest(*, path: str) -> pd.DataFrame:
+    """Read a CSV file with the columns path and label, optionally group and split; paths are relative to it.
+
+    Raises:
+        SourceError: If a label is empty or a split is not one of train, val, test.
+    """
+    file = Path(path).expanduser().absolute()
+    table = manifest.read(file, required=("path", "label"))
+    for name in ("group", "split"):
+        table[name] = table[name].str.strip() if name in table else ""
+    table["label"] = table["label"].str.strip()
+    # Line numbers as an editor shows them: the header is line 1.
+    if (unlabelled := np.flatnonzero(table["label"] == "")).size:
+        raise SourceError(f"{file}, line {unlabelled[0] + 2}: the label is empty ({unlabelled.size} such rows)")
+    odd = np.flatnonzero(~table["split"].isin([*manifest.SPLITS, ""]))
+    if odd.size:
+        raise SourceError(
+            f"{file}, line {odd[0] + 2}: split is {table['split'].iloc[odd[0]]!r}; expected train, val, test or nothing"
+        )
+    if table["label"].nunique() < 2:
+        raise SourceError(f"{file} holds {_named(set(table['label']))}: expected at least two classes")
+    table["path"] = [os.path.normpath(file.parent / entry) for entry in table["path"]]
+    if table["path"].duplicated().any():
+        twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
+        raise SourceError(f"{file} lists {manifest.shown(twice)} more than once: keep one row an image")
+    return table[["path", "label", "group", "split"]].sort_values("label", kind="stable", ignore_index=True)
+
+
+def from_concrete_cracks(*, path: str | None) -> pd.DataFrame:
+    """List *Concrete Crack Images for Classification*: a folder or archive that is there, or else a download."""
+    source = Path(path).expanduser().absolute() if path else None
+    if source is not None and source.is_dir():
+        return from_folder(path=str(download.find_classes(source, ("Negative", "Positive"))))
+    root = download.install(download.CONCRETE_CRACKS, cache.folder("datasets"), source=source)
+    return from_folder(path=str(download.find_classes(root, ("Negative", "Positive"))))
+
+
+SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
+    "synthetic": from_synthetic,
+    "folder": from_folder,
+    "manifest": from_manifest,
+    "concrete_cracks": from_concrete_cracks,
+}
+
+
+def path_faults(source: str, path: str) -> Iterator[str]:
+    """Say what is wrong with `data.path` before anything heavy is loaded."""
+    place = Path(path).expanduser()
+    if not path.strip():
+        yield "the path is empty"
+    elif not place.exists():
+        yield f"nothing is there (looked for {place.absolute()})"
+    elif source == "folder" and not place.is_dir():
+        yield "expected a folder with one sub-folder a class; for a CSV file use data=manifest"
+    elif source == "manifest" and not place.is_file():
+        yield "expected a CSV file; for a folder of images use data=folder"
+
+
+def limited(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
+    """Keep `limit` rows, drawn evenly from the classes; the order and the index of the rest are kept."""
+    if limit is None or limit >= len(rows):
+        return rows
+    generator = np.random.default_rng([seed, 0x11317])
+    shuffled = rows.iloc[generator.permutation(len(rows))]
+    rank = shuffled.groupby("label").cumcount()  # 0 for the first row of each class, 1 for the second, ...
+    return shuffled.iloc[np.argsort(rank.to_numpy(), kind="stable")[:limit]].sort_index()
+
+
+def positive_class(class_names: list[str], named: str | None) -> str | None:
+    """Say which class precision, recall and thresholds refer to.
+
+    Args:
+        class_names: All classes.
+        named: The user's choice; None guesses from well-known names.
+
+    Returns:
+        The name, or None with more than two classes, or where no name is known: metrics are then macro averages.
+
+    Raises:
+        SourceError: If the user's choice is no class.
+    """
+    if named is not None and named not in class_names:
+        raise SourceError(f"data.positive_class={named}: no such class; the classes are {', '.join(class_names)}")
+    if len(class_names) != 2 or named is not None:
+        return named if len(class_names) == 2 else None
+    by_name = {name.lower(): name for name in class_names}
+    return next((by_name[name] for name in POSITIVE_NAMES if name in by_name), None)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(
+            (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=_natural
+        )
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield all files below a class folder in natural order; each real folder once, so that link loops end."""
+    seen: set[str] = set()
+    for current, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(current)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+        for name in sorted(files, key=_natural):
+            if not name.startswith(".") and name.lower() not in _CLUTTER:
+                yield Path(current, name)
+
+
+def _natural(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key that puts 2.jpg before 10.jpg; file order matters, as neighbours often come from one photo."""
+    text = name.name if isinstance(name, Path) else name
+    parts = re.split(r"([0-9]+)", text.lower())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
+
+
+def _named(names: set[str]) -> str:
+    return f"only the class {next(iter(names))!r}" if names else "no class folders"

@@ -1,0 +1,1 @@
+"""What a model is worth: metrics and figures, pure functions of predictions."""

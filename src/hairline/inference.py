@@ -1,0 +1,118 @@
+"""Using a finished run: find its saved model, load it, predict."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hairline import runtime
+from hairline.data import images
+from hairline.model import bundle as bundles
+
+
+class Classifier:
+    """A saved model, ready to predict.
+
+    Attributes:
+        bundle: What the model expects and gives.
+        model: The Keras model, uint8 RGB in, probabilities out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Load the saved model that lies in `folder`."""
+        self.bundle = bundles.read(folder)
+        with runtime.quiet_import():
+            self.model: Any = bundles.load_model(folder, self.bundle)
+
+    def predict(
+        self, sources: str | os.PathLike[str] | bytes | np.ndarray | Iterable[Any], *, batch_size: int = 32
+    ) -> pd.DataFrame:
+        """Classify whole images.
+
+        Args:
+            sources: One image or many: paths, encoded image bytes, or uint8 RGB arrays [height, width, 3].
+            batch_size: Images a step.
+
+        Returns:
+            One row an image: `path` (empty for bytes and arrays), `x`, `y`, `width`, `height` in pixels of the
+            source, `label` (empty: the truth is not known), `predicted`, and `prob_<class>` for each class.
+
+        Raises:
+            ImageError: If one cannot be read.
+        """
+        one_array = isinstance(sources, np.ndarray) and sources.ndim == 3
+        single = one_array or isinstance(sources, str | os.PathLike | bytes)
+        items = [sources] if single else list(sources)  # type: ignore[arg-type]
+        rows, parts = [], []
+        for start in range(0, len(items), batch_size):
+            batch = [self._pixels(item) for item in items[start : start + batch_size]]
+            for item, (_, width, height) in zip(items[start : start + batch_size], batch, strict=True):
+                path = os.fspath(item) if isinstance(item, str | os.PathLike) else ""
+                rows.append({"path": path, "x": 0, "y": 0, "width": width, "height": height, "label": ""})
+            parts.append(np.asarray(self.model(np.stack([pixels for pixels, _, _ in batch]), training=False)))
+        classes = len(self.bundle.class_names)
+        found = np.concatenate(parts) if parts else np.empty((0, classes), np.float32)
+        table = pd.DataFrame(rows, columns=["path", "x", "y", "width", "height", "label"])
+        return with_probabilities(table, found, self.bundle)
+
+    def _pixels(self, source: Any) -> tuple[np.ndarray, int, int]:
+        if not isinstance(source, np.ndarray):
+            try:
+                pixels = images.decode(source)
+            except images.ImageError as error:
+                name = "the bytes given" if isinstance(source, bytes) else os.fspath(source)
+                raise images.ImageError(f"{name}: {error}") from error
+        elif source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise images.ImageError(
+                f"received an array of {source.dtype} {list(source.shape)}: expected uint8 [height, width, 3], RGB"
+            )
+        else:
+            pixels = source
+        height, width = pixels.shape[:2]
+        return images.resize(pixels, self.bundle.image_size), width, height
+
+
+def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray, bundle: bundles.Bundle) -> pd.DataFrame:
+    """Complete a table of predictions.
+
+    Args:
+        table: Columns path, x, y, width, height, label.
+        probabilities: float32 [n, classes].
+        bundle: Of the model they come from.
+    """
+    columns = {f"prob_{name}": probabilities[:, index] for index, name in enumerate(bundle.class_names)}
+    return table.assign(predicted=bundle.decide(probabilities), **columns)
+
+
+def find(run: str | os.PathLike[str]) -> Path:
+    """Give the folder of the saved model that `run` names.
+
+    Args:
+        run: A run directory, its `model/` folder, an MLflow run id, or a `models:/` URI.
+
+    Raises:
+        BundleError: If there is none.
+    """
+    text = os.fspath(run)
+    for folder in (Path(text).expanduser() / "model", Path(text).expanduser()):
+        if (folder / bundles.BUNDLE).is_file():
+            return folder
+    if text.startswith("models:/") or re.fullmatch(r"[0-9a-f]{32}", text):
+        from hairline import tracking
+
+        return tracking.download_model(text)
+    raise bundles.BundleError(
+        f"run={text}: no saved model there (looked for model/{bundles.BUNDLE} and {bundles.BUNDLE}); expected a run "
+        "directory such as outputs/<date>/<time>, an MLflow run id, or a models:/ URI"
+    )
+
+
+def load(run: str | os.PathLike[str]) -> Classifier:
+    """Open the saved model that `run` names; see `find`."""
+    return Classifier(find(run))

@@ -1,0 +1,1 @@
+"""Backbones, frozen features, the head trained on them, and the joined model."""

@@ -1,0 +1,217 @@
+"""Backbones: a table of what each network's weights expect, and the function that builds one.
+
+Adding a network of `keras.applications` takes a row here and a file `conf/model/<name>.yaml`. The table is read
+while the configuration is checked, so TensorFlow is imported only where a network is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hairline.data import download
+
+if TYPE_CHECKING:
+    import keras
+
+log = logging.getLogger(__name__)
+
+NAMED_WEIGHTS = ("auto", "imagenet", "random")
+
+_APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
+# An image of ImageNet's mean colour becomes 0 in every channel (mean and deviation of 0..1 RGB values).
+_IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had, or that belong to another network."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What the ImageNet weights of one network expect.
+
+    Attributes:
+        builder: Name in `keras.applications`.
+        scaling: What becomes of 0..255 RGB before the first layer: `symmetric` = -1..1, `imagenet` = mean and
+            deviation of ImageNet, `built-in` = the network scales by itself.
+        width: Features after global average pooling.
+        native_size: Pixels a side the weights were trained at.
+        minimum_size: Smallest side the network takes.
+        weights_url: Where Keras publishes the weights without the top; `{size}` where there is a file for each
+            native size.
+        licence: Of the published weights.
+    """
+
+    builder: str
+    scaling: Literal["symmetric", "imagenet", "built-in"]
+    width: int
+    weights_url: str
+    native_size: int = 224
+    minimum_size: int = 32
+    licence: str = "Apache-2.0"
+
+    def url(self, image_size: int) -> str:
+        """Give the address of the weights made for images of `image_size`, or of the native size."""
+        size = image_size if image_size in (96, 128, 160, 192, 224) else 224
+        return self.weights_url.format(size=size)
+
+
+BACKBONES: dict[str, Backbone] = {
+    "mobilenet": Backbone("MobileNet", "symmetric", 1024, f"{_APPLICATIONS}/mobilenet/mobilenet_1_0_224_tf_no_top.h5"),
+    "mobilenetv2": Backbone(
+        "MobileNetV2",
+        "symmetric",
+        1280,
+        f"{_APPLICATIONS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{{size}}_no_top.h5",
+    ),
+    "mobilenetv3large": Backbone(
+        "MobileNetV3Large",
+        "built-in",
+        960,
+        f"{_APPLICATIONS}/mobilenet_v3/weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
+    ),
+    "mobilenetv3small": Backbone(
+        "MobileNetV3Small",
+        "built-in",
+        576,
+        f"{_APPLICATIONS}/mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
+    ),
+    "efficientnetv2b0": Backbone(
+        "EfficientNetV2B0", "built-in", 1280, f"{_APPLICATIONS}/efficientnet_v2/efficientnetv2-b0_notop.h5"
+    ),
+    "resnet50v2": Backbone(
+        "ResNet50V2",
+        "symmetric",
+        2048,
+        f"{_APPLICATIONS}/resnet/resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    ),
+    "densenet121": Backbone(
+        "DenseNet121",
+        "imagenet",
+        1024,
+        f"{_APPLICATIONS}/densenet/densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        licence="BSD-3-Clause",
+    ),
+    "convnexttiny": Backbone(
+        "ConvNeXtTiny", "built-in", 768, f"{_APPLICATIONS}/convnext/convnext_tiny_notop.h5", licence="MIT"
+    ),
+    "xception": Backbone(
+        "Xception",
+        "symmetric",
+        2048,
+        f"{_APPLICATIONS}/xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        native_size=299,
+        minimum_size=71,
+        licence="MIT",
+    ),
+}
+
+
+def find_weights(name: str, weights: str, image_size: int) -> Path | None:
+    """Give the weights file of a backbone, downloading it where that is asked for and can be done.
+
+    Args:
+        name: Row of `BACKBONES`.
+        weights: `imagenet` (Keras's cache, else a download), `auto` (the same, but None where neither can be had),
+            `random` (None), or a file.
+        image_size: Pixels a side.
+
+    Returns:
+        A weights file, or None for random weights.
+
+    Raises:
+        WeightsError: If `imagenet` cannot be had.
+    """
+    if weights == "random":
+        return None
+    if weights not in NAMED_WEIGHTS:
+        return Path(weights).expanduser()
+    url = BACKBONES[name].url(image_size)
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    file = home / "models" / url.rpartition("/")[2]
+    if file.is_file():
+        return file
+    try:
+        # Bounded, as Keras's own download is not: 10 seconds without a byte end it, and so do 10 minutes in all.
+        return download.fetch(url, file, stall_seconds=10, total_seconds=600, label=f"{name} weights")
+    except (ValueError, OSError) as error:
+        if weights == "imagenet":
+            raise WeightsError(
+                f"model.weights=imagenet: the weights of {name} are not here and cannot be downloaded: {error}\n"
+                f"Fetch {url} on a machine with a network and put it into {file.parent}, give its path as "
+                "model.weights=<file>, or set KERAS_HOME to the folder that holds models/"
+            ) from error
+        log.warning(
+            "WARNING: no ImageNet weights for %s (%s). Going on with RANDOM frozen features: expect lower accuracy. "
+            "To use ImageNet weights put %s into %s.",
+            name,
+            str(error).splitlines()[0],
+            url,
+            file.parent,
+        )
+        return None
+
+
+def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0) -> keras.Model:
+    """Build a frozen backbone from pixels to features, as one flat model.
+
+    Args:
+        name: Row of `BACKBONES`.
+        image_size: Pixels a side.
+        weights: A Keras weights file made for this network without its top; None for random weights.
+        seed: Of the random weights.
+
+    Returns:
+        A model from uint8 [batch, image_size, image_size, 3] RGB, scaling included, to float32 [batch, width]; its
+        last layer is the global average pooling named `features`.
+
+    Raises:
+        WeightsError: If the file is damaged or belongs to another network.
+    """
+    import keras
+
+    row = BACKBONES[name]
+    keras.utils.set_random_seed(seed)
+    pixels = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
+    settings = {"include_preprocessing": True} if row.scaling == "built-in" else {}
+    try:
+        network = getattr(keras.applications, row.builder)(
+            include_top=False,
+            weights=None if weights is None else str(weights),
+            input_tensor=_scaled(pixels, row.scaling),
+            **settings,
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise WeightsError(
+            f"{weights} cannot be loaded into {name}: {str(error).splitlines()[0]}\n"
+            f"expected the weights of {row.builder} without its top, as published at {row.url(image_size)}"
+        ) from error
+    pooled = keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(network.output)
+    model = keras.Model(pixels, pooled, name=name)
+    model.trainable = False
+    return model
+
+
+def weights_digest(model: keras.Model) -> str:
+    """Digest all weights of a model; sixteen hexadecimal digits."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _scaled(pixels: keras.KerasTensor, scaling: str) -> keras.KerasTensor:
+    import keras
+
+    if scaling == "symmetric":
+        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaling")(pixels)
+    if scaling == "imagenet":
+        scale = [1 / (255 * deviation) for deviation in _IMAGENET_DEVIATION]
+        offset = [-mean / deviation for mean, deviation in zip(_IMAGENET_MEAN, _IMAGENET_DEVIATION, strict=True)]
+        return keras.layers.Rescaling(scale, offset=offset, name="scaling")(pixels)
+    return keras.layers.Rescaling(1.0, name="scaling")(pixels)  # only turns uint8 into floats

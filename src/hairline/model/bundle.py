@@ -1,0 +1,136 @@
+"""The saved model: a folder that says all there is to say about using it.
+
+`model.keras` eats uint8 RGB and gives calibrated probabilities; `bundle.json` says what goes in and what comes out;
+`features.npz` holds the statistics of the training features. Evaluation, prediction, export and serving read this
+folder and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+MODEL, BUNDLE, FEATURES = "model.keras", "bundle.json", "features.npz"
+FORMAT = 1
+
+
+class BundleError(ValueError):
+    """A folder that is no saved model, or a damaged one."""
+
+
+@dataclass
+class Bundle:
+    """What a user of the model has to know.
+
+    Attributes:
+        class_names: In the order of the probabilities.
+        positive_class: What the threshold refers to; None: the most probable class wins.
+        image_size: Pixels a side of the model's input.
+        decode: How a file becomes pixels (`hairline.data.images.RECIPE`).
+        threshold: Probability of the positive class from which on it is predicted.
+        threshold_chosen: How the threshold was chosen.
+        abstain: Lowest and highest probability of the positive class between which the answer is "cannot tell".
+        temperature: What the logits were divided by; already applied in the model.
+        data_digest: Of the manifest the model was trained on.
+        backbone: Its name, weights, digest of the weights, and licence.
+        model_sha256: Of `model.keras`.
+        versions: Of the libraries that made it.
+    """
+
+    class_names: list[str]
+    positive_class: str | None
+    image_size: int
+    decode: str
+    data_digest: str
+    backbone: dict[str, str]
+    versions: dict[str, str]
+    threshold: float | None = None
+    threshold_chosen: str = "default"
+    abstain: list[float] | None = None
+    temperature: float = 1.0
+    temperature_applied: bool = True
+    model_sha256: str = ""
+    format: int = FORMAT
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def decide(self, probabilities: np.ndarray) -> list[str]:
+        """Name the predicted class of each row: at the threshold with two classes, else the most probable one.
+
+        Args:
+            probabilities: float32 [n, classes].
+        """
+        chosen = probabilities.argmax(axis=1)
+        if self.positive_class is not None and self.threshold is not None:
+            positive = self.class_names.index(self.positive_class)
+            chosen = np.where(probabilities[:, positive] >= self.threshold, positive, 1 - positive)
+        return [self.class_names[index] for index in chosen]
+
+
+def save(folder: Path, model: keras.Model, bundle: Bundle, statistics: dict[str, np.ndarray]) -> None:
+    """Write a saved model; the bundle comes last, so that a folder with one is whole.
+
+    Args:
+        folder: Made where it is missing.
+        model: The joined model.
+        bundle: Its description; `model_sha256` is filled in.
+        statistics: Arrays for `features.npz`: `mean` and `deviation`, float32 [width].
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder / MODEL)
+    np.savez(folder / FEATURES, **statistics)  # type: ignore[arg-type]
+    bundle.model_sha256 = _sha256(folder / MODEL)
+    temporary = folder / f".{BUNDLE}.{os.getpid()}"
+    temporary.write_text(json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(folder / BUNDLE)
+
+
+def read(folder: Path) -> Bundle:
+    """Read and check the description of a saved model.
+
+    Raises:
+        BundleError: If it is missing, damaged, or of a later format.
+    """
+    try:
+        values = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
+        bundle = Bundle(**values)
+    except OSError as error:
+        raise BundleError(f"{folder} holds no saved model: {BUNDLE} cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{folder / BUNDLE} is damaged or of another version: {error}") from error
+    if bundle.format != FORMAT:
+        raise BundleError(f"{folder / BUNDLE} has format {bundle.format}; this version reads format {FORMAT}")
+    return bundle
+
+
+def load_model(folder: Path, bundle: Bundle) -> keras.Model:
+    """Load the Keras model of a saved model, code-free and with its digest checked.
+
+    Raises:
+        BundleError: If the file is not the one that was saved.
+    """
+    import keras
+
+    try:
+        found = _sha256(folder / MODEL)
+    except OSError as error:
+        raise BundleError(f"{folder / MODEL} cannot be read ({error.strerror})") from error
+    if found != bundle.model_sha256:
+        raise BundleError(
+            f"{folder / MODEL} is not the model that was saved: its sha256 is {found[:16]}..., expected "
+            f"{bundle.model_sha256[:16]}...; copy the whole folder again or train anew"
+        )
+    return keras.models.load_model(folder / MODEL, compile=False, safe_mode=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

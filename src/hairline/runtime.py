@@ -1,0 +1,74 @@
+"""The machine a run works on: TensorFlow's import, threads, precision, seeds and devices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def prepare(*, precision: str, threads: int | None, deterministic: bool, seed: int) -> None:
+    """Import TensorFlow quietly and set what holds for the whole process.
+
+    Args:
+        precision: Keras's global data type policy.
+        threads: CPU threads TensorFlow may use; None for all cores.
+        deterministic: Whether operations on a GPU must give the same bits each time.
+        seed: Of Python, NumPy and TensorFlow.
+    """
+    with quiet_import():
+        import keras
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy(precision)
+    keras.utils.set_random_seed(seed)
+    if threads is not None:
+        # RuntimeError: an earlier job in this process has started TensorFlow's thread pools; they cannot be changed.
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+    if deterministic and gpus:
+        # On a CPU the operations used here are deterministic anyway, and this switch would make tf.data decode
+        # one image at a time.
+        tf.config.experimental.enable_op_determinism()
+
+
+def strategy(devices: Literal["one", "all"]) -> tf.distribute.Strategy:
+    """Give the strategy that models are built under: the default device, or all visible GPUs."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy() if devices == "all" else tf.distribute.get_strategy()
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keep what TensorFlow's libraries print while they load off the screen, unless the import fails.
+
+    The lines come from C++ before its logging is set up, so that no log level reaches them.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if "tensorflow" in sys.modules:  # imported before: nothing to hide, and the process may be a test's
+        yield
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as swallowed:
+        os.dup2(swallowed.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            swallowed.seek(0)
+            os.write(saved, swallowed.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

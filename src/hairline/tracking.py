@@ -1,0 +1,301 @@
+"""MLflow: the run directory's mirror. The only module, with the served model, that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import socket
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import filelock
+import pandas as pd
+
+from hairline import cache
+
+if TYPE_CHECKING:
+    from hairline.model.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_CONNECT_SECONDS = 5.0
+_PARAMETER_CHARACTERS = 6000  # MLflow's limit; the whole configuration is logged as an artifact as well
+
+
+class TrackingError(ValueError):
+    """A tracking server or store that cannot be used."""
+
+
+class Run:
+    """One MLflow run, or nothing at all where tracking is off: every call is then ignored.
+
+    Attributes:
+        id: The MLflow run id; None where tracking is off.
+    """
+
+    def __init__(self, run_id: str | None) -> None:
+        """Wrap the active MLflow run `run_id`."""
+        self.id = run_id
+
+    def parameters(self, values: dict[str, Any]) -> None:
+        """Log flat parameters."""
+        if self.id is not None:
+            _mlflow().log_params({key: str(value)[:_PARAMETER_CHARACTERS] for key, value in values.items()})
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """Log numbers; what is not a number (NaN) is left out."""
+        if self.id is not None:
+            _mlflow().log_metrics({key: value for key, value in values.items() if value == value}, step=step)
+
+    def tags(self, values: dict[str, str]) -> None:
+        """Set tags."""
+        if self.id is not None:
+            _mlflow().set_tags(values)
+
+    def dataset(self, manifest: pd.DataFrame, digest: str, name: str) -> None:
+        """Log the manifest as the data the run was trained on."""
+        if self.id is not None:
+            mlflow = _mlflow()
+            table = manifest[["label", "group", "split", "sha256"]].reset_index(drop=True)
+            mlflow.log_input(
+                mlflow.data.from_pandas(table, name=name, targets="label", digest=digest),
+                context="training",
+            )
+
+    def artifacts(self, path: Path, folder: str | None = None) -> None:
+        """Log a file, or a folder with all it holds."""
+        if self.id is None:
+            return
+        if path.is_dir():
+            _mlflow().log_artifacts(str(path), folder)
+        else:
+            _mlflow().log_artifact(str(path), folder)
+
+    def model(self, folder: Path, bundle: Bundle, example: bytes) -> None:
+        """Log the saved model as a pyfunc that eats encoded images.
+
+        Args:
+            folder: The saved model.
+            bundle: Its description.
+            example: An encoded image, kept as the input example.
+        """
+        if self.id is None:
+            return
+        mlflow = _mlflow()
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, DataType, Schema
+
+        doubles = ["probability", "threshold", *(f"prob_{name}" for name in bundle.class_names)]
+        outputs = [ColSpec(DataType.string, "label"), *(ColSpec(DataType.double, name) for name in doubles)]
+        package = Path(__file__).parent
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(package / "serving.py"),  # models from code: nothing is pickled
+            artifacts={"model": str(folder)},
+            code_paths=[str(package)],
+            signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs)),
+            input_example=pd.DataFrame({"image": [example]}),
+            # Given, as inferring them loads the model in a process of its own (10 s).
+            pip_requirements=requirements(bundle),
+        )
+
+
+def requirements(bundle: Bundle) -> list[str]:
+    """Give the pinned packages that a served model needs."""
+    return [f"{name}=={version}" for name, version in bundle.versions.items() if name not in ("python", "hairline")]
+
+
+@contextlib.contextmanager
+def start(
+    *,
+    enabled: bool,
+    uri: str | None,
+    experiment: str,
+    system_metrics: bool,
+    name: str,
+    tags: dict[str, str],
+) -> Iterator[Run]:
+    """Run a block as one MLflow run: FINISHED at its end, FAILED with the traceback or KILLED otherwise.
+
+    Args:
+        enabled: Whether anything is logged at all.
+        uri: Tracking server or store; `MLFLOW_TRACKING_URI` wins; None for `mlflow.db` in the working directory.
+        experiment: Name of the experiment; made where it is missing.
+        system_metrics: Whether CPU, memory and GPU are sampled.
+        name: Of the run.
+        tags: Of the run.
+
+    Raises:
+        TrackingError: If the server or store cannot be used, within seconds.
+    """
+    if not enabled:
+        yield Run(None)
+        return
+    experiment_id = connect(uri, experiment)
+    mlflow = _mlflow()
+    sampled = system_metrics and importlib.util.find_spec("psutil") is not None
+    mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags, log_system_metrics=sampled)
+    status = "FAILED"
+    try:
+        yield Run(mlflow.active_run().info.run_id)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except Exception:
+        mlflow.log_text(traceback.format_exc(), "traceback.txt")
+        raise
+    finally:
+        with _silent_stdout():
+            mlflow.end_run(status)
+
+
+def connect(uri: str | None, experiment: str) -> str:
+    """Point MLflow at the store and make the experiment where it is missing.
+
+    Returns:
+        The experiment's id.
+
+    Raises:
+        TrackingError: If the store cannot be used.
+    """
+    target = store(uri)
+    _refuse_unreachable(target)
+    # MLflow's own patience, seven tries of two minutes, would hold up a training for a quarter of an hour.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    mlflow = _point_at(target)
+    try:
+        # Several processes that make the same SQLite schema at once crash each other.
+        with filelock.FileLock(cache.folder() / "tracking.lock", timeout=120):
+            found = mlflow.get_experiment_by_name(experiment)
+            if found is None:
+                return str(mlflow.create_experiment(experiment, artifact_location=_artifact_location(target)))
+    except Exception as error:  # SQLAlchemy's, requests' and MLflow's own have no common ancestor
+        raise TrackingError(
+            f"the tracking store {redacted(target)} cannot be used: {redacted_text(str(error), target)}\n{_WITHOUT}"
+        ) from error
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"the MLflow experiment {experiment!r} was deleted: restore it (mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}) or choose another name with tracking.experiment=..."
+        )
+    return str(found.experiment_id)
+
+
+_WITHOUT = (
+    "Start the server, set tracking.uri or MLFLOW_TRACKING_URI to another one, or go on without MLflow: tracking=none "
+    "(the run directory holds all results)"
+)
+
+
+def store(uri: str | None) -> str:
+    """Give the tracking URI: the environment's, else the configured one, else a file in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or uri or _default_store()
+
+
+def _default_store() -> str:
+    return f"sqlite:///{(Path.cwd() / 'mlflow.db').as_posix()}"
+
+
+def how_to_see(uri: str | None) -> str:
+    """Say how to look at the runs."""
+    target = store(uri)
+    if target.startswith("http"):
+        return redacted(target)
+    return "mlflow ui" if target == _default_store() else f"mlflow ui --backend-store-uri {redacted(target)}"
+
+
+def redacted(uri: str) -> str:
+    """Give a URI without the password it may hold.
+
+    >>> redacted("https://me:secret@host:5000/x")
+    'https://***@host:5000/x'
+    """
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+
+
+def redacted_text(text: str, uri: str) -> str:
+    """Give the first line of a message without the password of `uri`."""
+    password = urlsplit(uri).password
+    line = text.strip().splitlines()[0] if text.strip() else "no reason given"
+    return line.replace(uri, redacted(uri)).replace(password, "***") if password else line
+
+
+def download_model(run: str) -> Path:
+    """Fetch the saved model of an MLflow run id or `models:/` URI.
+
+    Raises:
+        TrackingError: If there is none.
+    """
+    target = store(None)
+    _refuse_unreachable(target)
+    mlflow = _point_at(target)
+    address = run if run.startswith("models:/") else f"runs:/{run}/model"
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=tempfile.mkdtemp(prefix="hairline-")))
+    except Exception as error:
+        raise TrackingError(
+            f"run={run}: no model under {address} in {redacted(target)}: {redacted_text(str(error), target)}"
+        ) from error
+    return folder / "artifacts" / "model"
+
+
+def _refuse_unreachable(uri: str) -> None:
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        return
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme.partition("+")[0], 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise TrackingError(f"the tracking server {redacted(uri)} does not answer: {error}\n{_WITHOUT}") from error
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Give an absolute place for artifacts; a server chooses its own."""
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https", "databricks"):
+        return None
+    # Beside the SQLite file; MLflow's own default is relative to whatever process comes first.
+    base = Path(uri.removeprefix("sqlite:///")).absolute().parent if scheme == "sqlite" else Path.cwd()
+    return (base / "mlruns" / "artifacts").as_uri()
+
+
+def _point_at(uri: str) -> Any:
+    """Make `uri` MLflow's store, without the side effect on the environment that the next job of a sweep would see."""
+    mlflow = _mlflow()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    return mlflow
+
+
+def _mlflow() -> Any:
+    # Off by default: a framework's runs are nobody's business but the user's.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Keep MLflow's links to the run off the screen; the run's own last lines say where to look."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield

@@ -1,0 +1,227 @@
+"""The embedded data: deterministic, balanced, not to be told apart by brightness, written all at once or not at all."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hairline.data import synthetic
+from hairline.data.synthetic import CLASS_NAMES, LOOK_ALIKES, draw, render
+
+SIZE = 64
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`, by its relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("label", CLASS_NAMES)
+def test_a_patch_depends_on_its_arguments_only(label):
+    first, first_mask = draw(0, 5, label=label, size=SIZE)
+    draw(9, 1, label=label, size=SIZE)
+    again, again_mask = draw(0, 5, label=label, size=SIZE)
+    assert first.tobytes() == again.tobytes()
+    assert first_mask.tobytes() == again_mask.tobytes()
+    for seed, index in ((1, 5), (0, 6), (5, 0)):
+        assert first.tobytes() != draw(seed, index, label=label, size=SIZE)[0].tobytes()
+
+
+def test_drawing_leaves_the_global_random_state_alone():
+    np.random.seed(3)  # noqa: NPY002 - the legacy state is what is looked at
+    expected = np.random.get_state()[1].tobytes()  # noqa: NPY002
+    draw(0, 0, label="cracked", size=SIZE)
+    assert np.random.get_state()[1].tobytes() == expected  # noqa: NPY002
+
+
+@pytest.mark.parametrize("size", [synthetic.MINIMUM_SIZE, SIZE, synthetic.REFERENCE_SIZE])
+def test_the_mask_is_empty_for_uncracked_only(size):
+    for index in range(15):
+        for label in CLASS_NAMES:
+            patch, mask = draw(0, index, label=label, size=size)
+            assert (patch.shape, patch.dtype) == ((size, size, 3), np.uint8)
+            assert (mask.shape, mask.dtype) == ((size, size), np.bool_)
+            assert patch.flags.c_contiguous
+            assert mask.any() == (label != "uncracked")
+            assert mask.mean() < 0.7
+
+
+def test_the_mask_lies_on_the_crack():
+    """Cracks are darker than the pixels beside them in nearly every patch."""
+    darker = []
+    for index in range(40):
+        patch, mask = draw(0, index, label="cracked")
+        near = np.zeros_like(mask)
+        for down in (-9, 0, 9):
+            for across in (-9, 0, 9):
+                near |= np.roll(mask, (down, across), (0, 1))
+        grey = patch.mean(axis=2)
+        darker.append(grey[near & ~mask].mean() - grey[mask].mean())
+    assert np.mean(darker) > 20
+    assert np.mean(np.array(darker) > 0) > 0.9
+
+
+@pytest.mark.parametrize("label", ["cracked", "spalled"])
+def test_the_defect_changes_its_mask_and_little_else(label):
+    """The part alone, on a plain image: what it changes is where its mask says."""
+    part = synthetic.crack if label == "cracked" else synthetic.spall
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        plain = np.full((90, 120, 3), 0.6, np.float32)
+        image, mask = part(rng, plain)
+        assert (image.shape, image.dtype, mask.shape) == (plain.shape, np.float32, (90, 120))
+        assert np.all(plain == np.float32(0.6))
+        change = np.abs(image - plain).mean(axis=2)
+        assert change[mask].mean() > 4 * change[~mask].mean()
+
+
+@pytest.mark.parametrize("look_alike", LOOK_ALIKES, ids=lambda part: part.__name__)
+def test_a_look_alike_is_a_pure_function(look_alike):
+    plain = np.full((90, 120, 3), 0.6, np.float32)
+    changed = 0
+    for seed in range(10):
+        image = look_alike(np.random.default_rng(seed), plain)
+        assert (image.shape, image.dtype) == (plain.shape, np.float32)
+        assert np.isfinite(image).all()
+        assert np.all(plain == np.float32(0.6))
+        assert np.array_equal(image, look_alike(np.random.default_rng(seed), plain))
+        changed += not np.allclose(image, plain, atol=0.02)
+    assert changed >= 5
+
+
+def test_brightness_does_not_give_the_class_away():
+    rows, labels = [], []
+    for index in range(400):
+        pixels = draw(0, index, label=CLASS_NAMES[index % 2], size=SIZE)[0].reshape(-1, 3).astype(float)
+        rows.append([*pixels.mean(0), *pixels.std(0), *np.quantile(pixels, [0, 0.05, 0.95], axis=0).ravel()])
+        labels.append(index % 2)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
+    classifier.fit(rows[:250], labels[:250])
+    assert classifier.score(rows[250:], labels[250:]) <= 0.72
+
+
+def test_render_writes_what_draw_draws(tmp_path):
+    render(tmp_path / "a", count=9, size=SIZE, seed=0, classes=3)
+    render(tmp_path / "b", count=9, size=SIZE, seed=0, classes=3)
+    render(tmp_path / "c", count=9, size=SIZE, seed=1, classes=3)
+    files = contents(tmp_path / "a")
+    assert files == contents(tmp_path / "b")
+    assert not set(files.values()) & set(contents(tmp_path / "c").values())
+    assert len(set(files.values())) == 9
+    for index in range(9):
+        label = CLASS_NAMES[index % 3]
+        with Image.open(tmp_path / "a" / label / f"{index:05d}.jpg") as picture:
+            assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (SIZE, SIZE))
+            decoded = np.asarray(picture, float)
+        patch, _ = draw(0, index, label=label, size=SIZE)
+        assert np.abs(decoded - patch).mean() < 10
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "expected"),
+    [
+        (7, 2, {"cracked": 4, "uncracked": 3}),
+        (2, 2, {"cracked": 1, "uncracked": 1}),
+        (8, 3, {"cracked": 3, "uncracked": 3, "spalled": 2}),
+    ],
+)
+def test_classes_are_balanced(tmp_path, count, classes, expected):
+    render(tmp_path / "data", count=count, size=SIZE, classes=classes)
+    found = {folder.name: len(list(folder.glob("*.jpg"))) for folder in (tmp_path / "data").iterdir()}
+    assert found == expected
+
+
+def test_a_finished_folder_is_left_alone(tmp_path):
+    folder = tmp_path / "deep" / "data"
+    render(folder, count=4, size=SIZE)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    render(folder, count=6, size=SIZE, seed=4)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_an_interrupted_render_leaves_no_folder(tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "draw", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            render(tmp_path / "data", count=4, size=SIZE)
+    assert list(tmp_path.iterdir()) == []
+    render(tmp_path / "data", count=4, size=SIZE)
+    assert len(contents(tmp_path / "data")) == 4
+
+
+def test_what_a_killed_process_left_does_not_disturb(tmp_path):
+    leftover = tmp_path / ".data.1-00000000" / "cracked"
+    leftover.mkdir(parents=True)
+    (leftover / "00000.jpg").write_bytes(b"half a pict")
+    render(tmp_path / "data", count=4, size=SIZE)
+    assert len(contents(tmp_path / "data")) == 4
+    assert (leftover / "00000.jpg").read_bytes() == b"half a pict"
+
+
+def test_two_renders_of_one_folder_both_end_well(tmp_path):
+    barrier, errors = threading.Barrier(2), []
+    original = synthetic.draw
+
+    def together(seed, index, **options):
+        if index == 0:  # both have found no folder before either goes on
+            barrier.wait(timeout=10)
+        return original(seed, index, **options)
+
+    def work():
+        try:
+            render(tmp_path / "data", count=4, size=SIZE)
+        except BaseException as error:
+            errors.append(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "draw", together)
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "data"]
+    assert len(contents(tmp_path / "data")) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"classes": 1}, r"classes=1: expected 2 to 3 \(cracked, uncracked, spalled\)"),
+        ({"classes": 4}, "classes=4: expected 2 to 3"),
+        ({"count": 1}, "count=1: expected an integer of at least 2"),
+        ({"count": 2, "classes": 3}, "count=2: expected an integer of at least 3"),
+        ({"size": 31}, "size=31: expected an integer of at least 32"),
+        ({"seed": -1}, "seed=-1: expected an integer of at least 0"),
+        ({"quality": (90, 60)}, r"quality=\(90, 60\): expected lowest <= highest"),
+        ({"quality": (60, 100)}, "both in 1 to 95"),
+    ],
+)
+def test_render_says_what_is_wrong(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        render(tmp_path / "data", **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"label": "crack"}, "label='crack': expected one of cracked, uncracked, spalled"),
+        ({"size": 8}, "size=8: expected an integer of at least 32"),
+        ({"index": -1}, "index=-1: expected an integer of at least 0"),
+    ],
+)
+def test_draw_says_what_is_wrong(wrong, message):
+    arguments = {"seed": 0, "index": 0, "label": "cracked"} | wrong
+    with pytest.raises(ValueError, match=message):
+        draw(arguments.pop("seed"), arguments.pop("index"), **arguments)
