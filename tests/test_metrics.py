@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hairline.evaluation import metrics
 
 EXACT = {"rel": 0, "abs": 1e-9}
-repeatable = settings(derandomize=True, deadline=None, max_examples=60)
+repeatable = settings(derandomize=True, deadline=None, max_examples=40)
 ranking = st.lists(st.tuples(st.integers(0, 1), st.integers(-20, 20)), min_size=2, max_size=60).map(
     lambda rows: (np.array([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=float))
 )
@@ -70,14 +70,10 @@ class TestAgainstScikitLearn:
     def test_two_classes_with_a_positive_one(self, seed, positive, ties):
         labels, probabilities = random_case(seed, 2, ties=ties)
         threshold = float(np.sort(probabilities[:, positive])[150])  # on a score: `>=` is put to the test
-        received = metrics.classification_metrics(
-            labels, probabilities, positive=positive, threshold=threshold
-        )
+        received = metrics.classification_metrics(labels, probabilities, positive=positive, threshold=threshold)
         score, truth = probabilities[:, positive], labels == positive
         expected = sklearn_decisions(labels, probabilities.argmax(axis=1), positive)
-        at_threshold = sklearn_decisions(
-            labels, np.where(score >= threshold, positive, 1 - positive), positive
-        )
+        at_threshold = sklearn_decisions(labels, np.where(score >= threshold, positive, 1 - positive), positive)
         expected |= {f"{name}_at_threshold": value for name, value in at_threshold.items()}
         expected |= {
             "loss": oracle.log_loss(labels, probabilities),
@@ -101,9 +97,7 @@ class TestAgainstScikitLearn:
             "brier": oracle.brier_score_loss(labels, probabilities),
             "ece": brute_force_ece(labels, probabilities, 15),
         }
-        assert metrics.classification_metrics(labels, probabilities, positive=None) == pytest.approx(
-            expected, **EXACT
-        )
+        assert metrics.classification_metrics(labels, probabilities, positive=None) == pytest.approx(expected, **EXACT)
 
     @pytest.mark.parametrize("classes", [2, 5])
     def test_confusion_matrix_and_rows_per_class(self, classes):
@@ -131,9 +125,7 @@ class TestAgainstScikitLearn:
     def test_operating_points(self):
         labels, probabilities = random_case(5, 2, ties=True)
         thresholds, true_positives, false_positives = metrics.ranking_points(labels, probabilities[:, 1])
-        false_rate, true_rate, expected = oracle.roc_curve(
-            labels, probabilities[:, 1], drop_intermediate=False
-        )
+        false_rate, true_rate, expected = oracle.roc_curve(labels, probabilities[:, 1], drop_intermediate=False)
         assert thresholds == pytest.approx(expected[1:])  # scikit-learn starts with an infinite one
         assert true_positives / true_positives[-1] == pytest.approx(true_rate[1:])
         assert false_positives / false_positives[-1] == pytest.approx(false_rate[1:])
@@ -178,9 +170,7 @@ class TestByHand:
         assert np.isnan(confidence[:4]).all()
         assert np.isnan(accuracy[:4]).all()
         expected = (0.5 + 0.4 + 0.9 + 2 * 0.025) / 5
-        assert metrics.expected_calibration_error([1, 1, 0, 0, 0], probabilities, bins=10) == pytest.approx(
-            expected
-        )
+        assert metrics.expected_calibration_error([1, 1, 0, 0, 0], probabilities, bins=10) == pytest.approx(expected)
 
     @pytest.mark.parametrize("bins", [1, 7, 10, 15])
     def test_calibration_error_by_brute_force(self, bins):
@@ -236,9 +226,7 @@ class TestProperties:
         labels, scores = case
         assume(0 < labels.sum() < len(labels))
         differences = scores[labels == 1][:, None] - scores[labels == 0][None, :]
-        assert metrics.auroc(labels, scores) == pytest.approx(
-            ((np.sign(differences) + 1) / 2).mean(), **EXACT
-        )
+        assert metrics.auroc(labels, scores) == pytest.approx(((np.sign(differences) + 1) / 2).mean(), **EXACT)
 
     @repeatable
     @given(ranking)
@@ -246,9 +234,7 @@ class TestProperties:
         labels, scores = case
         for transformed in (3 * scores - 7, scores**3, np.arctan(scores), np.exp(scores / 10)):
             for metric in (metrics.auroc, metrics.average_precision):
-                assert metric(labels, transformed) == pytest.approx(
-                    metric(labels, scores), nan_ok=True, **EXACT
-                )
+                assert metric(labels, transformed) == pytest.approx(metric(labels, scores), nan_ok=True, **EXACT)
 
     @repeatable
     @given(ranking)
@@ -296,9 +282,7 @@ class TestWilson:
         """Each bound is the share whose own standard error puts the observation z errors away."""
         low, high = metrics.wilson_interval(7, 50, confidence=0.9)
         for bound in (low, high):
-            assert abs(7 / 50 - bound) / math.sqrt(bound * (1 - bound) / 50) == pytest.approx(
-                1.6448536269514722
-            )
+            assert abs(7 / 50 - bound) / math.sqrt(bound * (1 - bound) / 50) == pytest.approx(1.6448536269514722)
 
     @pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
     @pytest.mark.parametrize("total", [50, 400])
@@ -387,10 +371,5 @@ class TestErrors:
 
 def test_needs_numpy_alone():
     heavy = ["tensorflow", "mlflow", "hydra", "pandas", "matplotlib", "sklearn", "scipy"]
-    code = (
-        f"import sys, hairline.evaluation.metrics; print([name for name in {heavy} if name in sys.modules])"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "[]\n"
-    )
+    code = f"import sys, hairline.evaluation.metrics; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""The embedded data: deterministic, balanced, not to be told apart by brightness, written all at once or not at all."""
+"""The embedded data: deterministic, balanced, not told apart by brightness, written whole or not at all."""
 
 import threading
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_a_look_alike_is_a_pure_function(look_alike):
 def test_brightness_does_not_give_the_class_away():
     rows, labels = [], []
     for index in range(400):
-        pixels = draw(0, index, label=CLASS_NAMES[index % 2], size=SIZE)[0].reshape(-1, 3).astype(float)
+        pixels = draw(0, index, label=CLASS_NAMES[index % 2], size=SIZE)[0].reshape(-1, 3).astype(np.float32)
         rows.append([*pixels.mean(0), *pixels.std(0), *np.quantile(pixels, [0, 0.05, 0.95], axis=0).ravel()])
         labels.append(index % 2)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))

@@ -17,7 +17,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hairline import config as configuration
 
@@ -36,11 +36,7 @@ def start(script: str, main: Callable[[], None]) -> None:
         script: The calling script's `__file__`.
         main: Its function decorated with `hydra.main`.
     """
-    store = ConfigStore.instance()
-    for name, schema in configuration.SCHEMAS.items():
-        group, _, leaf = name.rpartition("/")
-        # Below `hydra/`, so that --help does not list the schema beside the choices a user has.
-        store.store(group=f"hydra/schema/{group}".rstrip("/"), name=leaf, node=schema)
+    register(ConfigStore.instance())
     fault = _unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
     if fault:
         sys.exit(fault)
@@ -51,6 +47,17 @@ def start(script: str, main: Callable[[], None]) -> None:
         for place, message in _failures:
             print(f"  {place}: {message.splitlines()[0]}", file=sys.stderr)
         sys.exit(1)
+
+
+def register(store: ConfigStore) -> None:
+    """Make the schema known to Hydra."""
+    for name, schema in configuration.SCHEMAS.items():
+        group, _, leaf = name.rpartition("/")
+        node = OmegaConf.structured(schema)
+        if schema is configuration.Config:
+            OmegaConf.set_struct(node.tags, False)  # the user's own names: tags.site=bridge needs no plus sign
+        # Below `hydra/`, so that --help does not list the schema beside the choices a user has.
+        store.store(group=f"hydra/schema/{group}".rstrip("/"), name=leaf, node=node, replace=True)
 
 
 def job(function: Job) -> Callable[[DictConfig], Any]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 
 class ConfigError(ValueError):
@@ -368,6 +370,23 @@ def arguments(group: Any, *without: str) -> dict[str, Any]:
 def save(config: Config, path: Path) -> None:
     """Write the resolved configuration as YAML."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def read(path: Path) -> Config:
+    """Read a configuration that `save` wrote, as data: checked against the schema like any other.
+
+    Raises:
+        ConfigError: If it does not fit the schema.
+    """
+    try:
+        saved = OmegaConf.load(path)
+        schema = OmegaConf.structured(Config)
+        for group in ("data", "optimizer", "schedule"):
+            kind = saved[group]["source" if group == "data" else "name"]
+            schema[group] = OmegaConf.structured(SCHEMAS[f"{group}/{kind}"])
+        return load(OmegaConf.merge(schema, saved))  # type: ignore[arg-type]
+    except (OSError, KeyError, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{path} is no configuration of this version: {error}") from error
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -52,7 +52,7 @@ class _Epochs(keras.callbacks.Callback):
         self._bar.update()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        measured = {key: float(value) for key, value in (logs or {}).items() if key != "learning_rate"}
+        measured = {key: float((logs or {})[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
         if not math.isfinite(measured["loss"]):
             self._shown.close()
             raise TrainingError(
@@ -77,7 +77,7 @@ class _Epochs(keras.callbacks.Callback):
             log.info(
                 "epoch %*d/%d  loss %.4f  accuracy %.4f  val_loss %.4f  val_accuracy %.4f",
                 len(str(self._epochs)), epoch + 1, self._epochs,
-                *(measured[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy")),
+                *measured.values(),
             )  # fmt: skip
         self._on_epoch(epoch + 1, {key: value for key, value in row.items() if key != "epoch"})
 

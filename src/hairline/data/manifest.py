@@ -2,7 +2,8 @@
 
 A manifest is a pandas data frame with the columns `COLUMNS`; on disk it is a CSV file. `path` is absolute, `label`
 the class name, `group` names images that belong together (empty: none known), `split` is train, val, test or empty,
-`width` and `height` are in pixels right side up, `sha256` is the digest of the file's bytes.
+`width` and `height` are in pixels right side up, `sha256` is the digest of the file's bytes. Text columns are of
+dtype object: pandas' own text type cannot hold file names that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             fresh = {str(path): result for path, result in zip(unread, shown, strict=True)}
         _remember(fresh, stamps)
     found = [(known | fresh)[str(path)] for path in paths]
-    table = pd.DataFrame(found, columns=["sha256", "width", "height", "reason"], index=rows.index)
+    table = pd.DataFrame(found, columns=["sha256", "width", "height", "reason"], index=rows.index, dtype=object)
+    table = table.astype({"width": np.int64, "height": np.int64})
     table = rows.assign(**{name: "" for name in ("group", "split") if name not in rows}).join(table)
     readable = table["reason"] == ""
     return table.loc[readable, list(COLUMNS)], table.loc[~readable, ["path", "label", "reason"]]
@@ -130,7 +132,7 @@ def read(path: Path, required: Iterable[str] = COLUMNS) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", encoding_errors="surrogateescape"
+            path, dtype=object, keep_default_na=False, encoding="utf-8-sig", encoding_errors="surrogateescape"
         )
     except (OSError, ValueError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
         raise ManifestError(f"{path} cannot be read as a CSV table: {error}") from error

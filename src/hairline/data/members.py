@@ -20,6 +20,10 @@ class ArchiveError(ValueError):
     """An archive that cannot, or must not, be unpacked."""
 
 
+class DiskError(ArchiveError):
+    """A disk that is full, or a folder that cannot be read or written."""
+
+
 class DamagedError(ArchiveError):
     """Bytes that are not what an archive's own headers promise."""
 
@@ -63,7 +67,7 @@ def vet(archive: Path, entries: list[Any]) -> list[tuple[Any, PurePosixPath]]:
     if not 0 < len(members) <= MAX_MEMBERS:
         raise ArchiveError(
             f"{archive} lists {len(members)} files; expected 1 to {MAX_MEMBERS}. Unpack it by hand if you trust "
-            "it, and give the folder."
+            "it, and give the folder (an encrypted list looks empty)."
         )
     if (clash := _clash([path for _, path in members])) is not None:
         raise ArchiveError(

@@ -65,7 +65,7 @@ def from_folder(*, path: str) -> pd.DataFrame:
     rows = [(str(file), folder.name, split) for split, folder in pairs for file in _files(folder)]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
-    return pd.DataFrame(rows, columns=["path", "label", "split"])
+    return pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object)
 
 
 def from_manifest(*, path: str) -> pd.DataFrame:

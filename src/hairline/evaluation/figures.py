@@ -180,29 +180,20 @@ def confusion_matrix(
         )
     support = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
-    figure = Figure(
-        figsize=(WIDTH_INCHES, 1.6 + float(np.clip(0.42 * classes, 2.4, 9))), layout="constrained"
-    )
+    height = float(np.clip(0.42 * classes, 2.4, 9))
+    figure = Figure(figsize=(WIDTH_INCHES, 1.6 + height), layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["Blues"].with_extremes(bad=PALE)
     axes.imshow(np.ma.masked_invalid(shares), cmap=colours, vmin=0, vmax=1, aspect="auto")
     cell_points = (72 * WIDTH_INCHES - 190) / classes
     decimals = 1 if classes <= 10 else 0
     longest = max(4 + 2 * decimals, *(len(f"{count:,}") for count in counts.flat))
-    size = float(np.clip(cell_points / (0.68 * longest), 5, 13))
+    size = float(np.clip(min(cell_points / (0.68 * longest), 72 * height / classes / 3), 5, 13))
+    inks = [[_readable(colour) for colour in row] for row in colours(np.ma.masked_invalid(shares))]
     for (row, column), count in np.ndenumerate(counts):
-        colour = colours(np.ma.masked_invalid(shares)[row, column])
         text = f"{count:,}\n{_percent(shares[row, column], decimals)}"
-        axes.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            size=size,
-            color=_readable(tuple(colour)),
-            linespacing=1.3,
-        )
+        axes.text(column, row, text, ha="center", va="center", size=size, color=inks[row][column],
+                  linespacing=1.3, in_layout=False)  # fmt: skip
     upright = classes <= 6
     axes.set_xticks(
         range(classes), [_fit(name, cell_points - 8 if upright else 110, 10) for name in class_names],
@@ -557,7 +548,7 @@ def _caption(axes: Axes, line: int, text: str, *, size: float, color: str = INK)
     )  # fmt: skip
 
 
-def _readable(colour: tuple[float, float, float, float]) -> str:
+def _readable(colour: NDArray[np.float64]) -> str:
     """Black or white, whichever contrasts more (relative luminance of WCAG 2.2; both are equal at 0.179)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
     return "black" if float(np.dot(linear, [0.2126, 0.7152, 0.0722])) > 0.179 else "white"
@@ -594,12 +585,17 @@ def _fit(text: str, width_points: float, size: float) -> str:
 def _printable(text: str) -> str:
     """In one line, with the characters of the font: others become a box, invisible ones go."""
     one_line = " ".join(str(text).split())
-    known = get_font(findfont(FONT)).get_charmap()
+    known = _characters()
     return "".join(
         character if ord(character) in known else "□"
         for character in one_line
         if ord(character) in known or unicodedata.category(character)[0] not in "CM"
     )
+
+
+@cache
+def _characters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FONT)).get_charmap())
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -179,14 +180,16 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0) ->
     keras.utils.set_random_seed(seed)
     pixels = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
     settings = {"include_preprocessing": True} if row.scaling == "built-in" else {}
+    network = getattr(keras.applications, row.builder)(
+        include_top=False, weights=None, input_tensor=_scaled(pixels, row.scaling), **settings
+    )
     try:
-        network = getattr(keras.applications, row.builder)(
-            include_top=False,
-            weights=None if weights is None else str(weights),
-            input_tensor=_scaled(pixels, row.scaling),
-            **settings,
-        )
-    except (ValueError, OSError, KeyError) as error:
+        if weights is not None:
+            with warnings.catch_warnings():
+                # Keras only warns when a file lacks a layer, and leaves that layer random.
+                warnings.simplefilter("error", UserWarning)
+                network.load_weights(str(weights))
+    except (ValueError, OSError, KeyError, UserWarning) as error:
         raise WeightsError(
             f"{weights} cannot be loaded into {name}: {str(error).splitlines()[0]}\n"
             f"expected the weights of {row.builder} without its top, as published at {row.url(image_size)}"

@@ -49,7 +49,7 @@ def build_head(standardisation: Standardisation, *, classes: int, dropout: float
     inputs = keras.Input((len(scale),), name="features")
     hidden = keras.layers.Rescaling(scale, offset=-standardisation.mean * scale, dtype="float32")(inputs)
     if dropout:
-        hidden = keras.layers.Dropout(dropout, seed=keras.random.SeedGenerator())(hidden)
+        hidden = keras.layers.Dropout(dropout)(hidden)
     # From zero: the problem is convex, and any other start is noise that ten epochs must first unlearn.
     logits = keras.layers.Dense(classes, kernel_initializer="zeros", dtype="float32", name="logits")(hidden)
     return keras.Model(inputs, logits, name="head")

@@ -1,0 +1,82 @@
+"""What the tests share: isolation from the user's caches and stores, and small sets of images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hairline import runtime
+
+ROOT = Path(__file__).parents[1]
+
+# Imported here, before pytest turns warnings into errors: what these libraries say at import is not ours to mend.
+with warnings.catch_warnings(), runtime.quiet_import():
+    warnings.simplefilter("ignore")
+    import mlflow  # noqa: F401
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
+
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _isolated(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the tests away from the user's cache, weights and tracking server."""
+    os.environ["HAIRLINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(autouse=True)
+def _working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test in a folder of its own, where outputs and stores land."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Give the folder of real images and weights; the test is skipped where `HAIRLINE_REAL_DATA` names none."""
+    place = os.environ.get("HAIRLINE_REAL_DATA")
+    if not place:
+        pytest.skip("HAIRLINE_REAL_DATA names no folder of real images")
+    folder = (ROOT / place).resolve()
+    assert (folder / "data" / "metu" / "Positive").is_dir(), folder
+    return folder
+
+
+def paint(folder: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:
+    """Write easily told apart JPEGs: each class has stripes of its own direction and number, in noise."""
+    generator = np.random.default_rng(seed)
+    for index, (name, count) in enumerate(classes.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = generator.normal(120, 25, (size, size, 3))
+            rows = generator.integers(0, size, 2 + 3 * index)
+            if index % 2:
+                pixels[rows] -= 90
+            elif index:
+                pixels[:, rows] += 90
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(
+                folder / name / f"{number:04}.jpg", quality=90
+            )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 60 + 60 small images of two classes."""
+    return paint(tmp_path_factory.mktemp("two"), {"plain": 60, "cracked": 60})
+
+
+@pytest.fixture(scope="session")
+def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 50 small images of each of three classes."""
+    return paint(tmp_path_factory.mktemp("three"), {"plain": 50, "rust": 50, "spalled": 50})

@@ -1,0 +1,113 @@
+"""Each row of the table builds, scales as its weights expect, and says where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from hairline.data import download
+from hairline.model import backbones
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+QUICK = ("mobilenetv2", "mobilenetv3small")
+
+
+def rows(*, slow: bool) -> list[object]:
+    marks = [pytest.mark.slow] if slow else []
+    return [pytest.param(name, marks=marks) for name in backbones.BACKBONES if (name not in QUICK) == slow]
+
+
+def test_both_halves_make_the_whole_table() -> None:
+    assert len(rows(slow=False)) == 2
+    assert len(rows(slow=False)) + len(rows(slow=True)) == len(backbones.BACKBONES) >= 7
+
+
+@pytest.mark.parametrize("name", [*rows(slow=False), *rows(slow=True)])
+def test_row(name: str, tmp_path: Path) -> None:
+    """The model is flat, eats uint8, and equals the network of keras.applications behind its own preprocessing."""
+    row = backbones.BACKBONES[name]
+    model = backbones.build(name, image_size=96, weights=None, seed=0)
+    assert model.input_shape == (None, 96, 96, 3)
+    assert model.input.dtype == "uint8"
+    assert model.output_shape == (None, row.width)
+    assert model.layers[-1].name == "features"
+    assert not any(isinstance(layer, keras.Model) for layer in model.layers)
+    assert not model.trainable_variables
+    assert str(row.minimum_size).isdigit()
+    assert row.url(160).startswith("https://")
+
+    network = getattr(keras.applications, row.builder)(
+        include_top=False, weights=None, input_shape=(96, 96, 3), pooling="avg"
+    )
+    network.set_weights(model.get_weights())
+    module = getattr(keras.applications, MODULES[name])
+    expected = np.asarray(network(module.preprocess_input(PIXELS.astype(np.float32)), training=False))
+    found = np.asarray(model(PIXELS, training=False))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+MODULES = {
+    "mobilenet": "mobilenet", "mobilenetv2": "mobilenet_v2", "mobilenetv3large": "mobilenet_v3",
+    "mobilenetv3small": "mobilenet_v3", "efficientnetv2b0": "efficientnet_v2", "resnet50v2": "resnet_v2",
+    "densenet121": "densenet", "convnexttiny": "convnext", "xception": "xception",
+}  # fmt: skip
+
+
+def test_smallest_size_works() -> None:
+    model = backbones.build("mobilenetv2", image_size=32, weights=None)
+    assert np.asarray(model(PIXELS[:, :32, :32])).shape == (2, 1280)
+
+
+def test_random_weights_follow_the_seed() -> None:
+    digests = [
+        backbones.weights_digest(backbones.build("mobilenetv3small", image_size=32, weights=None, seed=seed))
+        for seed in (0, 0, 1)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_weights_file_is_loaded_and_another_networks_is_refused(tmp_path: Path) -> None:
+    model = backbones.build("mobilenetv3small", image_size=32, weights=None, seed=3)
+    model.save_weights(tmp_path / "own.weights.h5")
+    again = backbones.build("mobilenetv3small", image_size=32, weights=tmp_path / "own.weights.h5", seed=0)
+    assert backbones.weights_digest(again) == backbones.weights_digest(model)
+    with pytest.raises(backbones.WeightsError, match="cannot be loaded into mobilenetv2"):
+        backbones.build("mobilenetv2", image_size=32, weights=tmp_path / "own.weights.h5")
+    (tmp_path / "text.h5").write_text("not weights")
+    with pytest.raises(backbones.WeightsError, match="without its top"):
+        backbones.build("mobilenetv2", image_size=32, weights=tmp_path / "text.h5")
+
+
+def test_weights_are_found_in_kerass_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    file = tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5"
+    file.parent.mkdir()
+    file.touch()
+    assert backbones.find_weights("mobilenetv2", "auto", 160) == file
+    assert backbones.find_weights("mobilenetv2", "imagenet", 160) == file
+    assert backbones.find_weights("mobilenetv2", "random", 160) is None
+    assert backbones.find_weights("mobilenetv2", str(file), 160) == file
+
+
+def test_native_sizes_have_files_of_their_own() -> None:
+    row = backbones.BACKBONES["mobilenetv2"]
+    assert row.url(160).endswith("_1.0_160_no_top.h5")
+    assert row.url(161).endswith("_1.0_224_no_top.h5")
+
+
+def test_without_network_auto_goes_on_and_imagenet_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+
+    def refused(*args: object, **kwargs: object) -> Path:
+        raise download.DownloadError("cannot be reached: no route to host")
+
+    monkeypatch.setattr(download, "fetch", refused)
+    assert backbones.find_weights("mobilenetv2", "auto", 160) is None
+    assert "RANDOM frozen features" in caplog.text
+    with pytest.raises(backbones.WeightsError, match=r"put it into .*models.*KERAS_HOME"):
+        backbones.find_weights("mobilenetv2", "imagenet", 160)

@@ -1,0 +1,174 @@
+"""The command line as users meet it: each test is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tests.conftest import ROOT, paint
+
+SMALL = ("model=mobilenetv3small", "model.weights=random", "image_size=32", "batch_size=16", "epochs=2")
+
+
+def run(
+    *arguments: str, environment: dict[str, str] | None = None, timeout: float = 200
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        capture_output=True, text=True, timeout=timeout, env=os.environ | (environment or {}), check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def no_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which importing TensorFlow, Keras or MLflow fails."""
+    place = tmp_path_factory.mktemp("poison")
+    for name in ("tensorflow", "keras", "mlflow"):
+        (place / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+    return {"PYTHONPATH": str(place)}
+
+
+def test_help_answers_without_tensorflow(no_tensorflow: dict[str, str]) -> None:
+    found = run("--help", environment=no_tensorflow)
+    assert found.returncode == 0, found.stderr
+    for text in (
+        "data=folder data.path=",
+        "optimizer: adam, adamw, lion, rmsprop, sgd",
+        "mobilenetv2",
+        "mlflow ui",
+        "batch_size: 64",
+    ):
+        assert text in found.stdout
+    assert "schema" not in found.stdout.partition("Settings")[0]
+
+
+def test_cfg_job_shows_the_settings(no_tensorflow: dict[str, str]) -> None:
+    found = run("--cfg", "job", "batch_size=512", environment=no_tensorflow)
+    assert "batch_size: 512" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["btch_size=3"], "Did you mean: 'batch_size'?"),
+        (["batch_size=many"], "could not be converted to Integer"),
+        (["model=mobilnetv2"], "Did you mean 'mobilenetv2'? Available: convnexttiny"),
+        (["-m", "optimizer=adam,sdg"], "Did you mean 'sgd'?"),
+        (["data=folder"], "data.path is missing"),
+        (["data=folder", "data.path=/nowhere"], "nothing is there"),
+        (["split.test=0.5"], "sum to 1.44"),
+        (["image_size=8"], "at least 32 pixels"),
+        (["runtime.precision=half"], "expected one of ['float32', 'mixed_float16', 'mixed_bfloat16']"),
+    ],
+)
+def test_mistakes_are_answered_without_tensorflow(
+    arguments: list[str], message: str, no_tensorflow: dict[str, str]
+) -> None:
+    found = run(*arguments, environment=no_tensorflow)
+    said = found.stdout + found.stderr
+    assert found.returncode not in (0, None)
+    assert message in said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) <= 25
+    assert not list(Path("outputs").rglob("*")) if Path("outputs").exists() else True
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("one class", "only the class 'plain': expected one sub-folder"),
+        ("contradiction", "carries two labels"),
+        ("too few", "too few to divide"),
+        ("all broken", "files are not readable images"),
+    ],
+)
+def test_bad_data_is_answered_in_one_screen(
+    change: str, message: str, tmp_path: Path, no_tensorflow: dict[str, str]
+) -> None:
+    classes = {"one class": {"plain": 20}, "too few": {"plain": 20, "cracked": 2}}.get(
+        change, {"plain": 20, "cracked": 20}
+    )
+    data = paint(tmp_path / "data", classes)
+    if change == "contradiction":
+        (data / "cracked" / "x.jpg").write_bytes((data / "plain" / "0003.jpg").read_bytes())
+    if change == "all broken":
+        for path in data.rglob("*.jpg"):
+            path.write_bytes(b"broken")
+    found = run("data=folder", f"data.path={data}", environment=no_tensorflow)
+    said = found.stdout + found.stderr
+    assert found.returncode == 2
+    assert message in said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) <= 25
+    assert not Path("outputs").exists() or not list(Path("outputs").iterdir())
+    assert not Path("mlflow.db").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_an_error(no_tensorflow: dict[str, str]) -> None:
+    Path("outputs").write_text("a file, not a folder")
+    found = run(environment=no_tensorflow)
+    assert found.returncode != 0
+    assert "outputs" in found.stdout + found.stderr
+    assert "Traceback" not in found.stdout + found.stderr
+
+
+def test_an_unreachable_tracking_server_fails_before_training(two_classes: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        server = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        found = run("data=folder", f"data.path={two_classes}", environment={"MLFLOW_TRACKING_URI": server})
+    said = found.stdout + found.stderr
+    assert found.returncode == 2
+    assert "does not answer" in said
+    assert "tracking=none" in said
+    assert "epoch" not in said
+    assert "Traceback" not in said
+
+
+def test_a_run_from_start_to_end(two_classes: Path) -> None:
+    found = run(*SMALL, "data=folder", f"data.path={two_classes}", "batch_size=512")
+    said = found.stdout + found.stderr
+    assert found.returncode == 0, said
+    assert not re.search(r"Traceback|UserWarning|DeprecationWarning|cuda|E0000|I0000", said), said
+    assert "batch_size=512 is larger than the training part" in said
+    for part in ("train", "val", "test"):
+        assert re.search(rf"^{part} +\d+ +0\.\d{{4}}|^{part} +\d+ +1\.0000", said, re.MULTILINE), said
+    place = Path(re.search(r"Run directory +(\S+)", said)[1])  # type: ignore[index]
+    assert (place / "model" / "bundle.json").is_file()
+    assert "epoch 1/2" in re.sub(" +", " ", (place / "train.log").read_text())
+    assert re.search(r"Compare runs +mlflow ui\n", said)
+    assert "Try next" in said
+    assert Path("mlflow.db").is_file()
+    assert Path("mlruns").is_dir()
+
+
+def test_a_broken_job_does_not_stop_the_sweep(two_classes: Path) -> None:
+    found = run(
+        *SMALL,
+        "-m",
+        "data=folder",
+        f"data.path={two_classes}",
+        "optimizer=sgd",
+        "learning_rate=0.01,1e38,0.02",
+        "report.level=light",
+    )
+    said = found.stdout + found.stderr
+    assert found.returncode == 1, said
+    assert "1 job failed" in said
+    assert "lower learning_rate" in said
+    assert "Traceback" not in said
+    assert len(list(Path("outputs").rglob("metrics.json"))) == 2
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    runs = store.search_runs([store.get_experiment_by_name("hairline").experiment_id])
+    assert sorted(entry.info.status for entry in runs) == ["FAILED", "FINISHED", "FINISHED"]
+    assert len({entry.info.run_name for entry in runs}) == 3
+    for path in Path("outputs").rglob("metrics.json"):
+        assert 0 <= json.loads(path.read_text())["val_accuracy"] <= 1

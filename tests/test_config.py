@@ -1,0 +1,143 @@
+"""The schema, the choices in conf/, and the checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import keras
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from hairline import cli, config, runtime, tracking
+from hairline.data import augmentation, sources, splits
+from hairline.model import backbones, optimizers
+
+CONF = Path(__file__).parents[1] / "conf"
+CHOICES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
+
+
+def composed(*overrides: str) -> config.Config:
+    cli.register(ConfigStore.instance())
+    with initialize_config_dir(str(CONF)):
+        return config.load(compose("config", list(overrides)))
+
+
+def test_all_choices_are_found() -> None:
+    assert len(CHOICES) >= 25
+    assert {path.stem for path in CHOICES if path.parent.name == "model"} == set(backbones.BACKBONES)
+    assert {path.stem for path in CHOICES if path.parent.name == "data"} == set(sources.SOURCES)
+    assert {path.stem for path in CHOICES if path.parent.name == "optimizer"} == set(optimizers.OPTIMIZERS)
+    assert {path.stem for path in CHOICES if path.parent.name == "schedule"} == set(optimizers.SCHEDULES)
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_choice_composes(path: Path, two_classes: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label\n")
+    group = path.parent.name
+    place = {"folder": two_classes, "manifest": tmp_path / "list.csv"}.get(path.stem)
+    found = composed(f"{group}={path.stem}", *([f"data.path={place}"] if group == "data" and place else []))
+    assert isinstance(found, config.Config)
+
+
+def test_defaults() -> None:
+    found = composed()
+    assert (found.data.source, found.model.backbone, found.optimizer.name) == ("synthetic", "mobilenetv2", "adam")
+    assert (found.split.train, found.split.val, found.split.test) == (0.70, 0.24, 0.06)
+    assert (found.image_size, found.epochs, found.seed) == (160, 10, 0)
+
+
+def test_the_recipe_is_the_recipe() -> None:
+    found = composed("experiment=recipe")
+    assert (found.batch_size, found.epochs, found.image_size) == (512, 10, 160)
+    assert (found.model.backbone, found.model.weights) == ("mobilenetv2", "imagenet")
+
+
+def keywords(function: object) -> set[str]:
+    return {
+        name
+        for name, parameter in inspect.signature(function).parameters.items()  # type: ignore[arg-type]
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def fields(schema: type, *without: str) -> set[str]:
+    return {field.name for field in dataclasses.fields(schema)} - set(without)
+
+
+def test_groups_are_the_keyword_arguments_of_their_function() -> None:
+    shared = fields(config.Data)
+    for name, source in sources.SOURCES.items():
+        assert fields(config.SCHEMAS[f"data/{name}"]) - shared == keywords(source), name
+    assert fields(config.Augment, "views") == keywords(augmentation.view) - {"seed"}
+    assert fields(config.Runtime, "devices") == keywords(runtime.prepare) - {"seed"}
+    assert fields(config.Tracking, "log_model") == keywords(tracking.start) - {"name", "tags"}
+    assert fields(config.Split) == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
+    for name, schedule in optimizers.SCHEDULES.items():
+        assert fields(config.SCHEMAS[f"schedule/{name}"]) - fields(config.Schedule) == keywords(schedule), name
+    for name, optimizer in optimizers.OPTIMIZERS.items():
+        accepted = set(inspect.signature(optimizer).parameters)
+        assert fields(config.SCHEMAS[f"optimizer/{name}"], "name") <= accepted, name
+        assert isinstance(
+            optimizers.build(**config.arguments(config.SCHEMAS[f"optimizer/{name}"](name=name)), learning_rate=0.1),
+            keras.optimizers.Optimizer,
+        )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["split.train=0.5"], r"sum to 0.8.*0.7, 0.24 and 0.06"),
+        (["model.backbone=mobilnetv2"], r"Did you mean 'mobilenetv2'"),
+        (["image_size=16"], r"image_size=16: mobilenetv2 takes images of at least 32 pixels"),
+        (["data=folder"], r"data.path is missing: add data.path="),
+        (["data=folder", "data.path=/does/not/exist"], r"nothing is there"),
+        (["data=folder", "data.path=''"], r"the path is empty"),
+        (["data=manifest", "data.path=."], r"expected a CSV file; for a folder of images use data=folder"),
+        (["batch_size=0"], r"batch_size=0: expected a number above 0"),
+        (["learning_rate=nan"], r"learning_rate=nan: expected a number above 0"),
+        (["seed=-1"], r"seed=-1: expected a whole number from 0"),
+        (["model.dropout=1"], r"model.dropout=1: expected a number from 0"),
+        (["model.weights=nowhere.h5"], r"model.weights='nowhere.h5': neither auto, imagenet, random nor a file"),
+        (["split.group_by=regex"], r"needs split.pattern"),
+        (["data.classes=7"], r"draws 2 or 3 classes"),
+        (["tags={a: b}", "data.max_rejected=2"], r"data.max_rejected=2"),
+    ],
+)  # fmt: skip
+def test_faults_say_what_to_do(overrides: list[str], message: str) -> None:
+    with pytest.raises(config.ConfigError, match=re.compile(message, re.DOTALL)):
+        composed(*overrides)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        composed("batch_size=0", "epochs=-1", "model.backbone=x", "split.val=0.9")
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_identity_changes_exactly_with_what_changes_numbers() -> None:
+    base = config.identity(composed())
+    assert base == config.identity(composed())
+    for same in (
+        "name=x",
+        "tags.a=b",
+        "tracking=none",
+        "report.level=light",
+        "tracking.experiment=y",
+        "runtime.threads=1",
+    ):
+        assert config.identity(composed(same)) == base, same
+    different = ["seed=1", "batch_size=65", "image_size=161", "epochs=9", "learning_rate=0.002", "optimizer=sgd"]
+    different += ["schedule=cosine", "augment=light", "model.dropout=0.1", "data.limit=9", "split.group_by=none"]
+    found = {config.identity(composed(other)) for other in different}
+    assert len(found) == len(different)
+    assert base not in found
+
+
+def test_saved_configuration_reads_back(tmp_path: Path) -> None:
+    found = composed("data.limit=7", "optimizer=lion", "tags.site='bridge: 7'")
+    config.save(found, tmp_path / "config.yaml")
+    assert config.read(tmp_path / "config.yaml") == found

@@ -1,0 +1,253 @@
+"""A whole run, in this process, on small images: what it writes, what it mirrors, and that runs do not disturb each other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from PIL import Image
+
+import hairline
+from hairline import cli, config, experiment, inference
+from hairline.data import images, manifest
+from hairline.evaluation import metrics
+
+CONF = Path(__file__).parents[1] / "conf"
+SMALL = (
+    "model=mobilenetv3small",
+    "model.weights=random",
+    "image_size=32",
+    "batch_size=16",
+    "epochs=4",
+    "learning_rate=0.01",
+)
+
+
+def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
+    cli.register(ConfigStore.instance())
+    chosen = [*SMALL, "data=folder", f"data.path={data}", *overrides]
+    with initialize_config_dir(str(CONF)):
+        settings = config.load(compose("config", chosen))
+    place.mkdir(parents=True)
+    return experiment.train(settings, place, chosen)
+
+
+@pytest.fixture(scope="module")
+def finished(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run of two classes with everything on, in a working directory of its own."""
+    root = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        train(root / "outputs" / "one", two_classes, "augment=light", "augment.views=2", "tags.site=bridge")
+    return root / "outputs" / "one"
+
+
+@pytest.fixture
+def client(finished: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{finished.parents[1] / 'mlflow.db'}")
+
+
+def test_the_run_directory_explains_itself(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        "config.yaml", "environment.json", "figures", "history.csv", "manifest.csv", "metrics.json", "model", "predictions.csv",
+    }  # fmt: skip
+    assert {path.name for path in (finished / "model").iterdir()} == {"model.keras", "bundle.json", "features.npz"}
+    figures = {path.stem for path in (finished / "figures").glob("*.png")}
+    assert figures == {"samples", "curves", "confusion_matrix", "predictions", "ranking"}
+    for path in (finished / "figures").iterdir():
+        with Image.open(path) as image:
+            assert image.width >= 800
+
+
+def test_metrics_are_flat_and_follow_from_the_predictions(finished: Path) -> None:
+    found = json.loads((finished / "metrics.json").read_text())
+    assert all(isinstance(value, int | float) for value in found.values())
+    wanted = "train_accuracy val_accuracy test_accuracy test_loss test_precision test_recall test_f1 test_auroc seconds_total"
+    assert set(wanted.split()) < set(found)
+    assert {"seconds_data", "seconds_features", "seconds_head"} < set(found)
+    table = pd.read_csv(finished / "predictions.csv", keep_default_na=False)
+    assert list(table.columns) == [
+        "path",
+        "x",
+        "y",
+        "width",
+        "height",
+        "label",
+        "predicted",
+        "prob_cracked",
+        "prob_plain",
+    ]
+    labels = (table["label"] == "plain").to_numpy().astype(int)
+    probabilities = table[["prob_cracked", "prob_plain"]].to_numpy()
+    expected = metrics.classification_metrics(labels, probabilities, positive=0)
+    for key, value in expected.items():
+        assert found[f"test_{key}"] == pytest.approx(value, abs=1e-6), key
+    assert found["test_accuracy"] == (table["label"] == table["predicted"]).mean()
+
+
+def test_manifest_is_divided_and_history_complete(finished: Path) -> None:
+    table = manifest.read(finished / "manifest.csv")
+    assert dict(table["split"].value_counts()) == {"train": 84, "val": 28, "test": 8}
+    history = pd.read_csv(finished / "history.csv")
+    assert list(history["epoch"]) == [1, 2, 3, 4]
+    assert not history.isna().any().any()
+
+
+def test_mlflow_mirrors_it(finished: Path, client: mlflow.MlflowClient) -> None:
+    (run,) = client.search_runs([client.get_experiment_by_name("hairline").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["site"] == "bridge"
+    assert "batch_size=16" in run.info.run_name
+    parameters = run.data.params
+    assert (parameters["batch_size"], parameters["model.backbone"], parameters["weights"]) == (
+        "16",
+        "mobilenetv3small",
+        "random",
+    )
+    history = pd.read_csv(finished / "history.csv")
+    for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+        points = client.get_metric_history(run.info.run_id, key)
+        assert [point.step for point in points] == [1, 2, 3, 4]
+        np.testing.assert_allclose([point.value for point in points], history[key])
+    saved = json.loads((finished / "metrics.json").read_text())
+    assert run.data.metrics["test_accuracy"] == saved["test_accuracy"]
+    logged = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "manifest.csv", "environment.json", "figures", "predictions.csv", "metrics.json"} <= logged
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert dataset.digest == manifest.digest(manifest.read(finished / "manifest.csv"))
+
+
+def test_environment_says_what_the_run_was_made_with(finished: Path) -> None:
+    about = json.loads((finished / "environment.json").read_text())
+    assert about["versions"]["hairline"] == hairline.__version__
+    assert {"tensorflow", "keras", "mlflow"} <= set(about["versions"])
+    assert about["git"] is None or len(about["git"]["commit"]) == 40
+
+
+def test_the_saved_model_gives_the_predictions_of_the_run(finished: Path) -> None:
+    table = pd.read_csv(finished / "predictions.csv", keep_default_na=False)
+    classifier = hairline.load(str(finished))
+    found = classifier.predict(table["path"].tolist())
+    columns = ["prob_cracked", "prob_plain"]
+    np.testing.assert_allclose(found[columns], table[columns], atol=1e-4)
+    assert list(found.columns) == list(table.columns)
+    assert list(found["predicted"]) == list(table["predicted"])
+    content = Path(table["path"][0]).read_bytes()
+    pixels = images.decode(content)
+    for source in (content, pixels, table["path"][0], Path(table["path"][0])):
+        np.testing.assert_allclose(classifier.predict(source)[columns], found[columns][:1], atol=1e-6)
+    assert classifier.predict([]).empty
+    with pytest.raises(images.ImageError, match=r"nothing\.jpg: cannot be opened"):
+        classifier.predict("nothing.jpg")
+    with pytest.raises(images.ImageError, match=r"received an array of float32"):
+        classifier.predict(pixels.astype(np.float32))
+
+
+def test_mlflow_serves_the_same_model(
+    finished: Path, client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.parents[1])
+    (run,) = client.search_runs([client.get_experiment_by_name("hairline").experiment_id])
+    table = pd.read_csv(finished / "predictions.csv", keep_default_na=False)
+    by_id = hairline.load(run.info.run_id).predict(table["path"].tolist())
+    np.testing.assert_allclose(by_id["prob_cracked"], table["prob_cracked"], atol=1e-4)
+    served = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    found = served.predict(pd.DataFrame({"image": [Path(path).read_bytes() for path in table["path"]]}))
+    assert list(found.columns) == ["label", "probability", "threshold", "prob_cracked", "prob_plain"]
+    np.testing.assert_allclose(found["prob_cracked"], table["prob_cracked"], atol=1e-4)
+    assert list(found["label"]) == list(table["predicted"])
+    assert set(found["threshold"]) == {0.5}
+
+
+def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run=.*no saved model there.*outputs/<date>/<time>"):
+        hairline.load(str(tmp_path))
+    with pytest.raises(ValueError, match=r"no model under"):
+        hairline.load("0" * 32)
+
+
+def test_a_damaged_model_is_refused(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished / "model", tmp_path / "model"))
+    with (copy / "model.keras").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"damage")
+    with pytest.raises(ValueError, match=r"is not the model that was saved"):
+        inference.load(tmp_path)
+    (copy / "bundle.json").write_text("{")
+    with pytest.raises(ValueError, match=r"bundle.json is damaged"):
+        inference.load(copy)
+
+
+def test_three_classes_go_through_every_part(three_classes: Path, tmp_path: Path) -> None:
+    found = train(
+        tmp_path / "run",
+        three_classes,
+        "epochs=8",
+        "tracking=none",
+        "model.class_weights=balanced",
+        "model.dropout=0.1",
+    )
+    assert found["val_accuracy"] > 0.5  # stripes of three kinds, by random features
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert {"prob_plain", "prob_rust", "prob_spalled"} < set(table.columns)
+    bundle = json.loads((tmp_path / "run" / "model" / "bundle.json").read_text())
+    assert bundle["class_names"] == ["plain", "rust", "spalled"]
+    assert bundle["positive_class"] is bundle["threshold"] is None
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_run_leaves_nothing_for_the_next(two_classes: Path, three_classes: Path, tmp_path: Path) -> None:
+    """Job A then B in one process equals B alone."""
+    quiet = ("tracking=none", "report.level=light", "seed=3", "model.dropout=0.3")
+    alone = train(tmp_path / "alone", two_classes, *quiet)
+    train(
+        tmp_path / "a",
+        three_classes,
+        "tracking=none",
+        "report.level=light",
+        "seed=9",
+        "runtime.precision=mixed_bfloat16",
+        "optimizer=sgd",
+    )
+    after = train(tmp_path / "after", two_classes, *quiet)
+    for key, value in alone.items():
+        if not key.startswith("seconds"):
+            assert after[key] == value, key
+    assert not (tmp_path / "after" / "figures").exists()
+    assert not (tmp_path / "after" / "model").exists()
+
+
+def test_seed_zero_repeats_and_differs_from_seed_one(two_classes: Path, tmp_path: Path) -> None:
+    quiet = ("tracking=none", "report.level=light")
+    found = [
+        train(tmp_path / str(number), two_classes, *quiet, f"seed={seed}") for number, seed in enumerate((0, 0, 1))
+    ]
+    losses = [(run["train_loss"], run["val_loss"]) for run in found]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_unreadable_files_are_listed_and_the_run_goes_on(two_classes: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_classes, tmp_path / "set")
+    (tmp_path / "set" / "plain" / "zero.jpg").touch()
+    train(tmp_path / "run", tmp_path / "set", "tracking=none", "report.level=light")
+    (row,) = manifest.read(tmp_path / "run" / "rejected.csv", required=("path", "reason")).itertuples()
+    assert row.path.endswith("zero.jpg")
+    assert "empty" in row.reason
+
+
+def test_a_learning_rate_that_explodes_ends_failed(
+    two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="lower learning_rate"):
+        train(tmp_path / "run", two_classes, "optimizer=sgd", "learning_rate=1e38")
+    store = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = store.search_runs([store.get_experiment_by_name("hairline").experiment_id])
+    assert run.info.status == "FAILED"
+    assert "traceback.txt" in {item.path for item in store.list_artifacts(run.info.run_id)}

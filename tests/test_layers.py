@@ -1,0 +1,88 @@
+"""The import rules of CONTRIBUTING.md, read off the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "hairline"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted(ROOT.glob("*.py"))
+
+# The modules that may import a heavy library, at whatever depth.
+ALLOWED = {
+    "mlflow": {"tracking", "serving"},
+    "hydra": {"cli"},
+    "omegaconf": {"config", "cli"},
+    "matplotlib": {"evaluation.figures"},
+    "requests": set(),
+}
+LIGHT = {
+    "cache", "cli", "config", "environment", "experiment", "progress", "tracking",
+    "data.archives", "data.augmentation", "data.download", "data.images", "data.manifest", "data.sources",
+    "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "model.backbones", "model.bundle",
+}  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path: Path, *, top_level: bool) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_all_modules_are_walked() -> None:
+    assert len(MODULES) >= 20
+    assert {"train.py"} <= {path.name for path in SCRIPTS}
+    assert {name_of(path) for path in MODULES} >= LIGHT - {"data.archives"}
+
+
+@pytest.mark.parametrize("library", ALLOWED)
+def test_only_named_modules_import(library: str) -> None:
+    users = {
+        name_of(path) for path in MODULES if any(n.split(".")[0] == library for n in imports(path, top_level=False))
+    }
+    assert users <= ALLOWED[library]
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p) in LIGHT] + SCRIPTS, ids=lambda path: path.stem)
+def test_light_modules_do_not_load_tensorflow(path: Path) -> None:
+    heavy = {"tensorflow", "keras", "mlflow"}
+    assert not {name.split(".")[0] for name in imports(path, top_level=True)} & heavy
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_arrows_point_one_way(path: Path) -> None:
+    """Data knows nothing of models, models nothing of training, and nobody below it of the experiment."""
+    order = {
+        "data": 0,
+        "model": 1,
+        "training": 2,
+        "evaluation": 2,
+        "inference": 3,
+        "serving": 4,
+        "experiment": 5,
+        "cli": 6,
+    }
+    own = order.get(name_of(path).split(".")[0])
+    used = {name.split(".")[1] for name in imports(path, top_level=False) if name.startswith("hairline.")}
+    if own is not None:
+        assert all(order.get(name, -1) <= own for name in used), used
+    elif name_of(path) not in ("config", "__init__", "tracking"):
+        assert not used & set(order), used
+
+
+def test_no_drawers_for_odds_and_ends() -> None:
+    assert not {"utils", "helpers", "common"} & {path.stem for path in MODULES}

@@ -1,0 +1,138 @@
+"""Batches hold the right pixels in the right order, and nothing random is ever cached."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hairline.data import augmentation, images, pipeline
+
+STRONG = {
+    "flip_horizontal": True, "flip_vertical": True, "rotation_degrees": 30.0, "zoom": 0.2,
+    "brightness": 0.2, "contrast": 0.2, "saturation": 0.2,
+}  # fmt: skip
+NONE = {key: False if value is True else 0.0 for key, value in STRONG.items()}
+
+
+@pytest.fixture
+def paths(two_classes: Path) -> list[str]:
+    return [str(path) for path in sorted(two_classes.rglob("*.jpg"))[:23]]
+
+
+def digests(paths: list[str]) -> list[str]:
+    return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+
+
+def gathered(dataset: object) -> np.ndarray:
+    return np.concatenate([batch.numpy() for batch in dataset])  # type: ignore[attr-defined]
+
+
+def test_batches_are_the_decoded_files_in_order(paths: list[str]) -> None:
+    found = list(pipeline.batches(paths, image_size=32, batch_size=8))
+    assert [batch.shape for batch in found] == [(8, 32, 32, 3), (8, 32, 32, 3), (7, 32, 32, 3)]
+    np.testing.assert_array_equal(gathered(found), [images.decode(path, 32) for path in paths])
+
+
+def test_labels_follow_their_images_through_the_shuffle(paths: list[str]) -> None:
+    labels = np.arange(len(paths))
+    plain = np.stack([images.decode(path, 32) for path in paths])
+    dataset = pipeline.batches(paths, image_size=32, batch_size=5, labels=labels, shuffle=True, seed=0, cache=True)
+    orders = []
+    for _ in range(2):
+        pairs = list(dataset)
+        order = np.concatenate([label.numpy() for _, label in pairs])
+        np.testing.assert_array_equal(np.concatenate([image.numpy() for image, _ in pairs]), plain[order])
+        orders.append(tuple(order))
+        assert sorted(order) == list(labels)
+    assert len({*orders, tuple(labels)}) == 3
+
+
+def test_view_zero_is_the_image_and_other_views_are_fixed_by_seed_and_image(paths: list[str]) -> None:
+    settings = {"image_size": 32, "batch_size": 8, "digests": digests(paths), "augment": STRONG}
+    plain = gathered(pipeline.batches(paths, image_size=32, batch_size=8))
+    np.testing.assert_array_equal(gathered(pipeline.batches(paths, **settings, view=0)), plain)
+    one = gathered(pipeline.batches(paths, **settings, view=1))
+    np.testing.assert_array_equal(gathered(pipeline.batches(paths, **settings, view=1)), one)
+    assert not np.array_equal(one, plain)
+    assert not np.array_equal(gathered(pipeline.batches(paths, **settings, view=2)), one)
+    assert not np.array_equal(gathered(pipeline.batches(paths, **settings, view=1, seed=1)), one)
+    turned = {**settings, "digests": digests(paths)[::-1]}
+    np.testing.assert_array_equal(gathered(pipeline.batches(paths[::-1], **turned, view=1)), one[::-1])
+
+
+def test_augmentation_comes_after_the_cache(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {"decode": 0, "view": 0}
+    decode, view = images.decode, augmentation.view
+
+    def counted(name: str, function: object) -> object:
+        def call(*args: object, **kwargs: object) -> object:
+            calls[name] += 1
+            return function(*args, **kwargs)  # type: ignore[operator]
+
+        return call
+
+    monkeypatch.setattr(images, "decode", counted("decode", decode))
+    monkeypatch.setattr(augmentation, "view", counted("view", view))
+    dataset = pipeline.batches(
+        paths, image_size=32, batch_size=8, digests=digests(paths), augment=STRONG, view=1, cache=True
+    )
+    for _ in range(3):
+        gathered(dataset)
+    assert calls == {"decode": len(paths), "view": 3 * len(paths)}
+
+
+def test_a_file_that_vanished_since_the_scan_is_named(paths: list[str], tmp_path: Path) -> None:
+    dataset = pipeline.batches([*paths, str(tmp_path / "gone.jpg")], image_size=32, batch_size=8)
+    with pytest.raises(Exception, match="gone.jpg"):
+        gathered(dataset)
+
+
+def test_feature_batches_cover_every_row_once() -> None:
+    features = np.arange(22, dtype=np.float32).reshape(11, 2)
+    labels = np.eye(11, dtype=np.float32)
+    batches = list(pipeline.feature_batches(features, labels, batch_size=4, seed=0, shuffle=True))
+    rows = np.concatenate([batch.numpy() for batch, _ in batches])
+    assert [len(batch) for batch, _ in batches] == [4, 4, 3]
+    np.testing.assert_array_equal(np.concatenate([label.numpy() for _, label in batches]).argmax(1), rows[:, 0] / 2)
+    assert sorted(rows[:, 0]) == list(features[:, 0])
+    assert list(rows[:, 0]) != list(features[:, 0])
+
+
+def test_no_setting_means_no_change() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (17, 23, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(augmentation.view(image, seed=(0, 1, 2), **NONE), image)
+
+
+def test_each_setting_does_what_it_says() -> None:
+    image = np.random.default_rng(0).integers(60, 200, (16, 16, 3), dtype=np.uint8)
+
+    def views(**changed: object) -> list[np.ndarray]:
+        return [augmentation.view(image, seed=(0, number), **{**NONE, **changed}) for number in range(24)]
+
+    mirrored = views(flip_horizontal=True)
+    assert all(np.array_equal(view, image) or np.array_equal(view, image[:, ::-1]) for view in mirrored)
+    assert 4 < sum(np.array_equal(view, image) for view in mirrored) < 20
+    assert all(np.array_equal(v, image) or np.array_equal(v, image[::-1]) for v in views(flip_vertical=True))
+    shifts = [view.astype(int) - image for view in views(brightness=0.1)]
+    assert all(shift.std() < 0.6 for shift in shifts)
+    assert max(abs(shift.mean()) for shift in shifts) <= 26
+    assert np.std([shift.mean() for shift in shifts]) > 5
+    for view in views(contrast=0.3):
+        assert abs(view.mean() - image.mean()) < 1.5
+    greyer = [
+        np.ptp(view.astype(int), axis=2).mean() / np.ptp(image.astype(int), axis=2).mean()
+        for view in views(saturation=0.5)
+    ]
+    assert min(greyer) < 0.8
+    assert max(greyer) > 1.1
+
+
+def test_a_quarter_turn_is_a_quarter_turn() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    turned = augmentation._turned(image, np.pi / 2, 1.0)
+    candidates = [np.rot90(image, turns) for turns in (1, 3)]
+    assert min(np.abs(turned.astype(int) - candidate).mean() for candidate in candidates) < 1
+    np.testing.assert_array_equal(augmentation._turned(image, 0.0, 1.0), image)

@@ -1,0 +1,35 @@
+"""The recipe on real patches of concrete, where they are at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from hairline import cli, config, experiment
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.mark.parametrize("images", [600, pytest.param(3000, marks=pytest.mark.slow)])
+def test_the_recipe_tells_cracks_from_none(
+    images: int, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(real_data / "keras"))
+    cli.register(ConfigStore.instance())
+    chosen = [
+        "experiment=recipe",
+        "data=folder",
+        f"data.path={real_data / 'data' / 'metu'}",
+        f"data.limit={images}",
+        "batch_size=64",
+    ]
+    with initialize_config_dir(str(CONF)):
+        settings = config.load(compose("config", chosen))
+    (tmp_path / "run").mkdir()
+    found = experiment.train(settings, tmp_path / "run", chosen)
+    assert found["val_accuracy"] >= 0.98
+    assert found["test_auroc"] >= 0.99
+    assert found["parity_difference"] <= 1e-4

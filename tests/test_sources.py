@@ -1,0 +1,133 @@
+"""What users have becomes the first rows of a manifest, or an error that says what was expected."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hairline.data import sources
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+def test_folder_with_a_sub_folder_a_class(tmp_path: Path) -> None:
+    touch(tmp_path, "b/10.jpg", "b/2.jpg", "b/deep/1.jpg", "a/x.PNG", "a/.hidden.jpg", "a/Thumbs.db", ".git/config")
+    rows = sources.from_folder(path=str(tmp_path))
+    names = [os.path.relpath(path, tmp_path) for path in rows["path"]]
+    assert names == ["a/x.PNG", "b/2.jpg", "b/10.jpg", "b/deep/1.jpg"]
+    assert list(rows["label"]) == ["a", "b", "b", "b"]
+    assert set(rows["split"]) == {""}
+
+
+def test_split_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "valid/a/3.jpg", "valid/b/4.jpg", "test/a/5.jpg", "test/b/6.jpg")
+    rows = sources.from_folder(path=str(tmp_path))
+    assert dict(zip(rows["split"], rows["split"].map(rows["split"].value_counts()), strict=True)) == {
+        "train": 2,
+        "val": 2,
+        "test": 2,
+    }
+    assert set(rows["label"]) == {"a", "b"}
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert len(sources.from_folder(path=str(tmp_path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [((), "no class folders"), (("a/1.jpg",), "only the class 'a'"), (("1.jpg",), "no class folders")],
+)
+def test_folders_that_are_no_classes(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+    touch(tmp_path, *files)
+    with pytest.raises(sources.SourceError, match=message + ".*expected one sub-folder"):
+        sources.from_folder(path=str(tmp_path))
+
+
+def test_class_folders_without_files(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(sources.SourceError, match="no files in its class folders a, b"):
+        sources.from_folder(path=str(tmp_path))
+
+
+def test_manifest_paths_are_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        "path,label,group,split\nx/1.jpg,b,p1,train\n/abs/2.jpg,a,p2,\n../3.jpg,a,,test\n"
+    )
+    rows = sources.from_manifest(path=str(tmp_path / "list.csv"))
+    assert rows.to_dict("list") == {
+        "path": ["/abs/2.jpg", str(tmp_path.parent / "3.jpg"), str(tmp_path / "x/1.jpg")],
+        "label": ["a", "a", "b"],
+        "group": ["p2", "", "p1"],
+        "split": ["", "test", "train"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,label\n1.jpg,a\n2.jpg,\n", "line 3: the label is empty"),
+        ("path,label,split\n1.jpg,a,train\n2.jpg,b,dev\n", "line 3: split is 'dev'; expected train, val, test"),
+        ("path,label\n1.jpg,a\n2.jpg,a\n", "only the class 'a'"),
+        ("path,label\n1.jpg,a\n1.jpg,b\n", "more than once"),
+        ("file,class\n1.jpg,a\n", "lacks the columns path, label"),
+    ],
+)
+def test_manifests_with_faults(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        sources.from_manifest(path=str(tmp_path / "list.csv"))
+
+
+def test_concrete_cracks_takes_a_folder_or_an_archive(tmp_path: Path) -> None:
+    touch(tmp_path / "set", "inner/Negative/1.jpg", "inner/Positive/2.jpg")
+    rows = sources.from_concrete_cracks(path=str(tmp_path / "set"))
+    assert list(rows["label"]) == ["Negative", "Positive"]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("inner/Negative/1.jpg", "x")
+        archive.writestr("inner/Positive/2.jpg", "y")
+    rows = sources.from_concrete_cracks(path=str(tmp_path / "set.zip"))
+    assert list(rows["label"]) == ["Negative", "Positive"]
+
+
+def test_synthetic_is_rendered_once() -> None:
+    settings = {"count": 4, "size": 64, "classes": 2, "generator_seed": 0}
+    rows = sources.from_synthetic(**settings)
+    stamp = os.stat(rows["path"][0]).st_mtime_ns
+    assert list(sources.from_synthetic(**settings)["path"]) == list(rows["path"])
+    assert os.stat(rows["path"][0]).st_mtime_ns == stamp
+    assert sorted(rows["label"]) == ["cracked"] * 2 + ["uncracked"] * 2
+
+
+def test_limit_is_even_deterministic_and_keeps_the_order() -> None:
+    rows = pd.DataFrame({"path": map(str, range(30)), "label": ["a"] * 20 + ["b"] * 10})
+    kept = sources.limited(rows, 9, seed=0)
+    assert dict(kept["label"].value_counts()) in ({"a": 5, "b": 4}, {"a": 4, "b": 5})
+    assert list(kept.index) == sorted(kept.index)
+    assert list(kept.index) == list(sources.limited(rows, 9, seed=0).index)
+    assert list(kept.index) != list(sources.limited(rows, 9, seed=1).index)
+    assert sources.limited(rows, None, 0) is rows
+    assert sources.limited(rows, 99, 0) is rows
+    assert (sources.limited(rows, 25, 0)["label"] == "b").sum() == 10
+
+
+def test_positive_class() -> None:
+    assert sources.positive_class(["Negative", "Positive"], None) == "Positive"
+    assert sources.positive_class(["Cracked", "sound"], None) == "Cracked"
+    assert sources.positive_class(["left", "right"], None) is None
+    assert sources.positive_class(["left", "right"], "left") == "left"
+    assert sources.positive_class(["a", "b", "cracked"], None) is None
+    with pytest.raises(sources.SourceError, match="no such class; the classes are left, right"):
+        sources.positive_class(["left", "right"], "up")
