@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # Imported here, before pytest turns warnings into errors: what these libraries say at import is not ours to mend.
 with warnings.catch_warnings(), runtime.quiet_import():
     warnings.simplefilter("ignore")
-    import mlflow  # noqa: F401
+    import mlflow.pyfunc  # noqa: F401
     import tensorflow as tf
 
     tf.config.list_physical_devices()

@@ -1,4 +1,4 @@
-"""A whole run, in this process, on small images: what it writes, what it mirrors, and that runs do not disturb each other."""
+"""A whole run, in this process, on small images: what it writes and mirrors, and what it leaves for the next."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def client(finished: Path) -> mlflow.MlflowClient:
 
 
 def test_the_run_directory_explains_itself(finished: Path) -> None:
-    assert {path.name for path in finished.iterdir()} == {
-        "config.yaml", "environment.json", "figures", "history.csv", "manifest.csv", "metrics.json", "model", "predictions.csv",
-    }  # fmt: skip
+    tables = {"manifest.csv", "history.csv", "predictions.csv"}
+    others = {"config.yaml", "environment.json", "metrics.json", "figures", "model"}
+    assert {path.name for path in finished.iterdir()} == tables | others
     assert {path.name for path in (finished / "model").iterdir()} == {"model.keras", "bundle.json", "features.npz"}
     figures = {path.stem for path in (finished / "figures").glob("*.png")}
     assert figures == {"samples", "curves", "confusion_matrix", "predictions", "ranking"}
@@ -69,8 +69,8 @@ def test_the_run_directory_explains_itself(finished: Path) -> None:
 def test_metrics_are_flat_and_follow_from_the_predictions(finished: Path) -> None:
     found = json.loads((finished / "metrics.json").read_text())
     assert all(isinstance(value, int | float) for value in found.values())
-    wanted = "train_accuracy val_accuracy test_accuracy test_loss test_precision test_recall test_f1 test_auroc seconds_total"
-    assert set(wanted.split()) < set(found)
+    wanted = "train_accuracy val_accuracy test_accuracy test_loss test_precision test_recall test_f1 test_auroc"
+    assert {*wanted.split(), "seconds_total"} < set(found)
     assert {"seconds_data", "seconds_features", "seconds_head"} < set(found)
     table = pd.read_csv(finished / "predictions.csv", keep_default_na=False)
     assert list(table.columns) == [

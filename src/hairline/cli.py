@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import functools
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -16,8 +17,10 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from hairline import config as configuration
 
@@ -41,12 +44,33 @@ def start(script: str, main: Callable[[], None]) -> None:
     if fault:
         sys.exit(fault)
     signal.signal(signal.SIGTERM, _interrupt)
-    main()
+    _run(main)
     if _failures:
         print(f"\n{len(_failures)} job{'s' * (len(_failures) > 1)} failed:", file=sys.stderr)
         for place, message in _failures:
             print(f"  {place}: {message.splitlines()[0]}", file=sys.stderr)
         sys.exit(1)
+
+
+def _run(main: Callable[[], None]) -> None:
+    """Call Hydra's entry; what goes wrong before or after a job is told in its own words, without a traceback."""
+    if "HYDRA_FULL_ERROR" in os.environ:
+        main()
+        return
+    # Makes Hydra raise what it would otherwise print with a traceback, such as an output folder it cannot make.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except CompactHydraException as error:
+        cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        sys.exit(f"{error}{cause}")
+    except OSError as error:
+        sys.exit(
+            f"ERROR: the output folder cannot be written: {error}\n"
+            "Make room or mend its permissions, or choose another one: hydra.run.dir=<folder> (hydra.sweep.dir with -m)"
+        )
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
 
 
 def register(store: ConfigStore) -> None:

@@ -379,7 +379,7 @@ def read(path: Path) -> Config:
         ConfigError: If it does not fit the schema.
     """
     try:
-        saved = OmegaConf.load(path)
+        saved: Any = OmegaConf.load(path)
         schema = OmegaConf.structured(Config)
         for group in ("data", "optimizer", "schedule"):
             kind = saved[group]["source" if group == "data" else "name"]

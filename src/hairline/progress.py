@@ -27,9 +27,9 @@ class Bar(Protocol):
 class _Lines:
     """Says every few seconds how far the work is."""
 
-    def __init__(self, total: int | None, description: str, unit: str) -> None:
+    def __init__(self, total: int | None, description: str, unit: str, done: int) -> None:
         self._total, self._description, self._unit = total, description, unit
-        self._done = 0
+        self._done, self._before = done, done
         self._started = self._said = time.monotonic()
 
     def update(self, n: int = 1) -> None:
@@ -38,7 +38,7 @@ class _Lines:
         if now - self._said < _LINE_SECONDS:
             return
         self._said = now
-        rate = self._done / (now - self._started)
+        rate = (self._done - self._before) / (now - self._started)
         line = f"{self._description}: {self._done:,}"
         if self._total:
             left = (self._total - self._done) / rate if rate else 0.0
@@ -47,19 +47,20 @@ class _Lines:
 
 
 @contextmanager
-def bar(total: int | None, description: str, unit: str, *, bytes_: bool = False) -> Iterator[Bar]:
+def bar(total: int | None, description: str, unit: str, *, done: int = 0) -> Iterator[Bar]:
     """Show the progress of a block that calls `update`.
 
     Args:
         total: Units in all, where known.
         description: What is being done.
-        unit: Name of a unit.
-        bytes_: Whether units are bytes, shown as kB, MB and GB.
+        unit: Name of a unit; "B" are bytes, shown as kB, MB and GB.
+        done: Units that were done before.
     """
     if not sys.stderr.isatty():
-        yield _Lines(total, description, unit)
+        yield _Lines(total, description, unit, done)
         return
-    with tqdm(total=total, desc=description, unit=unit, unit_scale=bytes_, dynamic_ncols=True) as shown:
+    scaled = unit == "B"
+    with tqdm(total=total, initial=done, desc=description, unit=unit, unit_scale=scaled, dynamic_ncols=True) as shown:
         yield shown
 
 

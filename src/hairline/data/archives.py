@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
@@ -18,8 +19,8 @@ from typing import IO, Any
 
 import rarfile
 from filelock import FileLock
-from tqdm import tqdm
 
+from hairline import progress
 from hairline.data import rar
 from hairline.data.members import ArchiveError, DamagedError, DiskError, vet
 
@@ -191,20 +192,14 @@ class _Writer:
         self.archive, self.folder, self.written_bytes = archive, folder, 0
         total_bytes = sum(entry.file_size for entry, _ in members)
         folder.mkdir()
-        self.bar = tqdm(
-            total=total_bytes,
-            unit="B",
-            unit_scale=True,
-            desc=f"unpacking {archive.name}",
-            disable=None,
-            leave=False,
-        )
+        self._shown = contextlib.ExitStack()
+        self.bar = self._shown.enter_context(progress.bar(total_bytes, f"unpack {archive.name}", "B"))
 
     def __enter__(self) -> _Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        self._shown.close()
 
     def bytes_so_far(self) -> int:
         """Tell how far it is; a number that stands still means a stuck program."""

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -113,6 +113,6 @@ def _reason(content: bytes, error: Exception) -> str:
         return "empty file (0 bytes)"
     if isinstance(error, Image.DecompressionBombError):
         return f"more pixels than are safe to open: {error}"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image, or of a format this project does not read"
     return f"damaged image: {error or type(error).__name__}"

@@ -96,7 +96,7 @@ def refuse_rejected(rejected: pd.DataFrame, total: int, max_rejected: float) -> 
 
 def describe_rejected(rejected: pd.DataFrame, most: int = 5) -> str:
     """Name the first rejected files, a line each."""
-    lines = [f"  {shown(row.path)}: {row.reason}" for row in rejected.head(most).itertuples()]
+    lines = [f"  {shown(str(row.path))}: {row.reason}" for row in rejected.head(most).itertuples()]
     if len(rejected) > most:
         lines.append(f"  and {len(rejected) - most} more")
     return "\n".join(lines)

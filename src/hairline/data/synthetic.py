@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
+
+from hairline import progress
 
 CLASS_NAMES: tuple[str, ...] = ("cracked", "uncracked", "spalled")
 GENERATOR_VERSION: int = 1
@@ -63,9 +64,7 @@ def brushed(rng: np.random.Generator, shape: tuple[int, int], cell_px: float, st
     offset_along = columns / 2 - (along[0] * width + along[1] * height) / 2
     offset_across = rows / 2 - (across[0] * width + across[1] * height) / 2
     matrix = (*along, offset_along, *across, offset_across)
-    return np.asarray(
-        grid.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    )
+    return np.asarray(grid.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
 def shaded(relief: np.ndarray, light: float) -> np.ndarray:
@@ -76,9 +75,7 @@ def shaded(relief: np.ndarray, light: float) -> np.ndarray:
     return slope
 
 
-def coverage(
-    shape: tuple[int, int], outlines: list[np.ndarray], levels: np.ndarray | None = None
-) -> np.ndarray:
+def coverage(shape: tuple[int, int], outlines: list[np.ndarray], levels: np.ndarray | None = None) -> np.ndarray:
     """Share of each pixel inside any of the polygons, float32 [height, width] in [0, 1].
 
     `outlines` are float [points, 2] arrays of x, y; `levels` in [0, 1] replace the 1 inside each polygon.
@@ -130,9 +127,7 @@ def grains(
     height, width = shape
     centres = rng.random((count, 1, 2)) * (width, height)
     angles = np.linspace(0, 2 * math.pi, 9, endpoint=False) + rng.uniform(0, math.pi, (count, 1))
-    radii = radius_px * np.exp(
-        spread * rng.standard_normal((count, 1)) + 0.25 * rng.standard_normal((count, 9))
-    )
+    radii = radius_px * np.exp(spread * rng.standard_normal((count, 1)) + 0.25 * rng.standard_normal((count, 9)))
     elongation = rng.uniform(0.5, 1.0, (count, 1))
     turn = rng.uniform(0, math.pi, (count, 1))
     along, across = radii * np.cos(angles), radii * np.sin(angles) * elongation
@@ -141,9 +136,7 @@ def grains(
     return list(centres + np.stack([x, y], axis=2))
 
 
-def walk(
-    rng: np.random.Generator, heading: float, length_px: float, step_px: float, bend: float
-) -> np.ndarray:
+def walk(rng: np.random.Generator, heading: float, length_px: float, step_px: float, bend: float) -> np.ndarray:
     """A jagged random walk from the origin, float [n, 2] x, y, with kinks of about `bend` radians."""
     steps = max(4, round(length_px / step_px))
     turns = np.cumsum(rng.integers(2, 9, steps))
@@ -192,9 +185,7 @@ def surface(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     relief = noise(rng, shape, rng.uniform(4, 8) * scale, rng.uniform(1.5, 3) * scale)
     sand = np.maximum(relief - rng.uniform(1.2, 2.2), 0)  # the highest grains show through the paste
     if rng.random() < 0.3:  # the strokes of a trowel or a broom
-        relief = relief + rng.uniform(0.5, 1.6) * brushed(
-            rng, shape, rng.uniform(2, 4) * scale, rng.uniform(4, 14)
-        )
+        relief = relief + rng.uniform(0.5, 1.6) * brushed(rng, shape, rng.uniform(2, 4) * scale, rng.uniform(4, 14))
     grey = 1 + rng.uniform(0.01, 0.05) * mottle
     grey += rng.uniform(0.01, 0.06) * shaded(relief, light)
     grey += rng.uniform(-0.25, 0.25) * sand
@@ -416,21 +407,15 @@ def _distances(shape: tuple[int, int], point: np.ndarray) -> tuple[np.ndarray, n
 
 def _straight(rng: np.random.Generator, image: np.ndarray, wobble_px: float) -> np.ndarray:
     """A straight line through the whole picture, float [n, 2] x, y, often along an axis as joints are."""
-    angle = (
-        rng.uniform(0, math.pi) if rng.random() < 0.6 else rng.choice([0, math.pi / 2]) + rng.normal(0, 0.06)
-    )
+    angle = rng.uniform(0, math.pi) if rng.random() < 0.6 else rng.choice([0, math.pi / 2]) + rng.normal(0, 0.06)
     reach = np.linspace(-1, 1, 60)[:, None] * math.hypot(*image.shape[:2])
     points = _anchor(rng, image) + reach * (math.cos(angle), math.sin(angle))
     return points + wobble_px * rng.standard_normal(points.shape)
 
 
-def _arc(
-    rng: np.random.Generator, image: np.ndarray, heading: float, length_px: float, bend: float
-) -> np.ndarray:
+def _arc(rng: np.random.Generator, image: np.ndarray, heading: float, length_px: float, bend: float) -> np.ndarray:
     """A smooth curve about a point of the picture, float [n, 2] x, y, turning by about `bend` radians."""
-    headings = heading + np.interp(
-        np.linspace(0, 3, 40), np.arange(4), np.cumsum(rng.normal(0, 0.6 * bend, 4))
-    )
+    headings = heading + np.interp(np.linspace(0, 3, 40), np.arange(4), np.cumsum(rng.normal(0, 0.6 * bend, 4)))
     points = np.cumsum(length_px / 40 * np.stack([np.cos(headings), np.sin(headings)], axis=1), axis=0)
     placed: np.ndarray = points + (_anchor(rng, image) - points[20])
     return placed
@@ -498,9 +483,7 @@ def draw(seed: int, index: int, *, label: str, size: int = REFERENCE_SIZE) -> tu
         ((64, 64, 3), 'uint8', True)
     """
     if label not in CLASS_NAMES:
-        raise ValueError(
-            f"label={label!r}: expected one of {', '.join(CLASS_NAMES)}. Choose one of these names."
-        )
+        raise ValueError(f"label={label!r}: expected one of {', '.join(CLASS_NAMES)}. Choose one of these names.")
     _check(seed=(seed, 0), index=(index, 0), size=(size, MINIMUM_SIZE))
     rng = np.random.default_rng([seed, index, CLASS_NAMES.index(label)])
     image = surface(rng, (size, size))
@@ -560,7 +543,7 @@ def render(
     try:
         for name in CLASS_NAMES[:classes]:
             (unfinished / name).mkdir(parents=True)
-        for index in tqdm(range(count), desc="render", unit="img", disable=None):
+        for index in progress.over(range(count), count, "draw patches", "img"):
             name = CLASS_NAMES[index % classes]
             patch, _ = draw(seed, index, label=name, size=size)
             rng = np.random.default_rng([seed, index, JPEG_STREAM])

@@ -20,7 +20,7 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from tqdm import tqdm
+from hairline import progress
 
 _CHUNK_BYTES = 2**16
 _BY_HAND = "Try again later, or get the file in a browser and give its path."
@@ -214,9 +214,7 @@ def _read_body(response: HTTPResponse, job: Job, offset: int, total_bytes: int |
     received_bytes = offset
     with (
         open(job.part, "ab") as file,
-        tqdm(
-            total=expected_bytes, initial=offset, unit="B", unit_scale=True, desc=job.label, disable=None, leave=False
-        ) as bar,
+        progress.bar(expected_bytes, job.label, "B", done=offset) as bar,
     ):
         while chunk := _next_chunk(response, job, received_bytes):
             file.write(chunk)

@@ -116,9 +116,7 @@ def learning_curves(history: pd.DataFrame, *, monitor: str = "val_loss") -> Figu
         ):
             values = history[column].to_numpy(dtype=float, na_value=np.nan)
             marker = "o" if len(epochs) <= 40 else None
-            (handles[label],) = axes.plot(
-                epochs, values, color=colour, marker=marker, markersize=3.5, linewidth=1.6
-            )
+            (handles[label],) = axes.plot(epochs, values, color=colour, marker=marker, markersize=3.5, linewidth=1.6)
             drawn.append(values)
         if best is not None:
             axes.axvline(epochs[best], color=GREY, linewidth=1, linestyle=":")
@@ -158,9 +156,7 @@ def sample_grid(images: ArrayLike, titles: Sequence[str], *, columns: int = 8, t
 
 
 @_styled
-def confusion_matrix(
-    matrix: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix"
-) -> Figure:
+def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix") -> Figure:
     """Counts and their share of the true class, coloured by that share.
 
     Args:
@@ -234,13 +230,9 @@ def prediction_gallery(
         ValueError: The images have another shape or type, or a list has another length.
     """
     shown = ["" for _ in predictions] if names is None else names
-    pictures = _pictures(
-        images, truths=truths, predictions=predictions, probabilities=probabilities, names=shown
-    )
+    pictures = _pictures(images, truths=truths, predictions=predictions, probabilities=probabilities, names=shown)
     figure, cells, width_points = _picture_grid(pictures, columns, 2 if names is None else 3, title)
-    for axes, truth, predicted, probability, name in zip(
-        cells, truths, predictions, probabilities, shown, strict=True
-    ):
+    for axes, truth, predicted, probability, name in zip(cells, truths, predictions, probabilities, shown, strict=True):
         sign, colour = ("✓", GREEN) if truth == predicted else ("✗", VERMILLION)
         if not truth:
             sign, colour = "", GREY
@@ -298,9 +290,7 @@ def score_histogram(
     if threshold is not None:
         axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.3g}")
     scale = _count_axis(axes, highest)
-    axes.set(
-        xlim=(0, 1), ylabel=f"images{scale}", xlabel=f"probability of {_fit(class_names[positive], 300, 10)}"
-    )
+    axes.set(xlim=(0, 1), ylabel=f"images{scale}", xlabel=f"probability of {_fit(class_names[positive], 300, 10)}")
     axes.grid(axis="y")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(_fit(title, 600, 13))
@@ -380,9 +370,7 @@ def reliability_diagram(
     axes.bar(left, sure - share, width, bottom=share, align="edge", color="none", edgecolor=VERMILLION,
              hatch="///", linewidth=1, label="gap to the mean confidence")  # fmt: skip
     for middle, right, total in zip(left + width / 2, share, count[filled], strict=True):
-        axes.vlines(
-            middle, *metrics.wilson_interval(round(right * total), int(total)), color=INK, linewidth=1.4
-        )
+        axes.vlines(middle, *metrics.wilson_interval(round(right * total), int(total)), color=INK, linewidth=1.4)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
     axes.set(ylim=(0, 1.02), ylabel="accuracy")
     axes.grid(axis="y")
@@ -390,13 +378,9 @@ def reliability_diagram(
     scale = _count_axis(counts, int(count.max()))
     # Of C classes the likeliest has a probability of 1/C at least: nothing can lie left of that.
     lowest = edges[int(np.floor(bins / np.asarray(probabilities).shape[1] + 1e-9))]
-    counts.set(
-        xlim=(lowest, 1), ylabel=f"images{scale}", xlabel="confidence (highest probability of an image)"
-    )
+    counts.set(xlim=(lowest, 1), ylabel=f"images{scale}", xlabel="confidence (highest probability of an image)")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(
-        f"{_fit(title, 350, 13)}: expected calibration error {error:.2g} ({count.sum():,} images)"
-    )
+    figure.suptitle(f"{_fit(title, 350, 13)}: expected calibration error {error:.2g} ({count.sum():,} images)")
     return figure
 
 
@@ -411,9 +395,7 @@ def _shade_phases(axes: Axes, history: pd.DataFrame) -> dict[str, Any]:
     for index, start in enumerate(starts):
         epochs = history["epoch"].to_numpy(dtype=float)
         stop = starts[index + 1] if index + 1 < len(starts) else len(epochs)
-        band = axes.axvspan(
-            epochs[start] - 0.5, epochs[stop - 1] + 0.5, color=greys[index % 2], zorder=0, linewidth=0
-        )
+        band = axes.axvspan(epochs[start] - 0.5, epochs[stop - 1] + 0.5, color=greys[index % 2], zorder=0, linewidth=0)
         axes.axvline(epochs[start] - 0.5, color=GREY, linewidth=1, linestyle="--")
         bands[f"phase: {_fit(phases.iloc[start], 120, 9)}"] = band
     return bands
@@ -482,9 +464,7 @@ def _zoom(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], *, left: b
     if not 0 < size <= 0.2:
         return None
     limits = (0, size) if left else (1 - size, 1)
-    inset = axes.inset_axes(
-        (0.4 if left else 0.14, 0.4, 0.52, 0.46), xlim=limits, ylim=(1 - size, 1 + size / 40)
-    )
+    inset = axes.inset_axes((0.4 if left else 0.14, 0.4, 0.52, 0.46), xlim=limits, ylim=(1 - size, 1 + size / 40))
     inset.tick_params(labelsize=8)
     inset.locator_params(nbins=4)
     inset.spines[:].set_visible(True)

@@ -65,9 +65,7 @@ def classification_metrics(
     scores |= {
         "loss": log_loss(true, table),
         "auroc": float(np.mean([auroc(true == index, table[:, index]) for index in ranked])),
-        "average_precision": float(
-            np.mean([average_precision(true == index, table[:, index]) for index in ranked])
-        ),
+        "average_precision": float(np.mean([average_precision(true == index, table[:, index]) for index in ranked])),
         "brier": brier_score(true, table),
         "ece": expected_calibration_error(true, table),
     }
@@ -90,14 +88,10 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> N
     """
     true, decided = _class_indexes(labels, classes, "labels"), _class_indexes(predicted, classes, "predicted")
     _same_length(true, decided, "labels", "predicted")
-    return (
-        np.bincount(true * classes + decided, minlength=classes**2).reshape(classes, classes).astype(np.int64)
-    )
+    return np.bincount(true * classes + decided, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
-def per_class(
-    labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str]
-) -> list[dict[str, Any]]:
+def per_class(labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """One row a class, from arg-max decisions: class, support (images), precision, recall, f1, specificity.
 
     Raises:
@@ -145,9 +139,7 @@ def ranking_points(
     true, values = _class_indexes(labels01, 2, "labels01"), np.asarray(scores, dtype=np.float64)
     _same_length(true, values, "labels01", "scores")
     if not np.isfinite(values).all():
-        raise ValueError(
-            "Received scores with nan or inf; expected finite numbers. Look for a diverged training."
-        )
+        raise ValueError("Received scores with nan or inf; expected finite numbers. Look for a diverged training.")
     order = np.argsort(-values, kind="stable")
     values, true = values[order], true[order]
     last_of_ties = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
@@ -324,9 +316,7 @@ def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
     return quotient
 
 
-def _predictions(
-    labels: ArrayLike, probabilities: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _predictions(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     table = np.asarray(probabilities, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] < 2:
         raise ValueError(
