@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hairline.model import backbones, classifier
+from hairline.model.features import Features
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-12, 1e6])
@@ -15,17 +16,17 @@ def test_joined_model_equals_the_feature_path(scale: float, temperature: float) 
     convolution = backbone.layers[-2] if backbone.layers[-2].weights else backbone.get_layer("conv_1")
     convolution.set_weights([weights * scale for weights in convolution.get_weights()])
     pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
-    features = np.asarray(backbone(pixels, training=False))
+    features = Features.of(np.asarray(backbone(pixels, training=False)))
     standardisation = classifier.Standardisation.of(features)
     head = classifier.build_head(standardisation, classes=3, dropout=0.2)
-    width = features.shape[1]
+    width = features.width
     head.get_layer("logits").set_weights(
         [
             np.random.default_rng(1).normal(size=(width, 3)).astype(np.float32) / np.sqrt(width),
             np.array([0.3, -0.2, 0.0], np.float32),
         ]
     )
-    expected = classifier.probabilities(classifier.logits(head, features, batch_size=5), temperature)
+    expected = classifier.probabilities(classifier.logits(head, features, chunk=5), temperature)
     assert expected.std(axis=0).max() > 0.05  # the test would pass with constant outputs otherwise
     joined = classifier.join(backbone, head, standardisation, temperature)
     np.testing.assert_allclose(np.asarray(joined(pixels, training=False)), expected, atol=1e-4)
@@ -35,12 +36,12 @@ def test_joined_model_equals_the_feature_path(scale: float, temperature: float) 
 
 def test_standardisation_keeps_constant_features_finite() -> None:
     features = np.random.default_rng(0).normal(5, [1.0, 1e-9, 0.0], (100, 3)).astype(np.float32)
-    found = classifier.Standardisation.of(features)
+    found = classifier.Standardisation.of(Features.of(features), chunk=7)
     assert found.deviation[1] == found.deviation[2] == 1.0
     np.testing.assert_allclose(found.deviation[0], features[:, 0].std(), rtol=1e-5)
-    tiny = classifier.Standardisation.of((features[:, :1] - 5) * np.float32(1e-12))
+    tiny = classifier.Standardisation.of(Features.of((features[:, :1] - 5) * np.float32(1e-12)))
     np.testing.assert_allclose(tiny.deviation, features[:, 0].std() * 1e-12, rtol=1e-3)
-    single = classifier.Standardisation.of(features[:1])
+    single = classifier.Standardisation.of(Features.of(features[:1]))
     assert (single.deviation == 1.0).all()
 
 

@@ -72,7 +72,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     shared = fields(config.Data)
     for name, source in sources.SOURCES.items():
         assert fields(config.SCHEMAS[f"data/{name}"]) - shared == keywords(source), name
-    assert fields(config.Augment, "views") == keywords(augmentation.view) - {"seed"}
+    assert fields(config.Augment, "mode", "views") == keywords(augmentation.view)
     assert fields(config.Runtime, "devices") == keywords(runtime.prepare) - {"seed"}
     assert fields(config.Tracking, "log_model") == keywords(tracking.start) - {"name", "tags"}
     assert fields(config.Split) == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
@@ -99,6 +99,8 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         (["data=manifest", "data.path=."], r"expected a CSV file; for a folder of images use data=folder"),
         (["batch_size=0"], r"batch_size=0: expected a number above 0"),
         (["learning_rate=nan"], r"learning_rate=nan: expected a number above 0"),
+        (["augment.views=3"], r"nothing varies between views: choose augment=light"),
+        (["augment.mode=fresh"], r"nothing varies between views"),
         (["seed=-1"], r"seed=-1: expected a whole number from 0"),
         (["model.dropout=1"], r"model.dropout=1: expected a number from 0"),
         (["model.weights=nowhere.h5"], r"model.weights='nowhere.h5': neither auto, imagenet, random nor a file"),

@@ -17,13 +17,14 @@ ALLOWED = {
     "mlflow": {"tracking", "serving"},
     "hydra": {"cli"},
     "omegaconf": {"config", "cli"},
-    "matplotlib": {"evaluation.figures"},
+    "matplotlib": {"evaluation.figures", "evaluation.report"},
     "requests": set(),
 }
 LIGHT = {
     "cache", "cli", "config", "environment", "experiment", "progress", "tracking",
     "data.archives", "data.augmentation", "data.download", "data.images", "data.manifest", "data.sources",
-    "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "model.backbones", "model.bundle",
+    "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "evaluation.report", "model.backbones",
+    "model.engine", "model.features", "model.bundle",
 }  # fmt: skip
 
 

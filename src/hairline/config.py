@@ -84,7 +84,9 @@ class Split:
 class Augment:
     """Random variations of the training images. Rotation in degrees, the others as fractions of the full range."""
 
-    views: int = 1  # fixed views an image, the image itself included: 1 = no augmentation
+    mode: Literal["views", "fresh"] = "views"  # fixed views, kept in the cache; or a new view of each image every epoch
+    views: int = 1  # mode=views: views an image, the image itself included: 1 = no augmentation
+    seed: int = 0  # apart from the run's seed, so that runs with other seeds share the views
     flip_horizontal: bool = False
     flip_vertical: bool = False
     rotation_degrees: float = 0.0
@@ -192,6 +194,15 @@ class Piecewise(Schedule):
 
 
 @dataclass
+class FeatureSettings:
+    """How frozen features are computed and kept."""
+
+    engine: Literal["auto", "litert", "tensorflow"] = "auto"  # auto: TensorFlow where a GPU is present, else LiteRT
+    keep: bool = True  # in the cache, for the next run
+    max_gigabytes: float = 20.0  # of all kept features; above, those not used for longest are deleted
+
+
+@dataclass
 class Runtime:
     """The machine: nothing here is meant to change what is learnt."""
 
@@ -229,6 +240,7 @@ class Config:
     model: Model = field(default_factory=Model)
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
+    features: FeatureSettings = field(default_factory=FeatureSettings)
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = field(default_factory=Report)
     tracking: Tracking = field(default_factory=Tracking)
@@ -243,7 +255,7 @@ class Config:
 
 
 # Keys that never change a number: they don't tell two configurations apart.
-NOT_IDENTITY = ("name", "tags", "tracking", "report", "runtime.threads")
+NOT_IDENTITY = ("name", "tags", "tracking", "report", "runtime.threads", "features.keep", "features.max_gigabytes")
 
 SCHEMAS: dict[str, type] = {
     "config": Config,
@@ -317,6 +329,7 @@ def _faults(config: Config) -> Iterator[str]:
         "split.block_size": split.block_size,
         "data.limit": config.data.limit,
         "schedule.patience": config.schedule.patience,
+        "features.max_gigabytes": config.features.max_gigabytes,
         "runtime.threads": config.runtime.threads,
         "optimizer.global_clipnorm": config.optimizer.global_clipnorm,
     }
@@ -332,8 +345,15 @@ def _faults(config: Config) -> Iterator[str]:
     for key, value in shares.items():
         if not 0 <= value < 1:
             yield f"{key}={value:g}: expected a number from 0 up to, not including, 1"
-    if config.seed < 0:
-        yield f"seed={config.seed}: expected a whole number from 0"
+    for key, value in {"seed": config.seed, "augment.seed": config.augment.seed}.items():
+        if value < 0:
+            yield f"{key}={value}: expected a whole number from 0"
+    varied = any(value for key, value in arguments(config.augment, "mode", "views", "seed").items())
+    if not varied and (config.augment.mode == "fresh" or config.augment.views > 1):
+        yield (
+            f"augment.mode={config.augment.mode}, augment.views={config.augment.views}, but nothing varies between "
+            "views: choose augment=light or augment=strong, or set what varies, such as augment.flip_horizontal=true"
+        )
 
 
 def _model_faults(config: Config) -> Iterator[str]:

@@ -6,15 +6,16 @@ and data answer first.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,13 +24,14 @@ from hairline import config as configuration
 from hairline import environment, runtime, tracking
 from hairline.config import Config, arguments
 from hairline.data import images, manifest, sources, splits
-from hairline.evaluation import metrics
+from hairline.evaluation import metrics, report
 
 if TYPE_CHECKING:
     import keras
 
     from hairline.model.bundle import Bundle
     from hairline.model.classifier import Standardisation
+    from hairline.model.features import Features
 
 log = logging.getLogger(__name__)
 
@@ -60,21 +62,34 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
             record_inputs(config, data, directory, run)
             runtime.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
-            backbone, weights, features = frozen_features(config, data)
-            run.parameters({"weights": weights})
+            frozen = frozen_features(config, data)
+            run.parameters({"weights": frozen.weights})
         with seconds("head"):
-            head, standardisation, history = train_head(config, data, features, directory, run)
+            head, standardisation, history = train_head(config, data, frozen, directory, run)
         with seconds("evaluate"):
-            probabilities = predict(head, features[0])
-            bundle = describe_model(config, data, backbone, weights)
+            probabilities = predict(head, frozen.images)
+            bundle = describe_model(config, data, frozen)
             results = evaluate(data, probabilities, bundle, directory)
         if config.report.level == "full":
             with seconds("model"):
-                results |= save_model(
-                    backbone, head, standardisation, data, probabilities, bundle, directory, run, config
-                )
+                results |= save_model(config, data, frozen, head, standardisation, probabilities, bundle, directory)
             with seconds("figures"):
-                draw(config, data, history, probabilities, directory)
+                report.draw(
+                    directory / "figures",
+                    manifest=data.manifest,
+                    labels=data.labels,
+                    probabilities=probabilities,
+                    history=history,
+                    class_names=data.class_names,
+                    positive=data.positive,
+                    image_size=config.image_size,
+                    augment=arguments(config.augment),
+                    seed=config.seed,
+                )
+            if config.tracking.log_model:
+                with seconds("log_model"):
+                    example = Path(data.manifest["path"].iloc[data.rows("test")[0]])
+                    run.model(directory / "model", bundle, example.read_bytes())
         results |= seconds.measured()
         (directory / "metrics.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         mirror(directory, results, run)
@@ -190,57 +205,97 @@ def record_inputs(config: Config, data: Data, directory: Path, run: tracking.Run
     run.dataset(data.manifest, manifest.digest(data.manifest), config.data.source)
 
 
-def frozen_features(config: Config, data: Data) -> tuple[keras.Model, str, list[np.ndarray]]:
-    """Compute the features of all images, and of each further view of the training images.
+@dataclass(frozen=True)
+class Frozen:
+    """The frozen backbone and what it made of the images.
 
-    Returns:
-        The backbone; where its weights come from; float32 [n, width] of all images as they are, followed by
-        float32 [training images, width] for each view from 1 on.
+    Attributes:
+        backbone: Builds the model from uint8 RGB to features; the second call gives the same model.
+        weights: Where its weights come from: imagenet, random, or a file.
+        digest: Names the weights.
+        images: Features of all images as they are.
+        training: Gives an epoch's training features: always the same views, or fresh ones.
+        views: Times each training image stands in them.
     """
-    from hairline.model import backbones
+
+    backbone: Callable[[], keras.Model]
+    weights: str
+    digest: str
+    images: Features
+    training: Callable[[int], Features]
+    views: int
+
+
+def frozen_features(config: Config, data: Data) -> Frozen:
+    """Compute, or take from the cache, the features of all images and of the training images' further views."""
+    from hairline.model import backbones, engine
     from hairline.model import features as frozen
 
-    file = backbones.find_weights(config.model.backbone, config.model.weights, config.image_size)
+    name, size = config.model.backbone, config.image_size
+    file = backbones.find_weights(name, config.model.weights, size)
     imagenet = file is not None and config.model.weights in backbones.NAMED_WEIGHTS
-    weights = "random" if file is None else "imagenet" if imagenet else str(file)
-    with runtime.strategy(config.runtime.devices).scope():
-        backbone = backbones.build(config.model.backbone, image_size=config.image_size, weights=file, seed=config.seed)
-    found = []
-    for view in range(config.augment.views):
-        rows = data.manifest if view == 0 else data.manifest.iloc[data.rows("train")]
-        found.append(
-            frozen.compute(
-                backbone,
-                rows["path"].tolist(),
-                image_size=config.image_size,
-                digests=rows["sha256"].tolist(),
-                augment=arguments(config.augment, "views"),
-                view=view,
-                seed=config.seed,
-                label=f"features, view {view + 1}/{config.augment.views}" if config.augment.views > 1 else "features",
-            )
+    digest = backbones.identify(file, config.seed)
+
+    @functools.cache
+    def backbone() -> keras.Model:
+        with runtime.strategy(config.runtime.devices).scope():
+            return backbones.build(name, image_size=size, weights=file, seed=config.seed)
+
+    chosen = engine.choose(config.features.engine)
+    settings = arguments(config.augment, "mode", "views")
+    train_rows = data.rows("train")
+
+    def features(view: int, rows: np.ndarray, keep: bool, label: str) -> Features:
+        recipe = frozen.Recipe(name, digest, size, chosen, view, settings if view else {})
+        table = data.manifest.iloc[rows]
+        paths, digests = table["path"].tolist(), table["sha256"].tolist()
+        return frozen.compute(
+            paths,
+            digests,
+            recipe,
+            backbone,
+            keep=keep,
+            max_gigabytes=config.features.max_gigabytes,
+            threads=config.runtime.threads,
+            label=label,
         )
-    return backbone, weights, found
+
+    everything = features(0, np.arange(len(data.manifest)), config.features.keep, "features")
+    plain = everything.rows(train_rows)
+    weights = "random" if file is None else "imagenet" if imagenet else str(file)
+    if config.augment.mode == "fresh":
+
+        def fresh(epoch: int) -> Features:
+            return features(epoch, train_rows, False, f"features, epoch {epoch}/{config.epochs}")
+
+        return Frozen(backbone, weights, digest, everything, fresh, 1)
+    count = config.augment.views
+    labels = {view: f"features, view {view + 1}/{count}" for view in range(1, count)}
+    views = [features(view, train_rows, config.features.keep, label) for view, label in labels.items()]
+    joined = frozen.Features.joined([plain, *views])
+    return Frozen(backbone, weights, digest, everything, lambda epoch: joined, count)
 
 
 def train_head(
-    config: Config, data: Data, features: list[np.ndarray], directory: Path, run: tracking.Run
+    config: Config, data: Data, frozen: Frozen, directory: Path, run: tracking.Run
 ) -> tuple[keras.Model, Standardisation, pd.DataFrame]:
-    """Train the head on the training images' features, all views; write and mirror the history."""
+    """Train the head on the training images' features; write and mirror the history."""
     import keras
 
     from hairline import training
     from hairline.model import classifier
 
     train_rows, val_rows = data.rows("train"), data.rows("val")
-    views = np.concatenate([features[0][train_rows], *features[1:]])
-    standardisation = classifier.Standardisation.of(views)
+    fresh = config.augment.mode == "fresh"
+    standardisation = classifier.Standardisation.of(frozen.images.rows(train_rows) if fresh else frozen.training(1))
     keras.utils.set_random_seed(config.seed)
     head = classifier.build_head(standardisation, classes=len(data.class_names), dropout=config.model.dropout)
     history = training.fit_head(
         head,
-        (views, np.tile(data.labels[train_rows], len(features))),
-        (features[0][val_rows], data.labels[val_rows]),
+        frozen.training,
+        np.tile(data.labels[train_rows], frozen.views),
+        frozen.images.rows(val_rows),
+        data.labels[val_rows],
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
@@ -257,14 +312,14 @@ def train_head(
     return head, standardisation, history
 
 
-def predict(head: keras.Model, features: np.ndarray) -> np.ndarray:
-    """Give the probabilities float32 [n, classes] of features float32 [n, width]."""
+def predict(head: keras.Model, features: Features) -> np.ndarray:
+    """Give the probabilities float32 [n, classes] of features."""
     from hairline.model import classifier
 
     return classifier.probabilities(classifier.logits(head, features))
 
 
-def describe_model(config: Config, data: Data, backbone: keras.Model, weights: str) -> Bundle:
+def describe_model(config: Config, data: Data, frozen: Frozen) -> Bundle:
     """Describe the model for whoever uses it."""
     from hairline.model import backbones
     from hairline.model.bundle import Bundle
@@ -279,9 +334,9 @@ def describe_model(config: Config, data: Data, backbone: keras.Model, weights: s
         data_digest=manifest.digest(data.manifest),
         backbone={
             "name": config.model.backbone,
-            "weights": weights,
-            "weights_digest": backbones.weights_digest(backbone),
-            "licence": row.licence if weights == "imagenet" else "",
+            "weights": frozen.weights,
+            "weights_digest": frozen.digest,
+            "licence": row.licence if frozen.weights == "imagenet" else "",
         },
         versions=environment.versions(),
     )
@@ -307,24 +362,22 @@ def evaluate(data: Data, probabilities: np.ndarray, bundle: Bundle, directory: P
 
 
 def save_model(
-    backbone: keras.Model,
+    config: Config,
+    data: Data,
+    frozen: Frozen,
     head: keras.Model,
     standardisation: Standardisation,
-    data: Data,
     probabilities: np.ndarray,
     bundle: Bundle,
     directory: Path,
-    run: tracking.Run,
-    config: Config,
 ) -> dict[str, float]:
-    """Join, check against the feature path on real test images, save, and log the model."""
+    """Join backbone and head, check the whole against the feature path on real test images, and save it."""
     from hairline.model import bundle as bundles
     from hairline.model import classifier
 
-    model = classifier.join(backbone, head, standardisation)
+    model = classifier.join(frozen.backbone(), head, standardisation)
     rows = data.rows("test")[:_PARITY_IMAGES]
-    paths = data.manifest["path"].iloc[rows]
-    pixels = np.stack([images.decode(path, config.image_size) for path in paths])
+    pixels = np.stack([images.decode(path, config.image_size) for path in data.manifest["path"].iloc[rows]])
     difference = float(np.abs(np.asarray(model(pixels, training=False)) - probabilities[rows]).max())
     if not difference <= PARITY_LIMIT and config.runtime.precision == "float32":
         raise RuntimeError(
@@ -333,77 +386,7 @@ def save_model(
         )
     statistics = {"mean": standardisation.mean, "deviation": standardisation.deviation}
     bundles.save(directory / "model", model, bundle, statistics)
-    if config.tracking.log_model:
-        run.model(directory / "model", bundle, Path(paths.iloc[0]).read_bytes())
     return {"parity_difference": difference}
-
-
-def draw(config: Config, data: Data, history: pd.DataFrame, probabilities: np.ndarray, directory: Path) -> None:
-    """Draw the run's figures."""
-    from hairline.evaluation import figures
-
-    folder = directory / "figures"
-    folder.mkdir(exist_ok=True)
-    test = data.rows("test")
-    labels, predicted = data.labels[test], probabilities[test].argmax(axis=1)
-    figures.save(figures.learning_curves(history), folder / "curves.png")
-    matrix = metrics.confusion_matrix(labels, predicted, len(data.class_names))
-    figures.save(
-        figures.confusion_matrix(matrix, data.class_names, title="Test images"), folder / "confusion_matrix.png"
-    )
-    if data.positive is not None:
-        scores = probabilities[test][:, data.positive]
-        positive_name = data.class_names[data.positive]
-        figures.save(
-            figures.ranking_curves(labels == data.positive, scores, positive_name=positive_name, threshold=0.5),
-            folder / "ranking.png",
-        )
-    figures.save(_samples(config, data), folder / "samples.png")
-    figures.save(_gallery(config, data, probabilities), folder / "predictions.png")
-
-
-def _samples(config: Config, data: Data) -> Any:
-    """Draw training images as the model sees them: with augmentation, the views beyond the first."""
-    from hairline.data import augmentation
-    from hairline.evaluation import figures
-
-    chosen = np.random.default_rng(config.seed).permutation(data.rows("train"))[:24]
-    settings = arguments(config.augment, "views")
-    shown, titles = [], []
-    for place, row in enumerate(chosen):
-        entry = data.manifest.iloc[row]
-        image = images.decode(entry["path"], config.image_size)
-        view = place % config.augment.views
-        if view:
-            name = int(entry["sha256"][:16], 16)
-            image = augmentation.view(image, seed=(config.seed, view, name), **settings)
-        shown.append(image)
-        titles.append(f"{entry['label']}, view {view}" if view else entry["label"])
-    augmented = f", {config.augment.views} views an image" if config.augment.views > 1 else ""
-    title = f"Training images as the model sees them ({config.image_size} px{augmented})"
-    return figures.sample_grid(np.stack(shown), titles, title=title)
-
-
-def _gallery(config: Config, data: Data, probabilities: np.ndarray, most: int = 24) -> Any:
-    """Draw test predictions: up to half of the places for the surest errors, the rest drawn from the right ones."""
-    from hairline.evaluation import figures
-
-    test = data.rows("test")
-    found, chosen = probabilities[test], probabilities[test].argmax(axis=1)
-    right = chosen == data.labels[test]
-    wrong = np.flatnonzero(~right)
-    wrong = wrong[np.argsort(-found[wrong].max(axis=1), kind="stable")]
-    good = np.random.default_rng(config.seed).permutation(np.flatnonzero(right))
-    rows = np.concatenate([wrong[: max(most // 2, most - len(good))], good])[:most]
-    entries = data.manifest.iloc[test[rows]]
-    return figures.prediction_gallery(
-        np.stack([images.decode(path, config.image_size) for path in entries["path"]]),
-        entries["label"].tolist(),
-        [data.class_names[index] for index in chosen[rows]],
-        found[rows].max(axis=1).tolist(),
-        [os.path.basename(path) for path in entries["path"]],
-        title=f"Test predictions: {right.sum():,} of {len(right):,} right, {len(wrong):,} wrong",
-    )
 
 
 def mirror(directory: Path, results: dict[str, float], run: tracking.Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from hairline import progress
 from hairline.data import pipeline
 from hairline.model import optimizers
+from hairline.model.features import Features
 
 log = logging.getLogger(__name__)
 
@@ -27,64 +27,15 @@ class TrainingError(ValueError):
     """A training that cannot go on."""
 
 
-class _Epochs(keras.callbacks.Callback):
-    """Records every epoch, keeps the best weights, stops when nothing improves, and shows the progress."""
+class _Steps(keras.callbacks.Callback):
+    """Moves the progress bar."""
 
-    def __init__(
-        self, *, epochs: int, patience: int | None, keep: str, on_epoch: Callable[[int, EpochRow], None]
-    ) -> None:
+    def __init__(self, bar: progress.Bar) -> None:
         super().__init__()
-        self.rows: list[EpochRow] = []
-        self.best_loss = math.inf
-        self.best_weights: list[np.ndarray] | None = None
-        self._since_best = 0
-        self._epochs, self._patience, self._keep, self._on_epoch = epochs, patience, keep, on_epoch
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        total = self._epochs * self.params["steps"]
-        self._shown = contextlib.ExitStack()
-        self._bar = self._shown.enter_context(progress.bar(total, "train head", "step"))
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._started = time.perf_counter()
+        self._bar = bar
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._bar.update()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        measured = {key: float((logs or {})[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        if not math.isfinite(measured["loss"]):
-            self._shown.close()
-            raise TrainingError(
-                f"the training loss became {measured['loss']} in epoch {epoch + 1}: lower learning_rate "
-                "(it is too high for this optimizer), or set optimizer.global_clipnorm=1"
-            )
-        row = {
-            "epoch": epoch + 1,
-            **measured,
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            "seconds": time.perf_counter() - self._started,
-        }
-        self.rows.append(row)
-        if measured["val_loss"] < self.best_loss:
-            self.best_loss, self._since_best = measured["val_loss"], 0
-            self.best_weights = self.model.get_weights()
-        else:
-            self._since_best += 1
-            if self._patience is not None and self._since_best >= self._patience:
-                self.model.stop_training = True
-        with tqdm.external_write_mode():
-            log.info(
-                "epoch %*d/%d  loss %.4f  accuracy %.4f  val_loss %.4f  val_accuracy %.4f",
-                len(str(self._epochs)), epoch + 1, self._epochs,
-                *measured.values(),
-            )  # fmt: skip
-        self._on_epoch(epoch + 1, {key: value for key, value in row.items() if key != "epoch"})
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        self._shown.close()
-        if self._keep == "best" and self.best_weights is not None:
-            self.model.set_weights(self.best_weights)
 
 
 def class_weights(labels: np.ndarray, classes: int) -> dict[int, float]:
@@ -99,8 +50,10 @@ def class_weights(labels: np.ndarray, classes: int) -> dict[int, float]:
 
 def fit_head(
     head: keras.Model,
-    train: tuple[np.ndarray, np.ndarray],
-    val: tuple[np.ndarray, np.ndarray],
+    train: Callable[[int], Features],
+    train_labels: np.ndarray,
+    val: Features,
+    val_labels: np.ndarray,
     *,
     epochs: int,
     batch_size: int,
@@ -118,8 +71,10 @@ def fit_head(
 
     Args:
         head: Model from features to logits.
-        train: float32 [n, width] features and int64 [n] labels.
-        val: The same for validation, which chooses the epoch that is kept.
+        train: Gives the training features of an epoch, numbered from 1: always the same, or fresh views.
+        train_labels: int64 [n].
+        val: Features for validation, which chooses the epoch that is kept.
+        val_labels: int64 [m].
         epochs: Passes over the training features, at most.
         batch_size: Rows a step.
         learning_rate: Highest learning rate.
@@ -129,8 +84,8 @@ def fit_head(
         keep: Whether the weights of the epoch with the lowest validation loss are kept, or the last.
         label_smoothing: Share of the probability that is spread over all classes.
         balanced: Whether each class weighs the same in the loss.
-        seed: Of the shuffling.
-        on_epoch: Called after each epoch with its number, from 1, and what it measured.
+        seed: Of the shuffling; each epoch's order follows from it and the epoch's number.
+        on_epoch: Called after each epoch with its number and what it measured.
 
     Returns:
         One row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds. Training figures are
@@ -141,21 +96,64 @@ def fit_head(
     """
     classes = head.output_shape[-1]
     one_hot = np.eye(classes, dtype=np.float32)
-    steps = math.ceil(len(train[0]) / batch_size)
+    steps = math.ceil(len(train_labels) / batch_size)
     rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
     head.compile(
         optimizer=optimizers.build(**optimizer, learning_rate=rate),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
     )
-    record = _Epochs(epochs=epochs, patience=patience, keep=keep, on_epoch=on_epoch)
-    head.fit(
-        pipeline.feature_batches(train[0], one_hot[train[1]], batch_size=batch_size, seed=seed, shuffle=True),
-        validation_data=pipeline.feature_batches(val[0], one_hot[val[1]], batch_size=max(batch_size, 1024)),
-        epochs=epochs,
-        class_weight=class_weights(train[1], classes) if balanced else None,
-        callbacks=[record],
-        shuffle=False,  # the pipeline shuffles
-        verbose=0,
-    )
-    return pd.DataFrame(record.rows).astype({"epoch": int})
+    validation = pipeline.feature_batches(val.read, val.width, one_hot[val_labels], batch_size=1024)
+    weights = class_weights(train_labels, classes) if balanced else None
+    rows: list[EpochRow] = []
+    best_loss, best_epoch, best_weights = math.inf, 0, head.get_weights()
+    with progress.bar(steps * epochs, "train head", "step") as shown:
+        for epoch in range(1, epochs + 1):
+            started = time.perf_counter()
+            features = train(epoch)
+            order = np.random.default_rng([seed, epoch]).permutation(len(train_labels))
+            batches = pipeline.feature_batches(
+                features.read, features.width, one_hot[train_labels], batch_size=batch_size, order=order
+            )
+            measured = head.fit(
+                batches,
+                validation_data=validation,
+                class_weight=weights,
+                callbacks=[_Steps(shown)],
+                shuffle=False,  # the pipeline does it
+                verbose=0,
+            ).history
+            row = {key: float(measured[key][0]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
+            _refuse_nan(epoch, row["loss"])
+            row |= {"learning_rate": float(head.optimizer.learning_rate), "seconds": time.perf_counter() - started}
+            rows.append({"epoch": epoch, **row})
+            _say(epoch, epochs, row)
+            on_epoch(epoch, row)
+            if row["val_loss"] < best_loss:
+                best_loss, best_epoch, best_weights = row["val_loss"], epoch, head.get_weights()
+            elif patience is not None and epoch - best_epoch >= patience:
+                log.info("stopped: no lower validation loss for %d epochs", patience)
+                break
+    if keep == "best":
+        head.set_weights(best_weights)
+    return pd.DataFrame(rows)
+
+
+def _refuse_nan(epoch: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the training loss became {loss} in epoch {epoch}: lower learning_rate (it is too high for this "
+            "optimizer), or set optimizer.global_clipnorm=1"
+        )
+
+
+def _say(epoch: int, epochs: int, row: EpochRow) -> None:
+    values = (row[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy"))
+    with tqdm.external_write_mode():
+        log.info(
+            "epoch %*d/%d  loss %.4f  accuracy %.4f  val_loss %.4f  val_accuracy %.4f",
+            len(str(epochs)),
+            epoch,
+            epochs,
+            *values,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,25 +82,31 @@ def batches(
 
 
 def feature_batches(
-    features: np.ndarray, labels: np.ndarray, *, batch_size: int, seed: int = 0, shuffle: bool = False
+    read: Callable[[np.ndarray], np.ndarray],
+    width: int,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    order: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Batch rows of features for the head.
+    """Batch rows of features for the head: order -> batch -> read -> prefetch.
 
     Args:
-        features: float32 [n, width].
+        read: Gives rows float32 [rows, width] by their numbers; rows may lie on disk.
+        width: Features an image.
         labels: float32 [n, classes], one-hot.
         batch_size: Rows a batch.
-        seed: Seed of shuffling.
-        shuffle: Whether to shuffle all rows, anew for each pass.
+        order: int64 [n], numbers of the rows in the order of this pass; None for ascending.
 
     Returns:
         Data set of pairs float32 [batch, width], float32 [batch, classes].
     """
-    values, targets = tf.constant(features), tf.constant(labels, tf.float32)
-    dataset = tf.data.Dataset.range(len(features))
-    if shuffle:
-        dataset = dataset.shuffle(len(features), seed=seed, reshuffle_each_iteration=True)
-    dataset = dataset.batch(batch_size)
-    # Gathering whole batches of rows is an order of magnitude quicker than batching single rows.
-    dataset = dataset.map(lambda rows: (tf.gather(values, rows), tf.gather(targets, rows)))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values = tf.numpy_function(read, [rows], tf.float32)
+        return tf.ensure_shape(values, (None, width)), tf.gather(targets, rows)
+
+    targets = tf.constant(labels, tf.float32)
+    numbers = np.arange(len(labels)) if order is None else order
+    # Whole batches of rows are read at once: an order of magnitude quicker than batching single rows.
+    return tf.data.Dataset.from_tensor_slices(numbers).batch(batch_size).map(gather).prefetch(tf.data.AUTOTUNE)

@@ -11,6 +11,7 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -200,12 +201,13 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0) ->
     return model
 
 
-def weights_digest(model: keras.Model) -> str:
-    """Digest all weights of a model; sixteen hexadecimal digits."""
-    digest = hashlib.sha256()
-    for array in model.get_weights():
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
+def identify(weights: Path | None, seed: int) -> str:
+    """Name weights by what they are: sixteen digits of a file's sha256, or the seed that random ones follow from."""
+    if weights is None:
+        # Another version of Keras may draw other numbers from the same seed.
+        return f"random-{seed}-keras-{metadata.version('keras')}"
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _scaled(pixels: keras.KerasTensor, scaling: str) -> keras.KerasTensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from hairline.model.features import Features
+
 
 @dataclass(frozen=True)
 class Standardisation:
@@ -21,17 +23,23 @@ class Standardisation:
     deviation: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Standardisation:
-        """Measure features float32 [n, width].
+    def of(cls, features: Features, chunk: int = 4096) -> Standardisation:
+        """Measure features in chunks of rows, so that they need not fit into memory.
 
         A feature that never changes keeps deviation 1. What counts as never is relative to the largest deviation:
         random frozen features are as small as 1e-12 altogether, and still tell cracks from none.
         """
-        # float64: sums of thousands of float32 squares lose the small deviations.
-        mean = features.mean(axis=0, dtype=np.float64)
-        deviation = features.std(axis=0, dtype=np.float64)
+        # float64, and about the first row: sums of squares would lose small deviations from a large mean.
+        origin = features.read(slice(0, 1))[0].astype(np.float64)
+        total, squares = np.zeros_like(origin), np.zeros_like(origin)
+        for start in range(0, len(features), chunk):
+            block = features.read(slice(start, start + chunk)) - origin
+            total += block.sum(axis=0)
+            squares += np.square(block).sum(axis=0)
+        mean = total / len(features)
+        deviation = np.sqrt(np.maximum(squares / len(features) - np.square(mean), 0.0))
         constant = deviation <= 1e-6 * deviation.max(initial=0.0)
-        return cls(mean.astype(np.float32), np.where(constant, 1.0, deviation).astype(np.float32))
+        return cls((origin + mean).astype(np.float32), np.where(constant, 1.0, deviation).astype(np.float32))
 
 
 def build_head(standardisation: Standardisation, *, classes: int, dropout: float) -> keras.Model:
@@ -55,10 +63,10 @@ def build_head(standardisation: Standardisation, *, classes: int, dropout: float
     return keras.Model(inputs, logits, name="head")
 
 
-def logits(head: keras.Model, features: np.ndarray, batch_size: int = 4096) -> np.ndarray:
-    """Run the head; float32 [n, width] to float32 [n, classes]."""
-    starts = range(0, len(features), batch_size)
-    return np.concatenate([np.asarray(head(features[at : at + batch_size], training=False)) for at in starts])
+def logits(head: keras.Model, features: Features, chunk: int = 4096) -> np.ndarray:
+    """Run the head on features; gives float32 [n, classes]."""
+    starts = range(0, len(features), chunk)
+    return np.concatenate([np.asarray(head(features.read(slice(at, at + chunk)), training=False)) for at in starts])
 
 
 def probabilities(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:

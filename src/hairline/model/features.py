@@ -1,65 +1,316 @@
-"""Frozen features: what a backbone makes of every image, computed once."""
+"""Frozen features: what a backbone makes of an image, computed once and kept for every run that asks again.
+
+A kept feature is addressed by all that changes its numbers: the image's bytes, how they are decoded and resized, the
+backbone with its weights, the family of the engine, and the view. Images of one such recipe share a folder of
+shards; a shard holds some hundred images' rows and is written in one step, so that a killed pass goes on where it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import numpy as np
 
-from hairline import progress
-from hairline.data import pipeline
+from hairline import cache, progress
+from hairline.data import augmentation, images
+from hairline.model import engine as engines
 
 if TYPE_CHECKING:
     import keras
 
+log = logging.getLogger(__name__)
+
+SHARD_IMAGES = 512
+_SHARD = re.compile(r"\d{6}-\d+\.json")
+
+
+class CacheError(ValueError):
+    """A cache that cannot be written to."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that, beside an image's bytes, changes its features.
+
+    Attributes:
+        backbone: Its name.
+        weights: Digest of the weights file, or the seed of random weights.
+        image_size: Pixels a side.
+        engine: Family of the engine: they agree to rounding, not to the bit.
+        view: Number of the view; 0 is the image itself.
+        augment: Keyword arguments of `augmentation.view`, its seed included; empty for view 0.
+        decode: The decoding recipe.
+    """
+
+    backbone: str
+    weights: str
+    image_size: int
+    engine: str
+    view: int = 0
+    augment: dict[str, Any] = field(default_factory=dict)
+    decode: str = images.RECIPE
+
+    def key(self) -> str:
+        """Digest the recipe; 24 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:24]
+
+    def model_key(self) -> str:
+        """Name the backbone with its weights and size, whatever it is applied to."""
+        return hashlib.sha256(f"{self.backbone} {self.weights} {self.image_size}".encode()).hexdigest()[:24]
+
+
+class Features:
+    """Features of images, row by row, in memory or mapped from shards: they look like one array float32 [n, width]."""
+
+    def __init__(self, shards: Sequence[np.ndarray], places: np.ndarray) -> None:
+        """Take arrays float32 [rows, width], and int64 [n, 2]: shard and row of each image."""
+        self._shards, self._places = list(shards), places
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Features:
+        """Wrap an array float32 [n, width]."""
+        return cls([array], np.stack([np.zeros(len(array), np.int64), np.arange(len(array))], axis=1))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Features]) -> Features:
+        """Put parts one behind the other."""
+        places, shards = [], []
+        for part in parts:
+            places.append(part._places + [len(shards), 0])
+            shards.extend(part._shards)
+        return cls(shards, np.concatenate(places))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def width(self) -> int:
+        """Features an image."""
+        return int(self._shards[0].shape[1])
+
+    def rows(self, numbers: np.ndarray) -> Features:
+        """Give some of the rows, without reading them."""
+        return Features(self._shards, self._places[numbers])
+
+    def read(self, numbers: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Read rows into memory, float32 [n, width]."""
+        places = self._places[numbers]
+        found = np.empty((len(places), self.width), np.float32)
+        for shard in np.unique(places[:, 0]):
+            chosen = np.flatnonzero(places[:, 0] == shard)
+            found[chosen] = self._shards[shard][places[chosen, 1]]
+        return found
+
 
 def compute(
-    backbone: keras.Model,
     paths: Sequence[str],
+    digests: Sequence[str],
+    recipe: Recipe,
+    backbone: Callable[[], keras.Model],
     *,
-    image_size: int,
-    batch_size: int = 32,
-    digests: Sequence[str] | None = None,
-    augment: dict[str, Any] | None = None,
-    view: int = 0,
-    seed: int = 0,
+    keep: bool = True,
+    max_gigabytes: float = 20.0,
+    threads: int | None = None,
     label: str = "features",
-) -> np.ndarray:
-    """Run the backbone over image files.
+) -> Features:
+    """Give the features of image files, computing those that are not kept yet.
 
     Args:
-        backbone: Model from uint8 RGB to features.
         paths: Image files.
-        image_size: Pixels a side.
-        batch_size: Images a step of the backbone; changes no number beyond rounding.
-        digests: sha256 of each file, for views above 0.
-        augment: Keyword arguments of `augmentation.view` less `seed`.
-        view: Number of the view; 0 is the image itself.
-        seed: Of the views.
+        digests: sha256 of each file's bytes.
+        recipe: How features are made.
+        backbone: Builds the model; called only if something has to be computed by TensorFlow or converted.
+        keep: Whether features are read from the cache and written to it.
+        max_gigabytes: Size of all kept features above which the least recently used recipes are deleted.
+        threads: CPU threads; None for all cores.
         label: Caption of the progress bar.
 
     Returns:
-        float32 [n, width], rows in the order of `paths`.
-    """
-    import tensorflow as tf
+        One row an image, in the order of `paths`.
 
-    forward = tf.function(lambda batch: backbone(batch, training=False), reduce_retracing=True)
-    dataset = pipeline.batches(
-        paths,
-        image_size=image_size,
-        batch_size=batch_size,
-        digests=digests,
-        augment=augment,
-        view=view,
-        seed=seed,
-    )
-    found = np.empty((len(paths), backbone.output_shape[-1]), np.float32)
-    row = 0
-    with progress.bar(len(paths), label, "img") as shown:
-        for batch in dataset:
-            made = forward(batch).numpy()
-            found[row : row + len(made)] = made
-            row += len(made)
-            shown.update(len(made))
+    Raises:
+        CacheError: If the cache cannot be written to.
+        ImageError: If a file can no longer be read, or changed since its digest was taken.
+    """
+    first = dict(reversed([(digest, row) for row, digest in enumerate(digests)]))  # each image once
+    if not keep:
+        order = list(first)
+        rows = [first[digest] for digest in order]
+        blocks = _passed(paths, digests, rows, recipe, backbone, threads, label)
+        table = {digest: number for number, digest in enumerate(order)}
+        return Features.of(np.concatenate(list(blocks))).rows(np.array([table[digest] for digest in digests]))
+    store = _Store(recipe)
+    with store.lock:
+        missing = [row for digest, row in first.items() if digest not in store]
+        if missing:
+            kept = len(first) - len(missing)
+            log.info("%s: %s computed, %s from the cache %s", label, f"{len(missing):,}", f"{kept:,}", store.folder)
+            made: list[np.ndarray] = []
+            done = waiting = 0
+            for block in _passed(paths, digests, missing, recipe, backbone, threads, label):
+                made.append(block)
+                waiting += len(block)
+                if waiting >= SHARD_IMAGES or done + waiting == len(missing):
+                    store.add([digests[row] for row in missing[done : done + waiting]], np.concatenate(made))
+                    done, waiting, made = done + waiting, 0, []
+        else:
+            log.info("%s: all %s from the cache %s", label, f"{len(first):,}", store.folder)
+        store.touch()
+        found = Features(store.shards, np.array([store.places[digest] for digest in digests]))
+    _evict(max_gigabytes, spared=store.folder)
     return found
+
+
+def _passed(
+    paths: Sequence[str],
+    digests: Sequence[str],
+    rows: Sequence[int],
+    recipe: Recipe,
+    backbone: Callable[[], keras.Model],
+    threads: int | None,
+    label: str,
+) -> Any:
+    """Run the engine over some rows, with a progress bar; yields float32 [images, width]."""
+
+    def decode(number: int) -> np.ndarray:
+        row = rows[number]
+        try:
+            content = Path(paths[row]).read_bytes()
+            if hashlib.sha256(content).hexdigest() != digests[row]:
+                raise images.ImageError("changed since it was checked: start again when it is whole")
+            pixels = images.decode(content, recipe.image_size)
+        except (OSError, images.ImageError) as error:
+            raise images.ImageError(f"{paths[row]}: {error}") from error
+        return draw(pixels, digests[row], recipe) if recipe.view else pixels
+
+    chosen: Any = recipe.engine
+    run = engines.run(
+        chosen, backbone, recipe.model_key(), decode, len(rows), image_size=recipe.image_size, threads=threads
+    )
+    with progress.bar(len(rows), label, "img") as shown:
+        for _, block in run:
+            yield block
+            shown.update(len(block))
+
+
+def draw(pixels: np.ndarray, digest: str, recipe: Recipe) -> np.ndarray:
+    """Draw the recipe's view of decoded pixels; the same image, seed and view always give the same."""
+    settings = dict(recipe.augment)
+    seed = (settings.pop("seed"), recipe.view, int(digest[:16], 16))
+    return augmentation.view(pixels, seed=seed, **settings)
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+class _Store:
+    """The kept features of one recipe: `<n>.npy` holds a shard's rows, `<n>.json` says whose they are.
+
+    The JSON is written after the array and by renaming, so a shard is there as a whole or not at all.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.folder = cache.folder("features", recipe.key())
+        self.lock = filelock.FileLock(self.folder.with_suffix(".lock"))
+        self.shards: list[np.ndarray] = []
+        self.places: dict[str, tuple[int, int]] = {}
+        self._recipe = recipe
+        self._opened = False
+
+    def __contains__(self, digest: str) -> bool:
+        if not self._opened:
+            self._open()
+        return digest in self.places
+
+    def add(self, digests: list[str], rows: np.ndarray) -> None:
+        """Write one shard."""
+        name = f"{len(list(self.folder.glob('*.json'))):06d}-{os.getpid()}"
+        array, index = self.folder / f"{name}.npy", self.folder / f"{name}.json"
+        about = {"digests": digests, "bytes": rows.nbytes, "crc32": zlib.crc32(np.ascontiguousarray(rows).data)}
+        try:
+            _write(array, lambda file: np.save(file, rows, allow_pickle=False))
+            _write(index, lambda file: file.write(json.dumps(about).encode()))
+        except OSError as error:
+            array.unlink(missing_ok=True)
+            raise CacheError(
+                f"features cannot be kept in {self.folder}: {error.strerror or error}. Make room, point the "
+                "environment variable HAIRLINE_CACHE to another disk, or go on without the cache: features.keep=false"
+            ) from error
+        self._admit(digests, np.load(array, mmap_mode="r", allow_pickle=False))
+
+    def touch(self) -> None:
+        """Note the time of use, for eviction, and what the recipe is, for people."""
+        about = self.folder / "recipe.json"
+        try:
+            about.write_text(json.dumps(asdict(self._recipe), indent=2) + "\n", encoding="utf-8")
+        except OSError:
+            log.warning("WARNING: the cache %s cannot be written to", self.folder)
+
+    def _open(self) -> None:
+        """Read all shards, checking length and checksum; damaged ones are deleted, to be computed again."""
+        self._opened = True
+        for index in sorted(self.folder.glob("*.json")):
+            if not _SHARD.fullmatch(index.name):  # the recipe, or somebody else's file
+                continue
+            try:
+                about = json.loads(index.read_bytes())
+                rows = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+                whole = len(rows) == len(about["digests"]) and rows.dtype == np.float32 and rows.ndim == 2
+                if not whole or zlib.crc32(np.ascontiguousarray(rows).data) != about["crc32"]:
+                    raise ValueError("length or checksum is wrong")
+            except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+                log.warning("WARNING: a damaged part of the cache is computed again: %s (%s)", index, error)
+                index.unlink(missing_ok=True)
+                index.with_suffix(".npy").unlink(missing_ok=True)
+                continue
+            self._admit(about["digests"], rows)
+
+    def _admit(self, digests: list[str], rows: np.ndarray) -> None:
+        for row, digest in enumerate(digests):
+            self.places[digest] = (len(self.shards), row)
+        self.shards.append(rows)
+
+
+def _write(path: Path, write: Callable[[Any], Any]) -> None:
+    temporary = path.with_name(f".{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _evict(max_gigabytes: float, spared: Path) -> None:
+    """Delete the least recently used recipes until all take at most `max_gigabytes`."""
+    folders = [path for path in spared.parent.iterdir() if path.is_dir()]
+    sizes = {path: sum(file.stat().st_size for file in path.glob("*.npy")) for path in folders}
+    used = {
+        path: (path / "recipe.json").stat().st_mtime if (path / "recipe.json").exists() else 0.0 for path in folders
+    }
+    total = sum(sizes.values())
+    for path in sorted(folders, key=lambda folder: used[folder]):
+        if total <= max_gigabytes * 1e9:
+            return
+        if path == spared:
+            continue
+        try:
+            with filelock.FileLock(path.with_suffix(".lock"), timeout=0):  # somebody computes there: leave it
+                shutil.rmtree(path, ignore_errors=True)
+        except filelock.Timeout:
+            continue
+        total -= sizes[path]
+        log.info("features not used for longest deleted from the cache (%.1f GB): %s", sizes[path] / 1e9, path)

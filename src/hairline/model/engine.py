@@ -1,0 +1,202 @@
+"""Engines: how a frozen backbone turns pixels into features, as fast as the machine allows.
+
+LiteRT (XNNPACK) folds batch normalisation into the convolutions, which Keras on a CPU does not: it is several times
+faster there (`benchmarks/features.py`). TensorFlow is the engine where a GPU is present, and wherever a backbone does
+not convert.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hairline import cache
+
+if TYPE_CHECKING:
+    import keras
+
+log = logging.getLogger(__name__)
+
+Name = Literal["auto", "litert", "tensorflow"]
+Decode = Callable[[int], np.ndarray]
+
+# Small batches keep a layer's activations in the processor's cache: 8 images are 20 % quicker than 16 or 25
+# (MobileNetV2 at 160 pixels, 2-core AMD EPYC, November 2026).
+LITERT_BATCH = 8
+TENSORFLOW_BATCH, TENSORFLOW_BLOCK = 64, 256
+
+
+class EngineError(ValueError):
+    """An engine that cannot be used."""
+
+
+def choose(name: Name) -> Literal["litert", "tensorflow"]:
+    """Say which engine runs: TensorFlow where a GPU is present, else LiteRT where it is installed.
+
+    Raises:
+        EngineError: If LiteRT is asked for and not installed.
+    """
+    installed = importlib.util.find_spec("ai_edge_litert") is not None
+    if name == "litert" and not installed:
+        raise EngineError(
+            "features.engine=litert: the package ai-edge-litert is not installed; install it "
+            "(pip install ai-edge-litert) or use features.engine=tensorflow"
+        )
+    if name != "auto":
+        return name
+    if not installed:
+        return "tensorflow"
+    import tensorflow as tf
+
+    return "tensorflow" if tf.config.list_physical_devices("GPU") else "litert"
+
+
+def run(
+    engine: Literal["litert", "tensorflow"],
+    backbone: Callable[[], keras.Model],
+    key: str,
+    decode: Decode,
+    count: int,
+    *,
+    image_size: int,
+    threads: int | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Turn images into features.
+
+    Args:
+        engine: From `choose`.
+        backbone: Builds the model from uint8 RGB to features; called only if the engine needs it.
+        key: Names the backbone with its weights and size; a converted model is kept under it.
+        decode: Gives image number i as uint8 [image_size, image_size, 3]; called from several threads.
+        count: Number of images.
+        image_size: Pixels a side.
+        threads: CPU threads; None for all cores.
+
+    Yields:
+        The number of the first image, and float32 [images, width], in ascending order without gaps.
+    """
+    if engine == "litert":
+        converted = _converted(backbone, key)
+        if converted is not None:
+            yield from _litert(converted, decode, count, image_size, threads or os.cpu_count() or 1)
+            return
+    yield from _tensorflow(backbone(), decode, count, threads or os.cpu_count() or 1)
+
+
+def _litert(model: Path, decode: Decode, count: int, image_size: int, workers: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Run one single-threaded interpreter a worker; each decodes the images it then infers.
+
+    Decoding and inference of different workers overlap without queues, and no more threads run than there are cores.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    own = threading.local()
+
+    def infer(start: int) -> tuple[int, np.ndarray]:
+        if not hasattr(own, "interpreter"):
+            own.interpreter = Interpreter(str(model), num_threads=1)
+            own.input = own.interpreter.get_input_details()[0]["index"]
+            own.output = own.interpreter.get_output_details()[0]["index"]
+            own.interpreter.resize_tensor_input(own.input, [LITERT_BATCH, image_size, image_size, 3])
+            own.interpreter.allocate_tensors()
+            own.pixels = np.zeros((LITERT_BATCH, image_size, image_size, 3), np.uint8)
+        images = min(LITERT_BATCH, count - start)
+        for place in range(images):  # the last batch is filled up with what the one before left
+            own.pixels[place] = decode(start + place)
+        own.interpreter.set_tensor(own.input, own.pixels)
+        own.interpreter.invoke()
+        return start, own.interpreter.get_tensor(own.output)[:images]
+
+    yield from _in_order(infer, range(0, count, LITERT_BATCH), workers)
+
+
+def _tensorflow(backbone: keras.Model, decode: Decode, count: int, workers: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Run the Keras model, on all the devices it was built for, on images that threads decode ahead."""
+
+    def read(start: int) -> tuple[int, np.ndarray]:
+        return start, np.stack([decode(index) for index in range(start, min(start + TENSORFLOW_BLOCK, count))])
+
+    for start, pixels in _in_order(read, range(0, count, TENSORFLOW_BLOCK), workers):
+        yield start, np.asarray(backbone.predict(pixels, batch_size=TENSORFLOW_BATCH, verbose=0), np.float32)
+
+
+def _in_order(function: Callable[[int], Any], starts: range, workers: int) -> Iterator[Any]:
+    """Map a function over batches in threads; results come in order, few batches ahead, so that memory stays flat."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = []
+        try:
+            for start in starts:
+                waiting.append(pool.submit(function, start))
+                if len(waiting) > 4 * workers:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _converted(backbone: Callable[[], keras.Model], key: str) -> Path | None:
+    """Give the backbone as a LiteRT file, converted once and kept; None, and said, where it does not convert."""
+    file = cache.folder("litert") / f"{key}.tflite"
+    if file.is_file():
+        return file
+    import tensorflow as tf
+
+    log.info("converting the backbone for LiteRT, once (about half a minute)")
+    model = backbone()
+    try:
+        with tempfile.TemporaryDirectory() as folder, _quiet():
+            model.export(folder, verbose=False)
+            content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        _refuse_other_features(content, model)
+    except Exception as error:  # the converter raises whatever its passes do
+        log.warning("WARNING: %s does not convert to LiteRT (%s): going on with TensorFlow", model.name, _line(error))
+        return None
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(file)
+    return file
+
+
+def _refuse_other_features(content: bytes, model: keras.Model) -> None:
+    """Compare the converted model with Keras on noise, which excites every channel."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), dtype=np.uint8)
+    interpreter = Interpreter(model_content=content)
+    place = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(place, pixels.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(place, pixels)
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    expected = np.asarray(model(pixels, training=False))
+    difference, scale = np.abs(found - expected).max(), np.abs(expected).max()
+    if not difference <= 1e-4 * scale:
+        raise EngineError(f"its features differ by {difference:.2g} where the largest is {scale:.2g}")
+
+
+class _quiet:
+    """Silence the converter's chatter, which comes by print and by logging."""
+
+    def __enter__(self) -> None:
+        self._logger = logging.getLogger("tensorflow")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

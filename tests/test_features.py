@@ -1,0 +1,314 @@
+"""Frozen features: engines agree, what is kept is right, and damage, kills and full disks break nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from hairline.data import images
+from hairline.model import backbones, engine, features
+from hairline.model.features import Features, Recipe
+from tests.conftest import paint
+
+NAME, SIZE = "mobilenetv3small", 32
+AUGMENT = {
+    "seed": 0, "flip_horizontal": True, "flip_vertical": True, "rotation_degrees": 20.0, "zoom": 0.0,
+    "brightness": 0.0, "contrast": 0.0, "saturation": 0.0,
+}  # fmt: skip
+RECIPE = Recipe(NAME, "random-0", SIZE, "litert")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, but for the converted backbone, which takes half a minute to make."""
+    shared = Path(os.environ["HAIRLINE_CACHE"])
+    model()
+    engine._converted(model, RECIPE.model_key())
+    shutil.copytree(shared / "litert", tmp_path / "cache" / "litert")
+    monkeypatch.setenv("HAIRLINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [str(path) for path in sorted(paint(tmp_path_factory.mktemp("files"), {"a": 35, "b": 36}).rglob("*.jpg"))]
+
+
+def digests(paths: list[str]) -> list[str]:
+    return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+
+
+BUILT: dict[str, keras.Model] = {}
+
+
+def model() -> keras.Model:
+    if NAME not in BUILT:
+        BUILT[NAME] = backbones.build(NAME, image_size=SIZE, weights=None, seed=0)
+    return BUILT[NAME]
+
+
+def never() -> keras.Model:
+    raise AssertionError("the backbone was built although nothing needed it")
+
+
+class Counted:
+    """Counts the images that pass an engine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.images = 0
+        original = engine.run
+
+        def run(*arguments: object, **settings: object) -> object:
+            for start, block in original(*arguments, **settings):  # type: ignore[arg-type]
+                self.images += len(block)
+                yield start, block
+
+        monkeypatch.setattr(engine, "run", run)
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    return Counted(monkeypatch)
+
+
+def compute(
+    paths: list[str], recipe: Recipe = RECIPE, backbone: Callable[[], keras.Model] = model, **settings: object
+) -> np.ndarray:
+    return features.compute(paths, digests(paths), recipe, backbone, **settings).read()  # type: ignore[arg-type]
+
+
+def test_engines_agree_with_keras(files: list[str], own_cache: Path) -> None:
+    pixels = np.stack([images.decode(path, SIZE) for path in files])
+    expected = np.asarray(model()(pixels, training=False))
+    for name in ("litert", "tensorflow"):
+        found = compute(files, dataclasses.replace(RECIPE, engine=name))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(backbones.BACKBONES) - {NAME}))
+def test_every_backbone_converts_and_agrees(name: str, own_cache: Path) -> None:
+    network = backbones.build(name, image_size=96, weights=None, seed=0)
+    assert engine._converted(lambda: network, f"test-{name}") is not None  # it compares with Keras by itself
+    pixels = np.random.default_rng(1).integers(0, 256, (11, 96, 96, 3), dtype=np.uint8)
+    run = engine.run("litert", lambda: network, f"test-{name}", lambda row: pixels[row], 11, image_size=96)
+    found = np.concatenate([block for _, block in run])
+    expected = np.asarray(network(pixels, training=False))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 64])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_order_is_kept_and_the_last_batch_is_cut(count: int, threads: int, files: list[str], own_cache: Path) -> None:
+    expected = compute(files, keep=False)
+    found = compute(files[:count], keep=False, threads=threads)
+    np.testing.assert_array_equal(found, expected[:count])
+
+
+def test_a_second_pass_computes_nothing(files: list[str], own_cache: Path, passed: Counted) -> None:
+    first = compute(files)
+    assert passed.images == len(files)
+    np.testing.assert_array_equal(compute(files, backbone=never), first)
+    np.testing.assert_array_equal(compute(files[::-1], backbone=never), first[::-1])
+    assert passed.images == len(files)
+    np.testing.assert_array_equal(compute([*files[:5], files[0]]), first[[0, 1, 2, 3, 4, 0]])
+
+
+def test_only_new_images_are_computed(files: list[str], own_cache: Path, passed: Counted) -> None:
+    compute(files[:50])
+    compute(files)
+    assert passed.images == len(files)
+
+
+def test_identical_bytes_are_computed_once(files: list[str], own_cache: Path, passed: Counted, tmp_path: Path) -> None:
+    copy = shutil.copy(files[0], tmp_path / "copy.jpg")
+    found = compute([files[0], str(copy), files[1]])
+    assert passed.images == 2
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_the_key_changes_exactly_with_what_changes_the_features() -> None:
+    view = dataclasses.replace(RECIPE, view=1, augment=AUGMENT)
+    changed = [
+        dataclasses.replace(RECIPE, backbone="mobilenetv2"), dataclasses.replace(RECIPE, weights="random-1"),
+        dataclasses.replace(RECIPE, image_size=33), dataclasses.replace(RECIPE, engine="tensorflow"),
+        dataclasses.replace(RECIPE, decode="other"), view, dataclasses.replace(view, view=2),
+        dataclasses.replace(view, augment={**AUGMENT, "seed": 1}),
+        dataclasses.replace(view, augment={**AUGMENT, "zoom": 0.1}),
+    ]  # fmt: skip
+    assert len({recipe.key() for recipe in [RECIPE, *changed]}) == 1 + len(changed)
+    assert len(dataclasses.fields(Recipe)) == 7  # a new field: add it above
+    assert RECIPE.key() == Recipe(NAME, "random-0", SIZE, "litert").key()
+
+
+def test_views_are_fixed_and_differ(files: list[str], own_cache: Path) -> None:
+    one = dataclasses.replace(RECIPE, view=1, augment=AUGMENT)
+    plain, first = compute(files), compute(files, one)
+    assert np.abs(first - plain).max() > 0.1 * np.abs(plain).max()
+    np.testing.assert_array_equal(compute(files, one, keep=False), first)
+    assert not np.array_equal(compute(files, dataclasses.replace(one, view=2)), first)
+
+
+@pytest.mark.parametrize("damage", ["flip a bit", "cut", "empty", "index", "no array"])
+def test_a_damaged_shard_is_computed_again(
+    damage: str, files: list[str], own_cache: Path, passed: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SHARD_IMAGES", 32)
+    first = compute(files)
+    folder = own_cache / "features" / RECIPE.key()
+    arrays = sorted(folder.glob("*.npy"))
+    assert len(arrays) == 3
+    content = arrays[1].read_bytes()
+    if damage == "flip a bit":
+        arrays[1].write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    elif damage == "index":
+        arrays[1].with_suffix(".json").write_text('{"digests": 3')
+    elif damage == "no array":
+        arrays[1].unlink()
+    else:
+        arrays[1].write_bytes(content[: 3000 if damage == "cut" else 0])
+    np.testing.assert_array_equal(compute(files), first)
+    assert passed.images == len(files) + 32
+    np.testing.assert_array_equal(compute(files, backbone=never), first)
+
+
+def test_foreign_files_are_left_alone(files: list[str], own_cache: Path) -> None:
+    folder = own_cache / "features" / RECIPE.key()
+    folder.mkdir(parents=True)
+    for name in ("notes.json", "other.npy", "x.txt"):
+        (folder / name).write_text("mine")
+    first = compute(files)
+    np.testing.assert_array_equal(compute(files, backbone=never), first)
+    assert (folder / "notes.json").read_text() == "mine"
+
+
+def test_a_killed_pass_goes_on_where_it_was(files: list[str], own_cache: Path, tmp_path: Path, passed: Counted) -> None:
+    marker = tmp_path / "shards"
+    code = f"""
+import os, signal, time
+from tests.test_features import *
+features.SHARD_IMAGES = 16
+original = features._Store.add
+def add(self, digests, rows):
+    original(self, digests, rows)
+    if len(self.shards) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+features._Store.add = add
+features.compute({files!r}, digests({files!r}), RECIPE, model)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], env=os.environ.copy(), timeout=200, check=False
+    )
+    assert process.returncode == -signal.SIGKILL
+    found = compute(files)
+    assert passed.images == len(files) - 32
+    np.testing.assert_array_equal(found, compute(files, keep=False))
+    assert not marker.exists()
+
+
+def test_jobs_at_once_compute_once_and_wait(files: list[str], own_cache: Path, passed: Counted) -> None:
+    results: list[np.ndarray] = []
+    jobs = [threading.Thread(target=lambda: results.append(compute(files))) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert passed.images == len(files)
+    assert len(results) == 4
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
+def test_a_full_disk_is_an_error_with_advice_and_leaves_no_broken_entry(
+    files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = np.save
+
+    def full(file: object, rows: np.ndarray, **settings: object) -> None:
+        file.write(b"x" * 100)  # type: ignore[attr-defined]
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(features.CacheError, match=r"No space left.*HAIRLINE_CACHE.*features.keep=false"):
+        compute(files)
+    folder = own_cache / "features" / RECIPE.key()
+    assert not [path for path in folder.iterdir() if path.suffix in (".npy", ".json") or path.name.startswith(".")]
+    monkeypatch.setattr(np, "save", original)
+    assert len(compute(files)) == len(files)
+
+
+def test_the_least_recently_used_are_deleted(files: list[str], own_cache: Path) -> None:
+    recipes = [dataclasses.replace(RECIPE, view=view, augment=AUGMENT if view else {}) for view in range(3)]
+    for age, recipe in zip((10, 30, 20), recipes, strict=True):
+        compute(files, recipe)
+        stamp = time.time() - age
+        os.utime(own_cache / "features" / recipe.key() / "recipe.json", (stamp, stamp))
+    size = sum(path.stat().st_size for path in (own_cache / "features" / RECIPE.key()).glob("*.npy"))
+    compute(files, recipes[0], max_gigabytes=2.5 * size / 1e9)
+    left = {path.name for path in (own_cache / "features").iterdir() if path.is_dir()}
+    assert left == {recipes[0].key(), recipes[2].key()}
+    compute(files, recipes[2], max_gigabytes=1e-9)  # its own folder is spared
+    assert {path.name for path in (own_cache / "features").iterdir() if path.is_dir()} == {recipes[2].key()}
+
+
+def test_a_file_that_changed_is_named(files: list[str], own_cache: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(files[0], tmp_path / "copy.jpg"))
+    known = digests([str(copy)])
+    copy.write_bytes(Path(files[1]).read_bytes())
+    with pytest.raises(images.ImageError, match=r"copy\.jpg: changed since it was checked"):
+        features.compute([str(copy)], known, RECIPE, model)
+    copy.unlink()
+    with pytest.raises(images.ImageError, match=r"copy\.jpg"):
+        features.compute([str(copy)], known, RECIPE, model)
+
+
+def test_a_backbone_that_does_not_convert_falls_back_and_says_so(
+    files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = compute(files)
+    shutil.rmtree(own_cache)
+    monkeypatch.setattr(
+        keras.Model, "export", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no kernel for op X"))
+    )
+    found = compute(files)
+    assert "does not convert to LiteRT (no kernel for op X): going on with TensorFlow" in caplog.text
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_litert_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.choose("auto") == "litert"
+    assert engine.choose("tensorflow") == "tensorflow"
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    assert engine.choose("auto") == "tensorflow"
+    with pytest.raises(engine.EngineError, match="pip install ai-edge-litert"):
+        engine.choose("litert")
+
+
+def test_features_look_like_one_array() -> None:
+    one, two = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    whole = Features.joined([Features.of(one), Features.of(two).rows(np.array([3, 0])), Features.of(one)])
+    expected = np.concatenate([one, two[[3, 0]], one])
+    assert (len(whole), whole.width) == (12, 3)
+    np.testing.assert_array_equal(whole.read(), expected)
+    numbers = np.array([11, 0, 5, 6, 0])
+    np.testing.assert_array_equal(whole.read(numbers), expected[numbers])
+    np.testing.assert_array_equal(whole.rows(numbers).read(slice(1, 3)), expected[numbers][1:3])
+
+
+def test_the_recipe_of_a_folder_can_be_read_by_people(files: list[str], own_cache: Path) -> None:
+    compute(files)
+    assert json.loads((own_cache / "features" / RECIPE.key() / "recipe.json").read_text())["backbone"] == NAME
