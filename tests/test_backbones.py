@@ -57,6 +57,31 @@ MODULES = {
 }  # fmt: skip
 
 
+def test_taps_are_pooled_and_joined() -> None:
+    taps = ("block_1_expand_relu:max", "block_3_expand_relu:average")
+    model = backbones.build("mobilenetv2", image_size=96, weights=None, seed=0, taps=taps)
+    whole = backbones.build("mobilenetv2", image_size=96, weights=None, seed=0)
+    assert len(model.layers) < len(whole.layers) / 2  # what lies above the last tap is never computed
+    inner = keras.Model(whole.input, [whole.get_layer(tap.partition(":")[0]).output for tap in taps])
+    one, two = (np.asarray(output) for output in inner(PIXELS, training=False))
+    expected = np.concatenate([one.max(axis=(1, 2)), two.mean(axis=(1, 2))], axis=1)
+    np.testing.assert_allclose(np.asarray(model(PIXELS, training=False)), expected, rtol=1e-5, atol=1e-6)
+    single = backbones.build("mobilenetv2", image_size=96, weights=None, taps=taps[:1])
+    assert (single.layers[-1].name, single.output_shape[1]) == ("features", one.shape[-1])
+
+
+@pytest.mark.parametrize("tap", ["block_1_expand_rule:max", "block_1_expand_relu:median", "block_1_expand_relu"])
+def test_a_tap_that_is_none_is_named_with_the_nearest(tap: str) -> None:
+    with pytest.raises(backbones.TapError, match="such as block_1_expand_relu"):
+        backbones.build("mobilenetv2", image_size=96, weights=None, taps=[tap])
+
+
+@pytest.mark.parametrize("name", [name for name, row in backbones.BACKBONES.items() if row.random_taps])
+def test_random_taps_exist(name: str) -> None:
+    row = backbones.BACKBONES[name]
+    assert backbones.build(name, image_size=64, weights=None, taps=row.random_taps).layers[-1].name == "features"
+
+
 def test_smallest_size_works() -> None:
     model = backbones.build("mobilenetv2", image_size=32, weights=None)
     assert np.asarray(model(PIXELS[:, :32, :32])).shape == (2, 1280)

@@ -147,12 +147,13 @@ def test_the_key_changes_exactly_with_what_changes_the_features() -> None:
     changed = [
         dataclasses.replace(RECIPE, backbone="mobilenetv2"), dataclasses.replace(RECIPE, weights="random-1"),
         dataclasses.replace(RECIPE, image_size=33), dataclasses.replace(RECIPE, engine="tensorflow"),
-        dataclasses.replace(RECIPE, decode="other"), view, dataclasses.replace(view, view=2),
+        dataclasses.replace(RECIPE, decode="other"), dataclasses.replace(RECIPE, taps=("x:max",)),
+        view, dataclasses.replace(view, view=2),
         dataclasses.replace(view, augment={**AUGMENT, "seed": 1}),
         dataclasses.replace(view, augment={**AUGMENT, "zoom": 0.1}),
     ]  # fmt: skip
     assert len({recipe.key() for recipe in [RECIPE, *changed]}) == 1 + len(changed)
-    assert len(dataclasses.fields(Recipe)) == 7  # a new field: add it above
+    assert len(dataclasses.fields(Recipe)) == 8  # a new field: add it above
     assert RECIPE.key() == Recipe(NAME, "random-0", SIZE, "litert").key()
 
 

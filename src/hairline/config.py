@@ -105,6 +105,9 @@ class Model:
 
     backbone: str = MISSING
     weights: str = "auto"  # auto, imagenet, random, or a weights file
+    taps: list[str] = field(
+        default_factory=list
+    )  # layer:max or layer:average, joined; empty = the last layer's average
     dropout: float = 0.0
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"

@@ -25,6 +25,7 @@ from hairline import environment, runtime, tracking
 from hairline.config import Config, arguments
 from hairline.data import images, manifest, sources, splits
 from hairline.evaluation import metrics, report
+from hairline.model import backbones
 
 if TYPE_CHECKING:
     import keras
@@ -52,7 +53,8 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
     """
     seconds = Stages()
     with seconds("data"):
-        data = prepare_data(config, directory)
+        weights = backbones.find_weights(config.model.backbone, config.model.weights, config.image_size)
+        data = prepare_data(config)
     with tracking.start(
         **arguments(config.tracking, "log_model"),
         name=config.name or run_name(config, overrides),
@@ -62,8 +64,8 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
             record_inputs(config, data, directory, run)
             runtime.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
-            frozen = frozen_features(config, data)
-            run.parameters({"weights": frozen.weights})
+            frozen = frozen_features(config, data, weights)
+            run.parameters({"weights": frozen.weights, "taps": " ".join(frozen.taps) or "last layer"})
         with seconds("head"):
             head, standardisation, history = train_head(config, data, frozen, directory, run)
         with seconds("evaluate"):
@@ -141,8 +143,8 @@ class Data:
         return np.flatnonzero(self.manifest["split"] == split)
 
 
-def prepare_data(config: Config, directory: Path) -> Data:
-    """List, check and divide the images; what was rejected is written down first."""
+def prepare_data(config: Config) -> Data:
+    """List, check and divide the images."""
     settings = config.data
     shared = ("source", "limit", "positive_class", "max_rejected")
     listed = sources.SOURCES[settings.source](**arguments(settings, *shared))
@@ -213,6 +215,7 @@ class Frozen:
         backbone: Builds the model from uint8 RGB to features; the second call gives the same model.
         weights: Where its weights come from: imagenet, random, or a file.
         digest: Names the weights.
+        taps: Layers that were pooled; empty for the last one.
         images: Features of all images as they are.
         training: Gives an epoch's training features: always the same views, or fresh ones.
         views: Times each training image stands in them.
@@ -221,32 +224,33 @@ class Frozen:
     backbone: Callable[[], keras.Model]
     weights: str
     digest: str
+    taps: tuple[str, ...]
     images: Features
     training: Callable[[int], Features]
     views: int
 
 
-def frozen_features(config: Config, data: Data) -> Frozen:
+def frozen_features(config: Config, data: Data, file: Path | None) -> Frozen:
     """Compute, or take from the cache, the features of all images and of the training images' further views."""
-    from hairline.model import backbones, engine
+    from hairline.model import engine
     from hairline.model import features as frozen
 
     name, size = config.model.backbone, config.image_size
-    file = backbones.find_weights(name, config.model.weights, size)
     imagenet = file is not None and config.model.weights in backbones.NAMED_WEIGHTS
     digest = backbones.identify(file, config.seed)
+    taps = tuple(config.model.taps) or (backbones.BACKBONES[name].random_taps if file is None else ())
 
     @functools.cache
     def backbone() -> keras.Model:
         with runtime.strategy(config.runtime.devices).scope():
-            return backbones.build(name, image_size=size, weights=file, seed=config.seed)
+            return backbones.build(name, image_size=size, weights=file, seed=config.seed, taps=taps)
 
     chosen = engine.choose(config.features.engine)
     settings = arguments(config.augment, "mode", "views")
     train_rows = data.rows("train")
 
     def features(view: int, rows: np.ndarray, keep: bool, label: str) -> Features:
-        recipe = frozen.Recipe(name, digest, size, chosen, view, settings if view else {})
+        recipe = frozen.Recipe(name, digest, size, chosen, view, settings if view else {}, taps)
         table = data.manifest.iloc[rows]
         paths, digests = table["path"].tolist(), table["sha256"].tolist()
         return frozen.compute(
@@ -268,12 +272,12 @@ def frozen_features(config: Config, data: Data) -> Frozen:
         def fresh(epoch: int) -> Features:
             return features(epoch, train_rows, False, f"features, epoch {epoch}/{config.epochs}")
 
-        return Frozen(backbone, weights, digest, everything, fresh, 1)
+        return Frozen(backbone, weights, digest, taps, everything, fresh, 1)
     count = config.augment.views
     labels = {view: f"features, view {view + 1}/{count}" for view in range(1, count)}
     views = [features(view, train_rows, config.features.keep, label) for view, label in labels.items()]
     joined = frozen.Features.joined([plain, *views])
-    return Frozen(backbone, weights, digest, everything, lambda epoch: joined, count)
+    return Frozen(backbone, weights, digest, taps, everything, lambda epoch: joined, count)
 
 
 def train_head(
@@ -321,7 +325,6 @@ def predict(head: keras.Model, features: Features) -> np.ndarray:
 
 def describe_model(config: Config, data: Data, frozen: Frozen) -> Bundle:
     """Describe the model for whoever uses it."""
-    from hairline.model import backbones
     from hairline.model.bundle import Bundle
 
     row = backbones.BACKBONES[config.model.backbone]
@@ -336,6 +339,7 @@ def describe_model(config: Config, data: Data, frozen: Frozen) -> Bundle:
             "name": config.model.backbone,
             "weights": frozen.weights,
             "weights_digest": frozen.digest,
+            "taps": " ".join(frozen.taps),
             "licence": row.licence if frozen.weights == "imagenet" else "",
         },
         versions=environment.versions(),
@@ -402,7 +406,18 @@ def mirror(directory: Path, results: dict[str, float], run: tracking.Run) -> Non
 
 def run_name(config: Config, overrides: list[str]) -> str:
     """Name a run so that it can be told from its neighbours: backbone, optimizer, and what else was overridden."""
-    hidden = ("model=", "optimizer=", "data.path=", "name=", "tags", "tracking", "report", "runtime", "hydra")
+    hidden = (
+        "model=",
+        "optimizer=",
+        "data=folder",
+        "data.path=",
+        "name=",
+        "tags",
+        "tracking",
+        "report",
+        "runtime",
+        "hydra",
+    )
     told = [entry.lstrip("+") for entry in overrides]
     told = [entry.removeprefix("experiment=") for entry in told if not entry.startswith(hidden)]
     return " ".join([config.model.backbone, config.optimizer.name, *told])[:250]

@@ -50,15 +50,19 @@ def strategy(devices: Literal["one", "all"]) -> tf.distribute.Strategy:
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Keep what TensorFlow's libraries print while they load off the screen, unless the import fails.
-
-    The lines come from C++ before its logging is set up, so that no log level reaches them.
-    """
+    """Import TensorFlow in the block without what its libraries print while they load, unless the import fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if "tensorflow" in sys.modules:  # imported before: nothing to hide, and the process may be a test's
+    with contextlib.nullcontext() if "tensorflow" in sys.modules else quiet():
         yield
-        return
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what C++ libraries write to the process's standard error off the screen, unless the block fails.
+
+    For lines that come before, or beside, any logging that could be told to be silent.
+    """
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as swallowed:

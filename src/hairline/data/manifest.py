@@ -51,7 +51,8 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             shown = progress.over(results, len(unread), "check images", "img")
             fresh = {str(path): result for path, result in zip(unread, shown, strict=True)}
         _remember(fresh, stamps)
-    found = [(known | fresh)[str(path)] for path in paths]
+    known |= fresh
+    found = [known[str(path)] for path in paths]
     table = pd.DataFrame(found, columns=["sha256", "width", "height", "reason"], index=rows.index, dtype=object)
     table = table.astype({"width": np.int64, "height": np.int64})
     table = rows.assign(**{name: "" for name in ("group", "split") if name not in rows}).join(table)

@@ -6,10 +6,12 @@ while the configuration is checked, so TensorFlow is imported only where a netwo
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +35,10 @@ class WeightsError(ValueError):
     """Weights that cannot be had, or that belong to another network."""
 
 
+class TapError(ValueError):
+    """A tap that names no layer."""
+
+
 @dataclass(frozen=True)
 class Backbone:
     """What the ImageNet weights of one network expect.
@@ -47,6 +53,8 @@ class Backbone:
         weights_url: Where Keras publishes the weights without the top; `{size}` where there is a file for each
             native size.
         licence: Of the published weights.
+        random_taps: Taps that stand in for the last layer where weights are random: deep random layers lose the
+            image, shallow ones still see edges.
     """
 
     builder: str
@@ -56,6 +64,7 @@ class Backbone:
     native_size: int = 224
     minimum_size: int = 32
     licence: str = "Apache-2.0"
+    random_taps: tuple[str, ...] = ()
 
     def url(self, image_size: int) -> str:
         """Give the address of the weights made for images of `image_size`, or of the native size."""
@@ -70,6 +79,8 @@ BACKBONES: dict[str, Backbone] = {
         "symmetric",
         1280,
         f"{_APPLICATIONS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{{size}}_no_top.h5",
+        # Generated patches, test accuracy: 0.80 with these taps, 0.54 with the last layer.
+        random_taps=tuple(f"block_{number}_expand_relu:max" for number in (1, 2, 3, 6)),
     ),
     "mobilenetv3large": Backbone(
         "MobileNetV3Large",
@@ -149,17 +160,17 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
                 "model.weights=<file>, or set KERAS_HOME to the folder that holds models/"
             ) from error
         log.warning(
-            "WARNING: no ImageNet weights for %s (%s). Going on with RANDOM frozen features: expect lower accuracy. "
-            "To use ImageNet weights put %s into %s.",
+            "WARNING: no ImageNet weights for %s: %s\n"
+            "Going on with RANDOM frozen features: expect a much lower accuracy. For ImageNet weights put\n%s into %s",
             name,
-            str(error).splitlines()[0],
+            str(error).removeprefix(f"{url}: ").splitlines()[0],
             url,
             file.parent,
         )
         return None
 
 
-def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0) -> keras.Model:
+def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0, taps: Sequence[str] = ()) -> keras.Model:
     """Build a frozen backbone from pixels to features, as one flat model.
 
     Args:
@@ -167,13 +178,16 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0) ->
         image_size: Pixels a side.
         weights: A Keras weights file made for this network without its top; None for random weights.
         seed: Of the random weights.
+        taps: Layers whose pooled outputs become the features, joined: `layer:max` or `layer:average`; none for the
+            last layer's average, which is what transfer learning usually takes.
 
     Returns:
         A model from uint8 [batch, image_size, image_size, 3] RGB, scaling included, to float32 [batch, width]; its
-        last layer is the global average pooling named `features`.
+        last layer is named `features`.
 
     Raises:
         WeightsError: If the file is damaged or belongs to another network.
+        TapError: If a tap names no layer that can be pooled.
     """
     import keras
 
@@ -195,10 +209,30 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0) ->
             f"{weights} cannot be loaded into {name}: {str(error).splitlines()[0]}\n"
             f"expected the weights of {row.builder} without its top, as published at {row.url(image_size)}"
         ) from error
-    pooled = keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(network.output)
-    model = keras.Model(pixels, pooled, name=name)
+    model = keras.Model(pixels, _pooled(network, taps), name=name)
     model.trainable = False
     return model
+
+
+def _pooled(network: keras.Model, taps: Sequence[str]) -> keras.KerasTensor:
+    import keras
+
+    if not taps:
+        return keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(network.output)
+    pooling = {"max": keras.layers.GlobalMaxPooling2D, "average": keras.layers.GlobalAveragePooling2D}
+    pooled = []
+    for tap in taps:
+        layer, _, kind = tap.partition(":")
+        names = [entry.name for entry in network.layers if len(entry.output.shape) == 4]
+        if layer not in names or kind not in pooling:
+            near = difflib.get_close_matches(layer, names, n=3)
+            raise TapError(
+                f"model.taps: {tap!r} is no tap of {network.name}: expected <layer>:max or <layer>:average, with a "
+                f"layer such as {', '.join(near or names[-3:])}"
+            )
+        last = {"name": "features"} if len(taps) == 1 else {}
+        pooled.append(pooling[kind](dtype="float32", **last)(network.get_layer(layer).output))
+    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name="features", dtype="float32")(pooled)
 
 
 def identify(weights: Path | None, seed: int) -> str:

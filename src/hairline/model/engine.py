@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import queue
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hairline import cache
+from hairline import cache, runtime
 
 if TYPE_CHECKING:
     import keras
@@ -81,15 +81,16 @@ def run(
         image_size: Pixels a side.
         threads: CPU threads; None for all cores.
 
-    Yields:
-        The number of the first image, and float32 [images, width], in ascending order without gaps.
+    Returns:
+        An iterator over the number of the first image and float32 [images, width], in ascending order without gaps.
+        What has to be made ready first is ready when this function returns.
     """
+    workers = threads or os.cpu_count() or 1
     if engine == "litert":
         converted = _converted(backbone, key)
         if converted is not None:
-            yield from _litert(converted, decode, count, image_size, threads or os.cpu_count() or 1)
-            return
-    yield from _tensorflow(backbone(), decode, count, threads or os.cpu_count() or 1)
+            return _litert(converted, decode, count, image_size, workers)
+    return _tensorflow(backbone(), decode, count, workers)
 
 
 def _litert(model: Path, decode: Decode, count: int, image_size: int, workers: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -97,26 +98,41 @@ def _litert(model: Path, decode: Decode, count: int, image_size: int, workers: i
 
     Decoding and inference of different workers overlap without queues, and no more threads run than there are cores.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    own = threading.local()
+    idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
+    for _ in range(workers):
+        idle.put(_Interpreter(model, image_size))
 
     def infer(start: int) -> tuple[int, np.ndarray]:
-        if not hasattr(own, "interpreter"):
-            own.interpreter = Interpreter(str(model), num_threads=1)
-            own.input = own.interpreter.get_input_details()[0]["index"]
-            own.output = own.interpreter.get_output_details()[0]["index"]
-            own.interpreter.resize_tensor_input(own.input, [LITERT_BATCH, image_size, image_size, 3])
-            own.interpreter.allocate_tensors()
-            own.pixels = np.zeros((LITERT_BATCH, image_size, image_size, 3), np.uint8)
-        images = min(LITERT_BATCH, count - start)
-        for place in range(images):  # the last batch is filled up with what the one before left
-            own.pixels[place] = decode(start + place)
-        own.interpreter.set_tensor(own.input, own.pixels)
-        own.interpreter.invoke()
-        return start, own.interpreter.get_tensor(own.output)[:images]
+        interpreter = idle.get()
+        try:
+            return start, interpreter.run([decode(row) for row in range(start, min(start + LITERT_BATCH, count))])
+        finally:
+            idle.put(interpreter)
 
-    yield from _in_order(infer, range(0, count, LITERT_BATCH), workers)
+    return _in_order(infer, range(0, count, LITERT_BATCH), workers)
+
+
+class _Interpreter:
+    """A LiteRT interpreter on one thread, with a fixed batch size."""
+
+    def __init__(self, model: Path, image_size: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        with runtime.quiet():
+            self._interpreter = Interpreter(str(model), num_threads=1)
+            self._input = self._interpreter.get_input_details()[0]["index"]
+            self._interpreter.resize_tensor_input(self._input, [LITERT_BATCH, image_size, image_size, 3])
+            self._interpreter.allocate_tensors()
+        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._pixels = np.zeros((LITERT_BATCH, image_size, image_size, 3), np.uint8)
+
+    def run(self, batch: list[np.ndarray]) -> np.ndarray:
+        """Infer at most a batch of images; a smaller one is filled up with what the one before left."""
+        for place, pixels in enumerate(batch):
+            self._pixels[place] = pixels
+        self._interpreter.set_tensor(self._input, self._pixels)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output)[: len(batch)]
 
 
 def _tensorflow(backbone: keras.Model, decode: Decode, count: int, workers: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -173,10 +189,11 @@ def _refuse_other_features(content: bytes, model: keras.Model) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), dtype=np.uint8)
-    interpreter = Interpreter(model_content=content)
-    place = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(place, pixels.shape)
-    interpreter.allocate_tensors()
+    with runtime.quiet():
+        interpreter = Interpreter(model_content=content)
+        place = interpreter.get_input_details()[0]["index"]
+        interpreter.resize_tensor_input(place, pixels.shape)
+        interpreter.allocate_tensors()
     interpreter.set_tensor(place, pixels)
     interpreter.invoke()
     found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])

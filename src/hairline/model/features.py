@@ -50,6 +50,7 @@ class Recipe:
         engine: Family of the engine: they agree to rounding, not to the bit.
         view: Number of the view; 0 is the image itself.
         augment: Keyword arguments of `augmentation.view`, its seed included; empty for view 0.
+        taps: Layers that are pooled; empty for the last one.
         decode: The decoding recipe.
     """
 
@@ -59,6 +60,7 @@ class Recipe:
     engine: str
     view: int = 0
     augment: dict[str, Any] = field(default_factory=dict)
+    taps: tuple[str, ...] = ()
     decode: str = images.RECIPE
 
     def key(self) -> str:
@@ -66,8 +68,8 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:24]
 
     def model_key(self) -> str:
-        """Name the backbone with its weights and size, whatever it is applied to."""
-        return hashlib.sha256(f"{self.backbone} {self.weights} {self.image_size}".encode()).hexdigest()[:24]
+        """Name the backbone with its weights, size and taps, whatever it is applied to."""
+        return hashlib.sha256(f"{self.backbone} {self.weights} {self.image_size} {self.taps}".encode()).hexdigest()[:24]
 
 
 class Features:
