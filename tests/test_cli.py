@@ -144,7 +144,7 @@ def test_a_run_from_start_to_end(two_classes: Path) -> None:
     place = Path(re.search(r"Run directory +(\S+)", said)[1])  # type: ignore[index]
     assert (place / "model" / "bundle.json").is_file()
     assert "epoch 1/2" in re.sub(" +", " ", (place / "train.log").read_text())
-    assert re.search(r"Compare runs +mlflow ui\n", said)
+    assert re.search(r"Compare runs +mlflow ui +then open http://127.0.0.1:5000/#/experiments/\d+/runs", said)
     assert "Try next" in said
     assert Path("mlflow.db").is_file()
     assert Path("mlruns").is_dir()

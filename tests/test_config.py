@@ -100,6 +100,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         (["batch_size=0"], r"batch_size=0: expected a number above 0"),
         (["learning_rate=nan"], r"learning_rate=nan: expected a number above 0"),
         (["augment.views=3"], r"nothing varies between views: choose augment=light"),
+        (["finetune=top", "finetune.epochs=0"], r"finetune.epochs=0: expected a number above 0"),
         (["augment.mode=fresh"], r"nothing varies between views"),
         (["seed=-1"], r"seed=-1: expected a whole number from 0"),
         (["model.dropout=1"], r"model.dropout=1: expected a number from 0"),
@@ -133,7 +134,14 @@ def test_identity_changes_exactly_with_what_changes_numbers() -> None:
     ):
         assert config.identity(composed(same)) == base, same
     different = ["seed=1", "batch_size=65", "image_size=161", "epochs=9", "learning_rate=0.002", "optimizer=sgd"]
-    different += ["schedule=cosine", "augment=light", "model.dropout=0.1", "data.limit=9", "split.group_by=none"]
+    different += [
+        "schedule=cosine",
+        "augment=light",
+        "finetune=top",
+        "model.dropout=0.1",
+        "data.limit=9",
+        "split.group_by=none",
+    ]
     found = {config.identity(composed(other)) for other in different}
     assert len(found) == len(different)
     assert base not in found

@@ -21,6 +21,7 @@ from hairline.evaluation import metrics
 
 CONF = Path(__file__).parents[1] / "conf"
 SMALL = (
+    "features.engine=tensorflow",  # converting takes longer than all the rest; test_features.py covers LiteRT
     "model=mobilenetv3small",
     "model.weights=random",
     "image_size=32",
@@ -104,7 +105,7 @@ def test_mlflow_mirrors_it(finished: Path, client: mlflow.MlflowClient) -> None:
     (run,) = client.search_runs([client.get_experiment_by_name("hairline").experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.tags["site"] == "bridge"
-    assert "batch_size=16" in run.info.run_name
+    assert run.info.run_name.startswith("augment.views=2 augment=light")
     parameters = run.data.params
     assert (parameters["batch_size"], parameters["model.backbone"], parameters["weights"]) == (
         "16",
@@ -118,6 +119,8 @@ def test_mlflow_mirrors_it(finished: Path, client: mlflow.MlflowClient) -> None:
         np.testing.assert_allclose([point.value for point in points], history[key])
     saved = json.loads((finished / "metrics.json").read_text())
     assert run.data.metrics["test_accuracy"] == saved["test_accuracy"]
+    assert run.data.metrics["best_val_accuracy"] == saved["val_accuracy"]
+    assert "Test accuracy" in run.data.tags["mlflow.note.content"]
     logged = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "manifest.csv", "environment.json", "figures", "predictions.csv", "metrics.json"} <= logged
     dataset = run.inputs.dataset_inputs[0].dataset
@@ -183,6 +186,31 @@ def test_a_damaged_model_is_refused(finished: Path, tmp_path: Path) -> None:
     (copy / "bundle.json").write_text("{")
     with pytest.raises(ValueError, match=r"bundle.json is damaged"):
         inference.load(copy)
+
+
+@pytest.mark.parametrize("finetune", ["top", "all"])
+def test_fine_tuning_improves_on_the_head_and_ships_what_it_tuned(
+    finetune: str, three_classes: Path, tmp_path: Path
+) -> None:
+    settings = ("tracking=none", f"finetune={finetune}", "finetune.epochs=3", "finetune.learning_rate=1e-3")
+    found = train(tmp_path / "run", three_classes, *settings, "augment=light", "augment.views=2")
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert list(history["phase"]) == ["head"] * 4 + ["fine-tune"] * 3
+    assert history["loss"].iloc[-1] < history["loss"].iloc[4]
+    assert found["val_loss"] == pytest.approx(history["val_loss"].min(), rel=1e-3)
+    assert found["parity_difference"] <= 1e-4
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv", keep_default_na=False)
+    again = hairline.load(str(tmp_path / "run")).predict(table["path"].tolist())
+    np.testing.assert_allclose(again["prob_rust"], table["prob_rust"], atol=1e-4)
+
+
+def test_fresh_views_stream_through_every_epoch(two_classes: Path, tmp_path: Path) -> None:
+    settings = ("tracking=none", "report.level=light", "augment=light", "augment.mode=fresh")
+    one = train(tmp_path / "one", two_classes, *settings)
+    two = train(tmp_path / "two", two_classes, *settings)
+    assert one["val_loss"] == two["val_loss"]
+    other = train(tmp_path / "other", two_classes, *settings, "augment.seed=1")
+    assert other["val_loss"] != one["val_loss"]
 
 
 def test_three_classes_go_through_every_part(three_classes: Path, tmp_path: Path) -> None:

@@ -89,7 +89,9 @@ def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         pass
     assert (tmp_path / "elsewhere.db").exists()
     assert not Path("ignored.db").exists()
-    assert tracking.how_to_see(None) == f"mlflow ui --backend-store-uri {uri}"
+    command, address = tracking.Run("id", "7").how_to_see(None)
+    assert command == f"mlflow ui --backend-store-uri {uri}"
+    assert address.startswith("http://127.0.0.1:5000/#/experiments/7/runs")
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])

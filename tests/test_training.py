@@ -6,8 +6,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from hairline import training
+from hairline.data import pipeline
 from hairline.model import classifier, optimizers
 from hairline.model.features import Features
 
@@ -18,32 +20,34 @@ FEATURES = Features.of(VALUES)
 TRAIN, VAL = np.arange(150), np.arange(150, 200)
 
 
-def fit(**changed: object) -> tuple[keras.Model, pd.DataFrame]:
+def batches(numbers: np.ndarray, batch_size: int, order: np.ndarray | None = None) -> tf.data.Dataset:
+    rows = FEATURES.rows(numbers)
+    one_hot = np.eye(2, dtype=np.float32)[LABELS[numbers]]
+    return pipeline.feature_batches(rows.read, rows.width, one_hot, batch_size=batch_size, order=order)
+
+
+def fit(
+    seed: int = 0, batch_size: int = 32, train: np.ndarray = TRAIN, val: np.ndarray = VAL, **changed: object
+) -> tuple[keras.Model, pd.DataFrame]:
     settings = {
-        "epochs": 5, "batch_size": 32, "learning_rate": 0.01, "optimizer": {"name": "adam"},
-        "schedule": {"name": "constant"}, "seed": 0,
+        "epochs": 5, "learning_rate": 0.01, "optimizer": {"name": "adam"}, "schedule": {"name": "constant"},
+        "steps": -(-len(train) // batch_size),
     }  # fmt: skip
     keras.utils.set_random_seed(0)
     head = classifier.build_head(classifier.Standardisation.of(FEATURES), classes=2, dropout=0.0)
-    settings = {**settings, **changed}
-    history = training.fit_head(
-        head, lambda epoch: FEATURES.rows(TRAIN), LABELS[TRAIN], FEATURES.rows(VAL), LABELS[VAL], **settings
-    )
+
+    def epoch(number: int) -> tf.data.Dataset:
+        return batches(train, batch_size, np.random.default_rng([seed, number]).permutation(len(train)))
+
+    history = training.fit(head, epoch, batches(val, 1024), **{**settings, **changed})
     return head, history
 
 
 def test_it_learns_and_says_what_it_measured() -> None:
     seen: list[int] = []
     head, history = fit(on_epoch=lambda epoch, row: seen.append(epoch))
-    assert list(history.columns) == [
-        "epoch",
-        "loss",
-        "accuracy",
-        "val_loss",
-        "val_accuracy",
-        "learning_rate",
-        "seconds",
-    ]
+    measured = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
+    assert list(history.columns) == ["phase", "epoch", *measured]
     assert list(history["epoch"]) == seen == [1, 2, 3, 4, 5]
     assert history["val_loss"].iloc[-1] < history["val_loss"].iloc[0]
     scores = classifier.probabilities(classifier.logits(head, FEATURES.rows(VAL)))
@@ -114,20 +118,15 @@ def test_balanced_weights_help_the_rare_class() -> None:
     rare = np.concatenate([np.flatnonzero(LABELS == 0), np.flatnonzero(LABELS == 1)[:8]])
     heads = {}
     for balanced in (False, True):
-        keras.utils.set_random_seed(0)
-        head = classifier.build_head(classifier.Standardisation.of(FEATURES), classes=2, dropout=0.0)
-        training.fit_head(
-            head, lambda epoch: FEATURES.rows(rare), LABELS[rare], FEATURES, LABELS,
-            epochs=20, batch_size=32, learning_rate=0.01,
-            optimizer={"name": "adam"}, schedule={"name": "constant"}, balanced=balanced, keep="last",
-        )  # fmt: skip
+        weights = training.class_weights(LABELS[rare], 2) if balanced else None
+        head, _ = fit(train=rare, val=np.arange(200), epochs=10, keep="last", weights=weights)
         scores = classifier.probabilities(classifier.logits(head, FEATURES.rows(np.flatnonzero(LABELS == 1))))
         heads[balanced] = scores[:, 1].mean()
-    assert heads[True] > heads[False] + 0.05
+    assert heads[True] > heads[False] + 0.01
 
 
 def test_label_smoothing_keeps_probabilities_from_the_ends() -> None:
-    settings = {"epochs": 60, "learning_rate": 0.1, "keep": "last"}
+    settings = {"epochs": 12, "learning_rate": 0.3, "keep": "last"}
     sharp, soft = (
         classifier.probabilities(
             classifier.logits(fit(**settings, label_smoothing=amount)[0], FEATURES.rows(TRAIN))
@@ -135,3 +134,18 @@ def test_label_smoothing_keeps_probabilities_from_the_ends() -> None:
         for amount in (0.0, 0.3)
     )
     assert soft < sharp
+
+
+def test_a_second_phase_numbers_on_and_keeps_the_better_weights() -> None:
+    head, history = fit()
+    best = history["val_loss"].min()
+    before = head.get_weights()
+    again = training.fit(
+        head, lambda epoch: batches(TRAIN, 32), batches(VAL, 1024), steps=5, epochs=3, learning_rate=30.0,
+        optimizer={"name": "sgd"}, schedule={"name": "constant"}, phase="fine-tune", before=history,
+    )  # fmt: skip
+    assert list(again["phase"]) == ["head"] * 5 + ["fine-tune"] * 3
+    assert list(again["epoch"]) == list(range(1, 9))
+    assert again["val_loss"][5:].min() > best  # far too high a rate
+    for one, two in zip(before, head.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -193,6 +193,17 @@ class Piecewise(Schedule):
     factor: float = 0.1
 
 
+@dataclass
+class Finetune:
+    """Training on part of the backbone, after the head."""
+
+    layers: Literal["none", "top", "all"] = "none"
+    from_layer: str | None = None  # layers=top: first layer trained, or how its name begins; null = upper third
+    epochs: int = 5
+    batch_size: int = 32
+    learning_rate: float = 1e-5
+
+
 # --- the other rooms --------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +254,7 @@ class Config:
     model: Model = field(default_factory=Model)
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
+    finetune: Finetune = field(default_factory=Finetune)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = field(default_factory=Report)
@@ -268,6 +280,7 @@ SCHEMAS: dict[str, type] = {
     "data/concrete_cracks": ConcreteCracksData,
     "augment": Augment,
     "model": Model,
+    "finetune": Finetune,
     "tracking": Tracking,
     "optimizer/adam": Adam,
     "optimizer/adamw": AdamW,
@@ -329,6 +342,9 @@ def _faults(config: Config) -> Iterator[str]:
         "epochs": config.epochs,
         "learning_rate": config.learning_rate,
         "augment.views": config.augment.views,
+        "finetune.epochs": config.finetune.epochs,
+        "finetune.batch_size": config.finetune.batch_size,
+        "finetune.learning_rate": config.finetune.learning_rate,
         "split.block_size": split.block_size,
         "data.limit": config.data.limit,
         "schedule.patience": config.schedule.patience,

@@ -29,9 +29,14 @@ def describe() -> dict[str, Any]:
     return {
         "versions": versions(_PACKAGES),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": command(),
         "git": _git(),
     }
+
+
+def command() -> list[str]:
+    """Give the command line, less the script's folder."""
+    return ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def _git() -> dict[str, Any] | None:

@@ -10,12 +10,13 @@ import functools
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,15 +30,18 @@ from hairline.model import backbones
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
     from hairline.model.bundle import Bundle
     from hairline.model.classifier import Standardisation
-    from hairline.model.features import Features
+    from hairline.model.features import Features, Recipe
 
 log = logging.getLogger(__name__)
 
 PARITY_LIMIT = 1e-4  # between the joined model's probabilities and the feature path's
 _PARITY_IMAGES = 32
+# Settings that are no part of what a run tried; config.yaml holds them.
+_UNTOLD = ("tracking", "name", "tags")
 
 
 def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, float]:
@@ -65,12 +69,18 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
             runtime.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
             frozen = frozen_features(config, data, weights)
-            run.parameters({"weights": frozen.weights, "taps": " ".join(frozen.taps) or "last layer"})
+            origin = (
+                "random" if weights is None else str(weights) if Path(config.model.weights) == weights else "imagenet"
+            )
+            run.parameters({"weights": origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
         with seconds("head"):
             head, standardisation, history = train_head(config, data, frozen, directory, run)
-        with seconds("evaluate"):
             probabilities = predict(head, frozen.images)
-            bundle = describe_model(config, data, frozen)
+        if config.finetune.layers != "none":
+            with seconds("finetune"):
+                probabilities, history = finetune(config, data, frozen, head, history, directory, run)
+        with seconds("evaluate"):
+            bundle = describe_model(config, data, frozen, origin)
             results = evaluate(data, probabilities, bundle, directory)
         if config.report.level == "full":
             with seconds("model"):
@@ -88,14 +98,14 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
                     augment=arguments(config.augment),
                     seed=config.seed,
                 )
-            if config.tracking.log_model:
-                with seconds("log_model"):
-                    example = Path(data.manifest["path"].iloc[data.rows("test")[0]])
-                    run.model(directory / "model", bundle, example.read_bytes())
         results |= seconds.measured()
         (directory / "metrics.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        mirror(directory, results, run)
-    say_results(config, data, results, directory)
+        mirror(config, data, results, directory, run)
+        if config.report.level == "full" and config.tracking.log_model:
+            # Last: MLflow ties whatever is logged after a model to that model.
+            example = Path(data.manifest["path"].iloc[data.rows("test")[0]])
+            run.model(directory / "model", bundle, example.read_bytes())
+    say_results(config, data, results, directory, run)
     return results
 
 
@@ -203,81 +213,77 @@ def record_inputs(config: Config, data: Data, directory: Path, run: tracking.Run
     (directory / "environment.json").write_text(about + "\n", encoding="utf-8")
     for path in sorted(directory.glob("*.[cjy]*")):
         run.artifacts(path)
-    run.parameters(configuration.leaves(config))
-    run.dataset(data.manifest, manifest.digest(data.manifest), config.data.source)
+    told = {key: value for key, value in configuration.leaves(config).items() if not key.startswith(_UNTOLD)}
+    run.parameters(told)
+    name = Path(getattr(config.data, "path", None) or config.data.source).name
+    run.dataset(data.manifest, manifest.digest(data.manifest), name)
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """The frozen backbone and what it made of the images.
+    """A frozen model and what it made of the images.
 
     Attributes:
-        backbone: Builds the model from uint8 RGB to features; the second call gives the same model.
-        weights: Where its weights come from: imagenet, random, or a file.
-        digest: Names the weights.
-        taps: Layers that were pooled; empty for the last one.
+        model: Builds it; the second call gives the same model.
+        recipe: How its features are made.
         images: Features of all images as they are.
         training: Gives an epoch's training features: always the same views, or fresh ones.
         views: Times each training image stands in them.
     """
 
-    backbone: Callable[[], keras.Model]
-    weights: str
-    digest: str
-    taps: tuple[str, ...]
+    model: Callable[[], keras.Model]
+    recipe: Recipe
     images: Features
     training: Callable[[int], Features]
     views: int
 
 
-def frozen_features(config: Config, data: Data, file: Path | None) -> Frozen:
+def frozen_features(config: Config, data: Data, weights: Path | None) -> Frozen:
     """Compute, or take from the cache, the features of all images and of the training images' further views."""
     from hairline.model import engine
-    from hairline.model import features as frozen
+    from hairline.model.features import Recipe
 
     name, size = config.model.backbone, config.image_size
-    imagenet = file is not None and config.model.weights in backbones.NAMED_WEIGHTS
-    digest = backbones.identify(file, config.seed)
-    taps = tuple(config.model.taps) or (backbones.BACKBONES[name].random_taps if file is None else ())
+    taps = tuple(config.model.taps) or (backbones.BACKBONES[name].random_taps if weights is None else ())
 
     @functools.cache
     def backbone() -> keras.Model:
         with runtime.strategy(config.runtime.devices).scope():
-            return backbones.build(name, image_size=size, weights=file, seed=config.seed, taps=taps)
+            return backbones.build(name, image_size=size, weights=weights, seed=config.seed, taps=taps)
 
+    digest = backbones.identify(weights, config.seed)
     chosen = engine.choose(config.features.engine)
-    settings = arguments(config.augment, "mode", "views")
+    recipe = Recipe(name, digest, size, chosen, taps=taps, precision=config.runtime.precision)
+    return pass_images(config, data, backbone, recipe, "features")
+
+
+def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], recipe: Recipe, label: str) -> Frozen:
+    """Pass all images, and the training images' further views, through a frozen model."""
+    from hairline.model.features import Features, compute
+
     train_rows = data.rows("train")
 
-    def features(view: int, rows: np.ndarray, keep: bool, label: str) -> Features:
-        recipe = frozen.Recipe(name, digest, size, chosen, view, settings if view else {}, taps)
+    def outputs(view: int, rows: np.ndarray, keep: bool, place: str) -> Features:
         table = data.manifest.iloc[rows]
-        paths, digests = table["path"].tolist(), table["sha256"].tolist()
-        return frozen.compute(
-            paths,
-            digests,
-            recipe,
-            backbone,
+        augment = arguments(config.augment, "mode", "views") if view else {}
+        return compute(
+            table["path"].tolist(),
+            table["sha256"].tolist(),
+            replace(recipe, view=view, augment=augment),
+            model,
             keep=keep,
             max_gigabytes=config.features.max_gigabytes,
             threads=config.runtime.threads,
-            label=label,
+            label=label + place,
         )
 
-    everything = features(0, np.arange(len(data.manifest)), config.features.keep, "features")
-    plain = everything.rows(train_rows)
-    weights = "random" if file is None else "imagenet" if imagenet else str(file)
+    everything = outputs(0, np.arange(len(data.manifest)), config.features.keep, "")
     if config.augment.mode == "fresh":
-
-        def fresh(epoch: int) -> Features:
-            return features(epoch, train_rows, False, f"features, epoch {epoch}/{config.epochs}")
-
-        return Frozen(backbone, weights, digest, taps, everything, fresh, 1)
+        return Frozen(model, recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}"), 1)
     count = config.augment.views
-    labels = {view: f"features, view {view + 1}/{count}" for view in range(1, count)}
-    views = [features(view, train_rows, config.features.keep, label) for view, label in labels.items()]
-    joined = frozen.Features.joined([plain, *views])
-    return Frozen(backbone, weights, digest, taps, everything, lambda epoch: joined, count)
+    views = [outputs(view, train_rows, config.features.keep, f", view {view + 1}/{count}") for view in range(1, count)]
+    joined = Features.joined([everything.rows(train_rows), *views])
+    return Frozen(model, recipe, everything, lambda epoch: joined, count)
 
 
 def train_head(
@@ -286,34 +292,136 @@ def train_head(
     """Train the head on the training images' features; write and mirror the history."""
     import keras
 
-    from hairline import training
     from hairline.model import classifier
 
-    train_rows, val_rows = data.rows("train"), data.rows("val")
     fresh = config.augment.mode == "fresh"
-    standardisation = classifier.Standardisation.of(frozen.images.rows(train_rows) if fresh else frozen.training(1))
+    plain = frozen.images.rows(data.rows("train"))
+    standardisation = classifier.Standardisation.of(plain if fresh else frozen.training(1))
     keras.utils.set_random_seed(config.seed)
     head = classifier.build_head(standardisation, classes=len(data.class_names), dropout=config.model.dropout)
-    history = training.fit_head(
+    history = fit_rows(
+        config,
+        data,
         head,
-        frozen.training,
-        np.tile(data.labels[train_rows], frozen.views),
-        frozen.images.rows(val_rows),
-        data.labels[val_rows],
+        frozen,
+        run,
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        optimizer=arguments(config.optimizer),
-        schedule=arguments(config.schedule, "patience", "keep"),
-        patience=config.schedule.patience,
-        keep=config.schedule.keep,
-        label_smoothing=config.model.label_smoothing,
-        balanced=config.model.class_weights == "balanced",
-        seed=config.seed,
-        on_epoch=lambda epoch, row: run.metrics(row, step=epoch),
+        phase="head",
     )
     history.to_csv(directory / "history.csv", index=False)
     return head, standardisation, history
+
+
+def fit_rows(
+    config: Config, data: Data, model: keras.Model, frozen: Frozen, run: tracking.Run, *, batch_size: int, **phase: Any
+) -> pd.DataFrame:
+    """Train a model on what a frozen one made of the images."""
+    from hairline import training
+    from hairline.data import pipeline
+
+    one_hot = np.eye(len(data.class_names), dtype=np.float32)
+    labels = np.tile(data.labels[data.rows("train")], frozen.views)
+    val = frozen.images.rows(data.rows("val"))
+
+    def epoch(number: int) -> tf.data.Dataset:
+        rows = frozen.training(number)
+        order = np.random.default_rng([config.seed, number]).permutation(len(labels))
+        return pipeline.feature_batches(rows.read, rows.width, one_hot[labels], batch_size=batch_size, order=order)
+
+    return training.fit(
+        model,
+        epoch,
+        pipeline.feature_batches(val.read, val.width, one_hot[data.labels[data.rows("val")]], batch_size=1024),
+        steps=-(-len(labels) // batch_size),
+        **fit_settings(config, data, run),
+        **phase,
+    )
+
+
+def fit_settings(config: Config, data: Data, run: tracking.Run) -> dict[str, Any]:
+    """Give the settings of training that all phases share."""
+    from hairline import training
+
+    balanced = config.model.class_weights == "balanced"
+    return {
+        "optimizer": arguments(config.optimizer),
+        "schedule": arguments(config.schedule, "patience", "keep"),
+        "patience": config.schedule.patience,
+        "keep": config.schedule.keep,
+        "label_smoothing": config.model.label_smoothing,
+        "weights": training.class_weights(data.labels[data.rows("train")], len(data.class_names)) if balanced else None,
+        "on_epoch": lambda number, row: run.metrics(row, step=number),
+    }
+
+
+def finetune(
+    config: Config,
+    data: Data,
+    frozen: Frozen,
+    head: keras.Model,
+    history: pd.DataFrame,
+    directory: Path,
+    run: tracking.Run,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Train the backbone's upper layers, or all, together with the head; both are changed in place.
+
+    What lies below the layers that are trained is still data: its activations are cached like any features.
+
+    Returns:
+        Probabilities float32 [n, classes] of all images, and the history of both phases.
+    """
+    import keras
+
+    from hairline import training
+    from hairline.data import pipeline
+    from hairline.model import classifier, finetuning
+
+    settings = config.finetune
+    backbone = frozen.model()
+    cut = finetuning.unfreeze(backbone, settings.layers, settings.from_layer)
+    phase: dict[str, Any] = {
+        "epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "phase": "fine-tune",
+        "before": history,
+    }
+    if cut is not None:
+        log.info("fine-tuning from layer %s up", cut.layer)
+        recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
+        below = pass_images(config, data, lambda: cut.lower, recipe, "activations")
+        model = keras.Model(cut.upper.input, head(cut.upper.output))
+        history = fit_rows(config, data, model, below, run, batch_size=settings.batch_size, **phase)
+        scores = classifier.logits(model, below.images, chunk=256)
+    else:
+        model = keras.Model(backbone.input, head(backbone.output))
+        one_hot = np.eye(len(data.class_names), dtype=np.float32)[data.labels]
+        augment = arguments(config.augment, "mode", "views")
+
+        def batches(rows: np.ndarray, **order: Any) -> tf.data.Dataset:
+            table = data.manifest.iloc[rows]
+            return pipeline.batches(
+                table["path"].tolist(),
+                image_size=config.image_size,
+                batch_size=settings.batch_size,
+                labels=one_hot[rows],
+                digests=table["sha256"].tolist(),
+                augment=augment,
+                **order,
+            )
+
+        def epoch(number: int) -> tf.data.Dataset:
+            view = number if config.augment.mode == "fresh" else (number - 1) % config.augment.views
+            seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
+            return batches(data.rows("train"), view=view, shuffle=True, seed=seed)
+
+        steps = -(-len(data.rows("train")) // settings.batch_size)
+        shared = fit_settings(config, data, run)
+        history = training.fit(model, epoch, batches(data.rows("val")), steps=steps, **shared, **phase)
+        scores = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
+    history.to_csv(directory / "history.csv", index=False)
+    return classifier.probabilities(scores), history
 
 
 def predict(head: keras.Model, features: Features) -> np.ndarray:
@@ -323,7 +431,7 @@ def predict(head: keras.Model, features: Features) -> np.ndarray:
     return classifier.probabilities(classifier.logits(head, features))
 
 
-def describe_model(config: Config, data: Data, frozen: Frozen) -> Bundle:
+def describe_model(config: Config, data: Data, frozen: Frozen, origin: str) -> Bundle:
     """Describe the model for whoever uses it."""
     from hairline.model.bundle import Bundle
 
@@ -337,10 +445,11 @@ def describe_model(config: Config, data: Data, frozen: Frozen) -> Bundle:
         data_digest=manifest.digest(data.manifest),
         backbone={
             "name": config.model.backbone,
-            "weights": frozen.weights,
-            "weights_digest": frozen.digest,
-            "taps": " ".join(frozen.taps),
-            "licence": row.licence if frozen.weights == "imagenet" else "",
+            "weights": origin,
+            "weights_digest": frozen.recipe.weights,
+            "taps": " ".join(frozen.recipe.taps),
+            "finetuned": config.finetune.layers,
+            "licence": row.licence if origin == "imagenet" else "",
         },
         versions=environment.versions(),
     )
@@ -379,7 +488,7 @@ def save_model(
     from hairline.model import bundle as bundles
     from hairline.model import classifier
 
-    model = classifier.join(frozen.backbone(), head, standardisation)
+    model = classifier.join(frozen.model(), head, standardisation)
     rows = data.rows("test")[:_PARITY_IMAGES]
     pixels = np.stack([images.decode(path, config.image_size) for path in data.manifest["path"].iloc[rows]])
     difference = float(np.abs(np.asarray(model(pixels, training=False)) - probabilities[rows]).max())
@@ -393,9 +502,16 @@ def save_model(
     return {"parity_difference": difference}
 
 
-def mirror(directory: Path, results: dict[str, float], run: tracking.Run) -> None:
+def mirror(config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run) -> None:
     """Log the final metrics and files."""
-    run.metrics(results)
+    # The epochs' own val_loss and val_accuracy are curves; the kept weights' values get names of their own.
+    grouped = {f"best_{key}" if key.startswith("val_") else key: value for key, value in results.items()}
+    # A slash makes MLflow draw a section of its own, so that stages' seconds don't come before accuracies.
+    run.metrics({key.replace("seconds_", "seconds/").replace("_images", "/images"): grouped[key] for key in grouped})
+    run.note(
+        f"Test accuracy **{results['test_accuracy']:.4f}** on {len(data.rows('test')):,} images "
+        f"({', '.join(data.class_names)}).\n\n`{shlex.join(environment.command())}`"
+    )
     for name in ("history.csv", "predictions.csv", "metrics.json"):
         run.artifacts(directory / name)
     if (directory / "figures").is_dir():
@@ -405,37 +521,25 @@ def mirror(directory: Path, results: dict[str, float], run: tracking.Run) -> Non
 
 
 def run_name(config: Config, overrides: list[str]) -> str:
-    """Name a run so that it can be told from its neighbours: backbone, optimizer, and what else was overridden."""
-    hidden = (
-        "model=",
-        "optimizer=",
-        "data=folder",
-        "data.path=",
-        "name=",
-        "tags",
-        "tracking",
-        "report",
-        "runtime",
-        "hydra",
-    )
+    """Name a run so that it can be told from its neighbours, what differs first: MLflow cuts long names."""
+    hidden = ("model=", "optimizer=", "data=folder", "data.path=", "name=", "tags", "tracking", "report", "runtime")
     told = [entry.lstrip("+") for entry in overrides]
-    told = [entry.removeprefix("experiment=") for entry in told if not entry.startswith(hidden)]
-    return " ".join([config.model.backbone, config.optimizer.name, *told])[:250]
+    told = [entry.removeprefix("experiment=") for entry in told if not entry.startswith((*hidden, "hydra"))]
+    return " ".join([*reversed(told), config.model.backbone, config.optimizer.name])[:250]
 
 
-def say_results(config: Config, data: Data, results: dict[str, float], directory: Path) -> None:
+def say_results(config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run) -> None:
     """Print what came out, where it lies, and what to try next."""
     lines = ["", f"{'':7}{'images':>9}{'accuracy':>11}{'loss':>9}"]
     for split in manifest.SPLITS:
-        lines.append(
-            f"{split:7}{len(data.rows(split)):>9,}{results[f'{split}_accuracy']:>11.4f}{results[f'{split}_loss']:>9.4f}"
-        )
+        accuracy, loss = results[f"{split}_accuracy"], results[f"{split}_loss"]
+        lines.append(f"{split:7}{len(data.rows(split)):>9,}{accuracy:>11.4f}{loss:>9.4f}")
     stages = {key.removeprefix("seconds_"): value for key, value in results.items() if key.startswith("seconds_")}
     lines += ["", "seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in stages.items()), ""]
     place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
     lines.append(f"Run directory   {place}")
-    if config.tracking.enabled:
-        lines.append(f"Compare runs    {tracking.how_to_see(config.tracking.uri)}")
+    if run.id is not None:
+        lines.append("Compare runs    " + "   then open ".join(run.how_to_see(config.tracking.uri)))
     if config.data.source == "synthetic":
         lines.append("Try next        python train.py data=folder data.path=<folder with one sub-folder a class>")
     else:

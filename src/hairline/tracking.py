@@ -40,9 +40,10 @@ class Run:
         id: The MLflow run id; None where tracking is off.
     """
 
-    def __init__(self, run_id: str | None) -> None:
+    def __init__(self, run_id: str | None, experiment_id: str = "") -> None:
         """Wrap the active MLflow run `run_id`."""
         self.id = run_id
+        self._experiment_id = experiment_id
 
     def parameters(self, values: dict[str, Any]) -> None:
         """Log flat parameters."""
@@ -58,6 +59,20 @@ class Run:
         """Set tags."""
         if self.id is not None:
             _mlflow().set_tags(values)
+
+    def note(self, text: str) -> None:
+        """Set the description that MLflow shows on top of the run's page (Markdown)."""
+        self.tags({"mlflow.note.content": text})
+
+    def how_to_see(self, uri: str | None) -> list[str]:
+        """Say how to look at the runs: a command and an address."""
+        # Without this, MLflow 3 opens a page about language models' traces.
+        page = f"#/experiments/{self._experiment_id}/runs?workflowType=machine_learning"
+        target = store(uri)
+        if target.startswith("http"):
+            return [f"{redacted(target).rstrip('/')}/{page}"]
+        command = "mlflow ui" if target == _default_store() else f"mlflow ui --backend-store-uri {redacted(target)}"
+        return [command, f"http://127.0.0.1:5000/{page}"]
 
     def dataset(self, manifest: pd.DataFrame, digest: str, name: str) -> None:
         """Log the manifest as the data the run was trained on."""
@@ -114,13 +129,7 @@ def requirements(bundle: Bundle) -> list[str]:
 
 @contextlib.contextmanager
 def start(
-    *,
-    enabled: bool,
-    uri: str | None,
-    experiment: str,
-    system_metrics: bool,
-    name: str,
-    tags: dict[str, str],
+    *, enabled: bool, uri: str | None, experiment: str, system_metrics: bool, name: str, tags: dict[str, str]
 ) -> Iterator[Run]:
     """Run a block as one MLflow run: FINISHED at its end, FAILED with the traceback or KILLED otherwise.
 
@@ -144,7 +153,7 @@ def start(
     mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags, log_system_metrics=sampled)
     status = "FAILED"
     try:
-        yield Run(mlflow.active_run().info.run_id)
+        yield Run(mlflow.active_run().info.run_id, experiment_id)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -203,14 +212,6 @@ def store(uri: str | None) -> str:
 
 def _default_store() -> str:
     return f"sqlite:///{(Path.cwd() / 'mlflow.db').as_posix()}"
-
-
-def how_to_see(uri: str | None) -> str:
-    """Say how to look at the runs."""
-    target = store(uri)
-    if target.startswith("http"):
-        return redacted(target)
-    return "mlflow ui" if target == _default_store() else f"mlflow ui --backend-store-uri {redacted(target)}"
 
 
 def redacted(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""Training the head: one phase of epochs, what each of them measured, and the weights that are kept."""
+"""Training: a phase of epochs, what each of them measured, and the weights that are kept."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from tqdm import tqdm
 
 from hairline import progress
-from hairline.data import pipeline
 from hairline.model import optimizers
-from hairline.model.features import Features
 
 log = logging.getLogger(__name__)
 
@@ -48,76 +47,67 @@ def class_weights(labels: np.ndarray, classes: int) -> dict[int, float]:
     return {index: float(len(labels) / (classes * count)) for index, count in enumerate(counts)}
 
 
-def fit_head(
-    head: keras.Model,
-    train: Callable[[int], Features],
-    train_labels: np.ndarray,
-    val: Features,
-    val_labels: np.ndarray,
+def fit(
+    model: keras.Model,
+    train: Callable[[int], tf.data.Dataset],
+    val: tf.data.Dataset,
     *,
+    steps: int,
     epochs: int,
-    batch_size: int,
     learning_rate: float,
     optimizer: dict[str, Any],
     schedule: dict[str, Any],
     patience: int | None = None,
     keep: Literal["best", "last"] = "best",
     label_smoothing: float = 0.0,
-    balanced: bool = False,
-    seed: int = 0,
+    weights: dict[int, float] | None = None,
+    phase: str = "head",
+    before: pd.DataFrame | None = None,
     on_epoch: Callable[[int, EpochRow], None] = lambda epoch, row: None,
 ) -> pd.DataFrame:
-    """Train the head on features; its weights are changed in place.
+    """Train a model for one phase; its weights are changed in place.
 
     Args:
-        head: Model from features to logits.
-        train: Gives the training features of an epoch, numbered from 1: always the same, or fresh views.
-        train_labels: int64 [n].
-        val: Features for validation, which chooses the epoch that is kept.
-        val_labels: int64 [m].
-        epochs: Passes over the training features, at most.
-        batch_size: Rows a step.
+        model: Gives logits [batch, classes].
+        train: Gives the batches of an epoch, numbered from 1: pairs of inputs and one-hot labels.
+        val: The same for validation, which chooses the epoch that is kept.
+        steps: Batches an epoch.
+        epochs: Passes over the training data, at most.
         learning_rate: Highest learning rate.
         optimizer: Keys of the configuration group `optimizer`.
         schedule: Keys of the configuration group `schedule`, less patience and keep.
         patience: Epochs without a lower validation loss before training stops; None for never.
-        keep: Whether the weights of the epoch with the lowest validation loss are kept, or the last.
+        keep: Whether the weights of the epoch with the lowest validation loss are kept, or the last. In a later phase
+            the weights it starts from count as well.
         label_smoothing: Share of the probability that is spread over all classes.
-        balanced: Whether each class weighs the same in the loss.
-        seed: Of the shuffling; each epoch's order follows from it and the epoch's number.
+        weights: Of the classes in the loss.
+        phase: Name of the phase.
+        before: History of the phases before; epochs are numbered on.
         on_epoch: Called after each epoch with its number and what it measured.
 
     Returns:
-        One row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds. Training figures are
-        means over the epoch's steps, as Keras gives them.
+        The history, that of the phases before included: phase, epoch, loss, accuracy, val_loss, val_accuracy,
+        learning_rate, seconds. Training figures are means over the epoch's steps, as Keras gives them.
 
     Raises:
         TrainingError: If the loss is no longer a number.
     """
-    classes = head.output_shape[-1]
-    one_hot = np.eye(classes, dtype=np.float32)
-    steps = math.ceil(len(train_labels) / batch_size)
     rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
-    head.compile(
+    model.compile(
         optimizer=optimizers.build(**optimizer, learning_rate=rate),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
     )
-    validation = pipeline.feature_batches(val.read, val.width, one_hot[val_labels], batch_size=1024)
-    weights = class_weights(train_labels, classes) if balanced else None
-    rows: list[EpochRow] = []
-    best_loss, best_epoch, best_weights = math.inf, 0, head.get_weights()
-    with progress.bar(steps * epochs, "train head", "step") as shown:
-        for epoch in range(1, epochs + 1):
+    history = [] if before is None else before.to_dict("records")
+    done = len(history)
+    best_loss = min((row["val_loss"] for row in history), default=math.inf)
+    best_epoch, best_weights = done, model.get_weights()
+    with progress.bar(steps * epochs, f"train {phase}", "step") as shown:
+        for epoch in range(done + 1, done + epochs + 1):
             started = time.perf_counter()
-            features = train(epoch)
-            order = np.random.default_rng([seed, epoch]).permutation(len(train_labels))
-            batches = pipeline.feature_batches(
-                features.read, features.width, one_hot[train_labels], batch_size=batch_size, order=order
-            )
-            measured = head.fit(
-                batches,
-                validation_data=validation,
+            measured = model.fit(
+                train(epoch - done),
+                validation_data=val,
                 class_weight=weights,
                 callbacks=[_Steps(shown)],
                 shuffle=False,  # the pipeline does it
@@ -125,18 +115,18 @@ def fit_head(
             ).history
             row = {key: float(measured[key][0]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
             _refuse_nan(epoch, row["loss"])
-            row |= {"learning_rate": float(head.optimizer.learning_rate), "seconds": time.perf_counter() - started}
-            rows.append({"epoch": epoch, **row})
-            _say(epoch, epochs, row)
+            row |= {"learning_rate": float(model.optimizer.learning_rate), "seconds": time.perf_counter() - started}
+            history.append({"phase": phase, "epoch": epoch, **row})
+            _say(epoch, done + epochs, row)
             on_epoch(epoch, row)
             if row["val_loss"] < best_loss:
-                best_loss, best_epoch, best_weights = row["val_loss"], epoch, head.get_weights()
+                best_loss, best_epoch, best_weights = row["val_loss"], epoch, model.get_weights()
             elif patience is not None and epoch - best_epoch >= patience:
                 log.info("stopped: no lower validation loss for %d epochs", patience)
                 break
     if keep == "best":
-        head.set_weights(best_weights)
-    return pd.DataFrame(rows)
+        model.set_weights(best_weights)
+    return pd.DataFrame(history)
 
 
 def _refuse_nan(epoch: int, loss: float) -> None:

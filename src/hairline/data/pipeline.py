@@ -34,16 +34,16 @@ def batches(
         paths: Image files.
         image_size: Width and height of the decoded images, in pixels.
         batch_size: Images a batch; the last batch may be smaller.
-        labels: int64 [n]; when given, elements are (images, labels) pairs.
+        labels: float32 [n, classes], one-hot; when given, elements are (images, labels) pairs.
         digests: sha256 of each file; needed for augmentation, where it names the image.
-        augment: Keyword arguments of `augmentation.view` less `seed`; None for the images as they are.
+        augment: Keyword arguments of `augmentation.view`, `seed` a whole number; None for the images as they are.
         view: Number of the view that is drawn. View 0 is the image itself, whatever `augment` says.
-        seed: Seed of shuffling and augmentation.
+        seed: Seed of shuffling.
         shuffle: Whether to shuffle, anew for each pass.
         cache: Whether to keep decoded images in memory after the first pass.
 
     Returns:
-        Data set of uint8 [batch, image_size, image_size, 3], RGB, or of pairs with int64 [batch].
+        Data set of uint8 [batch, image_size, image_size, 3], RGB, or of pairs with float32 [batch, classes].
     """
     files = [os.fsencode(path) for path in paths]
 
@@ -57,7 +57,8 @@ def batches(
         if digests is None:
             raise ValueError("augmentation needs the images' digests")
         name = int(digests[row][:16], 16)
-        return augmentation.view(image, seed=(seed, view, name), **(augment or {}))
+        settings = dict(augment or {})
+        return augmentation.view(image, seed=(settings.pop("seed"), view, name), **settings)
 
     def shaped(image: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(image, (image_size, image_size, 3))
@@ -76,7 +77,7 @@ def batches(
     if labels is None:
         dataset = dataset.map(lambda row, image: image)
     else:
-        targets = tf.constant(labels, tf.int64)
+        targets = tf.constant(labels, tf.float32)
         dataset = dataset.map(lambda row, image: (image, targets[row]))
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 

@@ -39,6 +39,10 @@ class EngineError(ValueError):
     """An engine that cannot be used."""
 
 
+class ConversionError(EngineError):
+    """A backbone that does not convert to LiteRT."""
+
+
 def choose(name: Name) -> Literal["litert", "tensorflow"]:
     """Say which engine runs: TensorFlow where a GPU is present, else LiteRT where it is installed.
 
@@ -81,6 +85,9 @@ def run(
         image_size: Pixels a side.
         threads: CPU threads; None for all cores.
 
+    Raises:
+        ConversionError: If the engine is LiteRT and the backbone does not convert.
+
     Returns:
         An iterator over the number of the first image and float32 [images, width], in ascending order without gaps.
         What has to be made ready first is ready when this function returns.
@@ -88,8 +95,9 @@ def run(
     workers = threads or os.cpu_count() or 1
     if engine == "litert":
         converted = _converted(backbone, key)
-        if converted is not None:
-            return _litert(converted, decode, count, image_size, workers)
+        if converted is None:
+            raise ConversionError("the backbone does not convert to LiteRT: use features.engine=tensorflow")
+        return _litert(converted, decode, count, image_size, workers)
     return _tensorflow(backbone(), decode, count, workers)
 
 
@@ -176,7 +184,7 @@ def _converted(backbone: Callable[[], keras.Model], key: str) -> Path | None:
             content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
         _refuse_other_features(content, model)
     except Exception as error:  # the converter raises whatever its passes do
-        log.warning("WARNING: %s does not convert to LiteRT (%s): going on with TensorFlow", model.name, _line(error))
+        log.warning("WARNING: %s does not convert to LiteRT (%s)", model.name, _line(error))
         return None
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_bytes(content)

@@ -15,7 +15,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ class Recipe:
         view: Number of the view; 0 is the image itself.
         augment: Keyword arguments of `augmentation.view`, its seed included; empty for view 0.
         taps: Layers that are pooled; empty for the last one.
+        precision: Data type policy the backbone is built with.
         decode: The decoding recipe.
     """
 
@@ -61,6 +62,7 @@ class Recipe:
     view: int = 0
     augment: dict[str, Any] = field(default_factory=dict)
     taps: tuple[str, ...] = ()
+    precision: str = "float32"
     decode: str = images.RECIPE
 
     def key(self) -> str:
@@ -68,8 +70,10 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:24]
 
     def model_key(self) -> str:
-        """Name the backbone with its weights, size and taps, whatever it is applied to."""
-        return hashlib.sha256(f"{self.backbone} {self.weights} {self.image_size} {self.taps}".encode()).hexdigest()[:24]
+        """Name the backbone with its weights, size, taps and precision, whatever it is applied to."""
+        return hashlib.sha256(
+            f"{self.backbone} {self.weights} {self.image_size} {self.taps} {self.precision}".encode()
+        ).hexdigest()[:24]
 
 
 class Features:
@@ -145,6 +149,24 @@ def compute(
         CacheError: If the cache cannot be written to.
         ImageError: If a file can no longer be read, or changed since its digest was taken.
     """
+    try:
+        return _compute(paths, digests, recipe, backbone, keep, max_gigabytes, threads, label)
+    except engines.ConversionError:
+        log.warning("going on with TensorFlow")
+        other = replace(recipe, engine="tensorflow")  # it rounds differently, so what it makes is kept apart
+        return _compute(paths, digests, other, backbone, keep, max_gigabytes, threads, label)
+
+
+def _compute(
+    paths: Sequence[str],
+    digests: Sequence[str],
+    recipe: Recipe,
+    backbone: Callable[[], keras.Model],
+    keep: bool,
+    max_gigabytes: float,
+    threads: int | None,
+    label: str,
+) -> Features:
     first = dict(reversed([(digest, row) for row, digest in enumerate(digests)]))  # each image once
     if not keep:
         order = list(first)

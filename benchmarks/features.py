@@ -1,0 +1,121 @@
+"""Images a second of decoding, of the engine and of both, against this machine's limit: one JSON line.
+
+The limit is what the machine could do if it did nothing but the backbone's multiplications at the rate of its matrix
+product: its SGEMM rate over the network's floating-point operations an image.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import measure
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+TENSORFLOW_IMAGES = 512  # it is several times slower on a CPU
+
+
+def main() -> None:
+    """Measure and print."""
+    line = measure.parser(__doc__)
+    line.add_argument("--backbone", default="mobilenetv2", help="a name of conf/model")
+    line.add_argument("--image-size", type=int, default=160, help="pixels a side")
+    line.add_argument("--limit", type=int, default=2000, help="images in all")
+    line.add_argument("--repeats", type=int, default=3, help="the best of this many passes counts")
+    settings = line.parse_args()
+    with measure.workplace():
+        measure.report(rates(settings.images, settings.backbone, settings.image_size, settings.limit, settings.repeats))
+
+
+def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[str, Any]:
+    """Measure images a second; gives the JSON line."""
+    from hairline import runtime
+    from hairline.data import images, manifest, sources
+    from hairline.model import backbones, engine, features
+
+    table, _ = manifest.scan(sources.limited(sources.from_folder(path=str(folder)), limit, 0))
+    paths, digests, count = table["path"].tolist(), table["sha256"].tolist(), len(table)
+    gemm = [sgemm_gflops()]  # before TensorFlow starts its threads, and again at the end
+
+    runtime.prepare(precision="float32", threads=None, deterministic=False, seed=0)
+    weights = backbones.find_weights(name, "auto", size)
+    model = backbones.build(name, image_size=size, weights=weights)
+    recipe = features.Recipe(name, backbones.identify(weights, 0), size, engine.choose("litert"))
+
+    def decoded() -> list[np.ndarray]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda path: images.decode(path, size), paths))
+
+    def infer(kind: Any, number: int) -> None:
+        for _ in engine.run(kind, lambda: model, recipe.model_key(), lambda row: pixels[row], number, image_size=size):
+            pass
+
+    def both() -> None:
+        features.compute(paths, digests, recipe, lambda: model, keep=False)
+
+    few = min(count, TENSORFLOW_IMAGES)
+    pixels = decoded()
+    infer("litert", 1)  # converts the backbone
+    infer("tensorflow", few)  # traces the graph
+    values = {
+        "decode_images_per_second": count / best(decoded, repeats),
+        "engine_images_per_second": count / best(lambda: infer("litert", count), repeats),
+        # Of byte-identical images one is computed.
+        "both_images_per_second": len(set(digests)) / best(both, repeats),
+        "tensorflow_images_per_second": few / best(lambda: infer("tensorflow", few), repeats),
+    }
+    gemm.append(sgemm_gflops())
+    amount = multiply_adds(model)
+    reachable = max(gemm) * 1e9 / (2 * amount)
+    return {
+        **{"images": count, "backbone": name, "image_size": size, "multiply_adds": amount},
+        **values,
+        **{"sgemm_gflops_before": gemm[0], "sgemm_gflops_after": gemm[1], "limit_images_per_second": reachable},
+        "fraction_of_limit": values["both_images_per_second"] / reachable,
+        **measure.machine(),
+    }
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Count the multiplications of an image's forward pass in convolutions and dense layers.
+
+    Each output position of a layer multiplies every number of the layer's kernel once, whatever its strides, groups
+    or depth. Additions are as many, so floating-point operations are twice that.
+    """
+    total = 0
+    for layer in model.layers:
+        if hasattr(layer, "layers"):  # a model within the model
+            total += multiply_adds(layer)
+            continue
+        kernels = [getattr(layer, name, None) for name in ("kernel", "depthwise_kernel", "pointwise_kernel")]
+        size = sum(math.prod(kernel.shape) for kernel in kernels if kernel is not None)
+        if size:
+            total += size * math.prod(layer.output.shape[1:-1])
+    return total
+
+
+def sgemm_gflops(side: int = 2048, repeats: int = 8) -> float:
+    """Measure the rate of NumPy's float32 matrix product, the best of several, in 10^9 operations a second."""
+    one, two = np.random.default_rng(0).random((2, side, side), np.float32)
+    return 2 * side**3 / best(lambda: one @ two, repeats) / 1e9
+
+
+def best(work: Callable[[], object], repeats: int) -> float:
+    """Give the seconds of the quickest of several calls."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+if __name__ == "__main__":
+    main()

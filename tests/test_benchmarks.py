@@ -1,0 +1,103 @@
+"""The benchmark scripts' own arithmetic; the figures they measure are not tested."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import keras
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = ["against_keras", "augmentation", "features", "memory", "sweep"]
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import a script as Python does when it is started: its folder comes first."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_script_answers_help() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted([*SCRIPTS, "measure"])
+    started = {
+        name: subprocess.Popen([sys.executable, FOLDER / f"{name}.py", "--help"], stdout=subprocess.PIPE, text=True)
+        for name in SCRIPTS
+    }
+    shown = {name: process.communicate(timeout=60)[0] for name, process in started.items()}
+    assert {name: process.returncode for name, process in started.items()} == dict.fromkeys(SCRIPTS, 0)
+    assert all("--images" in text for text in shown.values())
+    assert "--child" not in shown["against_keras"]
+
+
+def test_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner_input = keras.Input((4, 4, 6))
+    inner = keras.Model(inner_input, keras.layers.Conv2D(8, 1)(inner_input))
+    pixels = keras.Input((8, 8, 4))
+    hidden = keras.layers.Conv2D(6, 3, strides=2, padding="same", groups=2)(pixels)
+    hidden = keras.layers.BatchNormalization()(hidden)
+    hidden = keras.layers.DepthwiseConv2D(3, padding="same")(hidden)
+    hidden = inner(hidden)
+    hidden = keras.layers.SeparableConv2D(5, 3, padding="valid")(hidden)
+    hidden = keras.layers.GlobalAveragePooling2D()(hidden)
+    model = keras.Model(pixels, keras.layers.Dense(2)(hidden))
+    grouped = 4 * 4 * 6 * (3 * 3 * 2)  # each of 6 channels sees half of 4
+    depthwise = 4 * 4 * 6 * (3 * 3)
+    pointwise = 4 * 4 * 8 * 6
+    separable = 2 * 2 * (8 * (3 * 3) + 5 * 8)
+    dense = 5 * 2
+    counted = load("features", monkeypatch).multiply_adds(model)
+    assert counted == grouped + depthwise + pointwise + separable + dense
+
+
+def test_missing_epochs_are_as_long_as_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    extrapolated = load("against_keras", monkeypatch).extrapolated
+    assert extrapolated(50.0, [30.0], 10) == 50 + 9 * 30  # the process holds the first epoch already
+    assert extrapolated(80.0, [32.0, 30.0], 10) == 80 + 8 * 30
+    assert extrapolated(50.0, [30.0], 1) == 50
+
+
+def test_speedups_of_the_rivals_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    speedups = load("against_keras", monkeypatch).speedups
+    values = {"keras_seconds": 100.0, "hairline_seconds": 2.0, "hairline_fresh_seconds": 10.0}
+    assert speedups(values) == {"speedup_cold": 50.0, "speedup_fresh": 10.0}
+    assert speedups({"keras_features_seconds": 6.0, "hairline_seconds": 2.0}) == {"speedup_over_keras_features": 3.0}
+    assert speedups({}) == {}
+
+
+def test_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = load("augmentation", monkeypatch).spread
+    assert spread([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5)}
+    assert spread([1.0]) == {"mean": 1.0, "sd": 0.0}
+
+
+def test_a_process_is_measured_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    measure = load("measure", monkeypatch)
+    with capfd.disabled():  # pytest's own standard error has no file
+        code = "import os, pathlib; pathlib.Path('seen').write_text(os.environ['HAIRLINE_CACHE'])"
+        process = measure.run([sys.executable, "-c", code], tmp_path / "new", tmp_path / "cache")
+        assert (tmp_path / "new" / "seen").read_text() == str(tmp_path / "cache")
+        assert process.peak_mb > 1
+        with pytest.raises(SystemExit, match="exit status 3"):
+            measure.run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
+
+
+def test_the_result_is_one_json_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    measure = load("measure", monkeypatch)
+    measure.report({"a": 1.23456, "b": {"c": (0.5, 2)}} | measure.machine())
+    (line,) = capsys.readouterr().out.splitlines()
+    values = json.loads(line)
+    assert (values["a"], values["b"]) == (1.2346, {"c": [0.5, 2]})
+    assert values["cores"] >= 1
