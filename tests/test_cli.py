@@ -153,6 +153,7 @@ def test_a_run_from_start_to_end(two_classes: Path) -> None:
 def test_a_broken_job_does_not_stop_the_sweep(two_classes: Path) -> None:
     found = run(
         *SMALL,
+        "features.engine=tensorflow",
         "-m",
         "data=folder",
         f"data.path={two_classes}",

@@ -145,7 +145,7 @@ def test_the_saved_model_gives_the_predictions_of_the_run(finished: Path) -> Non
     content = Path(table["path"][0]).read_bytes()
     pixels = images.decode(content)
     for source in (content, pixels, table["path"][0], Path(table["path"][0])):
-        np.testing.assert_allclose(classifier.predict(source)[columns], found[columns][:1], atol=1e-6)
+        np.testing.assert_allclose(classifier.predict(source)[columns], found[columns][:1], atol=1e-5)
     assert classifier.predict([]).empty
     with pytest.raises(images.ImageError, match=r"nothing\.jpg: cannot be opened"):
         classifier.predict("nothing.jpg")
@@ -188,7 +188,7 @@ def test_a_damaged_model_is_refused(finished: Path, tmp_path: Path) -> None:
         inference.load(copy)
 
 
-@pytest.mark.parametrize("finetune", ["top", "all"])
+@pytest.mark.parametrize("finetune", ["top", pytest.param("all", marks=pytest.mark.slow)])
 def test_fine_tuning_improves_on_the_head_and_ships_what_it_tuned(
     finetune: str, three_classes: Path, tmp_path: Path
 ) -> None:
@@ -205,12 +205,11 @@ def test_fine_tuning_improves_on_the_head_and_ships_what_it_tuned(
 
 
 def test_fresh_views_stream_through_every_epoch(two_classes: Path, tmp_path: Path) -> None:
-    settings = ("tracking=none", "report.level=light", "augment=light", "augment.mode=fresh")
+    settings = ("tracking=none", "report.level=light", "augment=light", "augment.mode=fresh", "epochs=2")
     one = train(tmp_path / "one", two_classes, *settings)
     two = train(tmp_path / "two", two_classes, *settings)
     assert one["val_loss"] == two["val_loss"]
-    other = train(tmp_path / "other", two_classes, *settings, "augment.seed=1")
-    assert other["val_loss"] != one["val_loss"]
+    assert one["val_loss"] != train(tmp_path / "plain", two_classes, "tracking=none", "report.level=light")["val_loss"]
 
 
 def test_three_classes_go_through_every_part(three_classes: Path, tmp_path: Path) -> None:

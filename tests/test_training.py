@@ -85,17 +85,18 @@ def test_a_loss_that_explodes_is_an_error_with_advice() -> None:
         fit(learning_rate=1e38, optimizer={"name": "sgd", "momentum": 0.9})
 
 
-@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        {"name": "constant"},
-        {"name": "cosine", "warmup": 0.1, "final": 0.0},
-        {"name": "piecewise", "boundaries": [0.5], "factor": 0.1},
-    ],
-    ids=lambda s: s["name"],
+SCHEDULES = (
+    {"name": "constant"},
+    {"name": "cosine", "warmup": 0.1, "final": 0.0},
+    {"name": "piecewise", "boundaries": [0.5], "factor": 0.1},
 )
-def test_every_optimizer_learns_under_every_schedule(name: str, schedule: dict[str, object]) -> None:
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [*((name, SCHEDULES[0]) for name in optimizers.OPTIMIZERS), ("adam", SCHEDULES[1]), ("sgd", SCHEDULES[2])],
+)
+def test_optimizers_learn_under_schedules(name: str, schedule: dict[str, object]) -> None:
     _, history = fit(optimizer={"name": name}, schedule=schedule)
     assert history["val_loss"].min() < np.log(2) - 0.03
 

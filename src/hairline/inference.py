@@ -55,7 +55,7 @@ class Classifier:
             for item, (_, width, height) in zip(items[start : start + batch_size], batch, strict=True):
                 path = os.fspath(item) if isinstance(item, str | os.PathLike) else ""
                 rows.append({"path": path, "x": 0, "y": 0, "width": width, "height": height, "label": ""})
-            parts.append(np.asarray(self.model(np.stack([pixels for pixels, _, _ in batch]), training=False)))
+            parts.append(self.model.predict_on_batch(np.stack([pixels for pixels, _, _ in batch])))
         classes = len(self.bundle.class_names)
         found = np.concatenate(parts) if parts else np.empty((0, classes), np.float32)
         table = pd.DataFrame(rows, columns=["path", "x", "y", "width", "height", "label"])
