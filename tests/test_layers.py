@@ -21,7 +21,7 @@ ALLOWED = {
     "requests": set(),
 }
 LIGHT = {
-    "cache", "cli", "config", "environment", "experiment", "progress", "tracking",
+    "cache", "cli", "config", "environment", "experiment", "phases", "preparation", "progress", "tracking",
     "data.archives", "data.augmentation", "data.download", "data.images", "data.manifest", "data.sources",
     "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "evaluation.report", "model.backbones",
     "model.engine", "model.features", "model.bundle",
@@ -67,16 +67,8 @@ def test_light_modules_do_not_load_tensorflow(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_arrows_point_one_way(path: Path) -> None:
     """Data knows nothing of models, models nothing of training, and nobody below it of the experiment."""
-    order = {
-        "data": 0,
-        "model": 1,
-        "training": 2,
-        "evaluation": 2,
-        "inference": 3,
-        "serving": 4,
-        "experiment": 5,
-        "cli": 6,
-    }
+    stages = ("data", "model", "training evaluation", "inference", "serving preparation", "phases", "experiment", "cli")
+    order = {name: level for level, names in enumerate(stages) for name in names.split()}
     own = order.get(name_of(path).split(".")[0])
     used = {name.split(".")[1] for name in imports(path, top_level=False) if name.startswith("hairline.")}
     if own is not None:

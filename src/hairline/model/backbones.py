@@ -235,6 +235,13 @@ def _pooled(network: keras.Model, taps: Sequence[str]) -> keras.KerasTensor:
     return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name="features", dtype="float32")(pooled)
 
 
+def origin(asked: str, weights: Path | None) -> str:
+    """Say where weights come from: `imagenet`, `random`, or the file the user named."""
+    if weights is None:
+        return "random"
+    return "imagenet" if asked in NAMED_WEIGHTS else str(weights)
+
+
 def identify(weights: Path | None, seed: int) -> str:
     """Name weights by what they are: sixteen digits of a file's sha256, or the seed that random ones follow from."""
     if weights is None:

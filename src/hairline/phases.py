@@ -1,0 +1,242 @@
+"""The stages of a run that take the machine's time: frozen features, the head, fine-tuning.
+
+TensorFlow takes seconds to import, so whatever needs it is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hairline import runtime, tracking
+from hairline.config import Config, arguments
+from hairline.model import backbones
+from hairline.preparation import Data
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from hairline.model.classifier import Standardisation
+    from hairline.model.features import Features, Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A frozen model and what it made of the images.
+
+    Attributes:
+        model: Builds it; the second call gives the same model.
+        recipe: How its features are made.
+        images: Features of all images as they are.
+        training: Gives an epoch's training features: always the same views, or fresh ones.
+        views: Times each training image stands in them.
+    """
+
+    model: Callable[[], keras.Model]
+    recipe: Recipe
+    images: Features
+    training: Callable[[int], Features]
+    views: int
+
+
+def frozen_features(config: Config, data: Data, weights: Path | None) -> Frozen:
+    """Compute, or take from the cache, the features of all images and of the training images' further views."""
+    from hairline.model import engine
+    from hairline.model.features import Recipe
+
+    name, size = config.model.backbone, config.image_size
+    taps = tuple(config.model.taps) or (backbones.BACKBONES[name].random_taps if weights is None else ())
+
+    @functools.cache
+    def backbone() -> keras.Model:
+        with runtime.strategy(config.runtime.devices).scope():
+            return backbones.build(name, image_size=size, weights=weights, seed=config.seed, taps=taps)
+
+    digest = backbones.identify(weights, config.seed)
+    chosen = engine.choose(config.features.engine)
+    recipe = Recipe(name, digest, size, chosen, taps=taps, precision=config.runtime.precision)
+    return pass_images(config, data, backbone, recipe, "features")
+
+
+def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], recipe: Recipe, label: str) -> Frozen:
+    """Pass all images, and the training images' further views, through a frozen model."""
+    from hairline.model.features import Features, compute
+
+    train_rows = data.rows("train")
+
+    def outputs(view: int, rows: np.ndarray, keep: bool, place: str) -> Features:
+        table = data.manifest.iloc[rows]
+        augment = arguments(config.augment, "mode", "views") if view else {}
+        return compute(
+            table["path"].tolist(),
+            table["sha256"].tolist(),
+            replace(recipe, view=view, augment=augment),
+            model,
+            keep=keep,
+            max_gigabytes=config.features.max_gigabytes,
+            threads=config.runtime.threads,
+            label=label + place,
+        )
+
+    everything = outputs(0, np.arange(len(data.manifest)), config.features.keep, "")
+    if config.augment.mode == "fresh":
+        return Frozen(model, recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}"), 1)
+    count = config.augment.views
+    views = [outputs(view, train_rows, config.features.keep, f", view {view + 1}/{count}") for view in range(1, count)]
+    joined = Features.joined([everything.rows(train_rows), *views])
+    return Frozen(model, recipe, everything, lambda epoch: joined, count)
+
+
+def train_head(
+    config: Config, data: Data, frozen: Frozen, directory: Path, run: tracking.Run
+) -> tuple[keras.Model, Standardisation, pd.DataFrame]:
+    """Train the head on the training images' features; write and mirror the history."""
+    import keras
+
+    from hairline.model import classifier
+
+    fresh = config.augment.mode == "fresh"
+    plain = frozen.images.rows(data.rows("train"))
+    standardisation = classifier.Standardisation.of(plain if fresh else frozen.training(1))
+    keras.utils.set_random_seed(config.seed)
+    head = classifier.build_head(standardisation, classes=len(data.class_names), dropout=config.model.dropout)
+    history = fit_rows(
+        config,
+        data,
+        head,
+        frozen,
+        run,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        phase="head",
+    )
+    history.to_csv(directory / "history.csv", index=False)
+    return head, standardisation, history
+
+
+def fit_rows(
+    config: Config, data: Data, model: keras.Model, frozen: Frozen, run: tracking.Run, *, batch_size: int, **phase: Any
+) -> pd.DataFrame:
+    """Train a model on what a frozen one made of the images."""
+    from hairline import training
+    from hairline.data import pipeline
+
+    one_hot = np.eye(len(data.class_names), dtype=np.float32)
+    labels = np.tile(data.labels[data.rows("train")], frozen.views)
+    val = frozen.images.rows(data.rows("val"))
+
+    def epoch(number: int) -> tf.data.Dataset:
+        rows = frozen.training(number)
+        order = np.random.default_rng([config.seed, number]).permutation(len(labels))
+        return pipeline.feature_batches(rows.read, rows.width, one_hot[labels], batch_size=batch_size, order=order)
+
+    return training.fit(
+        model,
+        epoch,
+        pipeline.feature_batches(val.read, val.width, one_hot[data.labels[data.rows("val")]], batch_size=1024),
+        steps=-(-len(labels) // batch_size),
+        **fit_settings(config, data, run),
+        **phase,
+    )
+
+
+def fit_settings(config: Config, data: Data, run: tracking.Run) -> dict[str, Any]:
+    """Give the settings of training that all phases share."""
+    from hairline import training
+
+    balanced = config.model.class_weights == "balanced"
+    return {
+        "optimizer": arguments(config.optimizer),
+        "schedule": arguments(config.schedule, "patience", "keep"),
+        "patience": config.schedule.patience,
+        "keep": config.schedule.keep,
+        "label_smoothing": config.model.label_smoothing,
+        "weights": training.class_weights(data.labels[data.rows("train")], len(data.class_names)) if balanced else None,
+        "on_epoch": lambda number, row: run.metrics(row, step=number),
+    }
+
+
+def finetune(
+    config: Config,
+    data: Data,
+    frozen: Frozen,
+    head: keras.Model,
+    history: pd.DataFrame,
+    directory: Path,
+    run: tracking.Run,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Train the backbone's upper layers, or all, together with the head; both are changed in place.
+
+    What lies below the layers that are trained is still data: its activations are cached like any features.
+
+    Returns:
+        Probabilities float32 [n, classes] of all images, and the history of both phases.
+    """
+    import keras
+
+    from hairline import training
+    from hairline.data import pipeline
+    from hairline.model import classifier, finetuning
+
+    settings = config.finetune
+    backbone = frozen.model()
+    cut = finetuning.unfreeze(backbone, settings.layers, settings.from_layer)
+    phase: dict[str, Any] = {
+        "epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "phase": "fine-tune",
+        "before": history,
+    }
+    if cut is not None:
+        log.info("fine-tuning from layer %s up", cut.layer)
+        recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
+        below = pass_images(config, data, lambda: cut.lower, recipe, "activations")
+        model = keras.Model(cut.upper.input, head(cut.upper.output))
+        history = fit_rows(config, data, model, below, run, batch_size=settings.batch_size, **phase)
+        scores = classifier.logits(model, below.images, chunk=256)
+    else:
+        model = keras.Model(backbone.input, head(backbone.output))
+        one_hot = np.eye(len(data.class_names), dtype=np.float32)[data.labels]
+        augment = arguments(config.augment, "mode", "views")
+
+        def batches(rows: np.ndarray, **order: Any) -> tf.data.Dataset:
+            table = data.manifest.iloc[rows]
+            return pipeline.batches(
+                table["path"].tolist(),
+                image_size=config.image_size,
+                batch_size=settings.batch_size,
+                labels=one_hot[rows],
+                digests=table["sha256"].tolist(),
+                augment=augment,
+                **order,
+            )
+
+        def epoch(number: int) -> tf.data.Dataset:
+            view = number if config.augment.mode == "fresh" else (number - 1) % config.augment.views
+            seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
+            return batches(data.rows("train"), view=view, shuffle=True, seed=seed)
+
+        steps = -(-len(data.rows("train")) // settings.batch_size)
+        shared = fit_settings(config, data, run)
+        history = training.fit(model, epoch, batches(data.rows("val")), steps=steps, **shared, **phase)
+        scores = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
+    history.to_csv(directory / "history.csv", index=False)
+    return classifier.probabilities(scores), history
+
+
+def predict(head: keras.Model, features: Features) -> np.ndarray:
+    """Give the probabilities float32 [n, classes] of features."""
+    from hairline.model import classifier
+
+    return classifier.probabilities(classifier.logits(head, features))
