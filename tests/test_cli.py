@@ -149,6 +149,20 @@ def test_a_run_from_start_to_end(two_classes: Path) -> None:
     assert Path("mlflow.db").is_file()
     assert Path("mlruns").is_dir()
 
+    # Resumed, it ends with the same numbers, in the same folder and the same MLflow run.
+    before = json.loads((place / "metrics.json").read_text())
+    (place / "metrics.json").unlink()
+    again = run(f"resume={place}")
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = json.loads((place / "metrics.json").read_text())
+    told = [key for key in before if not key.startswith("seconds")]
+    assert {key: after[key] for key in told} == {key: before[key] for key in told}
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert (place / "train.log").read_text().count("epoch 1/2") == 2
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    (entry,) = store.search_runs([store.get_experiment_by_name("hairline").experiment_id])
+    assert [point.step for point in store.get_metric_history(entry.info.run_id, "loss")] == [1, 2]
+
 
 def test_a_broken_job_does_not_stop_the_sweep(two_classes: Path) -> None:
     found = run(

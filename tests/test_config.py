@@ -74,7 +74,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         assert fields(config.SCHEMAS[f"data/{name}"]) - shared == keywords(source), name
     assert fields(config.Augment, "mode", "views") == keywords(augmentation.view)
     assert fields(config.Runtime, "devices") == keywords(runtime.prepare) - {"seed"}
-    assert fields(config.Tracking, "log_model") == keywords(tracking.start) - {"name", "tags"}
+    assert fields(config.Tracking, "log_model") == keywords(tracking.start) - {"name", "tags", "directory"}
     assert fields(config.Split) == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
     for name, schedule in optimizers.SCHEDULES.items():
         assert fields(config.SCHEMAS[f"schedule/{name}"]) - fields(config.Schedule) == keywords(schedule), name
@@ -151,3 +151,18 @@ def test_saved_configuration_reads_back(tmp_path: Path) -> None:
     found = composed("data.limit=7", "optimizer=lion", "tags.site='bridge: 7'")
     config.save(found, tmp_path / "config.yaml")
     assert config.read(tmp_path / "config.yaml") == found
+
+
+def test_resume_compares_only_what_was_overridden(tmp_path: Path) -> None:
+    saved = composed("seed=3", "optimizer=sgd")
+    config.save(saved, tmp_path / "config.yaml")
+    again = [f"resume={tmp_path}", "seed=3", "name=other", "optimizer=sgd"]
+    assert config.resumed(composed(*again), again) == saved
+    assert config.resumed(composed(again[0]), again[:1]) == saved
+    wrong = [f"resume={tmp_path}", "seed=4", "epochs=2", "optimizer=adam"]
+    with pytest.raises(
+        config.ConfigError, match=r"(?s)epochs: the run has 10.*optimizer.name.*seed: the run has 3, .* 4"
+    ):
+        config.resumed(composed(*wrong), wrong)
+    with pytest.raises(config.ConfigError, match=r"no configuration"):
+        config.resumed(composed("resume=nowhere"), ["resume=nowhere"])

@@ -21,6 +21,7 @@ SETTINGS = {
     "system_metrics": False,
     "name": "n",
     "tags": {"site": "bridge"},
+    "directory": Path(),
 }
 
 
@@ -118,3 +119,20 @@ def test_processes_that_start_at_once_share_a_new_store() -> None:
     results = [(process.communicate(timeout=240)[0].strip(), process.returncode) for process in running]
     assert len(set(results)) == 1
     assert results[0][1] == 0
+
+
+def test_a_resumed_run_goes_on_without_doubling_points() -> None:
+    def explode(run: tracking.Run) -> None:
+        run.parameters({"seed": 0})
+        run.metrics({"loss": 1.0}, step=1)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), tracking.start(**SETTINGS) as run:
+        explode(run)
+    with tracking.start(**SETTINGS) as again:
+        again.parameters({"seed": 0})
+        for epoch in (1, 2):
+            again.metrics({"loss": 1 / epoch}, step=epoch)
+    assert again.id == run.id
+    assert client().get_run(run.id).info.status == "FINISHED"
+    assert [point.step for point in client().get_metric_history(run.id, "loss")] == [1, 2]

@@ -102,7 +102,12 @@ def job(function: Job) -> Callable[[DictConfig], Any]:
         directory = Path(settings.runtime.output_dir)
         overrides = list(settings.overrides.task)
         try:
-            return function(configuration.load(composed), directory, overrides)
+            config = configuration.load(composed)
+            if config.resume:
+                fresh, directory = directory, Path(config.resume).expanduser().absolute()
+                config = configuration.resumed(config, overrides)
+                _move_log(fresh, directory)
+            return function(config, directory, overrides)
         except KeyboardInterrupt:
             log.error("interrupted")
             sys.exit(130)
@@ -112,6 +117,7 @@ def job(function: Job) -> Callable[[DictConfig], Any]:
             if settings.mode == RunMode.MULTIRUN:
                 _failures.append((f"{directory} ({' '.join(overrides)})", str(error)))
                 return None
+            logging.shutdown()
             _remove_if_empty(directory)
             sys.exit(2 if expected else 1)
 
@@ -132,6 +138,15 @@ def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
     return None
 
 
+def _move_log(fresh: Path, directory: Path) -> None:
+    """Go on with the log of the run that is resumed, and remove the folder that Hydra made for this call."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
+            handler.baseFilename = str(directory / Path(handler.baseFilename).name)
+    _remove_if_empty(fresh)
+
+
 def _is_users(error: Exception) -> bool:
     """Tell a fault of the user's, found by this package or by the operating system, from one of ours."""
     if isinstance(error, OSError):
@@ -142,7 +157,6 @@ def _is_users(error: Exception) -> bool:
 
 def _remove_if_empty(directory: Path) -> None:
     """Remove a run directory in which nothing but the log was written: the fault was found before the run began."""
-    logging.shutdown()
     if directory.is_dir() and all(path.suffix == ".log" for path in directory.iterdir()):
         shutil.rmtree(directory, ignore_errors=True)
         with contextlib.suppress(OSError):

@@ -265,12 +265,22 @@ class Config:
     image_size: int = 160
     epochs: int = 10
     learning_rate: float = 1e-3
+    resume: str | None = None  # a run directory: that run is continued, with its own settings
     name: str | None = None  # of the MLflow run; null = made from what was overridden
     tags: dict[str, str] = field(default_factory=dict)
 
 
 # Keys that never change a number: they don't tell two configurations apart.
-NOT_IDENTITY = ("name", "tags", "tracking", "report", "runtime.threads", "features.keep", "features.max_gigabytes")
+NOT_IDENTITY = (
+    "resume",
+    "name",
+    "tags",
+    "tracking",
+    "report",
+    "runtime.threads",
+    "features.keep",
+    "features.max_gigabytes",
+)
 
 SCHEMAS: dict[str, type] = {
     "config": Config,
@@ -426,6 +436,35 @@ def read(path: Path) -> Config:
         return load(OmegaConf.merge(schema, saved))  # type: ignore[arg-type]
     except (OSError, KeyError, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{path} is no configuration of this version: {error}") from error
+
+
+def resumed(config: Config, overrides: list[str]) -> Config:
+    """Give the settings of the run that `config.resume` names.
+
+    Args:
+        config: What the command line composed.
+        overrides: What it changed explicitly; only these are compared with the saved settings.
+
+    Raises:
+        ConfigError: If there is no run, or an override would change its numbers; all such keys are named.
+    """
+    saved = read(Path(str(config.resume)).expanduser() / "config.yaml")
+    asked, before = leaves(config), leaves(saved)
+    named = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    differing = [
+        f"{key}: the run has {before.get(key)}, the command line says {asked.get(key)}"
+        for key in sorted(asked.keys() | before.keys())
+        if any(key == name or key.startswith(f"{name}.") for name in named)
+        and not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+        and asked.get(key) != before.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            "these settings would change the numbers of the run that is resumed:\n  "
+            + "\n  ".join(differing)
+            + "\nleave them out, or start a new run without resume="
+        )
+    return saved
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -60,6 +60,7 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
         **arguments(config.tracking, "log_model"),
         name=config.name or run_name(config, overrides),
         tags={**config.tags, "configuration": configuration.identity(config)},
+        directory=directory,
     ) as run:
         with seconds("setup"):
             record_inputs(config, data, directory, run)

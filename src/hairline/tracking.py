@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_SECONDS = 5.0
+_RUN_ID = "mlflow_run_id.txt"
 _PARAMETER_CHARACTERS = 6000  # MLflow's limit; the whole configuration is logged as an artifact as well
 
 
@@ -44,6 +45,7 @@ class Run:
         """Wrap the active MLflow run `run_id`."""
         self.id = run_id
         self._experiment_id = experiment_id
+        self._last_step = -1 if run_id is None else _last_step(run_id)
 
     def parameters(self, values: dict[str, Any]) -> None:
         """Log flat parameters."""
@@ -51,8 +53,8 @@ class Run:
             _mlflow().log_params({key: str(value)[:_PARAMETER_CHARACTERS] for key, value in values.items()})
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
-        """Log numbers; what is not a number (NaN) is left out."""
-        if self.id is not None:
+        """Log numbers; what is not a number (NaN) is left out, and so are steps logged before a run was resumed."""
+        if self.id is not None and (step is None or step > self._last_step):
             _mlflow().log_metrics({key: value for key, value in values.items() if value == value}, step=step)
 
     def tags(self, values: dict[str, str]) -> None:
@@ -129,7 +131,14 @@ def requirements(bundle: Bundle) -> list[str]:
 
 @contextlib.contextmanager
 def start(
-    *, enabled: bool, uri: str | None, experiment: str, system_metrics: bool, name: str, tags: dict[str, str]
+    *,
+    enabled: bool,
+    uri: str | None,
+    experiment: str,
+    system_metrics: bool,
+    name: str,
+    tags: dict[str, str],
+    directory: Path,
 ) -> Iterator[Run]:
     """Run a block as one MLflow run: FINISHED at its end, FAILED with the traceback or KILLED otherwise.
 
@@ -140,6 +149,7 @@ def start(
         system_metrics: Whether CPU, memory and GPU are sampled.
         name: Of the run.
         tags: Of the run.
+        directory: The run directory: the MLflow run's id is kept there, and a run that is resumed goes on in it.
 
     Raises:
         TrackingError: If the server or store cannot be used, within seconds.
@@ -150,10 +160,16 @@ def start(
     experiment_id = connect(uri, experiment)
     mlflow = _mlflow()
     sampled = system_metrics and importlib.util.find_spec("psutil") is not None
-    mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags, log_system_metrics=sampled)
+    known = directory / _RUN_ID
+    if known.is_file() and _exists(run_id := known.read_text(encoding="utf-8").strip()):
+        mlflow.start_run(run_id=run_id, log_system_metrics=sampled)
+    else:
+        mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags, log_system_metrics=sampled)
+    run_id = mlflow.active_run().info.run_id
+    known.write_text(run_id + "\n", encoding="utf-8")
     status = "FAILED"
     try:
-        yield Run(mlflow.active_run().info.run_id, experiment_id)
+        yield Run(run_id, experiment_id)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -164,6 +180,19 @@ def start(
     finally:
         with _silent_stdout():
             mlflow.end_run(status)
+
+
+def _exists(run_id: str) -> bool:
+    try:
+        _mlflow().MlflowClient().get_run(run_id)
+    except Exception:  # another store, or a run that was deleted for good: a new one is made
+        return False
+    return True
+
+
+def _last_step(run_id: str) -> int:
+    points = _mlflow().MlflowClient().get_metric_history(run_id, "loss")
+    return max((point.step for point in points), default=-1)
 
 
 def connect(uri: str | None, experiment: str) -> str:
