@@ -165,10 +165,10 @@ def start(
         mlflow.start_run(run_id=run_id, log_system_metrics=sampled)
     else:
         mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags, log_system_metrics=sampled)
-    run_id = mlflow.active_run().info.run_id
-    known.write_text(run_id + "\n", encoding="utf-8")
     status = "FAILED"
     try:
+        run_id = mlflow.active_run().info.run_id
+        known.write_text(run_id + "\n", encoding="utf-8")
         yield Run(run_id, experiment_id)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -183,9 +183,10 @@ def start(
 
 
 def _exists(run_id: str) -> bool:
+    mlflow = _mlflow()
     try:
-        _mlflow().MlflowClient().get_run(run_id)
-    except Exception:  # another store, or a run that was deleted for good: a new one is made
+        mlflow.MlflowClient().get_run(run_id)
+    except mlflow.MlflowException:  # another store, or a run that was deleted for good: a new one is made
         return False
     return True
 
