@@ -57,6 +57,8 @@ def test_a_run_is_recorded_in_the_working_directory() -> None:
 
 
 def test_a_failure_ends_failed_with_its_traceback() -> None:
+    Path("train.log").write_text("epoch 1\n")
+
     def explode() -> None:
         raise ZeroDivisionError("boom")
 
@@ -66,6 +68,7 @@ def test_a_failure_ends_failed_with_its_traceback() -> None:
     text = mlflow.artifacts.load_text(f"{client().get_run(run.id).info.artifact_uri}/traceback.txt")
     assert "explode" in text
     assert "ZeroDivisionError: boom" in text
+    assert "train.log" in {item.path for item in client().list_artifacts(run.id)}
 
 
 def test_an_interrupt_ends_killed() -> None:

@@ -229,8 +229,6 @@ def mirror(config: Config, data: Data, results: dict[str, float], directory: Pat
         run.artifacts(directory / name)
     if (directory / "figures").is_dir():
         run.artifacts(directory / "figures", "figures")
-    for path in directory.glob("*.log"):
-        run.artifacts(path)
 
 
 def run_name(config: Config, overrides: list[str]) -> str:

@@ -178,6 +178,8 @@ def start(
         mlflow.log_text(traceback.format_exc(), "traceback.txt")
         raise
     finally:
+        for path in sorted(directory.glob("*.log")):
+            mlflow.log_artifact(str(path))
         with _silent_stdout():
             mlflow.end_run(status)
 
