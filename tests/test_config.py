@@ -17,7 +17,7 @@ from hairline.data import augmentation, sources, splits
 from hairline.model import backbones, optimizers
 
 CONF = Path(__file__).parents[1] / "conf"
-CHOICES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
+CHOICES = sorted(path for path in CONF.glob("*/*.yaml"))
 
 
 def composed(*overrides: str) -> config.Config:

@@ -29,7 +29,7 @@ log = logging.getLogger("hairline")
 CONF = "conf"
 _failures: list[tuple[str, str]] = []
 
-Job = Callable[[configuration.Config, Path, list[str]], Any]
+Job = Callable[[Any, Path, list[str]], Any]
 
 
 def start(script: str, main: Callable[[], None]) -> None:
@@ -80,7 +80,7 @@ def register(store: ConfigStore) -> None:
     for name, schema in configuration.SCHEMAS.items():
         group, _, leaf = name.rpartition("/")
         node = OmegaConf.structured(schema)
-        if schema is configuration.Config:
+        if "tags" in node:
             OmegaConf.set_struct(node.tags, False)  # the user's own names: tags.site=bridge needs no plus sign
         # Below `hydra/`, so that --help does not list the schema beside the choices a user has.
         store.store(group=f"hydra/schema/{group}".rstrip("/"), name=leaf, node=node, replace=True)
@@ -93,7 +93,8 @@ def job(function: Job) -> Callable[[DictConfig], Any]:
     of a sweep does not stop the others.
 
     Args:
-        function: Given the configuration, the run directory, and the overrides of the command line.
+        function: Given the checked configuration, an instance of the script's schema, the directory Hydra made for
+            the job, and the overrides of the command line.
     """
 
     @functools.wraps(function)
@@ -103,7 +104,7 @@ def job(function: Job) -> Callable[[DictConfig], Any]:
         overrides = list(settings.overrides.task)
         try:
             config = configuration.load(composed)
-            if config.resume:
+            if isinstance(config, configuration.Config) and config.resume:
                 fresh, directory = directory, Path(config.resume).expanduser().absolute()
                 config = configuration.resumed(config, overrides)
                 _move_log(fresh, directory)

@@ -1,0 +1,108 @@
+"""What a schema cannot say: checks of values, and of keys against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hairline.config.schema import Config, SyntheticData
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message says what was received, what was expected and how to mend it."""
+
+
+def arguments(group: Any, *without: str) -> dict[str, Any]:
+    """Give a configuration group as keyword arguments, less the keys named in `without`."""
+    return {key: value for key, value in dataclasses.asdict(group).items() if key not in without}
+
+
+def _training(config: Config) -> Iterator[str]:
+    from hairline.data import sources  # pandas takes half a second: --help and misspelt keys answer without it
+
+    split = config.split
+    total = split.train + split.val + split.test
+    if abs(total - 1) > 1e-6 or min(split.train, split.val, split.test) <= 0:
+        yield (
+            f"split.train={split.train:g}, split.val={split.val:g} and split.test={split.test:g} sum to {total:g}: "
+            "give three positive shares that sum to 1, such as 0.7, 0.24 and 0.06"
+        )
+    if split.group_by == "regex" and not split.pattern:
+        yield "split.group_by=regex needs split.pattern: a regular expression whose first group names the photo"
+    if config.data.source not in sources.SOURCES:
+        yield unknown("data.source", config.data.source, sources.SOURCES)
+    path = getattr(config.data, "path", None)
+    if path is not None:
+        yield from (f"data.path={path!r}: {fault}" for fault in sources.path_faults(config.data.source, path))
+    if isinstance(config.data, SyntheticData) and config.data.classes not in (2, 3):
+        yield f"data.classes={config.data.classes}: the generator draws 2 or 3 classes"
+    yield from _model_faults(config)
+    positive: dict[str, float | None] = {
+        "batch_size": config.batch_size,
+        "epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "augment.views": config.augment.views,
+        "finetune.epochs": config.finetune.epochs,
+        "finetune.batch_size": config.finetune.batch_size,
+        "finetune.learning_rate": config.finetune.learning_rate,
+        "split.block_size": split.block_size,
+        "data.limit": config.data.limit,
+        "schedule.patience": config.schedule.patience,
+        "features.max_gigabytes": config.features.max_gigabytes,
+        "runtime.threads": config.runtime.threads,
+        "optimizer.global_clipnorm": config.optimizer.global_clipnorm,
+    }
+    for key, value in positive.items():
+        if value is not None and not value > 0:
+            yield f"{key}={value:g}: expected a number above 0"
+    shares = {
+        "data.max_rejected": config.data.max_rejected,
+        "model.label_smoothing": config.model.label_smoothing,
+        "model.dropout": config.model.dropout,
+        **{f"augment.{key}": getattr(config.augment, key) for key in ("zoom", "brightness", "contrast", "saturation")},
+    }
+    for key, value in shares.items():
+        if not 0 <= value < 1:
+            yield f"{key}={value:g}: expected a number from 0 up to, not including, 1"
+    for key, value in {"seed": config.seed, "augment.seed": config.augment.seed}.items():
+        if value < 0:
+            yield f"{key}={value}: expected a whole number from 0"
+    varied = any(value for key, value in arguments(config.augment, "mode", "views", "seed").items())
+    if not varied and (config.augment.mode == "fresh" or config.augment.views > 1):
+        yield (
+            f"augment.mode={config.augment.mode}, augment.views={config.augment.views}, but nothing varies between "
+            "views: choose augment=light or augment=strong, or set what varies, such as augment.flip_horizontal=true"
+        )
+
+
+def _model_faults(config: Config) -> Iterator[str]:
+    from hairline.model import backbones
+
+    row = backbones.BACKBONES.get(config.model.backbone)
+    if row is None:
+        yield unknown("model.backbone", config.model.backbone, backbones.BACKBONES)
+    elif config.image_size < row.minimum_size:
+        yield (
+            f"image_size={config.image_size}: {config.model.backbone} takes images of at least "
+            f"{row.minimum_size} pixels; its weights were made at {row.native_size}"
+        )
+    weights = config.model.weights
+    if weights not in backbones.NAMED_WEIGHTS and not Path(weights).expanduser().is_file():
+        yield (
+            f"model.weights={weights!r}: neither {', '.join(backbones.NAMED_WEIGHTS)} nor a file that exists; "
+            "give the path of a Keras weights file (.h5 or .weights.h5)"
+        )
+
+
+def unknown(key: str, value: str, known: Any) -> str:
+    """Say that `value` is no valid choice for `key`, with the nearest valid name."""
+    near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{key}={value}: unknown.{hint} Available: {', '.join(sorted(known))}"
+
+
+# Gives the faults of a configuration; each script's schema may have its own.
+CHECKS: dict[type, Callable[[Any], Iterator[str]]] = {Config: _training}

@@ -1,0 +1,126 @@
+"""From composed to checked configurations, and from saved ones back; what makes two of them the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from hairline.config.checks import CHECKS, ConfigError
+from hairline.config.schema import NOT_IDENTITY, SCHEMAS, Config
+
+
+def load(composed: DictConfig) -> Any:
+    """Turn a composed configuration into the checked, read-only one a run is given.
+
+    Args:
+        composed: What Hydra composed from the schema, the YAML choices and the command line.
+
+    Returns:
+        The configuration as plain dataclasses (of the script's schema), interpolations resolved.
+
+    Raises:
+        ConfigError: Naming every fault at once.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError("\n".join(f"{key} is missing: add {key}=... to the command line" for key in missing))
+    config = OmegaConf.to_object(composed)
+    faults = list(CHECKS[type(config)](config))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def save(config: Config, path: Path) -> None:
+    """Write the resolved configuration as YAML."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def read(path: Path) -> Config:
+    """Read a configuration that `save` wrote, as data: checked against the schema like any other.
+
+    Raises:
+        ConfigError: If it does not fit the schema.
+    """
+    try:
+        saved: Any = OmegaConf.load(path)
+        schema = OmegaConf.structured(Config)
+        for group in ("data", "optimizer", "schedule"):
+            kind = saved[group]["source" if group == "data" else "name"]
+            schema[group] = OmegaConf.structured(SCHEMAS[f"{group}/{kind}"])
+        return load(OmegaConf.merge(schema, saved))  # type: ignore[arg-type, no-any-return]
+    except (OSError, KeyError, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{path} is no configuration of this version: {error}") from error
+
+
+def resumed(config: Config, overrides: list[str]) -> Config:
+    """Give the settings of the run that `config.resume` names.
+
+    Args:
+        config: What the command line composed.
+        overrides: What it changed explicitly; only these are compared with the saved settings.
+
+    Raises:
+        ConfigError: If there is no run, or an override would change its numbers; all such keys are named.
+    """
+    saved = read(Path(str(config.resume)).expanduser() / "config.yaml")
+    asked, before = leaves(config), leaves(saved)
+    named = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    differing = [
+        f"{key}: the run has {before.get(key)}, the command line says {asked.get(key)}"
+        for key in sorted(asked.keys() | before.keys())
+        if any(key == name or key.startswith(f"{name}.") for name in named)
+        and not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+        and asked.get(key) != before.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            "these settings would change the numbers of the run that is resumed:\n  "
+            + "\n  ".join(differing)
+            + "\nleave them out, or start a new run without resume="
+        )
+    return saved
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries to dotted keys.
+
+    >>> flatten({"seed": 0, "data": {"source": "folder"}})
+    {'seed': 0, 'data.source': 'folder'}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def leaves(config: Config) -> dict[str, Any]:
+    """Give every setting under its dotted key."""
+    return flatten(dataclasses.asdict(config))
+
+
+def identity(config: Config) -> str:
+    """Digest all that changes the numbers: equal for two configurations exactly if they train the same model.
+
+    Args:
+        config: A checked configuration.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    told = {
+        key: value
+        for key, value in leaves(config).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
