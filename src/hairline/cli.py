@@ -77,7 +77,8 @@ def _run(main: Callable[[], None]) -> None:
 
 def register(store: ConfigStore) -> None:
     """Make the schema known to Hydra."""
-    for name, schema in configuration.SCHEMAS.items():
+    scripts = {name: schema for name, (schema, _) in configuration.COMMANDS.items()}
+    for name, schema in {**configuration.SCHEMAS, **scripts}.items():
         group, _, leaf = name.rpartition("/")
         node = OmegaConf.structured(schema)
         if "tags" in node:

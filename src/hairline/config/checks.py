@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def arguments(group: Any, *without: str) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(group).items() if key not in without}
 
 
-def _training(config: Config) -> Iterator[str]:
+def training_faults(config: Config) -> Iterator[str]:
     from hairline.data import sources  # pandas takes half a second: --help and misspelt keys answer without it
 
     split = config.split
@@ -102,7 +102,3 @@ def unknown(key: str, value: str, known: Any) -> str:
     near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"{key}={value}: unknown.{hint} Available: {', '.join(sorted(known))}"
-
-
-# Gives the faults of a configuration; each script's schema may have its own.
-CHECKS: dict[type, Callable[[Any], Iterator[str]]] = {Config: _training}

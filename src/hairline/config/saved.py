@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from hairline.config.checks import CHECKS, ConfigError
+from hairline.config.checks import ConfigError, training_faults
+from hairline.config.commands import COMMANDS
 from hairline.config.schema import NOT_IDENTITY, SCHEMAS, Config
 
 
@@ -32,7 +33,8 @@ def load(composed: DictConfig) -> Any:
     if missing:
         raise ConfigError("\n".join(f"{key} is missing: add {key}=... to the command line" for key in missing))
     config = OmegaConf.to_object(composed)
-    faults = list(CHECKS[type(config)](config))
+    checks = {Config: training_faults, **dict(COMMANDS.values())}
+    faults = list(checks[type(config)](config))
     if faults:
         raise ConfigError("\n".join(faults))
     return config
