@@ -21,6 +21,7 @@ def arguments(group: Any, *without: str) -> dict[str, Any]:
 
 
 def training_faults(config: Config) -> Iterator[str]:
+    """Give every fault of a training's configuration, in words for its user."""
     from hairline.data import sources  # pandas takes half a second: --help and misspelt keys answer without it
 
     split = config.split
