@@ -32,7 +32,7 @@ def load(composed: DictConfig) -> Any:
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise ConfigError("\n".join(f"{key} is missing: add {key}=... to the command line" for key in missing))
-    config = OmegaConf.to_object(composed)
+    config: Any = OmegaConf.to_object(composed)
     checks = {Config: training_faults, **dict(COMMANDS.values())}
     faults = list(checks[type(config)](config))
     if faults:
