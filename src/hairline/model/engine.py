@@ -11,7 +11,6 @@ import importlib.util
 import logging
 import os
 import queue
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -175,14 +174,18 @@ def _converted(backbone: Callable[[], keras.Model], key: str) -> Path | None:
     if file.is_file():
         return file
     import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    log.info("converting the backbone for LiteRT, once (about half a minute)")
+    log.info("converting the backbone for LiteRT, once")
     model = backbone()
     try:
-        with tempfile.TemporaryDirectory() as folder, _quiet():
-            model.export(folder, verbose=False)
-            content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-        _refuse_other_features(content, model)
+        with _quiet():
+            pixels = tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)
+            function = tf.function(lambda images: model(images, training=False)).get_concrete_function(pixels)
+            # From a frozen graph conversion takes 4 s, by way of `model.export` 19 s (MobileNetV2, 2-core AMD EPYC).
+            frozen = convert_variables_to_constants_v2(function)
+            content = tf.lite.TFLiteConverter.from_concrete_functions([frozen], tf.Module()).convert()
+        _refuse_other_features(content, model.input_shape[1:], lambda images: np.asarray(function(tf.constant(images))))
     except Exception as error:  # the converter raises whatever its passes do
         log.warning("WARNING: %s does not convert to LiteRT (%s)", model.name, _line(error))
         return None
@@ -192,11 +195,11 @@ def _converted(backbone: Callable[[], keras.Model], key: str) -> Path | None:
     return file
 
 
-def _refuse_other_features(content: bytes, model: keras.Model) -> None:
-    """Compare the converted model with Keras on noise, which excites every channel."""
+def _refuse_other_features(content: bytes, shape: tuple[int, ...], model: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Compare the converted model with the one it was made from on noise, which excites every channel."""
     from ai_edge_litert.interpreter import Interpreter
 
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8)
     with runtime.quiet():
         interpreter = Interpreter(model_content=content)
         place = interpreter.get_input_details()[0]["index"]
@@ -205,7 +208,7 @@ def _refuse_other_features(content: bytes, model: keras.Model) -> None:
     interpreter.set_tensor(place, pixels)
     interpreter.invoke()
     found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    expected = np.asarray(model(pixels, training=False))
+    expected = model(pixels)
     difference, scale = np.abs(found - expected).max(), np.abs(expected).max()
     if not difference <= 1e-4 * scale:
         raise EngineError(f"its features differ by {difference:.2g} where the largest is {scale:.2g}")
