@@ -63,7 +63,7 @@ def test_intervals_cover_the_truth_at_their_rate() -> None:
     """Two classifiers right on 85 % and 80 %, half of the time together: the truth is 0.05."""
     generator = np.random.default_rng(2)
     covered = 0
-    trials = 300
+    trials = 120
     for trial in range(trials):
         labels = generator.integers(0, 2, 250)
         same = generator.random(250) < 0.5
@@ -71,9 +71,9 @@ def test_intervals_cover_the_truth_at_their_rate() -> None:
         luck[1] = np.where(same, luck[0], luck[1])
         right = luck < np.array([[0.85], [0.80]])
         first, second = (table(labels, np.where(side == labels.astype(bool), 0.9, 0.1)) for side in right)
-        found = comparison.paired_bootstrap(first, second, resamples=400, seed=trial)["accuracy"]
+        found = comparison.paired_bootstrap(first, second, resamples=200, seed=trial)["accuracy"]
         covered += found.low <= 0.05 <= found.high
-    assert 0.91 <= covered / trials <= 0.985
+    assert 0.89 <= covered / trials <= 0.99
 
 
 def test_groups_that_move_together_widen_the_interval() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hairline.config import Config, arguments
-from hairline.data import manifest, sources, splits
+from hairline.data import duplicates, manifest, sources, splits
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ class Data:
         class_names: Sorted.
         positive: Index of the class that precision, recall and the threshold refer to; None: macro averages.
         labels: int64 [n], index of each row's class.
+        hashes: Perceptual hash of each row's image, uint64 [n]; None with split.group_by=none, which needs none.
     """
 
     manifest: pd.DataFrame
@@ -31,6 +32,7 @@ class Data:
     class_names: list[str]
     positive: int | None
     labels: np.ndarray
+    hashes: np.ndarray | None = None
 
     def rows(self, split: str) -> np.ndarray:
         """Give the row numbers of one split."""
@@ -40,14 +42,18 @@ class Data:
 def prepare_data(config: Config) -> Data:
     """List, check and divide the images."""
     settings = config.data
-    shared = ("source", "limit", "positive_class", "max_rejected")
+    shared = ("source", "limit", "positive_class", "max_rejected", "class_map")
     listed = sources.SOURCES[settings.source](**arguments(settings, *shared))
-    listed = sources.limited(listed, settings.limit, config.seed)
+    listed = sources.limited(sources.mapped(listed, settings.class_map), settings.limit, config.seed)
     table, rejected = manifest.scan(listed)
     manifest.refuse_rejected(rejected, len(listed), settings.max_rejected)
     manifest.refuse_contradictions(table)
     grouping = ("group_by", "block_size", "pattern")
-    table = splits.group(table, **{key: getattr(config.split, key) for key in grouping})
+    hashes = clusters = None
+    if config.split.group_by != "none":
+        hashes = duplicates.perceptual_hashes(table)
+        clusters = duplicates.clusters(table["sha256"].tolist(), hashes)
+    table = splits.group(table, clusters, **{key: getattr(config.split, key) for key in grouping})
     table = splits.split(table, **arguments(config.split, *grouping), seed=config.seed).reset_index(drop=True)
     class_names = sorted(table["label"].unique())
     positive = sources.positive_class(class_names, settings.positive_class)
@@ -57,6 +63,7 @@ def prepare_data(config: Config) -> Data:
         class_names,
         None if positive is None else class_names.index(positive),
         pd.Categorical(table["label"], categories=class_names).codes.astype(np.int64),
+        hashes,
     )
     _say_data(config, data)
     return data

@@ -97,7 +97,9 @@ def shared(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, lis
         ComparisonError: If there are none, or the tables disagree about labels or classes.
     """
     tables = [table[table["label"].fillna("") != ""] for table in (first, second)]
-    named = [sorted(name.removeprefix("prob_") for name in table if name.startswith("prob_")) for table in tables]
+    named = [
+        sorted(name.removeprefix("prob_") for name in table.columns if name.startswith("prob_")) for table in tables
+    ]
     if named[0] != named[1]:
         raise ComparisonError(
             f"the two models know other classes: {', '.join(named[0])} and {', '.join(named[1])}: compare models of "
@@ -142,5 +144,5 @@ def _measured(
         right = (weights @ (present * values[:, column : column + 1])).astype(np.float64)
         recall = np.divide(right, support, out=np.full(right.shape, np.nan), where=support > 0)
         # A resample may hold no image of a rare class: its mean is over those it holds.
-        found[name] = np.nanmean(recall, axis=1)
+        found[name] = intervals.mean_of_defined(recall, axis=1)
     return found
