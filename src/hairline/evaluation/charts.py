@@ -41,14 +41,14 @@ def calibration(
     classes = before.shape[1]
     for column, (name, table) in enumerate((("before", before), (f"after (temperature {temperature:.3g})", after))):
         error = metrics.expected_calibration_error(labels, table, bins)
-        heading = f"{name}: expected calibration error {error:.2g}"
+        heading = f"{name}: error {error:.2g}"
         _reliability(panels[0, column], panels[1, column], labels, table, bins, heading)
         panels[1, column].set(xlim=(np.floor(bins / classes + 1e-9) / bins, 1))
     panels[0, 0].set_ylabel("accuracy")
     panels[1, 0].set_ylabel("images (log axis)")
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"{fit(title, 400, 13)}: are probabilities as sure as they are right?")
+    figure.suptitle(f"{fit(title, 400, 13)}: expected calibration error ({len(labels):,} images)")
     return figure
 
 

@@ -157,7 +157,7 @@ def worst_errors(
         [class_names[index] for index in chosen[picked]],
         sure[picked].tolist(),
         [os.path.basename(path) for path in entries["path"]],
-        title=f"{title}: surest of {(truths != chosen).sum():,} errors of each kind, then the least sure right ones",
+        title=f"{title}: the surest of {(truths != chosen).sum():,} errors, by kind; then the least sure right answers",
     )
 
 
@@ -175,7 +175,7 @@ def heat_maps(
     from hairline.model import bundle as bundles
 
     wrong = np.flatnonzero(truths != chosen)
-    wrong = wrong[np.argsort(-found[wrong].max(axis=1), kind="stable")][: _MAPS // 2]
+    wrong = wrong[np.argsort(-found[wrong, chosen[wrong]], kind="stable")][: _MAPS // 2]
     right = np.random.default_rng(seed).permutation(np.flatnonzero(truths == chosen))
     picked = np.concatenate([wrong, right])[:_MAPS]
     pixels = np.stack([images.decode(path, bundle.image_size) for path in rows["path"].iloc[picked]])
