@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hairline import inference, runtime, tracking
+from hairline import inference, preparation, runtime, tracking
 from hairline.config import arguments
 from hairline.config.commands import Evaluate
-from hairline.data import duplicates, manifest, sources, splits
+from hairline.data import manifest
 from hairline.evaluation import measures
 from hairline.model import bundle as bundles
 from hairline.model.bundle import Bundle
@@ -103,18 +103,12 @@ def list_images(config: Evaluate, folder: Path, bundle: Bundle) -> tuple[pd.Data
     Raises:
         EvaluationError: If classes do not fit those of the model, or the part is empty.
     """
-    settings = config.data
-    shared = ("source", "limit", "positive_class", "max_rejected", "class_map")
-    listed = sources.SOURCES[settings.source](**arguments(settings, *shared))
-    listed = sources.limited(sources.mapped(listed, settings.class_map), settings.limit, config.seed)
-    refuse_other_classes(sorted(set(listed["label"])), bundle.class_names)
-    table, rejected = manifest.scan(listed)
-    manifest.refuse_rejected(rejected, len(listed), settings.max_rejected)
-    manifest.refuse_contradictions(table)
+    rows = preparation.listed(config.data, config.seed)
+    refuse_other_classes(sorted(set(rows["label"])), bundle.class_names)
+    table, rejected = preparation.scanned(rows, config.data.max_rejected)
     known = pd.Series(bundles.splits_of(folder, table["sha256"]), index=table.index, dtype=object)
-    table["seen"] = known.isin(["train", "val"])
     # The model's own split comes first: for an image it was made with, that is the truth.
-    table["split"] = known.where(known != "", table["split"])
+    table = table.assign(seen=known.isin(["train", "val"]), split=known.where(known != "", table["split"]))
     if config.part != "all":
         counts = table["split"].replace("", "none").value_counts().to_dict()
         table = table[table["split"] == config.part]
@@ -123,11 +117,7 @@ def list_images(config: Evaluate, folder: Path, bundle: Bundle) -> tuple[pd.Data
                 f"part={config.part}: none of the images belongs to it; by the run's split and the source's folders "
                 f"they are {counts}: choose one of these, or part=all"
             )
-    clusters = None
-    if config.split.group_by != "none":
-        clusters = duplicates.clusters(table["sha256"].tolist(), duplicates.perceptual_hashes(table))
-    grouping = {key: getattr(config.split, key) for key in ("group_by", "block_size", "pattern")}
-    return splits.group(table, clusters, **grouping).reset_index(drop=True), rejected
+    return preparation.grouped(table, config.split)[0].reset_index(drop=True), rejected
 
 
 def refuse_other_classes(found: list[str], expected: list[str]) -> None:
@@ -213,10 +203,7 @@ def measure(
             **({} if start == "test" and config.report.level == "full" else {"resamples": 0}),
         )
         results |= {f"{start}_{key}": value for key, value in found.items()}
-        listed = table.loc[rows, ["path", "width", "height", "label"]].reset_index(drop=True)
-        listed.insert(1, "x", 0)
-        listed.insert(2, "y", 0)
-        manifest.write(inference.with_probabilities(listed, probabilities[rows], bundle), directory / file)
+        manifest.write(inference.whole_images(table[rows], probabilities[rows], bundle), directory / file)
     return results
 
 

@@ -176,13 +176,11 @@ def describe_model(config: Config, data: Data, frozen: Frozen, origin: str, deci
 
 def write_predictions(data: Data, probabilities: np.ndarray, bundle: Bundle, directory: Path) -> None:
     """Write the test predictions."""
-    from hairline.inference import with_probabilities
+    from hairline.inference import whole_images
 
     test = data.rows("test")
-    table = data.manifest.iloc[test][["path", "width", "height", "label"]].reset_index(drop=True)
-    table.insert(1, "x", 0)
-    table.insert(2, "y", 0)
-    manifest.write(with_probabilities(table, probabilities[test], bundle), directory / "predictions.csv")
+    table = whole_images(data.manifest.iloc[test], probabilities[test], bundle)
+    manifest.write(table, directory / "predictions.csv")
 
 
 def draw(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hairline.config import Config, arguments
+from hairline.config import Config, Split, arguments
+from hairline.config import Data as DataSettings
 from hairline.data import duplicates, manifest, sources, splits
 
 log = logging.getLogger(__name__)
@@ -41,22 +42,12 @@ class Data:
 
 def prepare_data(config: Config) -> Data:
     """List, check and divide the images."""
-    settings = config.data
-    shared = ("source", "limit", "positive_class", "max_rejected", "class_map")
-    listed = sources.SOURCES[settings.source](**arguments(settings, *shared))
-    listed = sources.limited(sources.mapped(listed, settings.class_map), settings.limit, config.seed)
-    table, rejected = manifest.scan(listed)
-    manifest.refuse_rejected(rejected, len(listed), settings.max_rejected)
-    manifest.refuse_contradictions(table)
+    table, rejected = scanned(listed(config.data, config.seed), config.data.max_rejected)
+    table, hashes = grouped(table, config.split)
     grouping = ("group_by", "block_size", "pattern")
-    hashes = clusters = None
-    if config.split.group_by != "none":
-        hashes = duplicates.perceptual_hashes(table)
-        clusters = duplicates.clusters(table["sha256"].tolist(), hashes)
-    table = splits.group(table, clusters, **{key: getattr(config.split, key) for key in grouping})
     table = splits.split(table, **arguments(config.split, *grouping), seed=config.seed).reset_index(drop=True)
     class_names = sorted(table["label"].unique())
-    positive = sources.positive_class(class_names, settings.positive_class)
+    positive = sources.positive_class(class_names, config.data.positive_class)
     data = Data(
         table,
         rejected,
@@ -67,6 +58,36 @@ def prepare_data(config: Config) -> Data:
     )
     _say_data(config, data)
     return data
+
+
+def listed(settings: DataSettings, seed: int) -> pd.DataFrame:
+    """List the images of a source, classes renamed and drawn to the limit; no file is opened.
+
+    Args:
+        settings: The configuration group `data`.
+        seed: Chooses the images where there is a limit.
+    """
+    shared = ("source", "limit", "positive_class", "max_rejected", "class_map")
+    rows = sources.SOURCES[settings.source](**arguments(settings, *shared))
+    return sources.limited(sources.mapped(rows, settings.class_map), settings.limit, seed)
+
+
+def scanned(rows: pd.DataFrame, max_rejected: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every file once; gives the manifest of the readable images, and the rejected files."""
+    table, rejected = manifest.scan(rows)
+    manifest.refuse_rejected(rejected, len(rows), max_rejected)
+    manifest.refuse_contradictions(table)
+    return table, rejected
+
+
+def grouped(table: pd.DataFrame, settings: Split) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Say which images belong together, near-identical ones among them; gives the perceptual hashes as well."""
+    hashes = clusters = None
+    if settings.group_by != "none":
+        hashes = duplicates.perceptual_hashes(table)
+        clusters = duplicates.clusters(table["sha256"].tolist(), hashes)
+    grouping = {key: getattr(settings, key) for key in ("group_by", "block_size", "pattern")}
+    return splits.group(table, clusters, **grouping), hashes
 
 
 def _say_data(config: Config, data: Data) -> None:
