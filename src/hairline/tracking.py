@@ -364,7 +364,9 @@ def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], fold
         folders: dict[str, Path] = {}
         for run in runs:
             files = {item.path for item in client.list_artifacts(run.info.run_id)}
-            if "predictions.csv" not in files:  # the parent of a sweep, or a run of something else
+            # The parent of a sweep has none; an evaluation is of other images than the trainings of its experiment.
+            evaluation = "evaluation.json" in files and run.info.run_id not in run_ids
+            if "predictions.csv" not in files or evaluation:
                 continue
             place = folder / run.info.run_id
             place.mkdir(parents=True)

@@ -73,7 +73,7 @@ def _answered(
     found = {"abstained": float(1 - answered.mean())}
     names = ("accuracy", "precision", "recall", "specificity", "f1", "balanced_accuracy")
     if not answered.any():
-        return found | {f"{name}_when_answered": float("nan") for name in names}
+        return found
     measured = metrics.classification_metrics(
         labels[answered], probabilities[answered], positive=positive, threshold=threshold
     )

@@ -59,8 +59,8 @@ class OperatingPoint:
             "f1": "for the highest F1",
             "given": "as given",
         }[self.rule]
-        said = f"{how}: recall {self.recall:.4f} ({self.recall_low:.4f} to {self.recall_high:.4f})"
-        said += f", specificity {self.specificity:.4f} on {self.images:,} positive validation images"
+        said = f"{how}: on validation recall {self.recall:.4f} ({self.recall_low:.4f} to {self.recall_high:.4f}) of "
+        said += f"{self.images:,} positives, specificity {self.specificity:.4f}"
         if self.reached is False and self.target_recall is not None:
             needed = positives_needed(self.target_recall)
             said += "; the target is out of reach: "
