@@ -72,7 +72,6 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         results = measure(config, bundle, table, scores, directory)
         results["rejected_images"] = len(rejected)
         about = {"run": config.run, "data": name, "part": config.part, "group_by": config.split.group_by}
-        (directory / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         told = {
             key: None if isinstance(value, float) and math.isnan(value) else value for key, value in results.items()
         }
@@ -82,12 +81,16 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
             manifest.write(rejected, directory / "rejected.csv")
         if config.report.level == "full" and not table["seen"].all():
             draw(config, folder, bundle, table, scores, name, directory)
+        # Last: an evaluation beside this one, gathering the table across data sets, takes what has it for whole.
+        (directory / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         for path in sorted(directory.glob("*.[cj]s*")):
             run.artifacts(path)
         if (directory / "figures").is_dir():
             run.artifacts(directory / "figures", "figures")
         run.parameters(about)
-        run.evaluation(results, tracking.logged_model(config.run, folder), table, manifest.digest(table), name)
+        if run.id is not None:
+            model_id = tracking.logged_model(config.run, folder)
+            run.evaluation(results, model_id, table, manifest.digest(table), name)
     say(config, name, results, directory)
     if sweep is not None:
         cross(sweep)
@@ -268,6 +271,7 @@ def cross(sweep: Path) -> pd.DataFrame:
     manifest.write(table, sweep / "cross_table.csv")
     shown = [name for name in CROSS_METRICS if name in table and table[name].notna().any()]
     told = table[["data", "run", "test_images", *shown]].rename(columns=lambda name: name.removeprefix("test_"))
+    told = told.assign(**{name: pd.to_numeric(told[name]) for name in told.columns[2:]})  # null is no number
     if told["run"].nunique() == 1:
         told = told.drop(columns="run")
     log.info("\n%s\n", told.to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
