@@ -127,7 +127,8 @@ def intervals(
             axes.hlines(places[chosen], low[chosen], high[chosen], color=colour, linewidth=2)
             axes.plot(values[chosen], places[chosen], _MARKERS[number % len(_MARKERS)], color=colour,
                       markeredgecolor="white", markersize=8, label=fit(kind, 200, 9), clip_on=False)  # fmt: skip
-        axes.set(xlabel=metric.removeprefix("test_").replace("_at_threshold", "\nat the threshold").replace("_", " "))
+        told = metric.removeprefix("test_").replace("_at_threshold", "\nat the threshold").replace("_", " ")
+        axes.set_xlabel(told, size=9)
         axes.set_ylim(rows - 0.5, -0.5)
         axes.grid(axis="x")
         axes.locator_params(axis="x", nbins=3)
