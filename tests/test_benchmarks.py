@@ -11,9 +11,10 @@ from types import ModuleType
 
 import keras
 import pytest
+from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ["against_keras", "augmentation", "features", "memory", "sweep"]
+SCRIPTS = ["against_keras", "augmentation", "features", "memory", "sweep", "tiles"]
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -38,6 +39,25 @@ def test_every_script_answers_help() -> None:
     assert {name: process.returncode for name, process in started.items()} == dict.fromkeys(SCRIPTS, 0)
     assert all("--images" in text for text in shown.values())
     assert "--child" not in shown["against_keras"]
+
+
+def test_tiles_are_labelled_by_their_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (30, 20), "grey").save(tmp_path / "images" / "a.jpg")
+    mask = Image.new("L", (30, 20), 204)  # not a crack, in sets that mark look-alikes
+    mask.putpixel((12, 3), 255)
+    mask.putpixel((25, 19), 255)
+    mask.putpixel((26, 19), 255)
+    mask.save(tmp_path / "masks" / "a.png")
+    places = (tmp_path / "images", tmp_path / "masks")
+    cut = load("tiles", monkeypatch).cut
+    assert cut(*places, tmp_path / "any", size=10, pixels=1) == {"cracked": 2, "uncracked": 4}
+    assert {path.name for path in (tmp_path / "any" / "cracked").iterdir()} == {
+        "a_x0010_y0000.png",
+        "a_x0020_y0010.png",
+    }
+    assert cut(*places, tmp_path / "more", size=10, pixels=2) == {"cracked": 1, "uncracked": 4}
 
 
 def test_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,10 @@ SMALL = ("model=mobilenetv3small", "model.weights=random", "image_size=32", "bat
 
 
 def run(
-    *arguments: str, environment: dict[str, str] | None = None, timeout: float = 200
+    *arguments: str, environment: dict[str, str] | None = None, timeout: float = 200, script: str = "train.py"
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
+        [sys.executable, str(ROOT / script), *arguments],
         capture_output=True, text=True, timeout=timeout, env=os.environ | (environment or {}), check=False,
     )  # fmt: skip
 
@@ -48,6 +48,29 @@ def test_help_answers_without_tensorflow(no_tensorflow: dict[str, str]) -> None:
     ):
         assert text in found.stdout
     assert "schema" not in found.stdout.partition("Settings")[0]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("evaluate.py", ["--help"], "part: all"),
+        ("evaluate.py", ["run=here"], "You must specify 'data'"),
+        ("evaluate.py", ["data=folder", "data.path=."], "run is missing: add run=... to the command line"),
+        ("evaluate.py", ["run=nowhere", "data=folder", "data.path=."], "run=nowhere: no saved model there"),
+        ("evaluate.py", ["run=here", "data=folder", "data.path=.", "part=tst"], "Invalid value 'tst'"),
+        ("compare.py", ["--help"], "experiment=hairline"),
+        ("compare.py", [], "nothing to compare: give run directories"),
+        ("compare.py", ["runs=[nowhere]"], "runs: nowhere is neither a folder nor an MLflow run id"),
+        ("compare.py", ["rnus=[a]"], "Did you mean: 'runs'"),
+    ],
+)  # fmt: skip
+def test_the_other_scripts_answer_without_tensorflow(
+    script: str, arguments: list[str], message: str, no_tensorflow: dict[str, str]
+) -> None:
+    found = run(*arguments, environment=no_tensorflow, script=script)
+    assert message in found.stdout + found.stderr
+    assert "Traceback" not in found.stdout + found.stderr
+    assert (found.returncode == 0) == ("--help" in arguments)
 
 
 def test_cfg_job_shows_the_settings(no_tensorflow: dict[str, str]) -> None:

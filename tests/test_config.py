@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 
 from hairline import cli, config, runtime, tracking
 from hairline.data import augmentation, sources, splits
+from hairline.evaluation import decisions
 from hairline.model import backbones, optimizers
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -73,6 +74,8 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     for name, source in sources.SOURCES.items():
         assert fields(config.SCHEMAS[f"data/{name}"]) - shared == keywords(source), name
     assert fields(config.Augment, "mode", "views") == keywords(augmentation.view)
+    shared = {"groups", "resamples"}
+    assert fields(config.SCHEMAS["decision"]) == keywords(decisions.decide) - shared
     assert fields(config.Runtime, "devices") == keywords(runtime.prepare) - {"seed"}
     assert fields(config.Tracking, "log_model") == keywords(tracking.start) - {"name", "tags", "directory"}
     assert fields(config.Split) == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
@@ -107,6 +110,12 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         (["model.weights=nowhere.h5"], r"model.weights='nowhere.h5': neither auto, imagenet, random nor a file"),
         (["split.group_by=regex"], r"needs split.pattern"),
         (["data.classes=7"], r"draws 2 or 3 classes"),
+        (["decision.threshold=recal"], r"decision.threshold=recal: expected recall, f1, or a probability"),
+        (["decision.threshold=1.5"], r"decision.threshold=1.5: expected recall, f1, or a probability"),
+        (["decision.target_recall=1"], r"decision.target_recall=1: expected a share between 0 and 1"),
+        (["decision.abstain=[0.7,0.3]"], r"decision.abstain=\[0.7, 0.3\]: expected two rising probabilities"),
+        (["repeats=0"], r"repeats=0: expected a number above 0"),
+        (["repeats=2", "finetune=top"], r"repeats measures heads on frozen features"),
         (["tags={a: b}", "data.max_rejected=2"], r"data.max_rejected=2"),
     ],
 )  # fmt: skip
@@ -141,6 +150,10 @@ def test_identity_changes_exactly_with_what_changes_numbers() -> None:
         "model.dropout=0.1",
         "data.limit=9",
         "split.group_by=none",
+        "decision=f1",
+        "decision.threshold=0.4",
+        "decision.calibration=none",
+        "repeats=3",
     ]
     found = {config.identity(composed(other)) for other in different}
     assert len(found) == len(different)

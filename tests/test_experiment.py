@@ -28,6 +28,7 @@ SMALL = (
     "batch_size=16",
     "epochs=4",
     "learning_rate=0.01",
+    "report.learning_curve=false",  # four more heads; test_numbers.py has one
 )
 
 
@@ -56,12 +57,15 @@ def client(finished: Path) -> mlflow.MlflowClient:
 
 
 def test_the_run_directory_explains_itself(finished: Path) -> None:
-    tables = {"manifest.csv", "history.csv", "predictions.csv"}
+    tables = {"manifest.csv", "history.csv", "predictions.csv", "leaks.csv"}
     others = {"config.yaml", "environment.json", "metrics.json", "mlflow_run_id.txt", "figures", "model"}
     assert {path.name for path in finished.iterdir()} == tables | others
     assert {path.name for path in (finished / "model").iterdir()} == {"model.keras", "bundle.json", "features.npz"}
     figures = {path.stem for path in (finished / "figures").glob("*.png")}
-    assert figures == {"samples", "curves", "confusion_matrix", "predictions", "ranking"}
+    trained = {"samples", "curves", "leaks"}
+    assert figures == trained | {
+        "confusion_matrix", "errors", "gradcam", "predictions", "ranking", "reliability", "scores",
+    }  # fmt: skip
     for path in (finished / "figures").iterdir():
         with Image.open(path) as image:
             assert image.width >= 800
@@ -87,10 +91,16 @@ def test_metrics_are_flat_and_follow_from_the_predictions(finished: Path) -> Non
     ]
     labels = (table["label"] == "plain").to_numpy().astype(int)
     probabilities = table[["prob_cracked", "prob_plain"]].to_numpy()
-    expected = metrics.classification_metrics(labels, probabilities, positive=0)
+    threshold = json.loads((finished / "model" / "bundle.json").read_text())["threshold"]
+    assert found["threshold"] == threshold
+    expected = metrics.classification_metrics(labels, probabilities, positive=0, threshold=threshold)
+    assert "recall_at_threshold" in expected
     for key, value in expected.items():
         assert found[f"test_{key}"] == pytest.approx(value, abs=1e-6), key
-    assert found["test_accuracy"] == (table["label"] == table["predicted"]).mean()
+    assert found["test_accuracy_at_threshold"] == (table["label"] == table["predicted"]).mean()
+    assert found["test_accuracy"] == (labels == probabilities.argmax(axis=1)).mean()
+    for name in ("accuracy", "recall_at_threshold", "auroc", "ece"):
+        assert found[f"test_{name}_interval_low"] <= found[f"test_{name}_interval_high"]
 
 
 def test_manifest_is_divided_and_history_complete(finished: Path) -> None:
@@ -166,7 +176,7 @@ def test_mlflow_serves_the_same_model(
     assert list(found.columns) == ["label", "probability", "threshold", "prob_cracked", "prob_plain"]
     np.testing.assert_allclose(found["prob_cracked"], table["prob_cracked"], atol=1e-4)
     assert list(found["label"]) == list(table["predicted"])
-    assert set(found["threshold"]) == {0.5}
+    assert set(found["threshold"]) == {json.loads((finished / "metrics.json").read_text())["threshold"]}
 
 
 def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:

@@ -17,14 +17,16 @@ ALLOWED = {
     "mlflow": {"tracking", "serving"},
     "hydra": {"cli"},
     "omegaconf": {"config.schema", "config.commands", "config.saved", "cli"},
-    "matplotlib": {"evaluation.figures", "evaluation.report"},
+    "matplotlib": {"evaluation.charts", "evaluation.figures", "evaluation.report"},
     "requests": set(),
 }
 LIGHT = {
-    "cache", "cli", "config.schema", "config.checks", "config.commands", "config.saved", "environment",
-    "experiment", "phases", "preparation", "progress", "tracking",
-    "data.archives", "data.augmentation", "data.download", "data.images", "data.manifest", "data.sources",
-    "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "evaluation.report", "model.backbones",
+    "cache", "cli", "config.schema", "config.checks", "config.commands", "config.saved", "environment", "assessment",
+    "experiment", "measurement", "phases", "preparation", "progress", "standings", "tracking", "data.archives",
+    "data.augmentation", "data.download", "data.duplicates", "data.images", "data.manifest", "data.sources",
+    "data.splits", "data.synthetic", "evaluation.calibration", "evaluation.charts", "evaluation.comparison",
+    "evaluation.decisions", "evaluation.leaks", "evaluation.measures", "evaluation.thresholds",
+    "evaluation.intervals", "evaluation.metrics", "evaluation.figures", "evaluation.report", "model.backbones",
     "model.engine", "model.features", "model.bundle",
 }  # fmt: skip
 
@@ -47,7 +49,7 @@ def imports(path: Path, *, top_level: bool) -> set[str]:
 
 def test_all_modules_are_walked() -> None:
     assert len(MODULES) >= 20
-    assert {"train.py"} <= {path.name for path in SCRIPTS}
+    assert {"compare.py", "evaluate.py", "train.py"} <= {path.name for path in SCRIPTS}
     assert {name_of(path) for path in MODULES} >= LIGHT - {"data.archives"}
 
 
@@ -68,7 +70,17 @@ def test_light_modules_do_not_load_tensorflow(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_arrows_point_one_way(path: Path) -> None:
     """Data knows nothing of models, models nothing of training, and nobody below it of the experiment."""
-    stages = ("data", "model", "training evaluation", "inference", "serving preparation", "phases", "experiment", "cli")
+    stages = (
+        "data",
+        "model",
+        "training evaluation",
+        "inference",
+        "serving preparation",
+        "phases",
+        "measurement standings",
+        "experiment assessment",
+        "cli",
+    )
     order = {name: level for level, names in enumerate(stages) for name in names.split()}
     own = order.get(name_of(path).split(".")[0])
     used = {name.split(".")[1] for name in imports(path, top_level=False) if name.startswith("hairline.")}

@@ -81,8 +81,8 @@ def register(store: ConfigStore) -> None:
     for name, schema in {**configuration.SCHEMAS, **scripts}.items():
         group, _, leaf = name.rpartition("/")
         node = OmegaConf.structured(schema)
-        if "tags" in node:
-            OmegaConf.set_struct(node.tags, False)  # the user's own names: tags.site=bridge needs no plus sign
+        for own in {"tags", "class_map"} & set(node):
+            OmegaConf.set_struct(node[own], False)  # the user's own names: tags.site=bridge needs no plus sign
         # Below `hydra/`, so that --help does not list the schema beside the choices a user has.
         store.store(group=f"hydra/schema/{group}".rstrip("/"), name=leaf, node=node, replace=True)
 

@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hairline import config as configuration
-from hairline import environment, runtime, tracking
+from hairline import environment, measurement, runtime, tracking
 from hairline.config import Config, arguments
 from hairline.data import images, manifest
-from hairline.evaluation import metrics, report
 from hairline.model import backbones
-from hairline.phases import Frozen, finetune, frozen_features, predict, train_head
+from hairline.phases import Frozen, finetune, frozen_features, train_head
 from hairline.preparation import Data, prepare_data
 
 if TYPE_CHECKING:
     import keras
+    import pandas as pd
 
+    from hairline.evaluation.decisions import Decision
+    from hairline.evaluation.leaks import Leaks
     from hairline.model.bundle import Bundle
     from hairline.model.classifier import Standardisation
 
@@ -70,30 +72,29 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
             origin = backbones.origin(config.model.weights, weights)
             run.parameters({"weights": origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
         with seconds("head"):
-            head, standardisation, history = train_head(config, data, frozen, directory, run)
-            probabilities = predict(head, frozen.images)
+            head, standardisation, scores, history = train_head(config, data, frozen, run)
+            history.to_csv(directory / "history.csv", index=False)
         if config.finetune.layers != "none":
             with seconds("finetune"):
-                probabilities, history = finetune(config, data, frozen, head, history, directory, run)
+                scores, history = finetune(config, data, frozen, head, history, run)
+                history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
-            bundle = describe_model(config, data, frozen, origin)
-            results = evaluate(data, probabilities, bundle, directory)
+            decision = measurement.decide(config, data, scores)
+            results = measurement.measure(config, data, scores, decision)
+            bundle = describe_model(config, data, frozen, origin, decision)
+            probabilities = measurement.probabilities(scores, decision.temperature)
+            write_predictions(data, probabilities, bundle, directory)
+        if config.repeats > 1:
+            with seconds("repeats"):
+                results |= measurement.repeat(config, data, frozen, results, directory)
         if config.report.level == "full":
+            with seconds("leaks"):
+                leaks = measurement.find_leaks(data, directory)
+                results |= leaks.counts
             with seconds("model"):
                 results |= save_model(config, data, frozen, head, standardisation, probabilities, bundle, directory)
             with seconds("figures"):
-                report.draw(
-                    directory / "figures",
-                    manifest=data.manifest,
-                    labels=data.labels,
-                    probabilities=probabilities,
-                    history=history,
-                    class_names=data.class_names,
-                    positive=data.positive,
-                    image_size=config.image_size,
-                    augment=arguments(config.augment),
-                    seed=config.seed,
-                )
+                draw(config, data, frozen, scores, decision, bundle, history, leaks, results, directory)
         results |= seconds.measured()
         (directory / "metrics.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         mirror(config, data, results, directory, run)
@@ -142,17 +143,22 @@ def record_inputs(config: Config, data: Data, directory: Path, run: tracking.Run
     run.dataset(data.manifest, manifest.digest(data.manifest), name)
 
 
-def describe_model(config: Config, data: Data, frozen: Frozen, origin: str) -> Bundle:
+def describe_model(config: Config, data: Data, frozen: Frozen, origin: str, decision: Decision) -> Bundle:
     """Describe the model for whoever uses it."""
     from hairline.model.bundle import Bundle
 
     row = backbones.BACKBONES[config.model.backbone]
+    point = decision.point
     return Bundle(
         class_names=data.class_names,
         positive_class=None if data.positive is None else data.class_names[data.positive],
         image_size=config.image_size,
         decode=images.RECIPE,
-        threshold=None if data.positive is None else 0.5,
+        threshold=None if point is None else point.threshold,
+        threshold_chosen="default" if point is None else point.describe(),
+        operating_point={} if point is None else point.values(),
+        abstain=decision.abstain,
+        temperature=decision.temperature,
         data_digest=manifest.digest(data.manifest),
         backbone={
             "name": config.model.backbone,
@@ -160,29 +166,66 @@ def describe_model(config: Config, data: Data, frozen: Frozen, origin: str) -> B
             "weights_digest": frozen.recipe.weights,
             "taps": " ".join(frozen.recipe.taps),
             "finetuned": config.finetune.layers,
+            "precision": config.runtime.precision,
             "licence": row.licence if origin == "imagenet" else "",
         },
         versions=environment.versions(),
+        extra={"split": {key: getattr(config.split, key) for key in ("group_by", "block_size", "pattern")}},
     )
 
 
-def evaluate(data: Data, probabilities: np.ndarray, bundle: Bundle, directory: Path) -> dict[str, float]:
-    """Measure all splits, and write the test predictions."""
-    from hairline.inference import with_probabilities
+def write_predictions(data: Data, probabilities: np.ndarray, bundle: Bundle, directory: Path) -> None:
+    """Write the test predictions."""
+    from hairline.inference import whole_images
 
-    results: dict[str, float] = {}
-    for split in manifest.SPLITS:
-        rows = data.rows(split)
-        found = metrics.classification_metrics(data.labels[rows], probabilities[rows], positive=data.positive)
-        kept = found if split == "test" else {key: found[key] for key in ("accuracy", "loss")}
-        results |= {f"{split}_{key}": value for key, value in kept.items()}
-        results[f"{split}_images"] = len(rows)
     test = data.rows("test")
-    table = data.manifest.iloc[test][["path", "width", "height", "label"]].reset_index(drop=True)
-    table.insert(1, "x", 0)
-    table.insert(2, "y", 0)
-    manifest.write(with_probabilities(table, probabilities[test], bundle), directory / "predictions.csv")
-    return results
+    table = whole_images(data.manifest.iloc[test], probabilities[test], bundle)
+    manifest.write(table, directory / "predictions.csv")
+
+
+def draw(
+    config: Config,
+    data: Data,
+    frozen: Frozen,
+    scores: np.ndarray,
+    decision: Decision,
+    bundle: Bundle,
+    history: pd.DataFrame,
+    leaks: Leaks,
+    results: dict[str, float],
+    directory: Path,
+) -> None:
+    """Draw the figures of the training, of the split and of the test predictions."""
+    from hairline.evaluation import report
+
+    folder = directory / "figures"
+    test = data.rows("test")
+    curve = None
+    if config.report.learning_curve and config.finetune.layers == "none" and config.augment.mode == "views":
+        curve = measurement.learning_curve(config, data, frozen, results)
+        curve.to_csv(directory / "learning_curve.csv", index=False)
+    report.draw_training(
+        folder,
+        manifest=data.manifest,
+        history=history,
+        image_size=config.image_size,
+        augment=arguments(config.augment),
+        seed=config.seed,
+        leaks=leaks,
+        group_by=config.split.group_by,
+        curve=curve,
+    )
+    report.draw_predictions(
+        folder,
+        rows=data.manifest.iloc[test],
+        labels=data.labels[test],
+        probabilities=measurement.probabilities(scores[test], decision.temperature),
+        uncalibrated=measurement.probabilities(scores[test], 1.0),
+        bundle=bundle,
+        title="Test images",
+        seed=config.seed,
+        model_folder=directory / "model",
+    )
 
 
 def save_model(
@@ -199,7 +242,7 @@ def save_model(
     from hairline.model import bundle as bundles
     from hairline.model import classifier
 
-    model = classifier.join(frozen.model(), head, standardisation)
+    model = classifier.join(frozen.model(), head, standardisation, bundle.temperature)
     rows = data.rows("test")[:_PARITY_IMAGES]
     pixels = np.stack([images.decode(path, config.image_size) for path in data.manifest["path"].iloc[rows]])
     # In small batches: an eager call on all of them would more than double the run's peak memory.
@@ -211,6 +254,8 @@ def save_model(
             f"expected at most {PARITY_LIMIT:g}: the model was not saved"
         )
     statistics = {"mean": standardisation.mean, "deviation": standardisation.deviation}
+    # Which images the model has seen, so that an evaluation elsewhere can leave them out.
+    statistics |= bundles.seen_images(data.manifest["sha256"], data.manifest["split"])
     bundles.save(directory / "model", model, bundle, statistics)
     return {"parity_difference": difference}
 
@@ -220,13 +265,18 @@ def mirror(config: Config, data: Data, results: dict[str, float], directory: Pat
     # The epochs' own val_loss and val_accuracy are curves; the kept weights' values get names of their own.
     grouped = {f"best_{key}" if key.startswith("val_") else key: value for key, value in results.items()}
     # A slash makes MLflow draw a section of its own, so that stages' seconds don't come before accuracies.
-    run.metrics({key.replace("seconds_", "seconds/").replace("_images", "/images"): grouped[key] for key in grouped})
+    sections = {"seconds_": "seconds/", "_images": "/images", "leak_": "leak/", "repeats_": "repeats/"}
+    for start, section in sections.items():
+        grouped = {key.replace(start, section, 1): value for key, value in grouped.items()}
+    run.metrics({tracking.metric_name(key): value for key, value in grouped.items()})
     run.note(
         f"Test accuracy **{results['test_accuracy']:.4f}** on {len(data.rows('test')):,} images "
-        f"({', '.join(data.class_names)}).\n\n`{shlex.join(environment.command())}`"
+        f"({', '.join(data.class_names)}); split by `{config.split.group_by}`."
+        f"\n\n`{shlex.join(environment.command())}`"
     )
-    for name in ("history.csv", "predictions.csv", "metrics.json"):
-        run.artifacts(directory / name)
+    for name in ("history.csv", "predictions.csv", "metrics.json", "leaks.csv", "repeats.csv", "learning_curve.csv"):
+        if (directory / name).is_file():
+            run.artifacts(directory / name)
     if (directory / "figures").is_dir():
         run.artifacts(directory / "figures", "figures")
 
@@ -239,12 +289,34 @@ def run_name(config: Config, overrides: list[str]) -> str:
     return " ".join([*reversed(told), config.model.backbone, config.optimizer.name])[:250]
 
 
+def told_test(config: Config, data: Data, results: dict[str, float]) -> list[str]:
+    """Say the test's figures with their 95 % intervals, how the split was made, and the spread over repeats."""
+    names = ["accuracy"]
+    if data.positive is not None:
+        names += ["recall_at_threshold", "specificity_at_threshold", "balanced_accuracy_at_threshold", "auroc"]
+    lines = []
+    for name in [*names, "ece"]:
+        line = f"test {name.replace('_', ' '):32} {results[f'test_{name}']:.4f}"
+        if f"test_{name}_interval_low" in results:
+            low, high = (results[f"test_{name}_interval_{end}"] for end in ("low", "high"))
+            line += f"  ({low:.4f} to {high:.4f})"
+        lines.append(line)
+    if "repeats" in results:
+        values = [results[f"repeats_test_accuracy_{key}"] for key in ("mean", "deviation", "lowest", "highest")]
+        told = "test accuracy of {:.0f} heads: mean {:.4f}, deviation {:.4f}, from {:.4f} to {:.4f}"
+        lines.append(told.format(results["repeats"], *values))
+    by = config.split.group_by
+    warning = ": images of one scene may stand on both sides, and figures be too good" if by == "none" else ""
+    return [*lines, f"split by {by}{warning}"]
+
+
 def say_results(config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run) -> None:
     """Print what came out, where it lies, and what to try next."""
     lines = ["", f"{'':7}{'images':>9}{'accuracy':>11}{'loss':>9}"]
     for split in manifest.SPLITS:
         accuracy, loss = results[f"{split}_accuracy"], results[f"{split}_loss"]
         lines.append(f"{split:7}{len(data.rows(split)):>9,}{accuracy:>11.4f}{loss:>9.4f}")
+    lines += ["", *told_test(config, data, results)]
     stages = {key.removeprefix("seconds_"): value for key, value in results.items() if key.startswith("seconds_")}
     lines += ["", "seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in stages.items()), ""]
     place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)

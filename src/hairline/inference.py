@@ -90,6 +90,18 @@ def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray, bundle: b
     return table.assign(predicted=bundle.decide(probabilities), **columns)
 
 
+def whole_images(rows: pd.DataFrame, probabilities: np.ndarray, bundle: bundles.Bundle) -> pd.DataFrame:
+    """Give the table of predictions of whole images.
+
+    Args:
+        rows: Manifest rows.
+        probabilities: float32 [n, classes].
+        bundle: Of the model they come from.
+    """
+    table = rows[["path", "width", "height", "label"]].reset_index(drop=True).assign(x=0, y=0)
+    return with_probabilities(table[["path", "x", "y", "width", "height", "label"]], probabilities, bundle)
+
+
 def find(run: str | os.PathLike[str]) -> Path:
     """Give the folder of the saved model that `run` names.
 

@@ -99,16 +99,29 @@ def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], re
 
 
 def train_head(
-    config: Config, data: Data, frozen: Frozen, directory: Path, run: tracking.Run
-) -> tuple[keras.Model, Standardisation, pd.DataFrame]:
-    """Train the head on the training images' features; write and mirror the history."""
+    config: Config, data: Data, frozen: Frozen, run: tracking.Run, part: np.ndarray | None = None
+) -> tuple[keras.Model, Standardisation, np.ndarray, pd.DataFrame]:
+    """Train the head on the training images' features, and mirror the history.
+
+    Args:
+        config: Of the run.
+        data: The images.
+        frozen: Their features.
+        run: Where the history goes.
+        part: int64, places among the training images of those to train on; None: all of them, and every epoch is told.
+
+    Returns:
+        The head, the standardisation it was built with, the logits float32 [n, classes] of all images, and the history.
+    """
     import keras
 
     from hairline.model import classifier
 
     fresh = config.augment.mode == "fresh"
     plain = frozen.images.rows(data.rows("train"))
-    standardisation = classifier.Standardisation.of(plain if fresh else frozen.training(1))
+    known = plain if fresh else frozen.training(1)
+    rows = None if part is None else viewed(part, data, frozen)
+    standardisation = classifier.Standardisation.of(known if rows is None else known.rows(rows))
     keras.utils.set_random_seed(config.seed)
     head = classifier.build_head(standardisation, classes=len(data.class_names), dropout=config.model.dropout)
     history = fit_rows(
@@ -121,35 +134,50 @@ def train_head(
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         phase="head",
+        part=rows,
+        told=part is None,
     )
-    history.to_csv(directory / "history.csv", index=False)
-    return head, standardisation, history
+    return head, standardisation, classifier.logits(head, frozen.images), history
 
 
 def fit_rows(
-    config: Config, data: Data, model: keras.Model, frozen: Frozen, run: tracking.Run, *, batch_size: int, **phase: Any
+    config: Config,
+    data: Data,
+    model: keras.Model,
+    frozen: Frozen,
+    run: tracking.Run,
+    *,
+    batch_size: int,
+    part: np.ndarray | None = None,
+    **phase: Any,
 ) -> pd.DataFrame:
-    """Train a model on what a frozen one made of the images."""
+    """Train a model on what a frozen one made of the images, or of the part of them whose rows are given."""
     from hairline import training
     from hairline.data import pipeline
 
     one_hot = np.eye(len(data.class_names), dtype=np.float32)
     labels = np.tile(data.labels[data.rows("train")], frozen.views)
+    chosen = np.arange(len(labels)) if part is None else part
     val = frozen.images.rows(data.rows("val"))
 
     def epoch(number: int) -> tf.data.Dataset:
         rows = frozen.training(number)
-        order = np.random.default_rng([config.seed, number]).permutation(len(labels))
+        order = chosen[np.random.default_rng([config.seed, number]).permutation(len(chosen))]
         return pipeline.feature_batches(rows.read, rows.width, one_hot[labels], batch_size=batch_size, order=order)
 
     return training.fit(
         model,
         epoch,
         pipeline.feature_batches(val.read, val.width, one_hot[data.labels[data.rows("val")]], batch_size=1024),
-        steps=-(-len(labels) // batch_size),
+        steps=-(-len(chosen) // batch_size),
         **fit_settings(config, data, run),
         **phase,
     )
+
+
+def viewed(part: np.ndarray, data: Data, frozen: Frozen) -> np.ndarray:
+    """Give the rows of all views of some training images, by their places among them."""
+    return np.concatenate([part + view * len(data.rows("train")) for view in range(frozen.views)])
 
 
 def fit_settings(config: Config, data: Data, run: tracking.Run) -> dict[str, Any]:
@@ -174,7 +202,6 @@ def finetune(
     frozen: Frozen,
     head: keras.Model,
     history: pd.DataFrame,
-    directory: Path,
     run: tracking.Run,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Train the backbone's upper layers, or all, together with the head; both are changed in place.
@@ -182,7 +209,7 @@ def finetune(
     What lies below the layers that are trained is still data: its activations are cached like any features.
 
     Returns:
-        Probabilities float32 [n, classes] of all images, and the history of both phases.
+        Logits float32 [n, classes] of all images, and the history of both phases.
     """
     import keras
 
@@ -232,12 +259,4 @@ def finetune(
         shared = fit_settings(config, data, run)
         history = training.fit(model, epoch, batches(data.rows("val")), steps=steps, **shared, **phase)
         scores = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
-    history.to_csv(directory / "history.csv", index=False)
-    return classifier.probabilities(scores), history
-
-
-def predict(head: keras.Model, features: Features) -> np.ndarray:
-    """Give the probabilities float32 [n, classes] of features."""
-    from hairline.model import classifier
-
-    return classifier.probabilities(classifier.logits(head, features))
+    return scores, history

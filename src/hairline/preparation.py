@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hairline.config import Config, arguments
-from hairline.data import manifest, sources, splits
+from hairline.config import Config, Split, arguments
+from hairline.config import Data as DataSettings
+from hairline.data import duplicates, manifest, sources, splits
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Data:
         class_names: Sorted.
         positive: Index of the class that precision, recall and the threshold refer to; None: macro averages.
         labels: int64 [n], index of each row's class.
+        hashes: Perceptual hash of each row's image, uint64 [n]; None with split.group_by=none, which needs none.
     """
 
     manifest: pd.DataFrame
@@ -31,6 +33,7 @@ class Data:
     class_names: list[str]
     positive: int | None
     labels: np.ndarray
+    hashes: np.ndarray | None = None
 
     def rows(self, split: str) -> np.ndarray:
         """Give the row numbers of one split."""
@@ -39,27 +42,52 @@ class Data:
 
 def prepare_data(config: Config) -> Data:
     """List, check and divide the images."""
-    settings = config.data
-    shared = ("source", "limit", "positive_class", "max_rejected")
-    listed = sources.SOURCES[settings.source](**arguments(settings, *shared))
-    listed = sources.limited(listed, settings.limit, config.seed)
-    table, rejected = manifest.scan(listed)
-    manifest.refuse_rejected(rejected, len(listed), settings.max_rejected)
-    manifest.refuse_contradictions(table)
+    table, rejected = scanned(listed(config.data, config.seed), config.data.max_rejected)
+    table, hashes = grouped(table, config.split)
     grouping = ("group_by", "block_size", "pattern")
-    table = splits.group(table, **{key: getattr(config.split, key) for key in grouping})
     table = splits.split(table, **arguments(config.split, *grouping), seed=config.seed).reset_index(drop=True)
     class_names = sorted(table["label"].unique())
-    positive = sources.positive_class(class_names, settings.positive_class)
+    positive = sources.positive_class(class_names, config.data.positive_class)
     data = Data(
         table,
         rejected,
         class_names,
         None if positive is None else class_names.index(positive),
         pd.Categorical(table["label"], categories=class_names).codes.astype(np.int64),
+        hashes,
     )
     _say_data(config, data)
     return data
+
+
+def listed(settings: DataSettings, seed: int) -> pd.DataFrame:
+    """List the images of a source, classes renamed and drawn to the limit; no file is opened.
+
+    Args:
+        settings: The configuration group `data`.
+        seed: Chooses the images where there is a limit.
+    """
+    shared = ("source", "limit", "positive_class", "max_rejected", "class_map")
+    rows = sources.SOURCES[settings.source](**arguments(settings, *shared))
+    return sources.limited(sources.mapped(rows, settings.class_map), settings.limit, seed)
+
+
+def scanned(rows: pd.DataFrame, max_rejected: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every file once; gives the manifest of the readable images, and the rejected files."""
+    table, rejected = manifest.scan(rows)
+    manifest.refuse_rejected(rejected, len(rows), max_rejected)
+    manifest.refuse_contradictions(table)
+    return table, rejected
+
+
+def grouped(table: pd.DataFrame, settings: Split) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Say which images belong together, near-identical ones among them; gives the perceptual hashes as well."""
+    hashes = clusters = None
+    if settings.group_by != "none":
+        hashes = duplicates.perceptual_hashes(table)
+        clusters = duplicates.clusters(table["sha256"].tolist(), hashes)
+    grouping = {key: getattr(settings, key) for key in ("group_by", "block_size", "pattern")}
+    return splits.group(table, clusters, **grouping), hashes
 
 
 def _say_data(config: Config, data: Data) -> None:

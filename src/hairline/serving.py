@@ -27,13 +27,14 @@ class CrackClassifier(mlflow.pyfunc.PythonModel):
             params: Not used.
 
         Returns:
-            `label` (the predicted class), `probability` (of that class), `threshold` (on the positive class; empty
-            where the most probable class wins), and `prob_<class>` for each class.
+            `label` (the predicted class, or "cannot tell"), `probability` (of that class, or else the highest),
+            `threshold` (on the positive class; empty where the most probable class wins), and `prob_<class>` for each
+            class.
         """
         bundle = self.classifier.bundle
         found = self.classifier.predict([bytes(content) for content in model_input["image"]])
         columns = [f"prob_{name}" for name in bundle.class_names]
-        chosen = [row[f"prob_{row['predicted']}"] for _, row in found.iterrows()]
+        chosen = [row.get(f"prob_{row['predicted']}", row[columns].max()) for _, row in found.iterrows()]
         table = pd.DataFrame({"label": found["predicted"], "probability": chosen})
         table["threshold"] = bundle.threshold
         return table.join(found[columns].astype("float64"))

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import socket
 import tempfile
 import traceback
@@ -86,6 +87,27 @@ class Run:
                 context="training",
             )
 
+    def evaluation(
+        self, values: dict[str, float], model_id: str | None, manifest: pd.DataFrame, digest: str, name: str
+    ) -> None:
+        """Log what a model measured on a data set, tied to both.
+
+        Args:
+            values: Flat metrics; what is not a number (NaN) is left out.
+            model_id: The model as MLflow knows it; None: it does not.
+            manifest: The images.
+            digest: Of the manifest.
+            name: Of the data set.
+        """
+        if self.id is None:
+            return
+        mlflow = _mlflow()
+        table = manifest[["label", "group", "split", "sha256"]].reset_index(drop=True)
+        dataset = mlflow.data.from_pandas(table, name=name, targets="label", digest=digest)
+        mlflow.log_input(dataset, context="evaluation")
+        told = {metric_name(key): value for key, value in values.items() if value == value}
+        mlflow.log_metrics(told, dataset=dataset, model_id=model_id)
+
     def artifacts(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or a folder with all it holds."""
         if self.id is None:
@@ -122,6 +144,15 @@ class Run:
             # Given, as inferring them loads the model in a process of its own (10 s).
             pip_requirements=requirements(bundle),
         )
+
+
+def metric_name(name: str) -> str:
+    """Give a name that MLflow takes for a metric: class names may hold anything.
+
+    >>> metric_name("test_recall_rust & spalls")
+    'test_recall_rust _ spalls'
+    """
+    return re.sub(r"[^/\w.\- :]", "_", name)[:250]
 
 
 def requirements(bundle: Bundle) -> list[str]:
@@ -282,6 +313,70 @@ def download_model(run: str) -> Path:
             f"run={run}: no model under {address} in {redacted(target)}: {redacted_text(str(error), target)}"
         ) from error
     return folder / "artifacts" / "model"
+
+
+def logged_model(run: str, folder: Path) -> str | None:
+    """Give the id under which MLflow knows the model of a run directory, run or `models:/` URI; None: it does not.
+
+    Args:
+        run: As the user named it.
+        folder: The saved model that was found there.
+    """
+    mlflow = _mlflow()
+    known = folder.parent / _RUN_ID
+    run_id = known.read_text(encoding="utf-8").strip() if known.is_file() else run
+    try:
+        if run.startswith("models:/"):
+            return str(mlflow.models.get_model_info(run).model_id)
+        outputs = mlflow.MlflowClient().get_run(run_id).outputs
+    except mlflow.MlflowException:  # another store, or none
+        return None
+    return str(outputs.model_outputs[0].model_id) if outputs and outputs.model_outputs else None
+
+
+def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], folder: Path) -> dict[str, Path]:
+    """Fetch tables and settings of finished runs, without figures and models.
+
+    Args:
+        uri: Tracking server or store; see `store`.
+        experiment: Name of the experiment whose finished runs are wanted; None: only those in `run_ids`.
+        run_ids: Single runs.
+        folder: Where a folder a run is made.
+
+    Returns:
+        The folder of each run, by the run's name; runs of the same name get part of their id behind it.
+
+    Raises:
+        TrackingError: If there is no such experiment or run.
+    """
+    target = store(uri)
+    _refuse_unreachable(target)
+    mlflow = _point_at(target)
+    client = mlflow.MlflowClient()
+    try:
+        runs = [client.get_run(run_id) for run_id in run_ids]
+        if experiment is not None:
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                names = ", ".join(sorted(entry.name for entry in client.search_experiments()))
+                raise TrackingError(f"experiment={experiment}: none of that name in {redacted(target)}; it has {names}")
+            runs += client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=500)
+        folders: dict[str, Path] = {}
+        for run in runs:
+            files = {item.path for item in client.list_artifacts(run.info.run_id)}
+            # The parent of a sweep has none; an evaluation is of other images than the trainings of its experiment.
+            evaluation = "evaluation.json" in files and run.info.run_id not in run_ids
+            if "predictions.csv" not in files or evaluation:
+                continue
+            place = folder / run.info.run_id
+            place.mkdir(parents=True)
+            for name in files & {"predictions.csv", "metrics.json", "manifest.csv", "config.yaml", "evaluation.json"}:
+                client.download_artifacts(run.info.run_id, name, str(place))
+            twice = run.info.run_name in folders
+            folders[f"{run.info.run_name} {run.info.run_id[:6]}" if twice else run.info.run_name] = place
+    except mlflow.MlflowException as error:
+        raise TrackingError(f"runs cannot be fetched from {redacted(target)}: {error.message}") from error
+    return folders
 
 
 def _refuse_unreachable(uri: str) -> None:

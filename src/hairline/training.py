@@ -63,6 +63,7 @@ def fit(
     weights: dict[int, float] | None = None,
     phase: str = "head",
     before: pd.DataFrame | None = None,
+    told: bool = True,
     on_epoch: Callable[[int, EpochRow], None] = lambda epoch, row: None,
 ) -> pd.DataFrame:
     """Train a model for one phase; its weights are changed in place.
@@ -83,6 +84,7 @@ def fit(
         weights: Of the classes in the loss.
         phase: Name of the phase.
         before: History of the phases before; epochs are numbered on.
+        told: Whether every epoch is told.
         on_epoch: Called after each epoch with its number and what it measured.
 
     Returns:
@@ -117,7 +119,8 @@ def fit(
             _refuse_nan(epoch, row["loss"])
             row |= {"learning_rate": float(model.optimizer.learning_rate), "seconds": time.perf_counter() - started}
             history.append({"phase": phase, "epoch": epoch, **row})
-            _say(epoch, done + epochs, row)
+            if told:
+                _say(epoch, done + epochs, row)
             on_epoch(epoch, row)
             if row["val_loss"] < best_loss:
                 best_loss, best_epoch, best_weights = row["val_loss"], epoch, model.get_weights()

@@ -2,8 +2,19 @@
 
 from hairline.config.checks import ConfigError, arguments, unknown
 from hairline.config.commands import COMMANDS
-from hairline.config.saved import flatten, identity, leaves, load, read, resumed, save
-from hairline.config.schema import SCHEMAS, Augment, Config, Data, Runtime, Schedule, Split, SyntheticData, Tracking
+from hairline.config.saved import flatten, identity, leaves, load, plain, read, resumed, save
+from hairline.config.schema import (
+    NOT_IDENTITY,
+    SCHEMAS,
+    Augment,
+    Config,
+    Data,
+    Runtime,
+    Schedule,
+    Split,
+    SyntheticData,
+    Tracking,
+)
 
 __all__ = [
     "COMMANDS",
@@ -11,6 +22,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Data",
+    "NOT_IDENTITY",
     "Runtime",
     "SCHEMAS",
     "Schedule",
@@ -22,6 +34,7 @@ __all__ = [
     "identity",
     "leaves",
     "load",
+    "plain",
     "read",
     "resumed",
     "save",

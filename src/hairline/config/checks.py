@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hairline.config.schema import Config, SyntheticData
+from hairline.config.schema import Config, Data, Decision, SyntheticData
 
 
 class ConfigError(ValueError):
@@ -22,8 +22,6 @@ def arguments(group: Any, *without: str) -> dict[str, Any]:
 
 def training_faults(config: Config) -> Iterator[str]:
     """Give every fault of a training's configuration, in words for its user."""
-    from hairline.data import sources  # pandas takes half a second: --help and misspelt keys answer without it
-
     split = config.split
     total = split.train + split.val + split.test
     if abs(total - 1) > 1e-6 or min(split.train, split.val, split.test) <= 0:
@@ -33,14 +31,11 @@ def training_faults(config: Config) -> Iterator[str]:
         )
     if split.group_by == "regex" and not split.pattern:
         yield "split.group_by=regex needs split.pattern: a regular expression whose first group names the photo"
-    if config.data.source not in sources.SOURCES:
-        yield unknown("data.source", config.data.source, sources.SOURCES)
-    path = getattr(config.data, "path", None)
-    if path is not None:
-        yield from (f"data.path={path!r}: {fault}" for fault in sources.path_faults(config.data.source, path))
-    if isinstance(config.data, SyntheticData) and config.data.classes not in (2, 3):
-        yield f"data.classes={config.data.classes}: the generator draws 2 or 3 classes"
+    yield from data_faults(config.data)
     yield from _model_faults(config)
+    yield from decision_faults(config.decision)
+    if config.repeats > 1 and config.finetune.layers != "none":
+        yield "repeats measures heads on frozen features: it goes with finetune=none only"
     positive: dict[str, float | None] = {
         "batch_size": config.batch_size,
         "epochs": config.epochs,
@@ -50,17 +45,15 @@ def training_faults(config: Config) -> Iterator[str]:
         "finetune.batch_size": config.finetune.batch_size,
         "finetune.learning_rate": config.finetune.learning_rate,
         "split.block_size": split.block_size,
+        "repeats": config.repeats,
         "data.limit": config.data.limit,
         "schedule.patience": config.schedule.patience,
         "features.max_gigabytes": config.features.max_gigabytes,
         "runtime.threads": config.runtime.threads,
         "optimizer.global_clipnorm": config.optimizer.global_clipnorm,
     }
-    for key, value in positive.items():
-        if value is not None and not value > 0:
-            yield f"{key}={value:g}: expected a number above 0"
+    yield from positive_faults(positive)
     shares = {
-        "data.max_rejected": config.data.max_rejected,
         "model.label_smoothing": config.model.label_smoothing,
         "model.dropout": config.model.dropout,
         **{f"augment.{key}": getattr(config.augment, key) for key in ("zoom", "brightness", "contrast", "saturation")},
@@ -77,6 +70,42 @@ def training_faults(config: Config) -> Iterator[str]:
             f"augment.mode={config.augment.mode}, augment.views={config.augment.views}, but nothing varies between "
             "views: choose augment=light or augment=strong, or set what varies, such as augment.flip_horizontal=true"
         )
+
+
+def data_faults(data: Data) -> Iterator[str]:
+    """Give every fault of the group `data`."""
+    from hairline.data import sources  # pandas takes half a second: --help and misspelt keys answer without it
+
+    if data.source not in sources.SOURCES:
+        yield unknown("data.source", data.source, sources.SOURCES)
+    path = getattr(data, "path", None)
+    if path is not None:
+        yield from (f"data.path={path!r}: {fault}" for fault in sources.path_faults(data.source, path))
+    if isinstance(data, SyntheticData) and data.classes not in (2, 3):
+        yield f"data.classes={data.classes}: the generator draws 2 or 3 classes"
+    if not 0 <= data.max_rejected < 1:
+        yield f"data.max_rejected={data.max_rejected:g}: expected a number from 0 up to, not including, 1"
+
+
+def positive_faults(values: Mapping[str, float | None]) -> Iterator[str]:
+    """Say which of the given settings are not above zero."""
+    for key, value in values.items():
+        if value is not None and not value > 0:
+            yield f"{key}={value:g}: expected a number above 0"
+
+
+def decision_faults(decision: Decision) -> Iterator[str]:
+    """Give every fault of the group `decision`."""
+    threshold = decision.threshold
+    if isinstance(threshold, str) and threshold not in ("recall", "f1"):
+        yield f"decision.threshold={threshold}: expected recall, f1, or a probability such as 0.3"
+    elif not isinstance(threshold, str) and not 0 < threshold < 1:
+        yield f"decision.threshold={threshold:g}: expected recall, f1, or a probability between 0 and 1"
+    if not 0 < decision.target_recall < 1:
+        yield f"decision.target_recall={decision.target_recall:g}: expected a share between 0 and 1, such as 0.99"
+    band = decision.abstain
+    if band is not None and not (len(band) == 2 and 0 <= band[0] < band[1] <= 1):
+        yield f"decision.abstain={band}: expected two rising probabilities, such as [0.3,0.7], or null for none"
 
 
 def _model_faults(config: Config) -> Iterator[str]:

@@ -62,6 +62,21 @@ def read(path: Path) -> Config:
         raise ConfigError(f"{path} is no configuration of this version: {error}") from error
 
 
+def plain(path: Path) -> dict[str, Any]:
+    """Read a saved configuration of whatever version as plain nested values; empty where there is none.
+
+    Raises:
+        ConfigError: If it is no YAML.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{path} is no configuration: {error}") from error
+    return dict(found)
+
+
 def resumed(config: Config, overrides: list[str]) -> Config:
     """Give the settings of the run that `config.resume` names.
 

@@ -21,6 +21,7 @@ class Data:
     limit: int | None = None  # images in all, drawn evenly from the classes; null = all
     positive_class: str | None = None  # null = guessed from well-known names such as "cracked"
     max_rejected: float = 0.01  # share of unreadable files above which the run stops
+    class_map: dict[str, str] = field(default_factory=dict)  # other names for the classes: {Positive: cracked}
 
 
 @dataclass
@@ -190,6 +191,19 @@ class Finetune:
     learning_rate: float = 1e-5
 
 
+# --- from probabilities to answers ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Decision:
+    """How probabilities become answers; chosen on validation images, stored with the model."""
+
+    threshold: float | str = "recall"  # recall, f1, or the probability from which on the positive class is answered
+    target_recall: float = 0.99  # threshold=recall: the recall to be sure of
+    calibration: Literal["temperature", "none"] = "temperature"
+    abstain: list[float] | None = None  # [low, high]: between these the answer is "cannot tell"
+
+
 # --- the other rooms --------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +231,7 @@ class Report:
     """What a run draws and saves: full; light = numbers, no pictures and no joined model."""
 
     level: Literal["full", "light"] = "full"
+    learning_curve: bool = True  # level=full: the head trained on parts of the training images as well
 
 
 @dataclass
@@ -241,12 +256,14 @@ class Config:
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
     finetune: Finetune = field(default_factory=Finetune)
+    decision: Decision = field(default_factory=Decision)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = field(default_factory=Report)
     tracking: Tracking = field(default_factory=Tracking)
 
     seed: int = 0
+    repeats: int = 1  # how often the head is trained, with seeds of its own, to measure the spread
     batch_size: int = 64
     image_size: int = 160
     epochs: int = 10
@@ -277,6 +294,7 @@ SCHEMAS: dict[str, type] = {
     "augment": Augment,
     "model": Model,
     "finetune": Finetune,
+    "decision": Decision,
     "tracking": Tracking,
     "optimizer/adam": Adam,
     "optimizer/adamw": AdamW,

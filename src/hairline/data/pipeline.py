@@ -97,7 +97,7 @@ def feature_batches(
         width: Features an image.
         labels: float32 [n, classes], one-hot.
         batch_size: Rows a batch.
-        order: int64 [n], numbers of the rows in the order of this pass; None for ascending.
+        order: int64, numbers of the rows in the order of this pass, all or some; None for ascending.
 
     Returns:
         Data set of pairs float32 [batch, width], float32 [batch, classes].

@@ -136,6 +136,26 @@ def limited(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     return shuffled.iloc[np.argsort(rank.to_numpy(), kind="stable")[:limit]].sort_index()
 
 
+def mapped(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
+    """Give classes other names.
+
+    Args:
+        rows: With the column label.
+        class_map: New name of each class that gets one; two classes may become one.
+
+    Raises:
+        SourceError: If a class that is to be renamed does not occur.
+    """
+    if not class_map:
+        return rows
+    present = sorted(set(rows["label"]))
+    if absent := sorted(set(class_map) - set(present)):
+        raise SourceError(
+            f"data.class_map names {', '.join(absent)}: no such class; the classes are {', '.join(present)}"
+        )
+    return rows.assign(label=rows["label"].map(lambda name: class_map.get(name, name)))
+
+
 def positive_class(class_names: list[str], named: str | None) -> str | None:
     """Say which class precision, recall and thresholds refer to.
 

@@ -33,7 +33,7 @@ BLUE, VERMILLION, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
 INK, GREY, PALE = "#222222", "#6B6B6B", "#E4E4E4"
 
 # A decorator that holds while a figure is built or drawn and then gives matplotlib's own settings back.
-_styled = matplotlib.rc_context(
+styled = matplotlib.rc_context(
     {
         "font.family": [FONT],
         "font.size": 10,
@@ -62,7 +62,7 @@ _styled = matplotlib.rc_context(
 )
 
 
-@_styled
+@styled
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure as PNG, 1080 pixels wide, whole or not at all; missing folders are made.
 
@@ -82,7 +82,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-@_styled
+@styled
 def learning_curves(history: pd.DataFrame, *, monitor: str = "val_loss") -> Figure:
     """Loss and accuracy over the epochs, training against validation, with the best validation epoch marked.
 
@@ -135,7 +135,7 @@ def learning_curves(history: pd.DataFrame, *, monitor: str = "val_loss") -> Figu
     return figure
 
 
-@_styled
+@styled
 def sample_grid(images: ArrayLike, titles: Sequence[str], *, columns: int = 8, title: str) -> Figure:
     """Images as the model receives them, each with a line of text beneath.
 
@@ -151,11 +151,11 @@ def sample_grid(images: ArrayLike, titles: Sequence[str], *, columns: int = 8, t
     pictures = _pictures(images, titles=titles)
     figure, cells, width_points = _picture_grid(pictures, columns, 1, title)
     for axes, text in zip(cells, titles, strict=True):
-        _caption(axes, 0, _fit(text, width_points, 8), size=8)
+        _caption(axes, 0, fit(text, width_points, 8), size=8)
     return figure
 
 
-@_styled
+@styled
 def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix") -> Figure:
     """Counts and their share of the true class, coloured by that share.
 
@@ -187,18 +187,18 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], *, title: st
     size = float(np.clip(min(cell_points / (0.68 * longest), 72 * height / classes / 3), 5, 13))
     inks = [[_readable(colour) for colour in row] for row in colours(np.ma.masked_invalid(shares))]
     for (row, column), count in np.ndenumerate(counts):
-        text = f"{count:,}\n{_percent(shares[row, column], decimals)}"
+        text = f"{count:,}\n{percent(shares[row, column], decimals)}"
         axes.text(column, row, text, ha="center", va="center", size=size, color=inks[row][column],
                   linespacing=1.3, in_layout=False)  # fmt: skip
     upright = classes <= 6
     axes.set_xticks(
-        range(classes), [_fit(name, cell_points - 8 if upright else 110, 10) for name in class_names],
+        range(classes), [fit(name, cell_points - 8 if upright else 110, 10) for name in class_names],
         rotation=0 if upright else 90,
     )  # fmt: skip
     totals = support.ravel()
     axes.set_yticks(
         range(classes),
-        [f"{_fit(name, 120, 10)} ({total:,})" for name, total in zip(class_names, totals, strict=True)],
+        [f"{fit(name, 120, 10)} ({total:,})" for name, total in zip(class_names, totals, strict=True)],
     )
     axes.set_xticks(np.arange(1, classes) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, classes) - 0.5, minor=True)
@@ -206,11 +206,11 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], *, title: st
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     axes.set(xlabel="predicted class (percentages: share of the true class)", ylabel="true class (images)")
-    figure.suptitle(_fit(title, 600, 13))
+    figure.suptitle(fit(title, 600, 13))
     return figure
 
 
-@_styled
+@styled
 def prediction_gallery(
     images: ArrayLike, truths: Sequence[str], predictions: Sequence[str], probabilities: Sequence[float],
     names: Sequence[str] | None = None, *, title: str, columns: int = 6,
@@ -241,15 +241,15 @@ def prediction_gallery(
             badge = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "none"}
             axes.text(0.07, 0.93, sign, color="white", size=12, ha="center", va="center", bbox=badge,
                       transform=axes.transAxes)  # fmt: skip
-        _caption(axes, 0, f"{_fit(predicted, width_points - 46, 9)} {_percent(probability)}", size=9)
+        _caption(axes, 0, f"{fit(predicted, width_points - 46, 9)} {percent(probability)}", size=9)
         wrong = bool(truth) and truth != predicted
         if wrong:
-            _caption(axes, 1, _fit(f"truth: {truth}", width_points, 9), size=9, color=VERMILLION)
-        _caption(axes, 1 + wrong, _fit(name, width_points, 7.5), size=7.5, color=GREY)
+            _caption(axes, 1, fit(f"truth: {truth}", width_points, 9), size=9, color=VERMILLION)
+        _caption(axes, 1 + wrong, fit(name, width_points, 7.5), size=7.5, color=GREY)
     return figure
 
 
-@_styled
+@styled
 def score_histogram(
     labels: ArrayLike, scores: ArrayLike, class_names: Sequence[str], threshold: float | None = None, *,
     positive: int = 1, title: str = "Scores by true class",
@@ -284,20 +284,20 @@ def score_histogram(
     ):
         count, _ = np.histogram(values[inside], edges)
         highest = max(highest, int(count.max()))
-        label = f"{_fit(name, 150, 9)} ({count.sum():,} images)"
+        label = f"{fit(name, 150, 9)} ({count.sum():,} images)"
         axes.bar(edges[:-1], count, np.diff(edges), align="edge", color=colour, alpha=0.5, label=label)
         axes.stairs(np.where(count, count, np.nan), edges, color=colour, linewidth=1.4)
     if threshold is not None:
         axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.3g}")
     scale = _count_axis(axes, highest)
-    axes.set(xlim=(0, 1), ylabel=f"images{scale}", xlabel=f"probability of {_fit(class_names[positive], 300, 10)}")
+    axes.set(xlim=(0, 1), ylabel=f"images{scale}", xlabel=f"probability of {fit(class_names[positive], 300, 10)}")
     axes.grid(axis="y")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(_fit(title, 600, 13))
+    figure.suptitle(fit(title, 600, 13))
     return figure
 
 
-@_styled
+@styled
 def ranking_curves(
     labels01: ArrayLike, scores: ArrayLike, *, positive_name: str, threshold: float | None = None,
     title: str = "Ranking",
@@ -327,23 +327,23 @@ def ranking_curves(
     figure = Figure(figsize=(WIDTH_INCHES, 4.8), layout="constrained")
     roc, trade = figure.subplots(1, 2)
     roc.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
-    trade.axhline(share, color=GREY, linestyle="--", linewidth=1, label=f"chance ({_percent(share)})")
+    trade.axhline(share, color=GREY, linestyle="--", linewidth=1, label=f"chance ({percent(share)})")
     area, average = metrics.auroc(labels01, scores), metrics.average_precision(labels01, scores)
     passed = 0 if threshold is None else int(np.searchsorted(-thresholds, -threshold, side="right"))
-    at = f"threshold {threshold:.3g}:\nrecall {_percent(recall[passed - 1])}, " if passed else ""
+    at = f"threshold {threshold:.3g}:\nrecall {percent(recall[passed - 1])}, " if passed else ""
     _ranking_curve(roc, false_rate, recall, passed, f"AUROC {_below_one(area)}",
-                   f"{at}false positives {_percent(false_rate[passed - 1])}", rising=True)  # fmt: skip
+                   f"{at}false positives {percent(false_rate[passed - 1])}", rising=True)  # fmt: skip
     _ranking_curve(trade, recall, precision, passed, f"average precision {_below_one(average)}",
-                   f"{at}precision {_percent(precision[passed - 1])}", rising=False)  # fmt: skip
+                   f"{at}precision {percent(precision[passed - 1])}", rising=False)  # fmt: skip
     roc.legend(loc="lower right")
     trade.legend(loc="lower left")
     roc.set(title="ROC", xlabel="false positive rate", ylabel="recall (true positive rate)")
     trade.set(title="Precision and recall", xlabel="recall", ylabel="precision")
-    figure.suptitle(f"{_fit(title, 250, 13)}: {_fit(positive_name, 250, 13)} against the rest")
+    figure.suptitle(f"{fit(title, 250, 13)}: {fit(positive_name, 250, 13)} against the rest")
     return figure
 
 
-@_styled
+@styled
 def reliability_diagram(
     labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 15, title: str = "Reliability"
 ) -> Figure:
@@ -380,7 +380,7 @@ def reliability_diagram(
     lowest = edges[int(np.floor(bins / np.asarray(probabilities).shape[1] + 1e-9))]
     counts.set(xlim=(lowest, 1), ylabel=f"images{scale}", xlabel="confidence (highest probability of an image)")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{_fit(title, 350, 13)}: expected calibration error {error:.2g} ({count.sum():,} images)")
+    figure.suptitle(f"{fit(title, 350, 13)}: expected calibration error {error:.2g} ({count.sum():,} images)")
     return figure
 
 
@@ -397,7 +397,7 @@ def _shade_phases(axes: Axes, history: pd.DataFrame) -> dict[str, Any]:
         stop = starts[index + 1] if index + 1 < len(starts) else len(epochs)
         band = axes.axvspan(epochs[start] - 0.5, epochs[stop - 1] + 0.5, color=greys[index % 2], zorder=0, linewidth=0)
         axes.axvline(epochs[start] - 0.5, color=GREY, linewidth=1, linestyle="--")
-        bands[f"phase: {_fit(phases.iloc[start], 120, 9)}"] = band
+        bands[f"phase: {fit(phases.iloc[start], 120, 9)}"] = band
     return bands
 
 
@@ -423,7 +423,7 @@ def _scale_quantity(axes: Axes, quantity: str, values: NDArray[np.float64]) -> N
 
 
 def _name_of(column: str) -> str:
-    return _fit(column.replace("val_", "validation ", 1).replace("_", " "), 200, 9)
+    return fit(column.replace("val_", "validation ", 1).replace("_", " "), 200, 9)
 
 
 def _count_axis(axes: Axes, highest: int) -> str:
@@ -506,7 +506,7 @@ def _picture_grid(
     height = width * pictures.shape[1] / pictures.shape[2]
     total = heading + rows * (height + caption + gap)
     figure = Figure(figsize=(WIDTH_INCHES, total))
-    figure.text(0.5, 1 - 0.5 * heading / total, _fit(title, 600, 13), size=13, ha="center", va="center")
+    figure.text(0.5, 1 - 0.5 * heading / total, fit(title, 600, 13), size=13, ha="center", va="center")
     cells = []
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
@@ -534,7 +534,7 @@ def _readable(colour: NDArray[np.float64]) -> str:
     return "black" if float(np.dot(linear, [0.2126, 0.7152, 0.0722])) > 0.179 else "white"
 
 
-def _percent(share: float, decimals: int = 1) -> str:
+def percent(share: float, decimals: int = 1) -> str:
     """A percentage that says 0 and 100 only when it is meant."""
     smallest = 10.0 ** (-2 - decimals)
     if np.isnan(share):
@@ -550,7 +550,7 @@ def _below_one(value: float) -> str:
     return ">0.9999" if 0.9999 < value < 1 else f"{value:.4f}"
 
 
-def _fit(text: str, width_points: float, size: float) -> str:
+def fit(text: str, width_points: float, size: float) -> str:
     """A text in one line of at most this width, shortened in the middle, safe from mathtext."""
     text = _printable(text)
     if len(text) > 400:

@@ -2,62 +2,208 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from hairline.data import augmentation, images
-from hairline.evaluation import figures, metrics
+from hairline.data.manifest import shown
+from hairline.evaluation import charts, figures, metrics
+
+if TYPE_CHECKING:
+    from hairline.evaluation.leaks import Leaks
+    from hairline.model.bundle import Bundle
+
+log = logging.getLogger(__name__)
 
 _PICTURES = 24
+_PAIRS, _MAPS = 12, 12
 
 
-def draw(
+def draw_training(
     folder: Path,
     *,
     manifest: pd.DataFrame,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
     history: pd.DataFrame,
-    class_names: list[str],
-    positive: int | None,
     image_size: int,
     augment: dict[str, Any],
     seed: int,
+    leaks: Leaks,
+    group_by: str,
+    curve: pd.DataFrame | None,
 ) -> None:
-    """Draw samples, curves, confusion matrix, ranking and predictions of the test images.
+    """Draw samples, curves, the closest pairs across the split, and accuracy over the number of training images.
 
     Args:
         folder: Where the PNG files go; made where it is missing.
         manifest: With splits.
-        labels: int64 [n], class of each row.
-        probabilities: float32 [n, classes].
         history: One row an epoch.
-        class_names: In the order of the probabilities.
-        positive: Index of the positive class; None with several classes.
         image_size: Pixels a side of what the model sees.
         augment: Keys of the configuration group `augment`.
         seed: Chooses which images are shown.
+        leaks: Of the split.
+        group_by: How it was made.
+        curve: Columns images, val_accuracy, val_loss, test_accuracy; None: not measured.
     """
-    folder.mkdir(exist_ok=True)
-    train, test = (np.flatnonzero(manifest["split"] == split) for split in ("train", "test"))
+    train = np.flatnonzero(manifest["split"] == "train")
     figures.save(samples(manifest.iloc[train], image_size, augment, seed), folder / "samples.png")
     figures.save(figures.learning_curves(history), folder / "curves.png")
-    truths, found = labels[test], probabilities[test]
-    matrix = metrics.confusion_matrix(truths, found.argmax(axis=1), len(class_names))
-    figures.save(figures.confusion_matrix(matrix, class_names, title="Test images"), folder / "confusion_matrix.png")
-    if positive is not None:
-        ranking = figures.ranking_curves(
-            truths == positive, found[:, positive], positive_name=class_names[positive], threshold=0.5
-        )
-        figures.save(ranking, folder / "ranking.png")
-    figures.save(
-        predictions(manifest.iloc[test], truths, found, class_names, image_size, seed), folder / "predictions.png"
+    figures.save(closest_pairs(leaks, image_size, group_by), folder / "leaks.png")
+    if curve is not None:
+        figures.save(charts.training_size(curve), folder / "learning_curve.png")
+
+
+def draw_predictions(
+    folder: Path,
+    *,
+    rows: pd.DataFrame,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    uncalibrated: np.ndarray | None,
+    bundle: Bundle,
+    title: str,
+    seed: int,
+    model_folder: Path,
+) -> None:
+    """Draw confusion, ranking, scores, calibration, the worst errors, predictions and Grad-CAM.
+
+    Args:
+        folder: Where the PNG files go; made where it is missing.
+        rows: Manifest rows of the images.
+        labels: int64 [n], class of each.
+        probabilities: float32 [n, classes], calibrated.
+        uncalibrated: float32 [n, classes], with temperature 1; None: not known.
+        bundle: Of the model: class names, threshold, abstain band.
+        title: What was evaluated.
+        seed: Chooses which images are shown.
+        model_folder: The saved model, for Grad-CAM.
+    """
+    names, size = bundle.class_names, bundle.image_size
+    positive = None if bundle.positive_class is None else names.index(bundle.positive_class)
+    threshold, title = bundle.threshold, shown(title)
+    chosen = probabilities.argmax(axis=1)
+    if positive is not None and threshold is not None:
+        chosen = np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
+        score, truth = probabilities[:, positive], labels == positive
+        histogram = figures.score_histogram(labels, score, names, threshold, positive=positive, title=title)
+        figures.save(histogram, folder / "scores.png")
+        if truth.any() and not truth.all():
+            ranking = figures.ranking_curves(
+                truth, score, positive_name=names[positive], threshold=threshold, title=title
+            )
+            figures.save(ranking, folder / "ranking.png")
+    matrix = metrics.confusion_matrix(labels, chosen, len(names))
+    at = "" if threshold is None else f" at the threshold {threshold:.3g}"
+    figures.save(figures.confusion_matrix(matrix, names, title=f"{title}{at}"), folder / "confusion_matrix.png")
+    if uncalibrated is None:
+        reliability = figures.reliability_diagram(labels, probabilities, title=title)
+    else:
+        temperature = bundle.temperature
+        reliability = charts.calibration(labels, uncalibrated, probabilities, temperature=temperature, title=title)
+    figures.save(reliability, folder / "reliability.png")
+    figures.save(predictions(rows, labels, probabilities, names, size, seed), folder / "predictions.png")
+    figures.save(worst_errors(rows, labels, probabilities, chosen, names, size, title), folder / "errors.png")
+    attention = heat_maps(rows, labels, probabilities, chosen, bundle, model_folder, seed)
+    if attention is not None:
+        figures.save(attention, folder / "gradcam.png")
+
+
+def closest_pairs(leaks: Leaks, image_size: int, group_by: str) -> Figure:
+    """Show the most alike images of two parts, side by side."""
+    rows = leaks.pairs.head(_PAIRS)
+    pairs, titles = [], []
+    for row in rows.itertuples():
+        both = [images.decode(str(path), image_size) for path in (row.path, row.other_path)]
+        pairs.append(np.concatenate(both, axis=1))
+        one, two = (os.path.basename(str(path)) for path in (row.path, row.other_path))
+        titles.append(f"{row.distance} bits: {row.split} {one}, {row.other_split} {two}")
+    across = leaks.counts["leak_near_across"] + leaks.counts["leak_identical_across"]
+    title = f"Most alike across the split (split.group_by={group_by}): {across:,} near-identical or identical images"
+    return figures.sample_grid(np.stack(pairs), titles, columns=3, title=title)
+
+
+def worst_errors(
+    rows: pd.DataFrame,
+    truths: np.ndarray,
+    found: np.ndarray,
+    chosen: np.ndarray,
+    class_names: list[str],
+    image_size: int,
+    title: str,
+) -> Figure:
+    """Show each cell of the confusion matrix: the surest of the wrong answers, the least sure of the right ones."""
+    sure = found[np.arange(len(chosen)), chosen]
+    cells = [(truth, answer) for truth in range(len(class_names)) for answer in range(len(class_names))]
+    cells.sort(key=lambda cell: cell[0] == cell[1])
+    places = max(2, min(6, _PICTURES // len(cells)))
+    picked: list[int] = []
+    for truth, answer in cells:
+        inside = np.flatnonzero((truths == truth) & (chosen == answer))
+        order = np.argsort(-sure[inside] if truth != answer else sure[inside], kind="stable")
+        picked += inside[order][:places].tolist()
+        if len(picked) >= 2 * _PICTURES:  # of many classes the first wrong cells fill the page
+            break
+    entries = rows.iloc[picked]
+    return figures.prediction_gallery(
+        np.stack([images.decode(path, image_size) for path in entries["path"]]),
+        [class_names[index] for index in truths[picked]],
+        [class_names[index] for index in chosen[picked]],
+        sure[picked].tolist(),
+        [os.path.basename(path) for path in entries["path"]],
+        title=f"{title}: the surest of {(truths != chosen).sum():,} errors, by kind; then the least sure right answers",
     )
+
+
+def heat_maps(
+    rows: pd.DataFrame,
+    truths: np.ndarray,
+    found: np.ndarray,
+    chosen: np.ndarray,
+    bundle: Bundle,
+    model_folder: Path,
+    seed: int,
+) -> Figure | None:
+    """Show what spoke for the answers, wrong ones first; None where the model keeps no map."""
+    from hairline.evaluation import gradcam
+    from hairline.model import bundle as bundles
+
+    wrong = np.flatnonzero(truths != chosen)
+    wrong = wrong[np.argsort(-found[wrong, chosen[wrong]], kind="stable")][: _MAPS // 2]
+    right = np.random.default_rng(seed).permutation(np.flatnonzero(truths == chosen))
+    picked = np.concatenate([wrong, right])[:_MAPS]
+    pixels = np.stack([images.decode(path, bundle.image_size) for path in rows["path"].iloc[picked]])
+    try:
+        heat = gradcam.heat_maps(bundles.load_model(model_folder, bundle), pixels, chosen[picked])
+    except gradcam.NoMapError as error:
+        log.warning("WARNING: no figure of what speaks for the answers: %s", error)
+        return None
+    names = bundle.class_names
+    return figures.prediction_gallery(
+        np.stack([np.concatenate([one, overlaid(one, two)], axis=1) for one, two in zip(pixels, heat, strict=True)]),
+        [names[index] for index in truths[picked]],
+        [names[index] for index in chosen[picked]],
+        found[picked, chosen[picked]].tolist(),
+        [os.path.basename(path) for path in rows["path"].iloc[picked]],
+        columns=3,
+        title="What spoke for the answer (Grad-CAM: the brighter, the more)",
+    )
+
+
+def overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay a heat map, float32 [rows, columns] in 0 to 1, over pixels, uint8 [height, width, 3]."""
+    height, width = pixels.shape[:2]
+    smooth = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    # Of viridis's family, told apart with every kind of colour vision, and its lightness alone shows the order.
+    coloured = matplotlib.colormaps["inferno"](np.clip(np.asarray(smooth), 0, 1))[..., :3] * 255
+    grey = pixels.mean(axis=2, keepdims=True)
+    return np.rint(0.45 * grey + 0.55 * coloured).astype(np.uint8)
 
 
 def samples(rows: pd.DataFrame, image_size: int, augment: dict[str, Any], seed: int) -> Figure:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,10 @@ import numpy as np
 if TYPE_CHECKING:
     import keras
 
+_SPLITS = ("train", "val", "test")
 MODEL, BUNDLE, FEATURES = "model.keras", "bundle.json", "features.npz"
 FORMAT = 1
+CANNOT_TELL = "cannot tell"  # the answer inside the abstain band
 
 
 class BundleError(ValueError):
@@ -38,6 +41,7 @@ class Bundle:
         decode: How a file becomes pixels (`hairline.data.images.RECIPE`).
         threshold: Probability of the positive class from which on it is predicted.
         threshold_chosen: How the threshold was chosen.
+        operating_point: What the threshold gave on the validation images, with intervals, and what was asked of it.
         abstain: Lowest and highest probability of the positive class between which the answer is "cannot tell".
         temperature: What the logits were divided by; already applied in the model.
         data_digest: Of the manifest the model was trained on.
@@ -55,6 +59,7 @@ class Bundle:
     versions: dict[str, str]
     threshold: float | None = None
     threshold_chosen: str = "default"
+    operating_point: dict[str, Any] = field(default_factory=dict)
     abstain: list[float] | None = None
     temperature: float = 1.0
     temperature_applied: bool = True
@@ -67,12 +72,19 @@ class Bundle:
 
         Args:
             probabilities: float32 [n, classes].
+
+        Returns:
+            Class names; `CANNOT_TELL` where the positive class's probability lies in the abstain band (its lower end
+            included, its upper end not).
         """
         chosen = probabilities.argmax(axis=1)
         if self.positive_class is not None and self.threshold is not None:
             positive = self.class_names.index(self.positive_class)
-            chosen = np.where(probabilities[:, positive] >= self.threshold, positive, 1 - positive)
-        return [self.class_names[index] for index in chosen]
+            score = probabilities[:, positive]
+            chosen = np.where(score >= self.threshold, positive, 1 - positive)
+            if self.abstain is not None:
+                chosen = np.where((score >= self.abstain[0]) & (score < self.abstain[1]), -1, chosen)
+        return [CANNOT_TELL if index < 0 else self.class_names[index] for index in chosen]
 
 
 def save(folder: Path, model: keras.Model, bundle: Bundle, statistics: dict[str, np.ndarray]) -> None:
@@ -109,6 +121,37 @@ def read(folder: Path) -> Bundle:
     if bundle.format != FORMAT:
         raise BundleError(f"{folder / BUNDLE} has format {bundle.format}; this version reads format {FORMAT}")
     return bundle
+
+
+def seen_images(digests: Iterable[str], splits: Iterable[str]) -> dict[str, np.ndarray]:
+    """Give arrays for `features.npz` that say which images took part in making a model, and how.
+
+    Args:
+        digests: sha256 of each image's file.
+        splits: `train`, `val` or `test` of each.
+
+    Returns:
+        `image_digest`, uint64 [n], the first 16 digits of each; `image_split`, uint8 [n], its place in `_SPLITS`.
+    """
+    return {
+        "image_digest": np.array([int(digest[:16], 16) for digest in digests], np.uint64),
+        "image_split": np.array([_SPLITS.index(split) for split in splits], np.uint8),
+    }
+
+
+def splits_of(folder: Path, digests: Iterable[str]) -> list[str]:
+    """Say for each image whether the saved model's training, validation or test had it; empty text: none had.
+
+    Args:
+        folder: The saved model.
+        digests: sha256 of each image's file.
+    """
+    with np.load(folder / FEATURES, allow_pickle=False) as kept:
+        if "image_digest" not in kept:
+            raise BundleError(f"{folder / FEATURES} does not say which images the model has seen: train it anew")
+        known = dict(zip(kept["image_digest"].tolist(), kept["image_split"].tolist(), strict=True))
+    places = (known.get(int(digest[:16], 16)) for digest in digests)
+    return ["" if place is None else _SPLITS[place] for place in places]
 
 
 def load_model(folder: Path, bundle: Bundle) -> keras.Model:

@@ -1,0 +1,135 @@
+"""Temperature and threshold: found by brute force or known in advance, and chosen on validation alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hairline.evaluation import calibration, decisions, metrics, thresholds
+from hairline.model.bundle import CANNOT_TELL, Bundle
+
+PLAIN = {"target_recall": 0.99, "calibration": "none", "abstain": None, "resamples": 0}
+
+
+def logits(seed: int, images: int, sharpness: float, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Scores whose honest temperature is `sharpness`: labels are drawn from their own softmax."""
+    generator = np.random.default_rng(seed)
+    honest = generator.normal(scale=2, size=(images, classes))
+    powers = np.exp(honest - honest.max(axis=1, keepdims=True))
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    labels = (generator.random((images, 1)) > shares.cumsum(axis=1)).sum(axis=1)
+    return (honest * sharpness).astype(np.float32), labels
+
+
+@pytest.mark.parametrize(("sharpness", "classes"), [(0.25, 2), (1.0, 2), (4.0, 2), (2.5, 4)])
+def test_the_temperature_is_found(sharpness: float, classes: int) -> None:
+    scores, labels = logits(0, 20_000, sharpness, classes)
+    assert calibration.fit_temperature(scores, labels) == pytest.approx(sharpness, rel=0.05)
+
+
+def test_scaling_mends_overconfidence_and_keeps_the_ranking() -> None:
+    scores, labels = logits(1, 8_000, 5.0)
+    temperature = calibration.fit_temperature(scores[:4000], labels[:4000])
+    errors = [
+        metrics.expected_calibration_error(labels[4000:], _softmax(scores[4000:] / factor))
+        for factor in (1.0, temperature)
+    ]
+    assert errors[0] > 0.1
+    assert errors[1] < 0.02
+
+
+def test_a_validation_set_without_an_error_does_not_ask_for_certainty() -> None:
+    labels = np.arange(60) % 2
+    scores = np.where(np.eye(2)[labels] > 0, 3.0, -3.0).astype(np.float32)
+    found = calibration.fit_temperature(scores, labels)
+    highest = _softmax(scores / found).max()
+    assert 0.9 < highest < 0.98  # 31 of 32, Platt's target for 30 images of a class
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def brute_force(labels: np.ndarray, scores: np.ndarray, rule: str, target: float) -> float:
+    """Every threshold by itself, through the tested metrics."""
+    best, merit_of_best = 0.0, -np.inf
+    tried = [(value, metrics.wilson_interval(int((scores[labels == 1] >= value).sum()), int(labels.sum()))[0])
+             for value in sorted(set(scores), reverse=True)]  # fmt: skip
+    certain = any(low >= target for _, low in tried)
+    for value, low in tried:
+        found = metrics.classification_metrics(
+            labels, np.column_stack([1 - scores, scores]), positive=1, threshold=value
+        )
+        enough = low >= target if certain else found["recall_at_threshold"] >= target
+        if rule == "recall" and not enough:
+            continue
+        merit = found["f1_at_threshold" if rule == "f1" else "balanced_accuracy_at_threshold"]
+        if merit >= merit_of_best - 1e-12:
+            best, merit_of_best = value, merit
+    return best
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(seed=st.integers(0, 10_000), rule=st.sampled_from(["recall", "f1"]), target=st.sampled_from([0.5, 0.8, 0.99]))
+def test_the_threshold_is_the_one_brute_force_finds(seed: int, rule: str, target: float) -> None:
+    generator = np.random.default_rng(seed)
+    labels = np.arange(60) % 2
+    scores = np.round(1 / (1 + np.exp(-generator.normal(2.5 * (labels - 0.5)))), 2)
+    point = thresholds.choose(labels, scores, rule=rule, target_recall=target, resamples=0)  # type: ignore[arg-type]
+    expected = brute_force(labels, scores, rule, target)
+    np.testing.assert_array_equal(scores >= point.threshold, scores >= expected)
+    assert point.recall == (scores[labels == 1] >= expected).mean()
+
+
+def test_recall_that_comes_easily_costs_no_specificity() -> None:
+    """Nearly separable scores: among the many thresholds of recall 0.99 balance decides."""
+    generator = np.random.default_rng(2)
+    labels = np.arange(3000) % 2
+    scores = 1 / (1 + np.exp(-generator.normal(10 * (labels - 0.5))))
+    point = thresholds.choose(labels, scores, rule="recall", resamples=200)
+    assert point.reached
+    assert point.recall_low >= 0.99
+    assert point.specificity >= 0.999
+    assert point.threshold_low is not None
+    assert point.threshold_low <= point.threshold <= point.threshold_high
+    assert "for a recall of 0.99" in point.describe()
+
+
+def test_a_target_out_of_reach_is_said() -> None:
+    labels = np.arange(200) % 2
+    scores = np.where(labels == 1, 0.9, 0.1)
+    point = thresholds.choose(labels, scores, rule="recall", resamples=0)
+    assert point.reached is False
+    assert "out of reach: being sure of it takes 381 positive" in point.describe()
+    assert (point.recall, point.specificity) == (1.0, 1.0)  # perfect on what there is, all the same
+    assert 0.1 < point.threshold < 0.9
+
+
+def test_a_given_threshold_is_kept_and_measured() -> None:
+    scores, labels = logits(3, 500, 1.0)
+    found = decisions.decide(scores, labels, 1, threshold=0.3, **PLAIN)  # type: ignore[arg-type]
+    assert found.point is not None
+    assert (found.temperature, found.point.threshold, found.point.rule) == (1.0, 0.3, "given")
+    inside = _softmax(scores.astype(float))[labels == 1, 1]
+    assert found.point.recall == pytest.approx((inside >= 0.3).mean())
+
+
+def test_what_needs_a_positive_class_says_so() -> None:
+    scores, labels = logits(4, 90, 1.0, classes=3)
+    assert decisions.decide(scores, labels, None, threshold="recall", **PLAIN).point is None  # type: ignore[arg-type]
+    with pytest.raises(decisions.DecisionError, match=r"decision.threshold refers to the positive class"):
+        decisions.decide(scores, labels, None, threshold=0.3, **PLAIN)  # type: ignore[arg-type]
+    with pytest.raises(decisions.DecisionError, match=r"decision.abstain refers to the positive class"):
+        decisions.decide(scores, labels, None, threshold="f1", **(PLAIN | {"abstain": [0.2, 0.8]}))  # type: ignore[arg-type]
+
+
+def test_the_bundle_decides_with_threshold_and_band() -> None:
+    bundle = Bundle(["cracked", "sound"], "cracked", 8, "", "", {}, {}, threshold=0.4, abstain=[0.3, 0.6])
+    crack = np.array([0.29, 0.3, 0.5, 0.6, 0.9])
+    found = bundle.decide(np.column_stack([crack, 1 - crack]))
+    assert found == ["sound", CANNOT_TELL, CANNOT_TELL, "cracked", "cracked"]
+    bundle.abstain = None
+    assert bundle.decide(np.column_stack([crack, 1 - crack])) == ["sound", "sound", "cracked", "cracked", "cracked"]

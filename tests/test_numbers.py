@@ -1,0 +1,278 @@
+"""Evaluation and comparison of finished runs, and what may not leak from the test into the model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from PIL import Image
+
+import hairline
+from hairline import assessment, cli, config, standings
+from hairline.data import manifest
+from hairline.evaluation import metrics
+from hairline.model import bundle as bundles
+from tests.conftest import paint
+from tests.test_experiment import CONF, train
+
+QUIET = ("tracking=none", "report.level=light")
+
+
+def settings(script: str, *overrides: str) -> config.Config:
+    cli.register(ConfigStore.instance())
+    with initialize_config_dir(str(CONF)):
+        return config.load(compose(script, list(overrides)))
+
+
+def evaluate(place: Path, run: Path | str, data: Path, *overrides: str, sweep: Path | None = None) -> dict[str, float]:
+    chosen = settings(
+        "evaluate", f"run={run}", "data=folder", f"data.path={data}", "features.engine=tensorflow", *overrides
+    )
+    place.mkdir(parents=True)
+    return assessment.evaluate(chosen, place, sweep)
+
+
+@pytest.fixture(scope="module")
+def finished(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, tracked in a store of its own."""
+    root = tmp_path_factory.mktemp("numbers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        curve = ("report.learning_curve=true", "repeats=3", "split.group_by=none")
+        train(root / "outputs" / "one", two_classes, *curve, "decision.abstain=[0.2,0.8]")
+    return root / "outputs" / "one"
+
+
+@pytest.fixture(scope="module")
+def other_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of the same classes that no run has seen."""
+    return paint(tmp_path_factory.mktemp("other"), {"plain": 14, "cracked": 12}, seed=7)
+
+
+def test_a_run_tells_its_decision_its_split_and_its_spread(finished: Path) -> None:
+    found = json.loads((finished / "metrics.json").read_text())
+    kept = json.loads((finished / "model" / "bundle.json").read_text())
+    assert kept["threshold"] == found["threshold"]
+    assert kept["temperature"] == found["temperature"] != 1
+    assert kept["temperature_applied"] is True
+    assert kept["abstain"] == [0.2, 0.8]
+    assert "for a recall of 0.99" in kept["threshold_chosen"]
+    assert kept["operating_point"]["recall_low"] <= kept["operating_point"]["recall"]
+    assert kept["extra"]["split"]["group_by"] == "none"
+    table = pd.read_csv(finished / "repeats.csv")
+    assert list(table["seed"]) == [0, 1, 2]
+    assert found["repeats_test_loss_mean"] == pytest.approx(table["test_loss"].mean())
+    assert found["repeats_test_loss_deviation"] == pytest.approx(table["test_loss"].std(), abs=1e-12)
+    assert table["test_loss"].nunique() == 3
+    assert table["test_loss"][0] == found["test_loss"]
+    curve = pd.read_csv(finished / "learning_curve.csv")
+    assert list(curve["images"]) == [6, 10, 22, 42, 84]
+    assert (finished / "figures" / "learning_curve.png").is_file()
+    pairs = manifest.read(finished / "leaks.csv", required=("distance", "path", "other_path"))
+    assert len(pairs) == 36
+    store = mlflow.MlflowClient(f"sqlite:///{finished.parents[1] / 'mlflow.db'}")
+    run = store.get_run((finished / "mlflow_run_id.txt").read_text().strip())
+    assert "split by `none`" in run.data.tags["mlflow.note.content"]
+    assert run.data.metrics["leak/groups"] == 120
+
+
+def test_the_abstain_band_answers_cannot_tell(finished: Path) -> None:
+    table = pd.read_csv(finished / "predictions.csv", keep_default_na=False)
+    inside = (table["prob_cracked"] >= 0.2) & (table["prob_cracked"] < 0.8)
+    assert inside.any()
+    assert (inside == (table["predicted"] == "cannot tell")).all()
+    found = hairline.load(str(finished)).predict(table["path"].tolist())
+    assert list(found["predicted"]) == list(table["predicted"])
+
+
+def test_the_temperature_is_in_the_saved_model(finished: Path) -> None:
+    """Logits of the saved model, times the temperature, are those of a head trained without one."""
+    bundle = bundles.read(finished / "model")
+    model = bundles.load_model(finished / "model", bundle)
+    table = pd.read_csv(finished / "predictions.csv")
+    pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((32, 32), 2)) for path in table["path"]])
+    scores = keras.Model(model.input, model.get_layer("logits").output).predict(pixels, verbose=0)
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    found = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, table[["prob_cracked", "prob_plain"]], atol=1e-3)
+
+
+def test_evaluation_of_the_own_test_part_gives_the_numbers_of_the_run(
+    finished: Path, two_classes: Path, tmp_path: Path
+) -> None:
+    before = json.loads((finished / "metrics.json").read_text())
+    found = evaluate(tmp_path / "test", finished, two_classes, "part=test", *QUIET)
+    assert (found["test_images"], found["seen_images"]) == (8, 0)
+    for key in ("accuracy", "loss", "auroc", "ece", "recall_at_threshold", "abstained"):
+        assert found[f"test_{key}"] == pytest.approx(before[f"test_{key}"], abs=1e-4), key
+    everything = evaluate(tmp_path / "all", finished, two_classes, *QUIET)
+    assert (everything["test_images"], everything["seen_images"]) == (8, 112)
+    assert everything["test_loss"] == pytest.approx(found["test_loss"], abs=1e-6)
+    part = evaluate(tmp_path / "train", finished, two_classes, "part=train", *QUIET)
+    assert (part["test_images"], part["seen_images"]) == (0, 84)
+    assert part["seen_accuracy"] == pytest.approx(before["train_accuracy"])
+    assert not any(key.startswith("test_acc") for key in part)
+
+
+def test_a_sweep_of_evaluations_makes_the_cross_table(
+    finished: Path, two_classes: Path, other_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.parents[1])
+    sweep = tmp_path / "sweep"
+    one = evaluate(sweep / "0", finished, two_classes, "part=test", sweep=sweep)
+    two = evaluate(sweep / "1", finished, other_images, sweep=sweep)
+    table = pd.read_csv(sweep / "cross_table.csv")
+    assert list(table["data"]) == [f"{two_classes.name} test", other_images.name]
+    assert list(table["test_images"]) == [8, 26]
+    assert table["test_loss"].tolist() == pytest.approx([one["test_loss"], two["test_loss"]])
+    for path in (
+        sweep / "cross_table.png",
+        sweep / "1" / "figures" / "gradcam.png",
+        sweep / "1" / "figures" / "errors.png",
+    ):
+        with Image.open(path) as image:
+            assert image.width == 1080
+    predictions = pd.read_csv(sweep / "1" / "predictions.csv", keep_default_na=False)
+    labels = (predictions["label"] == "plain").to_numpy().astype(int)
+    expected = metrics.classification_metrics(
+        labels, predictions[["prob_cracked", "prob_plain"]].to_numpy(), positive=0
+    )
+    assert two["test_auroc"] == pytest.approx(expected["auroc"])
+    store = mlflow.MlflowClient(f"sqlite:///{finished.parents[1] / 'mlflow.db'}")
+    run = store.get_run((finished / "mlflow_run_id.txt").read_text().strip())
+    model = store.get_logged_model(run.outputs.model_outputs[0].model_id)
+    logged = {(metric.dataset_name, metric.key): metric.value for metric in model.metrics}
+    assert logged[other_images.name, "test_auroc"] == pytest.approx(two["test_auroc"])
+    assert logged[f"{two_classes.name} test", "test_loss"] == pytest.approx(one["test_loss"])
+
+
+def test_other_class_names_are_mapped_or_both_lists_told(finished: Path, other_images: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed"
+    shutil.copytree(other_images / "plain", renamed / "Negative")
+    shutil.copytree(other_images / "cracked", renamed / "Positive")
+    with pytest.raises(
+        ValueError, match=r"has the classes Negative, Positive; the model knows cracked, plain.*class_map"
+    ):
+        evaluate(tmp_path / "a", finished, renamed, *QUIET)
+    with pytest.raises(ValueError, match=r"data.class_map names positive: no such class"):
+        evaluate(tmp_path / "b", finished, renamed, "data.class_map={positive: cracked}", *QUIET)
+    mapped = evaluate(tmp_path / "c", finished, renamed, "data.class_map={Positive: cracked, Negative: plain}", *QUIET)
+    plain = evaluate(tmp_path / "d", finished, other_images, *QUIET)
+    assert mapped["test_auroc"] == plain["test_auroc"]
+
+
+def test_one_image_and_an_empty_class_are_measured(finished: Path, other_images: Path, tmp_path: Path) -> None:
+    (tmp_path / "one" / "cracked").mkdir(parents=True)
+    (tmp_path / "one" / "plain").mkdir()
+    shutil.copy(next((other_images / "cracked").iterdir()), tmp_path / "one" / "cracked")
+    found = evaluate(tmp_path / "run", finished, tmp_path / "one", "tracking=none")
+    assert found["test_images"] == 1
+    assert found["test_auroc"] is None
+    assert found["test_accuracy"] in (0.0, 1.0)
+    assert (found["test_accuracy_interval_low"], found["test_accuracy_interval_high"]) != (0, 1)
+    json.loads((tmp_path / "run" / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_part_nobody_belongs_to_is_an_error(finished: Path, other_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"part=val: none of the images.*\{'none': 26\}"):
+        evaluate(tmp_path / "run", finished, other_images, "part=val", *QUIET)
+    with pytest.raises(ValueError, match=r"no saved model there"):
+        evaluate(tmp_path / "nowhere", tmp_path, other_images, *QUIET)
+    with pytest.raises(ValueError, match=r"no model under runs:/0000"):
+        evaluate(tmp_path / "unknown", "0" * 32, other_images, *QUIET)
+
+
+def test_test_images_change_nothing_but_the_test(two_classes: Path, tmp_path: Path) -> None:
+    """Other test pixels and labels, the split held fixed: weights, threshold and temperature are bit-identical."""
+    generator = np.random.default_rng(0)
+    paths = [*sorted((two_classes / "plain").iterdir()), *sorted((two_classes / "cracked").iterdir())]
+    rows = [(str(path), path.parent.name, ("train", "train", "val", "test")[i % 4]) for i, path in enumerate(paths)]
+    table = pd.DataFrame(rows, columns=["path", "label", "split"])
+    other = table.copy()
+    (tmp_path / "images").mkdir()
+    for number in np.flatnonzero(table["split"] == "test"):
+        place = tmp_path / "images" / f"{number}.png"
+        Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(place)
+        other.loc[number, "path"] = str(place)
+        other.loc[number, "label"] = ("plain", "cracked")[generator.integers(2)]
+    found = []
+    for name, rows_of in (("one", table), ("two", other)):
+        rows_of.to_csv(tmp_path / f"{name}.csv", index=False)
+        chosen = (
+            "data=manifest",
+            f"data.path={tmp_path / name}.csv",
+            "tracking=none",
+            "decision.calibration=temperature",
+        )
+        train(tmp_path / name, two_classes, *chosen)
+        bundle = bundles.read(tmp_path / name / "model")
+        weights = bundles.load_model(tmp_path / name / "model", bundle).get_weights()
+        results = json.loads((tmp_path / name / "metrics.json").read_text())
+        found.append((bundle.threshold, bundle.temperature, bundle.operating_point, weights, results))
+    assert found[0][:3] == found[1][:3]
+    for one, two in zip(found[0][3], found[1][3], strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert found[0][4]["val_loss"] == found[1][4]["val_loss"]
+    assert found[0][4]["test_loss"] != found[1][4]["test_loss"]
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory, two_classes: Path) -> Path:
+    """A folder of two light runs that differ in their learning rate, like those of a sweep."""
+    root = tmp_path_factory.mktemp("compare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        split = ("report.level=light", "split.train=0.4", "split.val=0.2", "split.test=0.4")
+        for number, rate in enumerate(("0.01", "1e-6")):
+            train(root / "sweep" / str(number), two_classes, *split, f"learning_rate={rate}", f"name=rate {rate}")
+    return root / "sweep"
+
+
+def test_runs_are_compared(two_runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    table = standings.compare(settings("compare", f"runs=[{two_runs}]"), tmp_path)
+    assert list(table["run"]) == ["sweep/0", "sweep/1"]
+    assert table["learning_rate"].tolist() == [0.01, 1e-6]
+    assert "batch_size" not in table
+    assert (table["test_accuracy_interval_low"] < table["test_accuracy"]).all()
+    assert table["test_auroc_interval_low"].notna().all()  # the runs themselves measured none
+    differences = manifest.read(tmp_path / "differences.csv", required=("metric", "low", "high", "decided"))
+    (row,) = differences[differences["metric"] == "loss"].itertuples()
+    assert row.decided == "True"
+    assert float(row.high) < 0
+    assert int(row.images) == 48
+    assert "sweep/0 against sweep/1, on 48 shared test images: better in" in caplog.text
+    with Image.open(tmp_path / "comparison.png") as image:
+        assert image.width == 1080
+
+
+def test_runs_of_an_experiment_are_compared(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(two_runs.parent)
+    table = standings.compare(settings("compare", "experiment=hairline", "metric=test_loss"), tmp_path)
+    assert list(table["run"]) == ["rate 0.01", "rate 1e-6"]
+    with pytest.raises(ValueError, match=r"experiment=nothing: none of that name.*hairline"):
+        standings.compare(settings("compare", "experiment=nothing"), tmp_path)
+
+
+def test_what_cannot_be_compared_is_said(two_runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match=r"nothing to compare"):
+        settings("compare")
+    with pytest.raises(config.ConfigError, match=r"runs: nowhere is neither a folder nor an MLflow run id"):
+        settings("compare", "runs=[nowhere]")
+    with pytest.raises(ValueError, match=r"1 finished runs.*two at least"):
+        standings.compare(settings("compare", f"runs=[{two_runs}/0]"), tmp_path)
+    with pytest.raises(ValueError, match=r"metric=test_acuracy: unknown. Did you mean 'test_accuracy'"):
+        standings.compare(settings("compare", f"runs=[{two_runs}]", "metric=test_acuracy"), tmp_path)
+    copy = Path(shutil.copytree(two_runs, tmp_path / "copy"))
+    table = pd.read_csv(copy / "1" / "predictions.csv")
+    table.assign(prob_plain=np.nan).to_csv(copy / "1" / "predictions.csv", index=False)
+    with pytest.raises(ValueError, match=r"48 images have probabilities that are no numbers \(nan\)"):
+        standings.compare(settings("compare", f"runs=[{copy}]"), tmp_path)
