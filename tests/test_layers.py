@@ -15,17 +15,17 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 # The modules that may import a heavy library, at whatever depth.
 ALLOWED = {
     "mlflow": {"tracking", "serving"},
-    "hydra": {"cli"},
-    "omegaconf": {"config.schema", "config.commands", "config.saved", "cli"},
-    "matplotlib": {"evaluation.figures", "evaluation.report"},
+    "hydra": {"cli", "launching", "multirun"},
+    "omegaconf": {"config.schema", "config.commands", "config.saved", "cli", "launching", "multirun"},
+    "matplotlib": {"evaluation.figures", "evaluation.report", "evaluation.sweep_figure"},
     "requests": set(),
 }
 LIGHT = {
     "cache", "cli", "config.schema", "config.checks", "config.commands", "config.saved", "environment",
-    "experiment", "phases", "preparation", "progress", "tracking",
+    "experiment", "launching", "logs", "multirun", "phases", "preparation", "progress", "search", "sweeps", "tracking",
     "data.archives", "data.augmentation", "data.download", "data.images", "data.manifest", "data.sources",
-    "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "evaluation.report", "model.backbones",
-    "model.engine", "model.features", "model.bundle",
+    "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "evaluation.report",
+    "evaluation.sweep_figure", "model.backbones", "model.engine", "model.features", "model.bundle",
 }  # fmt: skip
 
 
@@ -68,7 +68,10 @@ def test_light_modules_do_not_load_tensorflow(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_arrows_point_one_way(path: Path) -> None:
     """Data knows nothing of models, models nothing of training, and nobody below it of the experiment."""
-    stages = ("data", "model", "training evaluation", "inference", "serving preparation", "phases", "experiment", "cli")
+    stages = (
+        "data", "model", "training evaluation", "inference", "serving preparation", "phases", "experiment sweeps",
+        "multirun", "launching", "cli",
+    )  # fmt: skip
     order = {name: level for level, names in enumerate(stages) for name in names.split()}
     own = order.get(name_of(path).split(".")[0])
     used = {name.split(".")[1] for name in imports(path, top_level=False) if name.startswith("hairline.")}

@@ -20,13 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hairline import config as configuration
-from hairline import logs, multirun
+from hairline import launching, logs, multirun
 
 log = logging.getLogger("hairline")
 
 CONF = "conf"
 # What a configuration may name for Hydra to call, in the scripts that make sweeps.
-TARGETS = ["hairline.multirun.Preparation"]
+TARGETS = ["hairline.launching.Preparation"]
 _failures: list[tuple[str, str]] = []
 
 Job = Callable[[Any, Path, list[str]], Any]
@@ -41,7 +41,7 @@ def start(script: str, main: Callable[[], None]) -> None:
     """
     register(ConfigStore.instance())
     try:
-        sys.argv[1:] = multirun.expanded(sys.argv[1:])
+        sys.argv[1:] = launching.expanded(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"ERROR: {error}")
     fault = _unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
