@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hairline import config as configuration
-from hairline import logs, sweeps, tracking
+from hairline import logs, preparation, sweeps, tracking
 from hairline.config import Config, ConfigError
 from hairline.sweeps import Job, Sweep
 
@@ -49,6 +49,7 @@ def perform(function: Callable[[Any, Path, list[str]], Any], composed: DictConfi
     fresh = Path(hydra.runtime.output_dir)
     if not directed:
         _enter(sweep)
+    preparation.remember(sweep.session)
     settings = _settings(sweep, list(hydra.overrides.task))
     if sweep.stopped:
         log.info("not begun, as another job failed: %s", " ".join(settings.values()))
@@ -106,6 +107,8 @@ def _run(
     finally:
         sweep.update()
         gc.collect()  # Keras's models hold themselves in circles
+        if not gc.get_freeze_count():
+            gc.freeze()  # the libraries stay: searching them for circles would take half a second after each job
 
 
 def _record_failure(sweep: Sweep, job: Job, error: Exception, composed: DictConfig) -> None:

@@ -31,6 +31,8 @@ _RUN_ID = "mlflow_run_id.txt"
 PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 _PARAMETER_CHARACTERS = 6000  # MLflow's limit; the whole configuration is logged as an artifact as well
 
+_datasets: dict[tuple[str, str], Any] = {}  # the last one that was logged, by digest and name
+
 
 class TrackingError(ValueError):
     """A tracking server or store that cannot be used."""
@@ -88,12 +90,11 @@ class Run:
     def dataset(self, manifest: pd.DataFrame, digest: str, name: str) -> None:
         """Log the manifest as the data the run was trained on."""
         if self.id is not None:
-            mlflow = _mlflow()
-            table = manifest[["label", "group", "split", "sha256"]].reset_index(drop=True)
-            mlflow.log_input(
-                mlflow.data.from_pandas(table, name=name, targets="label", digest=digest),
-                context="training",
-            )
+            if (digest, name) not in _datasets:  # describing 12,000 rows takes half a second: once for a sweep's jobs
+                table = manifest[["label", "group", "split", "sha256"]].reset_index(drop=True)
+                _datasets.clear()
+                _datasets[digest, name] = _mlflow().data.from_pandas(table, name=name, targets="label", digest=digest)
+            _mlflow().log_input(_datasets[digest, name], context="training")
 
     def artifacts(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or a folder with all it holds."""

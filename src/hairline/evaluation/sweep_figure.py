@@ -37,8 +37,11 @@ def comparison(names: Sequence[str], losses: Sequence[float], histories: Sequenc
     order = np.argsort(np.asarray(losses, dtype=float), kind="stable")
     shown = order[:_NAMED]
     colours = {int(job): _COLOURED[rank] for rank, job in enumerate(order[: len(_COLOURED)])}
-    figure = Figure(figsize=(figures.WIDTH_INCHES, max(3.8, 1.4 + 0.3 * len(shown))), layout="constrained")
-    curves, ranking = figure.subplots(1, 2)
+    figure = Figure(figsize=(figures.WIDTH_INCHES, max(3.8, 1.4 + 0.3 * len(shown))))
+    # Fixed margins: a layout engine would draw everything twice, after every job.
+    height = figure.get_figheight()
+    margins = {"left": 0.07, "right": 0.985, "wspace": 0.75, "top": 1 - 0.4 / height, "bottom": 0.55 / height}
+    curves, ranking = figure.subplots(1, 2, gridspec_kw=margins)
     for job in order[::-1]:  # the best are drawn last, on top
         history, colour = histories[job], colours.get(int(job), PALE)
         marker = "o" if len(history["epoch"]) == 1 else None
