@@ -154,7 +154,7 @@ def test_killed_and_resumed_it_ends_as_if_it_had_not_been(two_classes: Path) -> 
     folder = Path("outputs", "sweeps", "killed")
     process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *command, "sweep.name=killed"])
     deadline = time.time() + 120
-    while sum('"finished"' in path.read_text() for path in folder.glob("*/job.json")) < 2 and time.time() < deadline:
+    while sum('"finished"' in path.read_text() for path in folder.glob("*/job.status")) < 2 and time.time() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGKILL)

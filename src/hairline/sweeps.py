@@ -1,7 +1,8 @@
 """A sweep: many jobs of one command, their state on disk, and the parent run that sums them up.
 
-The sweep's folder is all the state there is: `sweep.json` says what was asked, `<n>/job.json` how each job stands. Any
-process that sees the folder can go on from it, so it does not matter which launcher runs a job, or on which machine.
+The sweep's folder is all the state there is: `sweep.json` says what was asked, `<n>/job.status` how each job stands.
+Any process that sees the folder can go on from it, so it does not matter which launcher runs a job, or on which
+machine.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from hairline import tracking
 
 log = logging.getLogger(__name__)
 
-STATE, JOB, TABLE, FIGURE = "sweep.json", "job.json", "sweep.csv", "comparison.png"
+STATE, JOB, TABLE, FIGURE = "sweep.json", "job.status", "sweep.csv", "comparison.png"
 _METRICS = ("val_loss", "val_accuracy", "test_accuracy")
+_SPEAKING = ("model", "optimizer", "schedule", "data", "augment", "finetune")  # their choices need no group's name
 _WAIT_SECONDS = 3600.0  # for a job of a killed sweep that still runs in a process of its own
 _DIED = "its process ended without a word: it was killed, or the machine ran out of memory"
 
@@ -60,7 +62,8 @@ class Job:
     @property
     def name(self) -> str:
         """What tells it from the others, on one line."""
-        return " ".join(f"{key}={value}" for key, value in self.settings.items()) or f"job {self.number}"
+        told = (value if key in _SPEAKING else f"{key}={value}" for key, value in self.settings.items())
+        return " ".join(told) or f"job {self.number}"
 
 
 @dataclass

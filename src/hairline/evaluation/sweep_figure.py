@@ -14,7 +14,8 @@ from hairline.evaluation.figures import BLUE, GREEN, GREY, PALE, SKY, VERMILLION
 
 _NAMED = 15  # jobs that the ranking names
 _COLOURED = (VERMILLION, BLUE, GREEN, SKY)
-_LABEL_POINTS = 210.0
+_LABEL_POINTS = 205.0
+_OTHERS = "#C4C4C4"
 
 
 @figures._styled
@@ -40,10 +41,10 @@ def comparison(names: Sequence[str], losses: Sequence[float], histories: Sequenc
     figure = Figure(figsize=(figures.WIDTH_INCHES, max(3.8, 1.4 + 0.3 * len(shown))))
     # Fixed margins: a layout engine would draw everything twice, after every job.
     height = figure.get_figheight()
-    margins = {"left": 0.07, "right": 0.985, "wspace": 0.75, "top": 1 - 0.4 / height, "bottom": 0.55 / height}
+    margins = {"left": 0.07, "right": 0.96, "wspace": 1.2, "top": 1 - 0.4 / height, "bottom": 0.55 / height}
     curves, ranking = figure.subplots(1, 2, gridspec_kw=margins)
     for job in order[::-1]:  # the best are drawn last, on top
-        history, colour = histories[job], colours.get(int(job), PALE)
+        history, colour = histories[job], colours.get(int(job), _OTHERS)
         marker = "o" if len(history["epoch"]) == 1 else None
         curves.plot(history["epoch"], history["val_loss"], color=colour, linewidth=1.4, marker=marker)
     curves.set(xlabel="epoch", title="Validation loss, every job")
@@ -58,7 +59,11 @@ def comparison(names: Sequence[str], losses: Sequence[float], histories: Sequenc
     labels = [figures._fit(names[job], _LABEL_POINTS, 8) for job in shown]
     ranking.set_yticks(places, labels, fontsize=8)
     ranking.invert_yaxis()
-    ranking.margins(x=0.12)
+    ranking.margins(x=0.16)
+    if ranked.min() > 0 and ranked.max() > 20 * ranked.min():
+        ranking.set_xscale("log")
+    else:
+        ranking.xaxis.set_major_locator(MaxNLocator(nbins=4))
     for place, loss in zip(places, ranked, strict=True):
         ranking.annotate(f"{loss:.4f}", (loss, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
     left_out = f", best {len(shown)} of {len(order)}" if len(order) > len(shown) else ""
