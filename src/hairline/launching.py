@@ -54,6 +54,8 @@ def expanded(arguments: list[str]) -> list[str]:
     if given.get("sweep.resume", "null") != "null":
         folder = given["sweep.resume"].strip("'\"")
         sweep = Sweep.read(Path(folder))
+        if os.path.isdir(sweep.working_directory):
+            os.chdir(sweep.working_directory)  # what the command names by relative paths, and the store, lie there
         saved = [entry for entry in sweep.command if entry.lstrip("+~").partition("=")[0] not in given]
         rest = [argument for argument in arguments if not argument.startswith("sweep.resume=")]
         arguments = [*saved, *rest, f"hydra.sweep.dir={_quoted(sweep.folder)}", f"sweep.resume={_quoted(sweep.folder)}"]

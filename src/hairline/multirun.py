@@ -105,7 +105,10 @@ def _run(
             raise
         return None
     finally:
-        sweep.update()
+        try:
+            sweep.update()
+        except Exception:  # the store is busy, say; the job's own results are safe, and the next job updates again
+            log.exception("WARNING: the sweep's summary could not be updated")
         gc.collect()  # Keras's models hold themselves in circles
         if not gc.get_freeze_count():
             gc.freeze()  # the libraries stay: searching them for circles would take half a second after each job
@@ -130,7 +133,9 @@ def _adapted(config: Config, sweep: Sweep) -> Config:
     hydra = HydraConfig.get()
     report, runtime = config.report, config.runtime
     asked = any(entry.lstrip("+").startswith("report") for entry in hydra.overrides.task)
-    if report.level == "full" and not asked:
+    # The best is trained once more when it is completed, which only a head on kept features makes cheap.
+    cheap = config.finetune.layers == "none" and config.augment.mode == "views" and config.features.keep
+    if report.level == "full" and cheap and not asked:
         report = dataclasses.replace(report, level="light")
     if runtime.threads is None:
         runtime = dataclasses.replace(runtime, threads=_threads(hydra.launcher))
@@ -199,7 +204,7 @@ def finish(code: int) -> int:
     while directed:
         sweep, lock = directed.pop()
         logs.plain()
-        sweep.bury("interrupted" if code == 130 else "failed")
+        sweep.bury("interrupted" if code == 130 else "failed", patience_seconds=5.0)
         try:
             code = code or _complete(sweep)
         except KeyboardInterrupt:

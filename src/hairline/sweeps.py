@@ -179,16 +179,21 @@ class Sweep:
             job = next(entry for entry in self.jobs() if entry.number == job.number)
             yield job, job.status == "finished"
 
-    def orphans(self) -> Iterator[Job]:
+    def orphans(self, patience_seconds: float = 0.0) -> Iterator[Job]:
         """Give the jobs that are said to run while no process does."""
         for job in self.jobs():
             if job.status == "running":
-                with contextlib.suppress(filelock.Timeout), self.lock(f"job-{job.number}", timeout=0):
+                with contextlib.suppress(filelock.Timeout), self.lock(f"job-{job.number}", timeout=patience_seconds):
                     yield job
 
-    def bury(self, status: str) -> None:
-        """Note the end of jobs whose process died: failed, or interrupted where the sweep will go on."""
-        for job in list(self.orphans()):
+    def bury(self, status: str, patience_seconds: float = 0.0) -> None:
+        """Note the end of jobs whose process died: failed, or interrupted where the sweep will go on.
+
+        Args:
+            status: failed or interrupted.
+            patience_seconds: How long to wait for a process that is about to end.
+        """
+        for job in list(self.orphans(patience_seconds)):
             self.record(job, status, error=_DIED)
             tracking.terminate(self.store, tracking.run_id(self.directory(job)), status)
         kept = {tracking.run_id(self.directory(job)) for job in self.jobs()}

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import filelock
 import pandas as pd
+from PIL import Image
 
 from hairline import cache
 
@@ -104,6 +105,15 @@ class Run:
             _mlflow().log_artifacts(str(path), folder)
         else:
             _mlflow().log_artifact(str(path), folder)
+
+    def figures(self, folder: Path) -> None:
+        """Log a folder of PNG files, and those of the predictions so that MLflow shows runs' side by side."""
+        self.artifacts(folder, folder.name)
+        if self.id is not None:
+            for name in ("confusion_matrix", "predictions"):
+                if (folder / f"{name}.png").is_file():
+                    with Image.open(folder / f"{name}.png") as picture:
+                        _mlflow().log_image(picture, key=name, step=0)
 
     def model(self, folder: Path, bundle: Bundle, example: bytes) -> None:
         """Log the saved model as a pyfunc that eats encoded images.
