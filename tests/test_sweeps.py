@@ -52,6 +52,20 @@ def test_a_second_start_skips_what_finished_and_goes_on_with_the_rest(tmp_path: 
     assert [job.status for job in second.jobs()] == ["finished"] * 4
 
 
+def test_a_job_whose_configuration_was_at_fault_goes_on_once_it_is_mended(tmp_path: Path) -> None:
+    settings = {"data.path": "photos"}
+    for session, identity, expected in (("1", "", "failed"), ("2", "", "failed"), ("3", "a", "running")):
+        sweep = started(tmp_path / "s", session)
+        with sweep.claim(0, identity, settings) as (job, finished):
+            assert not finished
+            if expected == "failed":
+                sweep.record(job, "failed", error="nothing is there")
+        (job,) = sweep.jobs()
+        assert (job.number, job.identity, job.status) == (0, identity, expected)
+    with sweep.claim(1, "", {"data.path": "others"}) as (job, _):
+        assert job.number == 1
+
+
 def test_the_same_configuration_twice_in_one_start_is_two_jobs(tmp_path: Path) -> None:
     for session in ("first", "second"):
         sweep = started(tmp_path / "s", session)

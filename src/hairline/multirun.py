@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import hashlib
 import logging
 import os
 import sys
@@ -61,7 +60,7 @@ def perform(function: Callable[[Any, Path, list[str]], Any], composed: DictConfi
         identity = configuration.identity(config)
     except ConfigError as error:
         fault = error
-        identity = hashlib.sha256(repr(sorted(hydra.overrides.task)).encode()).hexdigest()[:16]
+        identity = sweeps.NO_IDENTITY
     with sweep.claim(int(hydra.job.num), identity, settings) as (job, finished):
         if sweep.directory(job) != fresh:
             logs.move(fresh, sweep.directory(job))

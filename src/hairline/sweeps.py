@@ -27,6 +27,7 @@ from hairline import tracking
 log = logging.getLogger(__name__)
 
 STATE, JOB, TABLE, FIGURE = "sweep.json", "job.status", "sweep.csv", "comparison.png"
+NO_IDENTITY = ""  # of a job whose configuration is at fault: its swept settings stand for it
 _METRICS = ("val_loss", "val_accuracy", "test_accuracy")
 _SPEAKING = ("model", "optimizer", "schedule", "data", "augment", "finetune")  # their choices need no group's name
 _WAIT_SECONDS = 3600.0  # for a job of a killed sweep that still runs in a process of its own
@@ -165,11 +166,20 @@ class Sweep:
         """
         with self.lock():
             known = self.jobs()
-            earlier = [job for job in known if job.identity == identity and job.session != self.session]
+            earlier = [
+                job
+                for job in known
+                if job.session != self.session
+                and (
+                    job.identity == identity != NO_IDENTITY
+                    or (job.settings == settings and NO_IDENTITY in (job.identity, identity))
+                )
+            ]
             taken = {job.number for job in known}
             free = number if number not in taken else max(taken) + 1
             job = min(earlier, key=lambda job: job.status != "finished", default=Job(free, identity, settings, ""))
             job.session = self.session
+            job.identity = identity or job.identity
             if job.status != "finished":
                 self.record(job, "running")
             else:
