@@ -8,7 +8,7 @@ from hairline import cli
 from hairline.config import Config
 
 
-@hydra.main(config_path=cli.CONF, config_name="config")
+@hydra.main(config_path=cli.CONF, config_name="config", execution_whitelist=cli.TARGETS)
 @cli.job
 def main(config: Config, directory: Path, overrides: list[str]) -> float:
     """Train and report; the validation loss is what a search minimises."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import logging
 import os
-import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hairline import config as configuration
+from hairline import launching, logs, multirun
 
 log = logging.getLogger("hairline")
 
 CONF = "conf"
+# What a configuration may name for Hydra to call, in the scripts that make sweeps.
+TARGETS = ["hairline.launching.Preparation"]
 _failures: list[tuple[str, str]] = []
 
 Job = Callable[[Any, Path, list[str]], Any]
@@ -40,16 +40,39 @@ def start(script: str, main: Callable[[], None]) -> None:
         main: Its function decorated with `hydra.main`.
     """
     register(ConfigStore.instance())
+    try:
+        sys.argv[1:] = launching.expanded(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"ERROR: {error}")
     fault = _unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
     if fault:
         sys.exit(fault)
     signal.signal(signal.SIGTERM, _interrupt)
-    _run(main)
+    code = 1
+    try:
+        code = _ended(main)
+    finally:  # whatever ended the sweep, its state is told
+        code = multirun.finish(code)
     if _failures:
         print(f"\n{len(_failures)} job{'s' * (len(_failures) > 1)} failed:", file=sys.stderr)
         for place, message in _failures:
             print(f"  {place}: {message.splitlines()[0]}", file=sys.stderr)
-        sys.exit(1)
+    if code or _failures:
+        sys.exit(code or 1)
+
+
+def _ended(main: Callable[[], None]) -> int:
+    """Call Hydra's entry and give the exit status."""
+    try:
+        _run(main)
+    except SystemExit as ending:
+        if isinstance(ending.code, str):
+            print(ending.code, file=sys.stderr)
+            return 1
+        return ending.code or 0
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def _run(main: Callable[[], None]) -> None:
@@ -100,30 +123,39 @@ def job(function: Job) -> Callable[[DictConfig], Any]:
 
     @functools.wraps(function)
     def wrapped(composed: DictConfig) -> Any:
-        settings = HydraConfig.get()
-        directory = Path(settings.runtime.output_dir)
-        overrides = list(settings.overrides.task)
-        try:
-            config = configuration.load(composed)
-            if isinstance(config, configuration.Config) and config.resume:
-                fresh, directory = directory, Path(config.resume).expanduser().absolute()
-                config = configuration.resumed(config, overrides)
-                _move_log(fresh, directory)
-            return function(config, directory, overrides)
-        except KeyboardInterrupt:
-            log.error("interrupted")
-            sys.exit(130)
-        except Exception as error:
-            expected = _is_users(error)
-            log.error("ERROR: %s", error if expected else traceback.format_exc())
-            if settings.mode == RunMode.MULTIRUN:
-                _failures.append((f"{directory} ({' '.join(overrides)})", str(error)))
-                return None
-            logging.shutdown()
-            _remove_if_empty(directory)
-            sys.exit(2 if expected else 1)
+        # By name: a launcher copies this function into other processes, but not what it calls.
+        from hairline import cli
+
+        return cli.perform(function, composed)
 
     return wrapped
+
+
+def perform(function: Job, composed: DictConfig) -> Any:
+    """Run what `hydra.main` was asked for: a single run, or one job of a sweep."""
+    settings = HydraConfig.get()
+    if settings.mode == RunMode.MULTIRUN and "sweep" in composed:
+        return multirun.perform(function, composed)
+    directory = Path(settings.runtime.output_dir)
+    overrides = list(settings.overrides.task)
+    try:
+        config = configuration.load(composed)
+        if isinstance(config, configuration.Config) and config.resume:
+            fresh, directory = directory, Path(config.resume).expanduser().absolute()
+            config = configuration.resumed(config, overrides)
+            logs.move(fresh, directory)
+        return function(config, directory, overrides)
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        logs.tell(error)
+        if settings.mode == RunMode.MULTIRUN:
+            _failures.append((f"{directory} ({' '.join(overrides)})", str(error)))
+            return None
+        logging.shutdown()
+        logs.remove_if_empty(directory)
+        sys.exit(2 if logs.is_users(error) else 1)
 
 
 def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
@@ -138,31 +170,6 @@ def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 return f"{group}={choice}: unknown.{hint} Available: {', '.join(sorted(names))}"
     return None
-
-
-def _move_log(fresh: Path, directory: Path) -> None:
-    """Go on with the log of the run that is resumed, and remove the folder that Hydra made for this call."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.close()
-            handler.baseFilename = str(directory / Path(handler.baseFilename).name)
-    _remove_if_empty(fresh)
-
-
-def _is_users(error: Exception) -> bool:
-    """Tell a fault of the user's, found by this package or by the operating system, from one of ours."""
-    if isinstance(error, OSError):
-        return True
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, ValueError) and frames[-1].startswith("hairline")
-
-
-def _remove_if_empty(directory: Path) -> None:
-    """Remove a run directory in which nothing but the log was written: the fault was found before the run began."""
-    if directory.is_dir() and all(path.suffix == ".log" for path in directory.iterdir()):
-        shutil.rmtree(directory, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            directory.parent.rmdir()  # the date's folder, if this would have been its first run
 
 
 def _interrupt(signum: int, frame: Any) -> None:

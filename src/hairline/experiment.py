@@ -278,7 +278,7 @@ def mirror(config: Config, data: Data, results: dict[str, float], directory: Pat
         if (directory / name).is_file():
             run.artifacts(directory / name)
     if (directory / "figures").is_dir():
-        run.artifacts(directory / "figures", "figures")
+        run.figures(directory / "figures")
 
 
 def run_name(config: Config, overrides: list[str]) -> str:

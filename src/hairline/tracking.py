@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import filelock
 import pandas as pd
+from PIL import Image
 
 from hairline import cache
 
@@ -28,7 +30,10 @@ log = logging.getLogger(__name__)
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_SECONDS = 5.0
 _RUN_ID = "mlflow_run_id.txt"
+PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 _PARAMETER_CHARACTERS = 6000  # MLflow's limit; the whole configuration is logged as an artifact as well
+
+_datasets: dict[tuple[str, str], Any] = {}  # the last one that was logged, by digest and name
 
 
 class TrackingError(ValueError):
@@ -47,16 +52,23 @@ class Run:
         self.id = run_id
         self._experiment_id = experiment_id
         self._last_step = -1 if run_id is None else _last_step(run_id)
+        earlier = None if run_id is None else _mlflow().get_run(run_id).data
+        self._known: dict[str, float] = {} if earlier is None else dict(earlier.metrics)
+        self._parameters: set[str] = set() if earlier is None else set(earlier.params)
 
     def parameters(self, values: dict[str, Any]) -> None:
-        """Log flat parameters."""
+        """Log flat parameters; a run that is resumed keeps those it has, as MLflow refuses other values."""
         if self.id is not None:
-            _mlflow().log_params({key: str(value)[:_PARAMETER_CHARACTERS] for key, value in values.items()})
+            told = {key: str(value)[:_PARAMETER_CHARACTERS] for key, value in values.items()}
+            _mlflow().log_params({key: value for key, value in told.items() if key not in self._parameters})
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         """Log numbers; what is not a number (NaN) is left out, and so are steps logged before a run was resumed."""
         if self.id is not None and (step is None or step > self._last_step):
-            _mlflow().log_metrics({key: value for key, value in values.items() if value == value}, step=step)
+            told = {key: value for key, value in values.items() if value == value}
+            if step is None:  # a run that is resumed comes to the same results: no second point
+                told = {key: value for key, value in told.items() if self._known.get(key) != value}
+            _mlflow().log_metrics(told, step=step)
 
     def tags(self, values: dict[str, str]) -> None:
         """Set tags."""
@@ -80,12 +92,11 @@ class Run:
     def dataset(self, manifest: pd.DataFrame, digest: str, name: str) -> None:
         """Log the manifest as the data the run was trained on."""
         if self.id is not None:
-            mlflow = _mlflow()
-            table = manifest[["label", "group", "split", "sha256"]].reset_index(drop=True)
-            mlflow.log_input(
-                mlflow.data.from_pandas(table, name=name, targets="label", digest=digest),
-                context="training",
-            )
+            if (digest, name) not in _datasets:  # describing 12,000 rows takes half a second: once for a sweep's jobs
+                table = manifest[["label", "group", "split", "sha256"]].reset_index(drop=True)
+                _datasets.clear()
+                _datasets[digest, name] = _mlflow().data.from_pandas(table, name=name, targets="label", digest=digest)
+            _mlflow().log_input(_datasets[digest, name], context="training")
 
     def evaluation(
         self, values: dict[str, float], model_id: str | None, manifest: pd.DataFrame, digest: str, name: str
@@ -116,6 +127,15 @@ class Run:
             _mlflow().log_artifacts(str(path), folder)
         else:
             _mlflow().log_artifact(str(path), folder)
+
+    def figures(self, folder: Path) -> None:
+        """Log a folder of PNG files, and those of the predictions so that MLflow shows runs' side by side."""
+        self.artifacts(folder, folder.name)
+        if self.id is not None:
+            for name in ("confusion_matrix", "predictions"):
+                if (folder / f"{name}.png").is_file():
+                    with Image.open(folder / f"{name}.png") as picture:
+                        _mlflow().log_image(picture, key=name, step=0)
 
     def model(self, folder: Path, bundle: Bundle, example: bytes) -> None:
         """Log the saved model as a pyfunc that eats encoded images.
@@ -192,15 +212,16 @@ def start(
     mlflow = _mlflow()
     sampled = system_metrics and importlib.util.find_spec("psutil") is not None
     known = directory / _RUN_ID
-    if known.is_file() and _exists(run_id := known.read_text(encoding="utf-8").strip()):
-        mlflow.start_run(run_id=run_id, log_system_metrics=sampled)
+    earlier = run_id(directory)
+    if earlier is not None and _exists(uri, earlier):
+        mlflow.start_run(run_id=earlier, log_system_metrics=sampled)
     else:
         mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags, log_system_metrics=sampled)
     status = "FAILED"
     try:
-        run_id = mlflow.active_run().info.run_id
-        known.write_text(run_id + "\n", encoding="utf-8")
-        yield Run(run_id, experiment_id)
+        current = mlflow.active_run().info.run_id
+        known.write_text(current + "\n", encoding="utf-8")
+        yield Run(current, experiment_id)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -215,11 +236,130 @@ def start(
             mlflow.end_run(status)
 
 
-def _exists(run_id: str) -> bool:
-    mlflow = _mlflow()
+# --- the parent run of a sweep: no process holds it open, any of the sweep's processes writes to it -------------------
+
+
+def open_parent(
+    uri: str | None, experiment_id: str, *, name: str, run_id: str | None, tags: dict[str, str], values: dict[str, str]
+) -> str:
+    """Make the parent run of a sweep, or open it again.
+
+    Args:
+        uri: Tracking server or store, as for `connect`, which comes first.
+        experiment_id: Of MLflow.
+        name: Of the run.
+        run_id: Of the run that an earlier start made.
+        tags: Of the run.
+        values: Its parameters: what is swept.
+
+    Returns:
+        The run's id.
+    """
+    client = _client(uri)
+    if run_id is None or not _exists(uri, run_id):
+        run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
+    client.update_run(run_id, status="RUNNING")
+    known = client.get_run(run_id).data.params
+    for key, value in values.items():
+        if key not in known:  # MLflow refuses another value
+            client.log_param(run_id, key, value[:_PARAMETER_CHARACTERS])
+    return run_id
+
+
+def update(
+    uri: str | None,
+    run_id: str | None,
+    *,
+    metrics: dict[str, float],
+    step: int,
+    tags: dict[str, str],
+    files: list[Path],
+) -> None:
+    """Write to a run that no process holds open."""
+    if run_id is None:
+        return
+    from mlflow.entities import Metric, RunTag
+
+    client = _client(uri)
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        metrics=[Metric(key, value, now, step) for key, value in metrics.items() if value == value],
+        tags=[RunTag(key, value) for key, value in tags.items()],
+    )
+    for path in files:
+        client.log_artifact(run_id, str(path))
+
+
+def terminate(uri: str | None, run_id: str | None, status: str) -> None:
+    """End a run that no process holds open, unless it has ended.
+
+    Args:
+        uri: Tracking server or store.
+        run_id: Of the run; None: nothing is done.
+        status: finished, failed or interrupted.
+    """
+    if run_id is None or not _exists(uri, run_id):
+        return
+    client = _client(uri)
+    if client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id, {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[status])
+
+
+@contextlib.contextmanager
+def same_end(uri: str | None, run_id: str | None) -> Iterator[None]:
+    """Leave the time a run ended as it was, though the block goes on with the run."""
+    end = None if run_id is None else _client(uri).get_run(run_id).info.end_time
+    yield
+    if run_id is not None:
+        _client(uri).set_terminated(run_id, "FINISHED", end)
+
+
+def discard_children(uri: str | None, experiment_id: str, parent: str | None, kept: set[str | None]) -> None:
+    """Delete children that were begun by a process which died before it could note them: they hold nothing."""
+    if parent is None:
+        return
+    client = _client(uri)
+    asked = f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment_id], asked):
+        if run.info.run_id not in kept:
+            client.delete_run(run.info.run_id)
+
+
+def record_failure(error: Exception, **settings: Any) -> None:
+    """Leave a run for what failed before it could begin one: FAILED, with the traceback.
+
+    Args:
+        error: What went wrong.
+        settings: Keyword arguments of `start`.
+    """
+    with contextlib.suppress(type(error)), start(**settings):
+        raise error
+
+
+def run_id(directory: Path) -> str | None:
+    """Give the id of the MLflow run that mirrors a run directory; None where none does."""
     try:
-        mlflow.MlflowClient().get_run(run_id)
-    except mlflow.MlflowException:  # another store, or a run that was deleted for good: a new one is made
+        return (directory / _RUN_ID).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def begun(directory: Path) -> int:
+    """Give a number that changes each time `start` begins or continues the MLflow run of a run directory."""
+    path = directory / _RUN_ID
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def _client(uri: str | None) -> Any:
+    _point_at(store(uri))
+    return _mlflow().MlflowClient()
+
+
+def _exists(uri: str | None, run_id: str) -> bool:
+    try:
+        _client(uri).get_run(run_id)
+    except _mlflow().MlflowException:  # another store, or a run that was deleted for good: a new one is made
         return False
     return True
 

@@ -228,9 +228,13 @@ class Runtime:
 
 @dataclass
 class Report:
-    """What a run draws and saves: full; light = numbers, no pictures and no joined model."""
+    """What a run draws and saves.
 
-    level: Literal["full", "light"] = "full"
+    full = all; light = numbers and tables, no pictures and no joined model; none = the same, and the best run of a
+    sweep stays as light as the others.
+    """
+
+    level: Literal["full", "light", "none"] = "full"
     learning_curve: bool = True  # level=full: the head trained on parts of the training images as well
 
 
@@ -243,6 +247,15 @@ class Tracking:
     experiment: str = "hairline"
     log_model: bool = True
     system_metrics: bool = True
+
+
+@dataclass
+class Sweep:
+    """Many runs of one command (-m)."""
+
+    name: str | None = None  # the same name again goes on with that sweep; null = a new sweep each time
+    resume: str | None = None  # a sweep's directory: what is missing there is run, with the command it was started by
+    on_error: Literal["continue", "stop"] = "continue"  # whether a failed job stops those that have not begun
 
 
 @dataclass
@@ -261,6 +274,7 @@ class Config:
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = field(default_factory=Report)
     tracking: Tracking = field(default_factory=Tracking)
+    sweep: Sweep = field(default_factory=Sweep)
 
     seed: int = 0
     repeats: int = 1  # how often the head is trained, with seeds of its own, to measure the spread
@@ -280,6 +294,7 @@ NOT_IDENTITY = (
     "tags",
     "tracking",
     "report",
+    "sweep",
     "runtime.threads",
     "features.keep",
     "features.max_gigabytes",
@@ -295,6 +310,7 @@ SCHEMAS: dict[str, type] = {
     "model": Model,
     "finetune": Finetune,
     "decision": Decision,
+    "report": Report,
     "tracking": Tracking,
     "optimizer/adam": Adam,
     "optimizer/adamw": AdamW,

@@ -1,0 +1,236 @@
+"""Hydra's side of a sweep: its command line, and what is done once before its jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from hairline import config as configuration
+from hairline import logs, multirun, search, sweeps, tracking
+from hairline.config import Config, ConfigError
+from hairline.sweeps import Sweep
+
+log = logging.getLogger("hairline")
+
+_LAUNCHERS = {"joblib": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
+_CARRIED = ("HAIRLINE_CACHE", "KERAS_HOME")  # what jobs on other machines need to know
+_NAME = re.compile(r"[\w][\w .-]*")
+
+
+# --- the command line, before Hydra reads it --------------------------------------------------------------------------
+
+
+def expanded(arguments: list[str]) -> list[str]:
+    """Complete a command line: `sweep.resume` brings the sweep's own settings, a search and a sweep need no `-m`.
+
+    Args:
+        arguments: The command line, without the script.
+
+    Raises:
+        SweepError: If there is no such sweep, or a launcher's package is missing.
+    """
+    given = dict(argument.partition("=")[::2] for argument in arguments if not argument.startswith("-"))
+    launcher = given.get("hydra/launcher", "")
+    if launcher in _LAUNCHERS and importlib.util.find_spec(f"hydra_plugins.{_LAUNCHERS[launcher]}") is None:
+        raise sweeps.SweepError(f'hydra/launcher={launcher} needs a package: pip install -e ".[{launcher}]"')
+    many = {"-m", "--multirun"}
+    if given.get("sweep.resume", "null") != "null":
+        folder = given["sweep.resume"].strip("'\"")
+        sweep = Sweep.read(Path(folder))
+        if os.path.isdir(sweep.working_directory):
+            os.chdir(sweep.working_directory)  # what the command names by relative paths, and the store, lie there
+        saved = [entry for entry in sweep.command if entry.lstrip("+~").partition("=")[0] not in given]
+        rest = [argument for argument in arguments if not argument.startswith("sweep.resume=")]
+        arguments = [*saved, *rest, f"hydra.sweep.dir={_quoted(sweep.folder)}", f"sweep.resume={_quoted(sweep.folder)}"]
+    elif given.get("search", "null") == "null":
+        return arguments
+    return arguments if many & set(arguments) or _asks(arguments) else ["-m", *arguments]
+
+
+def _asks(arguments: list[str]) -> bool:
+    """Tell whether Hydra is only asked a question: --help, --cfg, --info, shell completion."""
+    return any(argument.startswith("-") for argument in arguments)
+
+
+def _quoted(value: object) -> str:
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+# --- once, before the jobs --------------------------------------------------------------------------------------------
+
+
+class Preparation(Callback):
+    """Makes the sweep's folder, store, experiment and parent run before any job starts.
+
+    Hydra turns a callback's exceptions into warnings, so a fault ends the program here; a job whose sweep was not
+    prepared refuses to run.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Prepare the sweep."""
+        try:
+            _prepare(config)
+        except CompactHydraException as error:
+            sys.exit(f"{error}{f'{chr(10)}{error.__cause__}' if error.__cause__ else ''}")
+        except Exception as error:
+            sys.exit(f"ERROR: {error}" if logs.is_users(error) else "".join(traceback.format_exception(error)))
+
+
+def _prepare(composed: DictConfig) -> None:
+    swept = _swept(composed)
+    config = _first_sound(composed)
+    if config.resume:
+        raise ConfigError("resume= goes on with one run: leave out -m, or go on with a sweep by sweep.resume=<folder>")
+    folder = _folder(composed, config)
+    try:
+        sweep, earlier = Sweep.read(folder), True
+    except sweeps.SweepError:
+        sweep, earlier = Sweep(folder, name=""), False
+    lock = sweep.lock("controller", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise sweeps.SweepError(f"{folder}: this sweep is running; wait for its end or stop it") from None
+    own = ("hydra.sweep.dir=", "hydra.mode=")
+    command = [entry for entry in composed.hydra.overrides.hydra if not entry.startswith(own)]
+    command += [entry for entry in composed.hydra.overrides.task if not entry.startswith("sweep.resume=")]
+    sweep = dataclasses.replace(
+        sweep,
+        name=config.sweep.name or sweep.name or config.name or _title(swept, folder),
+        session=sweeps.new_session(),
+        command=command,
+        swept=swept,
+        stop_on_error=config.sweep.on_error == "stop",
+        working_directory=os.getcwd(),
+        environment={key: os.path.abspath(os.environ[key]) for key in _CARRIED if os.environ.get(key)},
+    )
+    _set(composed, "hydra.sweep.dir", str(folder))
+    if config.tracking.enabled:
+        sweep.store = config.tracking.uri
+        sweep.experiment_id = tracking.connect(sweep.store, config.tracking.experiment)
+        sweep.run_id = tracking.open_parent(
+            sweep.store,
+            sweep.experiment_id,
+            name=sweep.name,
+            run_id=sweep.run_id,
+            tags={**config.tags, "sweep": sweep.name},
+            values=swept,
+        )
+    sweep.write()
+    multirun.directed.append((sweep, lock))
+    if earlier:
+        sweep.bury("interrupted")
+    if OmegaConf.select(composed, "hydra.sweeper.n_trials") is not None:
+        _prepare_search(composed, sweep)
+    log.info("Sweep           %s   (to go on after an interruption: sweep.resume=%s)", sweep.name, folder)
+
+
+def _folder(composed: DictConfig, config: Config) -> Path:
+    chosen = any(entry.startswith("hydra.sweep.dir=") for entry in composed.hydra.overrides.hydra)
+    if config.sweep.name is None or chosen:
+        return Path(composed.hydra.sweep.dir).expanduser().absolute()
+    if not _NAME.fullmatch(config.sweep.name):
+        raise ConfigError(
+            f"sweep.name={config.sweep.name!r} names a folder: expected letters, digits, spaces, dots and dashes"
+        )
+    return Path("outputs", "sweeps", config.sweep.name).absolute()
+
+
+def _prepare_search(composed: DictConfig, sweep: Sweep) -> None:
+    """Keep the study on disk, and count the trials of earlier starts."""
+    settings = composed.hydra.sweeper
+    if settings.storage is None:
+        _set(composed, "hydra.sweeper.storage", f"sqlite:///{(sweep.folder / 'optuna.db').as_posix()}")
+    if settings.study_name is None:
+        _set(composed, "hydra.sweeper.study_name", "sweep")
+    if sweep.stop_on_error:
+        _set(composed, "hydra.sweeper.max_failure_rate", 0.0)
+    left, known = search.continued(settings.storage, settings.study_name, settings.n_trials)
+    _set(composed, "hydra.sweeper.n_trials", left)
+    seed = OmegaConf.select(settings, "sampler.seed")
+    if known and seed is not None:  # the same seed would draw the first trials again
+        _set(composed, "hydra.sweeper.sampler.seed", seed + known)
+
+
+def _set(composed: DictConfig, key: str, value: Any) -> None:
+    """Set a key of Hydra's own for this process and for the jobs, which compose their configuration anew."""
+    with read_write(composed.hydra), open_dict(composed.hydra):
+        OmegaConf.update(composed, key, value)
+        composed.hydra.overrides.hydra.append(f"{key}={_quoted(value) if isinstance(value, str) else value}")
+
+
+def _parsed(composed: DictConfig) -> list[Override]:
+    params = OmegaConf.select(composed, "hydra.sweeper.params") or {}
+    texts = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
+    parsed = OverridesParser.create().parse_overrides(texts)
+    return list({override.get_key_element(): override for override in parsed}.values())  # the later one wins
+
+
+def _swept(composed: DictConfig) -> dict[str, str]:
+    found = {
+        override.get_key_element().lstrip("+"): (override.input_line or "").partition("=")[2]
+        for override in _parsed(composed)
+        if override.is_sweep_override()
+    }
+    for key in found:
+        if key.startswith(("sweep", "hydra", "search", "tracking")):
+            raise ConfigError(f"{key} belongs to the sweep as a whole: give one value")
+    return found
+
+
+def _first_sound(composed: DictConfig) -> Config:
+    """Give the configuration of the first job that has a valid one.
+
+    A fault of single jobs fails these alone; one that all share is told before anything is made.
+
+    Raises:
+        ConfigError: If no job has a valid configuration; it names the first one's faults.
+    """
+    first: ConfigError | None = None
+    for overrides in _combinations(_parsed(composed)):
+        job = GlobalHydra.instance().config_loader().load_sweep_config(composed, overrides)
+        with open_dict(job):
+            del job["hydra"]
+        try:
+            config: Config = configuration.load(job)
+            return config
+        except ConfigError as error:
+            first = first or error
+    raise first if first is not None else ConfigError("the sweep has no job: a list of values is empty")
+
+
+def _combinations(parsed: list[Override]) -> Iterator[list[str]]:
+    """Give every job's overrides; an interval, which has no list of values, is represented by its start."""
+    choices = []
+    for override in parsed:
+        key, value = override.get_key_element(), override.value()
+        if isinstance(value, IntervalSweep):
+            choices.append([f"{key}={value.start}"])
+        elif override.is_sweep_override():
+            choices.append([f"{key}={text}" for text in override.sweep_string_iterator()])
+        else:
+            choices.append([override.input_line or ""])
+    for combination in itertools.product(*choices):
+        yield list(combination)
+
+
+def _title(swept: dict[str, str], folder: Path) -> str:
+    return f"sweep {' x '.join(swept) or folder.name}"[:250]

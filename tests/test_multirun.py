@@ -1,0 +1,237 @@
+"""Sweeps as users start them: each test is a process of its own, and MLflow is asked independently."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from hairline import launching, sweeps
+from tests.conftest import ROOT
+from tests.test_cli import SMALL, run
+
+HEAD = (*SMALL, "features.engine=tensorflow", "data=folder")
+
+
+def runs() -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:
+    """Give the one parent and its children."""
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    found = store.search_runs([store.get_experiment_by_name("hairline").experiment_id])
+    (parent,) = [entry for entry in found if "mlflow.parentRunId" not in entry.data.tags]
+    children = [entry for entry in found if entry is not parent]
+    assert {entry.data.tags["mlflow.parentRunId"] for entry in children} <= {parent.info.run_id}
+    return parent, children
+
+
+def statuses(children: list[mlflow.entities.Run]) -> Counter[str]:
+    return Counter(entry.info.status for entry in children)
+
+
+def numbers(folder: Path) -> pd.DataFrame:
+    """Give a sweep's table, less what may differ between two runs of the same configurations."""
+    return pd.read_csv(folder / "sweep.csv").drop(columns=["run_id", "seconds"])
+
+
+def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
+    command = ["-m", *HEAD, f"data.path={two_classes}", "optimizer=sgd", "learning_rate=0.01,1e38,0.02", "sweep.name=s"]
+    found = run(*command)
+    said = found.stdout + found.stderr
+    assert found.returncode == 1, said
+    assert "1 job failed" in said
+    assert "lower learning_rate" in said
+    assert "Traceback" not in said
+    assert "Warning" not in said
+    folder = Path("outputs", "sweeps", "s")
+    parent, children = runs()
+    assert parent.info.status == "FINISHED"
+    assert statuses(children) == {"FINISHED": 2, "FAILED": 1}
+    assert {entry.info.run_name.split()[0] for entry in children} == {
+        "learning_rate=0.01", "learning_rate=1e+38", "learning_rate=0.02",
+    }  # fmt: skip
+    (broken,) = [entry for entry in children if entry.info.status == "FAILED"]
+    artifacts = Path(broken.info.artifact_uri.removeprefix("file://"))
+    assert "TrainingError" in (artifacts / "traceback.txt").read_text()
+    assert "Traceback" in (artifacts / "train.log").read_text()
+    assert "Traceback" in (folder / "1" / "train.log").read_text()
+    best = min(
+        (entry for entry in children if entry is not broken), key=lambda entry: entry.data.metrics["best_val_loss"]
+    )
+    assert parent.data.tags["best_run_id"] == best.info.run_id
+    assert parent.data.metrics["best_val_loss"] == best.data.metrics["best_val_loss"]
+    assert parent.data.params["learning_rate"] == "0.01,1e38,0.02"
+    # Only the best is joined, checked and logged as a model.
+    table = pd.read_csv(folder / "sweep.csv")
+    (number,) = table.loc[table["run_id"] == best.info.run_id, "job"]
+    assert [path.parent.name for path in folder.glob("*/model")] == [str(number)]
+    assert json.loads((folder / str(number) / "metrics.json").read_text())["parity_difference"] <= 1e-4
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    assert len(store.search_logged_models([best.info.experiment_id])) == 1
+    for key in ("test_accuracy", "best_val_loss"):
+        assert len(store.get_metric_history(best.info.run_id, key)) == 1
+
+    # Once more: what finished is skipped, what failed is tried again in its own run, and the table stays.
+    before, ids = numbers(folder), {entry.info.run_id for entry in children}
+    again = run(f"sweep.resume={folder}")
+    said = again.stdout + again.stderr
+    assert again.returncode == 1, said
+    assert said.count("finished before") == 2
+    pd.testing.assert_frame_equal(numbers(folder), before)
+    parent, children = runs()
+    assert {entry.info.run_id for entry in children} == ids
+    assert statuses(children) == {"FINISHED": 2, "FAILED": 1}
+
+
+def test_faults_of_the_whole_sweep_are_told_before_it_begins(tmp_path: Path) -> None:
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    for name in ("tensorflow", "keras", "mlflow"):
+        (poison / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+    for arguments, message in {
+        ("-m", "btch_size=3,4"): "Did you mean: 'batch_size'?",
+        ("-m", "data=folder", "seed=0,1"): "data.path is missing",
+        ("-m", "learning_rate=-1,-2"): "learning_rate=-1: expected a number above 0",
+        ("-m", "sweep.name=a/b", "seed=0,1"): "names a folder",
+        ("-m", "sweep.name=a,b"): "belongs to the sweep as a whole",
+        ("sweep.resume=nowhere",): "holds no sweep",
+        ("search=haed",): "Did you mean 'head'?",
+    }.items():
+        found = run(*arguments, environment={"PYTHONPATH": str(poison)})
+        said = found.stdout + found.stderr
+        assert found.returncode not in (0, None), said
+        assert message in said
+        assert "Traceback" not in said
+        assert len(said.splitlines()) <= 25
+    assert not list(Path().rglob("metrics.json"))
+
+
+def test_the_saved_command_is_taken_up_again(tmp_path: Path) -> None:
+    folder = tmp_path / "a sweep"
+    sweeps.Sweep(folder, "s", command=["seed=0,1", "optimizer=sgd", "hydra/launcher=joblib"]).write()
+    place = [f"hydra.sweep.dir='{folder}'", f"sweep.resume='{folder}'"]
+    assert launching.expanded([f"sweep.resume={folder}"]) == [
+        "-m", "seed=0,1", "optimizer=sgd", "hydra/launcher=joblib", *place,
+    ]  # fmt: skip
+    added = launching.expanded(["-m", f"sweep.resume={folder}", "seed=0,1,2", "hydra/launcher=basic"])
+    assert added == ["optimizer=sgd", "-m", "seed=0,1,2", "hydra/launcher=basic", *place]
+    assert launching.expanded(["search=head"]) == ["-m", "search=head"]
+    assert launching.expanded(["search=head", "--cfg", "job"]) == ["search=head", "--cfg", "job"]
+    assert launching.expanded(["seed=1"]) == ["seed=1"]
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
+def test_launchers_compose(launcher: str) -> None:
+    if launcher == "ray" and importlib.util.find_spec("ray") is None:
+        found = run(f"hydra/launcher={launcher}")
+        assert 'pip install -e ".[ray]"' in found.stderr
+        return
+    found = run("--cfg", "hydra", "-p", "hydra.launcher", f"hydra/launcher={launcher}")
+    assert found.returncode == 0, found.stderr
+    assert "_target_: hydra_plugins" in found.stdout
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_as_if_it_had_not_been(two_classes: Path) -> None:
+    command = [
+        "-m",
+        *HEAD,
+        f"data.path={two_classes}",
+        "optimizer=adam,sgd",
+        "learning_rate=0.01,0.02,0.03",
+        "report=none",
+    ]
+    whole = run(*command, "sweep.name=whole", "tracking=none")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    folder = Path("outputs", "sweeps", "killed")
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *command, "sweep.name=killed"])
+    deadline = time.time() + 120
+    while sum('"finished"' in path.read_text() for path in folder.glob("*/job.status")) < 2 and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    assert 2 <= len(kept) < 6
+    ids = {path.read_text() for path in folder.glob("*/mlflow_run_id.txt")}
+    found = run(*command, "sweep.name=killed")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    pd.testing.assert_frame_equal(numbers(folder), numbers(folder.with_name("whole")))
+    parent, children = runs()
+    assert parent.info.status == "FINISHED"
+    assert statuses(children) == {"FINISHED": 6}
+    assert {entry.info.run_id + "\n" for entry in children} >= ids
+
+
+@pytest.mark.slow
+def test_a_job_after_another_gives_what_it_gives_alone(two_classes: Path) -> None:
+    last = ["model.dropout=0.3", "optimizer=sgd", "seed=1"]
+    common = [*HEAD, f"data.path={two_classes}", "tracking=none"]
+    found = run("-m", *common, "model.dropout=0.3", "optimizer=adam,sgd", "seed=0,1", "sweep.name=s")
+    assert found.returncode == 0, found.stdout + found.stderr
+    alone = run(*common, *last, "report=light", "hydra.run.dir=alone")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    one, other = (json.loads(Path(place, "metrics.json").read_text()) for place in ("outputs/sweeps/s/3", "alone"))
+    assert {key: one[key] for key in other if "seconds" not in key} == {
+        key: value for key, value in other.items() if "seconds" not in key
+    }
+
+
+@pytest.mark.slow
+def test_stopping_on_the_first_failure(two_classes: Path) -> None:
+    found = run(
+        "-m", *HEAD, f"data.path={two_classes}", "optimizer=sgd", "learning_rate=1e38,0.01", "sweep.on_error=stop"
+    )  # fmt: skip
+    assert found.returncode == 1
+    parent, children = runs()
+    assert parent.info.status == "FAILED"
+    assert statuses(children) == {"FAILED": 1}
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_where_it_was(two_classes: Path) -> None:
+    command = ["search=head", *HEAD, f"data.path={two_classes}", "sweep.name=s", "report=none"]
+    for trials in (3, 5, 5):
+        found = run(*command, f"hydra.sweeper.n_trials={trials}")
+        assert found.returncode == 0, found.stdout + found.stderr
+        assert len(numbers(Path("outputs/sweeps/s"))) == trials
+    parent, children = runs()
+    assert statuses(children) == {"FINISHED": 5}
+    assert parent.data.metrics["best_val_loss"] == min(entry.data.metrics["best_val_loss"] for entry in children)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
+def test_every_launcher_gives_the_same_numbers(launcher: str, two_classes: Path) -> None:
+    if launcher == "ray":
+        pytest.importorskip("ray", reason='the ray launcher is not installed: pip install -e ".[ray]"')
+    # Slurm by the local executor of the same plug-in: there is no cluster to submit to.
+    chosen = {"slurm": "submitit_local"}.get(launcher, launcher)
+    settings = [f"hydra/launcher={chosen}"] + ["hydra.launcher.n_jobs=4"] * (launcher == "joblib")
+    command = ["-m", *HEAD, f"data.path={two_classes}", "optimizer=adam,sgd", "learning_rate=0.01,1e38"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HAIRLINE_CACHE", str(Path("cache").absolute()))
+        found = run(*command, *settings, "sweep.name=parallel", timeout=800)
+    assert found.returncode == 1, found.stdout + found.stderr  # one of them diverges
+    _, children = runs()
+    assert statuses(children)["FINISHED"] + statuses(children)["FAILED"] == 4
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    for entry in children:
+        if entry.info.status == "FINISHED":
+            for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+                assert [point.step for point in store.get_metric_history(entry.info.run_id, key)] == [1, 2]
+    folder = Path("outputs", "sweeps", "parallel")
+    assert sum(path.read_text().count(" computed, ") for path in folder.glob("*/train.log")) == 1  # engine passes
+    assert run(*command, "sweep.name=alone", "tracking=none").returncode == 1
+    pd.testing.assert_frame_equal(numbers(folder), numbers(folder.with_name("alone")), rtol=1e-5)
+    assert os.environ.get("MLFLOW_TRACKING_URI") is None
