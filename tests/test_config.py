@@ -74,7 +74,11 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         assert fields(config.SCHEMAS[f"data/{name}"]) - shared == keywords(source), name
     assert fields(config.Augment, "mode", "views") == keywords(augmentation.view)
     assert fields(config.Runtime, "devices") == keywords(runtime.prepare) - {"seed"}
-    assert fields(config.Tracking, "log_model") == keywords(tracking.start) - {"name", "tags", "directory"}
+    assert fields(config.Tracking, "log_model", "registered_model") == keywords(tracking.start) - {
+        "name",
+        "tags",
+        "directory",
+    }
     assert fields(config.Split) == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
     for name, schedule in optimizers.SCHEDULES.items():
         assert fields(config.SCHEMAS[f"schedule/{name}"]) - fields(config.Schedule) == keywords(schedule), name
