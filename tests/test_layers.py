@@ -24,7 +24,8 @@ LIGHT = {
     "cache", "cli", "config.schema", "config.checks", "config.commands", "config.saved", "environment",
     "experiment", "phases", "preparation", "progress", "tracking",
     "data.archives", "data.augmentation", "data.download", "data.images", "data.manifest", "data.sources",
-    "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "evaluation.report", "model.backbones",
+    "data.splits", "data.synthetic", "evaluation.comparison", "evaluation.intervals", "evaluation.metrics",
+    "evaluation.figures", "evaluation.report", "model.backbones",
     "model.engine", "model.features", "model.bundle",
 }  # fmt: skip
 

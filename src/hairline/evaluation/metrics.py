@@ -278,11 +278,26 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
             f"Received successes={successes}, total={total}, confidence={confidence}; expected "
             "0 <= successes <= total and 0 < confidence < 1. Pass counts, not shares."
         )
+    low, high = wilson_bounds(np.array([successes]), np.array([total]), confidence)
+    return float(low[0]), float(high[0])
+
+
+def wilson_bounds(
+    successes: ArrayLike, total: ArrayLike, confidence: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give `wilson_interval` for whole arrays of counts, float64 of their common shape each.
+
+    Examples:
+        >>> wilson_bounds([10, 0], 10)[0].round(4).tolist()
+        [0.7225, 0.0]
+    """
+    found, images = np.broadcast_arrays(np.asarray(successes, np.float64), np.asarray(total, np.float64))
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    spread = z * ((successes * (total - successes) / total if total else 0.0) + z**2 / 4) ** 0.5
-    low, high = ((successes + z**2 / 2 + sign * spread) / (total + z**2) for sign in (-1, 1))
+    variance = np.divide(found * (images - found), images, out=np.zeros(found.shape), where=images > 0)
+    middle, spread = found + z**2 / 2, z * np.sqrt(variance + z**2 / 4)
+    low, high = (middle - spread) / (images + z**2), (middle + spread) / (images + z**2)
     # Rounding must not put the exact bounds of an all-or-nothing result a hair inside or outside [0, 1].
-    return (0.0 if successes == 0 else float(low)), (1.0 if successes == total else float(high))
+    return np.where(found == 0, 0.0, low), np.where(found == images, 1.0, high)
 
 
 def _decision_metrics(
