@@ -23,9 +23,7 @@ class Export:
 
     run: str = MISSING  # a run directory, an MLflow run id, or models:/<name>@<alias>
     format: str = MISSING  # litert, litert_int8, onnx, saved_model, keras
-    output: str | None = (
-        None  # the export's folder; with -m <output>/<format>; null = below outputs/<date>
-    )
+    output: str | None = None  # the export's folder; with -m <output>/<format>; null = below outputs/<date>
     data: str | None = None  # labelled images, or where the run's lie now; null = those of the run's manifest
     images: int | None = 1000  # validation images the export is tried on, drawn evenly from the classes; null = all
     threads: int | None = None  # CPU threads; null = all cores

@@ -63,9 +63,9 @@ for path in sys.argv[1:] or ["{example}"]:
 _TEXT = """\
 # {title} model: {classes}
 
-It tells {classes} apart on images of surfaces. It takes RGB pixels, `uint8 [batch, {size}, {size}, 3]`, named `images`, and
-gives `probabilities`, `float32 [batch, {count}]`, in the order of `class_names`. Scaling and calibration are inside:
-feed it pixels from 0 to 255 as they are. {decision}
+It tells {classes} apart on images of surfaces. It takes RGB pixels, `uint8 [batch, {size}, {size}, 3]`, named
+`images`, and gives `probabilities`, `float32 [batch, {count}]`, in the order of `class_names`. Scaling and
+calibration are inside: feed it pixels from 0 to 255 as they are. {decision}
 
 ## Run it
 
@@ -83,9 +83,9 @@ For `{example}`, a drawn patch, it prints
 ```
 
 How a file becomes pixels decides as much as the model does. These lines turn an image right side up by its EXIF
-orientation, make it RGB, scale 16-bit grey, and squeeze it to {size} x {size} pixels with Pillow's bilinear filter, which
-averages over all pixels when it makes an image smaller. An `F` (floating-point) image has no agreed range: refuse it.
-In another language, use a resize that averages likewise, and compare its probabilities with these.
+orientation, make it RGB, scale 16-bit grey, and squeeze it to {size} x {size} pixels with Pillow's bilinear filter,
+which averages over all pixels when it makes an image smaller. An `F` (floating-point) image has no agreed range: refuse
+it. In another language, use a resize that averages likewise, and compare its probabilities with these.
 {more}
 ## How well it runs
 

@@ -96,7 +96,7 @@ def _refuse_missing(table: pd.DataFrame, record: Record, data: str | None) -> No
     if gone:
         raise ExportError(
             f"{len(gone)} of the {len(table)} images to try the export on are gone, such as "
-            f"{manifest.shown(gone[0])}: give the place where they lie now, or other labelled images, with data=<folder>"
+            f"{manifest.shown(gone[0])}: with data=<folder> give the place where they lie now, or other labelled images"
             + ("" if data is None else f" (data={data})")
             + f" (run={record.run})"
         )
