@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import tempfile
 from dataclasses import dataclass
@@ -113,7 +115,8 @@ def add_version(name: str, run_id: str, uri: str | None) -> Version:
             if version.run_id == run_id:
                 return Version(name, int(version.version), run_id)
         # By its own id: the run's name for it, `runs:/<id>/model`, could be shared by a later one.
-        made = mlflow.register_model(models[0].model_uri, name)
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints what `register` says better
+            made = mlflow.register_model(models[0].model_uri, name)
     except mlflow.MlflowException as error:
         raise RegistryError(
             f"{tracking.redacted_text(str(error), tracking.store(uri))} (registering run {run_id} as {name!r} in "

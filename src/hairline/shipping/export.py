@@ -55,11 +55,11 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
         )
         about = (place, config.format, bundle)
         instructions.write_bundle(*about, path, {}, source.commit())  # the README's lines, which are tried, read it
-        measured = _gate(config, classifier, path, found, place)
-        row = {"format": config.format, **measured}
-        log.info("\n%s\n", parity.table([row]))
+        measured, example = _gate(config, classifier, path, found, place)
         instructions.write_bundle(*about, path, measured, source.commit())
-        instructions.write_readme(*about, measured, _machine(config.threads))
+        instructions.write_readme(*about, measured, example, _machine(config.threads))
+    row = {"format": config.format, **measured}
+    log.info("\n%s\n", parity.table([row]))
     beside = [folder / bundles.BUNDLE, folder / instructions.README]
     if config.tracking.enabled and source.run_id is not None:
         if not registry.log_export(source.run_id, config.tracking.uri, row, beside):
@@ -70,18 +70,21 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
 
 def _gate(
     config: Export, classifier: inference.Classifier, path: Path, found: samples.Samples, place: Path
-) -> dict[str, Any]:
-    """Measure an export in its own runtime, and refuse one that is not what was evaluated."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Measure an export in its own runtime, and refuse one that is not what was evaluated.
+
+    Returns:
+        The measurements, and the example's probabilities, float64 [classes].
+    """
     bundle = classifier.bundle
     shipped = runtimes.load(config.format, path, config.threads)
     paths, labels = found.validation["path"].tolist(), found.validation["label"].tolist()
     result, probabilities = parity.measure(paths, labels, bundle, classifier.model.predict_on_batch, shipped)
     faults = result.faults(config.format)
     few = sorted({int(row) for row in np.linspace(0, len(paths) - 1, min(len(paths), _README_IMAGES))})
-    printed = parity.run_instructions(
-        instructions.code(config.format, bundle), place, [paths[row] for row in few], bundle
-    )
-    differing = float(np.abs(printed - probabilities[few]).max())
+    tried = [*(paths[row] for row in few), str(instructions.write_example(place))]
+    printed = parity.run_instructions(instructions.code(config.format, bundle), place, tried, bundle)
+    differing = float(np.abs(printed[:-1] - probabilities[few]).max())
     if not differing <= parity.DIFFERENCE_LIMIT:
         faults.append(
             f"the README's lines give probabilities that differ by up to {differing:.2g} from the gate's; "
@@ -92,12 +95,13 @@ def _gate(
             f"format={config.format} fails the gate on {result.images:,} validation images: {'; '.join(faults)}. "
             "Nothing was written; choose another format"
         )
-    return {
+    measured = {
         **dataclasses.asdict(result),
         "readme_difference": differing,
         "megabytes": parity.size(path) / 1e6,
         **parity.timed(shipped, bundle.image_size),
     }
+    return measured, printed[-1]
 
 
 def refuse_taken(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from PIL import Image
 
 from hairline.data import synthetic
 from hairline.model.bundle import BUNDLE, Bundle
-from hairline.shipping import parity
 from hairline.shipping.formats import FORMATS
 
 README, EXAMPLE = "README.md", "example.png"
@@ -44,7 +44,14 @@ _CALLS: dict[str, tuple[str, str, str]] = {
     ),
 }
 
-# The decoding is that of hairline.data.images, in Pillow's own words; tests/test_shipping.py compares the two.
+# The decoding of hairline.data.images in Pillow's own words; tests/test_shipping.py compares the two.
+DECODE = """\
+image = ImageOps.exif_transpose(Image.open(path))
+if image.mode.startswith("I"):  # 16-bit grey
+    image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257.0), 0, 255).astype(np.uint8))
+pixels = np.asarray(image.convert("RGB").resize(bundle["input_size"], Image.Resampling.BILINEAR))
+"""
+
 _CODE = """\
 import json, sys
 import numpy as np
@@ -52,10 +59,7 @@ import numpy as np
 from PIL import Image, ImageOps
 bundle, model = json.load(open("bundle.json", encoding="utf-8")), {opened}
 for path in sys.argv[1:] or ["{example}"]:
-    image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode.startswith("I"):  # 16-bit grey
-        image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257.0), 0, 255).astype(np.uint8))
-    pixels = np.asarray(image.convert("RGB").resize(bundle["input_size"], Image.Resampling.BILINEAR))
+{decode}\
     found = dict(zip(bundle["class_names"], {called}.tolist()))
     print(json.dumps({{"path": path, "label": {label}, "probabilities": found}}))
 """
@@ -121,6 +125,7 @@ def code(name: str, bundle: Bundle) -> str:
         imported=imported,
         opened=opened.format(file=FORMATS[name].file),
         called=called,
+        decode=textwrap.indent(DECODE, "    "),
         label=_label(bundle),
         example=EXAMPLE,
     )
@@ -178,24 +183,30 @@ def write_bundle(
     (folder / BUNDLE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_readme(folder: Path, name: str, bundle: Bundle, measured: dict[str, Any], machine: str) -> None:
-    """Write `README.md` and the image it speaks of, with what its lines print for that.
+def write_example(folder: Path) -> Path:
+    """Draw the image on which a user sees that the lines work."""
+    patch, _ = synthetic.draw(0, 7, label=synthetic.CLASS_NAMES[0])
+    Image.fromarray(patch).save(folder / EXAMPLE)
+    return folder / EXAMPLE
+
+
+def write_readme(
+    folder: Path, name: str, bundle: Bundle, measured: dict[str, Any], example: np.ndarray, machine: str
+) -> None:
+    """Write `README.md`.
 
     Args:
-        folder: The export, with its `bundle.json`.
+        folder: The export.
         name: A key of `formats.FORMATS`.
         bundle: Of the model.
         measured: By the gate.
+        example: What the lines print for the example: probabilities, float64 [classes].
         machine: What the figures were measured on.
     """
-    lines = code(name, bundle)
-    patch, _ = synthetic.draw(0, 7, label=synthetic.CLASS_NAMES[0])
-    Image.fromarray(patch).save(folder / EXAMPLE)
-    probabilities = parity.run_instructions(lines, folder, [folder / EXAMPLE], bundle)[0]
     row = {
         "path": EXAMPLE,
-        "label": bundle.decide(probabilities[None].astype(np.float32))[0],
-        "probabilities": dict(zip(bundle.class_names, probabilities.tolist(), strict=True)),
+        "label": bundle.decide(example[None])[0],
+        "probabilities": dict(zip(bundle.class_names, example.tolist(), strict=True)),
     }
     entry = FORMATS[name]
     text = _TEXT.format(
@@ -206,7 +217,7 @@ def write_readme(folder: Path, name: str, bundle: Bundle, measured: dict[str, An
         decision=_decision(bundle),
         packages=" ".join(f"'{package}'" for package in _pinned(entry.runtime)),
         example=EXAMPLE,
-        code=lines,
+        code=code(name, bundle),
         printed=json.dumps(row),
         more=_SERVING if name == "saved_model" else "",
         machine=machine,

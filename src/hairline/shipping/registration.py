@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hairline import inference, registry
@@ -181,6 +182,8 @@ def judge(difference: comparison.Difference, loss: comparison.Difference, champi
         f"balanced accuracy {points} against version {champion} ({interval}) on {difference.images:,} test images that "
         "neither was trained on"
     )
+    if not np.isfinite(difference.value):
+        return Decision(False, f"cannot be compared: {about}", figures)
     if difference.value < 0:
         how = "worse, beyond chance" if difference.decided else "worse, though it may be chance"
         return Decision(False, f"{how}: {about}", figures)

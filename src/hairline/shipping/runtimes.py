@@ -32,6 +32,7 @@ def _load_litert(path: Path, threads: int) -> Predict:
 
     with runtime.quiet():
         interpreter = Interpreter(str(path), num_threads=threads)
+        interpreter.allocate_tensors()
         run = interpreter.get_signature_runner()
     # A copy: the runtime's own memory is overwritten by the next call.
     return lambda pixels: np.array(run(images=pixels)["probabilities"])
