@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
 from hairline import cli, config, inference, tracking
-from hairline.config import Register
+from hairline.config import Export, Register
 from hairline.data import manifest
 from hairline.evaluation.comparison import Difference
 from hairline.model import bundle as bundles
 from hairline.registry import RegistryError
-from hairline.shipping import registration
+from hairline.shipping import export, registration
 from tests.conftest import ROOT
 from tests.saved_runs import saved_run
 
@@ -104,6 +105,36 @@ def test_the_best_reigns(runs: dict[str, Path]) -> None:
 
     # What serving and the others take.
     assert inference.find("models:/hairline@champion").joinpath("bundle.json").is_file()
+
+
+def test_a_champion_that_cannot_be_read_stays_champion(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    register(runs["middling"], "unreadable")
+
+    def gone(*arguments: object) -> Path:
+        raise tracking.TrackingError("its artifacts are gone")
+
+    monkeypatch.setattr(tracking, "download_model", gone)
+    decision = register(runs["better"], "unreadable")
+    assert decision.reason == "not compared: its artifacts are gone"
+    assert (holder("candidate", "unreadable"), holder("champion", "unreadable")) == ("2", "1")
+
+
+def test_an_export_is_logged_to_the_finished_run(runs: dict[str, Path], tmp_path: Path) -> None:
+    run_id = (runs["better"] / "mlflow_run_id.txt").read_text().strip()
+    for number in (4, 8):
+        told = export.export(Export(run=run_id, format="litert", images=number, threads=1), tmp_path / "out")
+        assert told["images"] == number
+    found = client().get_run(run_id)
+    assert found.data.metrics["export_litert/accuracy"] == told["accuracy"]
+    assert found.info.status == "FINISHED"
+    assert {item.path for item in client().list_artifacts(run_id, "exports/litert")} == {
+        "exports/litert/README.md",
+        "exports/litert/bundle.json",
+    }
+    place = client().download_artifacts(run_id, "exports.json", str(tmp_path))
+    table = json.loads(Path(place).read_text())
+    assert [row[table["columns"].index("images")] for row in table["data"]] == [4, 8]
+    assert json.loads((tmp_path / "out" / "bundle.json").read_text())["commit"] == "c0ffee"
 
 
 def test_the_runs_may_have_seen_other_images(runs: dict[str, Path], two_classes: Path, tmp_path: Path) -> None:

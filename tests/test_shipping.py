@@ -29,7 +29,9 @@ from tests.saved_runs import saved_run
 
 FORMATS = ("litert", "litert_int8", "onnx", "saved_model", "keras")
 # TensorFlow takes long to start in the processes that run the README's lines.
-PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] if name == "saved_model" else []) for name in FORMATS]
+PARAMETERS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in ("saved_model", "keras") else []) for name in FORMATS
+]
 
 
 @pytest.fixture(autouse=True, scope="module")

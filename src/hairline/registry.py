@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def log_export(run_id: str, uri: str | None, row: dict[str, Any], files: list[Pa
             client.log_metric(run_id, f"export_{row['format']}/{key}", float(value))
     for path in files:
         client.log_artifact(run_id, str(path), f"exports/{row['format']}")
-    client.log_table(run_id, {key: [value] for key, value in row.items()}, "exports.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow 3.17 with pandas 3
+        client.log_table(run_id, {key: [value] for key, value in row.items()}, "exports.json")
     return True
 
 

@@ -46,9 +46,9 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
     source = record.read(config.run, config.tracking.uri)
     entry, bundle = FORMATS[config.format], bundles.read(source.model)
     found = samples.find(source, config.data, config.images, bundle.class_names, training=entry.quantised)
-    _prepare_machine(config.threads)
-    classifier = inference.Classifier(source.model)
     with published(folder, (source.model / bundles.MODEL).stat().st_size) as place:
+        _prepare_machine(config.threads)
+        classifier = inference.Classifier(source.model)
         log.info("%s: converting", entry.title)
         path = formats.convert(
             config.format, source.model, classifier.model, place, lambda: found.calibration(bundle.image_size)
@@ -141,7 +141,12 @@ def published(folder: Path, model_bytes: int) -> Iterator[Path]:
         former = parent / f"{place.name}.former"
         if folder.exists():
             folder.replace(former)
-        place.replace(folder)
+        try:
+            place.replace(folder)
+        except OSError:
+            if former.exists():
+                former.replace(folder)
+            raise
         shutil.rmtree(former, ignore_errors=True)
     except Exception as error:
         if _is_full(error, parent):

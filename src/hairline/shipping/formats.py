@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,13 +158,14 @@ def _onnx(model: keras.Model) -> bytes:
 
 @contextmanager
 def _quiet_converters() -> Iterator[None]:
-    """Silence the converters' chatter, which comes by C++ and by logging."""
+    """Silence the converters' chatter, which comes by C++, by logging and by warnings of their own parts' age."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx", "absl")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with runtime.quiet():
+        with runtime.quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -21,7 +21,7 @@ README, EXAMPLE = "README.md", "example.png"
 # How each runtime is imported, opened and called.
 _LITERT = (
     "from ai_edge_litert.interpreter import Interpreter",
-    "Interpreter({file!r}).get_signature_runner()",
+    'Interpreter("{file}").get_signature_runner()',
     'model(images=pixels[None])["probabilities"][0]',
 )
 _CALLS: dict[str, tuple[str, str, str]] = {
@@ -29,17 +29,17 @@ _CALLS: dict[str, tuple[str, str, str]] = {
     "litert_int8": _LITERT,
     "onnx": (
         "import onnxruntime",
-        "onnxruntime.InferenceSession({file!r})",
+        'onnxruntime.InferenceSession("{file}")',
         'model.run(["probabilities"], {"images": pixels[None]})[0][0]',
     ),
     "saved_model": (
         "import tensorflow as tf",
-        "tf.saved_model.load({file!r})",
+        'tf.saved_model.load("{file}")',
         'model.signatures["serving_default"](images=tf.constant(pixels[None]))["probabilities"][0].numpy()',
     ),
     "keras": (
         "import keras",
-        "keras.models.load_model({file!r}, compile=False)",
+        'keras.models.load_model("{file}", compile=False)',
         "model.predict_on_batch(pixels[None])[0]",
     ),
 }
@@ -136,7 +136,8 @@ def _label(bundle: Bundle) -> str:
     if bundle.positive_class is None or bundle.threshold is None:
         return "max(found, key=found.get)"
     other = next(name for name in bundle.class_names if name != bundle.positive_class)
-    return f"{bundle.positive_class!r} if found[{bundle.positive_class!r}] >= {bundle.threshold!r} else {other!r}"
+    first, second = json.dumps(bundle.positive_class), json.dumps(other)
+    return f"{first} if found[{first}] >= {bundle.threshold!r} else {second}"
 
 
 def describe(name: str, bundle: Bundle, path: Path, measured: dict[str, Any], commit: str | None) -> dict[str, Any]:

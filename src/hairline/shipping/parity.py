@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -157,15 +158,18 @@ def run_instructions(code: str, folder: Path, paths: Sequence[str], bundle: Bund
     """
     # -P: nothing that lies in the folder is imported. The code is given, not a file, as a user would paste it.
     command = [sys.executable, "-P", "-c", code, *(str(Path(path).absolute()) for path in paths)]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=_README_SECONDS, check=False
-    )
+    # On the processor, as everything here; and so that paths of any language come back whole.
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONUTF8": "1"}
     try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_README_SECONDS, check=False,
+            encoding="utf-8",
+        )  # fmt: skip
         if done.returncode:
             raise ValueError(done.stderr.strip().splitlines()[-1:])
         rows = [json.loads(line)["probabilities"] for line in done.stdout.splitlines()]
         return np.array([[row[name] for name in bundle.class_names] for row in rows], np.float64)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, subprocess.TimeoutExpired) as error:
         raise ExportError(f"the lines of the export's README do not run: {error}") from error
 
 

@@ -14,11 +14,15 @@ import pandas as pd
 from hairline import inference, registry
 from hairline.config import Register
 from hairline.data import manifest
+from hairline.data.manifest import ManifestError
 from hairline.evaluation import comparison
+from hairline.evaluation.comparison import ComparisonError
 from hairline.model import bundle as bundles
+from hairline.model.bundle import BundleError
 from hairline.registry import RegistryError
 from hairline.shipping import record
 from hairline.shipping.record import Record
+from hairline.tracking import TrackingError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +64,10 @@ def register(config: Register) -> Decision:
     elif former == version:
         decision = Decision(True, f"version {version.number} of {name} is the champion already")
     else:
-        decision = compared(offered, record.read(former.address, uri), former)
+        try:
+            decision = compared(offered, record.read(former.address, uri), former)
+        except (BundleError, TrackingError, ComparisonError, RegistryError, ManifestError) as error:
+            decision = Decision(False, f"not compared: {error}")
     registry.decide(version, uri, promoted=decision.promoted, reason=decision.reason, figures=decision.figures)
     if decision.promoted and former not in (None, version):
         registry.note_successor(former, version, uri)
@@ -84,10 +91,7 @@ def compared(offered: Record, reigning: Record, former: registry.Version) -> Dec
     images = held_out(known[0], known[1])
     if images.empty:
         return Decision(False, "not compared: there is no test image that neither of the two was trained or tuned on")
-    try:
-        tables = [predictions(entry, images) for entry in both]
-    except RegistryError as error:
-        return Decision(False, f"not compared: {error}")
+    tables = [predictions(entry, images) for entry in both]
     groups = dict(zip(images["sha256"], images["group"].where(images["group"] != "", images["sha256"]), strict=True))
     found = comparison.paired_bootstrap(tables[0], tables[1], groups=groups)
     return judge(found[METRIC], found["loss"], former.number)
