@@ -78,8 +78,8 @@ def test_what_it_cannot_read_is_the_clients_fault(model: serving.CrackClassifier
 
 def test_text_is_taken_for_base64(model: serving.CrackClassifier) -> None:
     text = base64.b64encode(encoded()).decode()
-    found = model.predict(None, pd.DataFrame({"image": [text, encoded()]}))
-    assert found["prob_cracked"][0] == found["prob_cracked"][1]
+    found = model.predict(None, pd.DataFrame({"image": [encoded(), text, text.encode(), np.bytes_(text.encode())]}))
+    assert found["prob_cracked"].nunique() == 1
 
 
 # --- the gateway ------------------------------------------------------------------------------------------------------
@@ -116,6 +116,7 @@ def test_a_good_request_passes_as_it_came() -> None:
     assert ask([GOOD[:7], GOOD[7:]]) == (200, "ok", GOOD)
     assert ask([GOOD], "application/json; charset=utf-8")[0] == 200
     assert ask([b'{"inputs": {"image": ["AAAA"]}}'])[0] == 200
+    assert ask([b'{"instances": [{"image": "AAAA"}]}'])[0] == 200
     assert ask([b""], None, path="/ping", method="GET")[0] == 200
 
 
@@ -131,6 +132,7 @@ def test_a_good_request_passes_as_it_came() -> None:
         ([b"{}"], "application/json", 400, "the fields none"),
         ([b'{"messages": 1}'], "application/json", 400, "the fields messages"),
         ([b'{"inputs": 1, "instances": 2}'], "application/json", 400, "the fields inputs, instances"),
+        ([b'{"inputs": "AAAA"}'], "application/json", 400, "inputs is no dict"),
         ([b'{"dataframe_records": {}}'], "application/json", 400, "is no list"),
         ([b'{"dataframe_records": []}'], "application/json", 400, "an empty one"),
         ([b'{"dataframe_records": [5]}'], "application/json", 400, "dataframe_records[0] has no text 'image'"),

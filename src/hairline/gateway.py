@@ -94,8 +94,10 @@ def _shape_fault(value: Any) -> str | None:
     if len(known) != 1:
         return f"the request has the fields {', '.join(sorted(map(str, value)))[:200] or 'none'}: {_EXPECTED}"
     records = value.get("dataframe_records")
-    if records is None:
-        return None
+    if "dataframe_records" not in known:
+        form = dict if known & {"dataframe_split", "inputs"} else list
+        field = next(iter(known))
+        return None if isinstance(value[field], form) else f"{field} is no {form.__name__}: {_EXPECTED}"
     if not isinstance(records, list) or not records:
         return f"dataframe_records is no list, or an empty one: {_EXPECTED}"
     for number, record in enumerate(records):

@@ -73,13 +73,12 @@ class CrackClassifier(mlflow.pyfunc.PythonModel):
         contents = []
         for number, value in enumerate(model_input["image"]):
             try:
-                # `inputs` and `instances` reach a model as text; MLflow decodes the other forms itself.
-                content = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
+                content = _decoded(value)
                 width, height = _size(content)
-            except (TypeError, binascii.Error) as error:
-                raise images.ImageError(f"image {number} is no base64 text: {error}") from error
             except images.ImageError as error:
                 raise images.ImageError(f"image {number}: {error}") from error
+            except (TypeError, ValueError) as error:
+                raise images.ImageError(f"image {number} is no base64 text: {error}") from error
             if width * height > MOST_MEGAPIXELS * 1e6:
                 raise images.ImageError(
                     f"image {number} has {width} x {height} pixels: expected at most {MOST_MEGAPIXELS:g} megapixels; "
@@ -87,6 +86,17 @@ class CrackClassifier(mlflow.pyfunc.PythonModel):
                 )
             contents.append(content)
         return contents
+
+
+def _decoded(value: Any) -> bytes:
+    """Give an image's bytes; the forms `inputs` and `instances` reach a model as base64, the others decoded."""
+    if isinstance(value, str):
+        return base64.b64decode(value, validate=True)
+    content = bytes(value) if isinstance(value, bytes | bytearray) else bytes(memoryview(value))
+    try:
+        return base64.b64decode(content, validate=True)  # no image is made of base64's letters alone
+    except binascii.Error:
+        return content
 
 
 def _size(content: bytes) -> tuple[int, int]:
