@@ -105,6 +105,8 @@ def test_the_best_reigns(runs: dict[str, Path]) -> None:
 
     # What serving and the others take.
     assert inference.find("models:/hairline@champion").joinpath("bundle.json").is_file()
+    entry = registration.record.read("models:/hairline@champion")
+    assert (len(entry.manifest()), entry.commit(), entry.directory) == (120, "c0ffee", None)
 
 
 def test_a_champion_that_cannot_be_read_stays_champion(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def run_of(address: str, uri: str | None) -> str | None:
         return address
     mlflow = tracking.opened(uri)
     try:
-        return mlflow.models.get_model_info(address).run_id
+        run_id: str | None = mlflow.models.get_model_info(address).run_id
     except Exception as error:  # a bad name, a missing version and a missing artifact raise different things
         raise tracking.TrackingError(
             f"run={address}: {tracking.redacted_text(str(error), tracking.store(uri))}"

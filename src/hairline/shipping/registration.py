@@ -147,7 +147,7 @@ def _kept(entry: Record, images: pd.DataFrame) -> pd.DataFrame | None:
     if not images["sha256"].isin(table.index).all():
         return None
     table = table.loc[images["sha256"]].reset_index(drop=True)
-    columns = [name for name in table if name.startswith("prob_")]
+    columns = [name for name in table.columns if str(name).startswith("prob_")]
     return table.astype(dict.fromkeys(columns, float))
 
 
