@@ -57,6 +57,7 @@ def run_of(address: str, uri: str | None) -> str | None:
         raise tracking.TrackingError(
             f"run={address}: {tracking.redacted_text(str(error), tracking.store(uri))}"
         ) from error
+    return run_id
 
 
 def artifact(run_id: str, name: str, uri: str | None) -> Path | None:
