@@ -150,6 +150,15 @@ def test_the_lines_decode_as_the_project_does(kind: str, tmp_path: Path) -> None
         assert np.array_equal(place["pixels"], images.decode(path, size))
 
 
+@pytest.mark.parametrize(
+    ("score", "answer"), [(0.1, "plain"), (0.3, "cannot tell"), (0.59, "cannot tell"), (0.6, "cracked")]
+)
+def test_the_lines_abstain_in_the_band(score: float, answer: str, finished: Path) -> None:
+    bundle = replace(bundles.read(finished / "model"), abstain=[0.3, 0.6])
+    expression = re.findall(r'"label": (.*), "probabilities"', instructions.code("keras", bundle))[0]
+    assert eval(expression, {"found": {"cracked": score, "plain": 1 - score}}) == answer
+
+
 def test_three_classes_have_no_threshold(three_classes: Path, tmp_path: Path) -> None:
     run = saved_run(tmp_path / "three", three_classes, positive=None)
     export.export(settings(run, format="litert", images=9), tmp_path / "out")

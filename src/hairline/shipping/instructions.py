@@ -137,7 +137,11 @@ def _label(bundle: Bundle) -> str:
         return "max(found, key=found.get)"
     other = next(name for name in bundle.class_names if name != bundle.positive_class)
     first, second = json.dumps(bundle.positive_class), json.dumps(other)
-    return f"{first} if found[{first}] >= {bundle.threshold!r} else {second}"
+    decision = f"{first} if found[{first}] >= {bundle.threshold!r} else {second}"
+    if bundle.abstain is None:
+        return decision
+    low, high = bundle.abstain
+    return f'"cannot tell" if {low!r} <= found[{first}] < {high!r} else {decision}'
 
 
 def describe(name: str, bundle: Bundle, path: Path, measured: dict[str, Any], commit: str | None) -> dict[str, Any]:
@@ -234,6 +238,7 @@ def _decision(bundle: Bundle) -> str:
     return (
         f"An image is {bundle.positive_class} from a probability of {bundle.threshold:g} on "
         f"({bundle.threshold_chosen})."
+        + ("" if bundle.abstain is None else " From {:g} up to {:g} it cannot tell.".format(*bundle.abstain))
     )
 
 
