@@ -41,9 +41,9 @@ class CrackClassifier(mlflow.pyfunc.PythonModel):
             params: Not used.
 
         Returns:
-            `label` (the predicted class), `probability` (of that class; of the positive class where the answer is
-            none of them, such as "cannot tell"), `threshold` (on the positive class; empty where the most probable
-            class wins), and `prob_<class>` for each class.
+            `label` (the predicted class, or "cannot tell"), `probability` (of that class, or else the highest),
+            `threshold` (on the positive class; empty where the most probable class wins), and `prob_<class>` for each
+            class.
 
         Raises:
             MlflowException: If an image cannot be read or is too large; the server answers with status 400.
@@ -58,8 +58,7 @@ class CrackClassifier(mlflow.pyfunc.PythonModel):
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         bundle = self.classifier.bundle
         columns = [f"prob_{name}" for name in bundle.class_names]
-        named = [name if name in bundle.class_names else bundle.positive_class for name in found["predicted"]]
-        chosen = [float(found[f"prob_{name}"].iloc[row]) for row, name in enumerate(named)]
+        chosen = [row.get(f"prob_{row['predicted']}", row[columns].max()) for _, row in found.iterrows()]
         table = pd.DataFrame({"label": found["predicted"], "probability": chosen})
         table["threshold"] = bundle.threshold
         return table.join(found[columns].astype("float64"))
