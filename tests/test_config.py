@@ -77,7 +77,11 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     shared = {"groups", "resamples"}
     assert fields(config.SCHEMAS["decision"]) == keywords(decisions.decide) - shared
     assert fields(config.Runtime, "devices") == keywords(runtime.prepare) - {"seed"}
-    assert fields(config.Tracking, "log_model") == keywords(tracking.start) - {"name", "tags", "directory"}
+    assert fields(config.Tracking, "log_model", "registered_model") == keywords(tracking.start) - {
+        "name",
+        "tags",
+        "directory",
+    }
     assert fields(config.Split) == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
     for name, schedule in optimizers.SCHEDULES.items():
         assert fields(config.SCHEMAS[f"schedule/{name}"]) - fields(config.Schedule) == keywords(schedule), name

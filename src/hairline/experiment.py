@@ -59,7 +59,7 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
         weights = backbones.find_weights(config.model.backbone, config.model.weights, config.image_size)
         data = prepare_data(config)
     with tracking.start(
-        **arguments(config.tracking, "log_model"),
+        **arguments(config.tracking, "log_model", "registered_model"),
         name=config.name or run_name(config, overrides),
         tags={**config.tags, "configuration": configuration.identity(config)},
         directory=directory,

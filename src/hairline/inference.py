@@ -102,11 +102,12 @@ def whole_images(rows: pd.DataFrame, probabilities: np.ndarray, bundle: bundles.
     return with_probabilities(table[["path", "x", "y", "width", "height", "label"]], probabilities, bundle)
 
 
-def find(run: str | os.PathLike[str]) -> Path:
+def find(run: str | os.PathLike[str], uri: str | None = None) -> Path:
     """Give the folder of the saved model that `run` names.
 
     Args:
         run: A run directory, its `model/` folder, an MLflow run id, or a `models:/` URI.
+        uri: MLflow's store; `MLFLOW_TRACKING_URI` wins; None for `mlflow.db` in the working directory.
 
     Raises:
         BundleError: If there is none.
@@ -118,7 +119,7 @@ def find(run: str | os.PathLike[str]) -> Path:
     if text.startswith("models:/") or re.fullmatch(r"[0-9a-f]{32}", text):
         from hairline import tracking
 
-        return tracking.download_model(text)
+        return tracking.download_model(text, uri)
     raise bundles.BundleError(
         f"run={text}: no saved model there (looked for model/{bundles.BUNDLE} and {bundles.BUNDLE}); expected a run "
         "directory such as outputs/<date>/<time>, an MLflow run id, or a models:/ URI"

@@ -1,4 +1,4 @@
-"""MLflow: the run directory's mirror. The only module, with the served model, that imports it."""
+"""MLflow: the run directory's mirror. The only module, with `registry` and the served model, that imports it."""
 
 from __future__ import annotations
 
@@ -436,15 +436,18 @@ def redacted_text(text: str, uri: str) -> str:
     return line.replace(uri, redacted(uri)).replace(password, "***") if password else line
 
 
-def download_model(run: str) -> Path:
+def download_model(run: str, uri: str | None = None) -> Path:
     """Fetch the saved model of an MLflow run id or `models:/` URI.
+
+    Args:
+        run: The id or URI.
+        uri: Tracking server or store; `MLFLOW_TRACKING_URI` wins; None for `mlflow.db` in the working directory.
 
     Raises:
         TrackingError: If there is none.
     """
-    target = store(None)
-    _refuse_unreachable(target)
-    mlflow = _point_at(target)
+    mlflow = opened(uri)
+    target = store(uri)
     address = run if run.startswith("models:/") else f"runs:/{run}/model"
     try:
         folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=tempfile.mkdtemp(prefix="hairline-")))
@@ -517,6 +520,17 @@ def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], fold
     except mlflow.MlflowException as error:
         raise TrackingError(f"runs cannot be fetched from {redacted(target)}: {error.message}") from error
     return folders
+
+
+def opened(uri: str | None) -> Any:
+    """Give MLflow, pointed at a store that answers.
+
+    Raises:
+        TrackingError: If it does not, within seconds.
+    """
+    target = store(uri)
+    _refuse_unreachable(target)
+    return _point_at(target)
 
 
 def _refuse_unreachable(uri: str) -> None:

@@ -1,7 +1,7 @@
 """The configuration: schema, checks, saved form. Everything here answers before TensorFlow is imported."""
 
 from hairline.config.checks import ConfigError, arguments, unknown
-from hairline.config.commands import COMMANDS
+from hairline.config.commands import COMMANDS, Export, Register
 from hairline.config.saved import flatten, identity, leaves, load, plain, read, resumed, save
 from hairline.config.schema import (
     NOT_IDENTITY,
@@ -22,6 +22,8 @@ __all__ = [
     "Config",
     "ConfigError",
     "Data",
+    "Export",
+    "Register",
     "NOT_IDENTITY",
     "Runtime",
     "SCHEMAS",

@@ -245,6 +245,7 @@ class Tracking:
     enabled: bool = True
     uri: str | None = None
     experiment: str = "hairline"
+    registered_model: str = "hairline"  # the name under which register.py keeps versions
     log_model: bool = True
     system_metrics: bool = True
 

@@ -1,0 +1,25 @@
+"""Export a model: python export.py run=<run> format=litert|litert_int8|onnx|saved_model|keras output=<folder>."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from hairline import cli
+from hairline.config import Export
+
+
+@hydra.main(config_path=cli.CONF, config_name="export")
+@cli.job
+def main(config: Export, directory: Path, overrides: list[str]) -> None:
+    """Convert, try on real images, and publish; several formats at once get a folder each."""
+    from hairline.shipping import export
+
+    folder = Path(config.output or directory).expanduser().absolute()
+    several = HydraConfig.get().mode == RunMode.MULTIRUN or config.output is None
+    export.export(config, folder / config.format if several and folder.name != config.format else folder)
+
+
+if __name__ == "__main__":
+    cli.start(__file__, main)

@@ -1,0 +1,21 @@
+"""Offer a model to the registry: python register.py run=<run>; champion where it is not worse than today's."""
+
+from pathlib import Path
+
+import hydra
+
+from hairline import cli
+from hairline.config import Register
+
+
+@hydra.main(config_path=cli.CONF, config_name="register")
+@cli.job
+def main(config: Register, directory: Path, overrides: list[str]) -> None:
+    """Register a version, compare it with the champion, and record what was decided and why."""
+    from hairline.shipping import registration
+
+    registration.register(config)
+
+
+if __name__ == "__main__":
+    cli.start(__file__, main)

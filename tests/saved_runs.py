@@ -1,0 +1,41 @@
+"""Run directories in no time: a small network that was never trained, with the files that a run leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from hairline.data import images, manifest, sources
+from hairline.model import bundle as bundles
+
+
+def saved_run(place: Path, data: Path, seed: int = 0, positive: str | None = "cracked") -> Path:
+    """Write a run directory with a small network that was never trained: what it says depends on every pixel."""
+    import keras
+
+    table, _ = manifest.scan(sources.from_folder(path=str(data)))
+    table = table.reset_index(drop=True)
+    table["split"] = [("train", "train", "val", "test")[row % 4] for row in range(len(table))]
+    names = sorted(table["label"].unique())
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    hidden = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(scaled)
+    hidden = keras.layers.BatchNormalization()(hidden)
+    pooled = keras.layers.GlobalAveragePooling2D(name="features")(hidden)
+    scores = keras.layers.Dense(len(names), kernel_initializer=keras.initializers.RandomNormal(0, 4), name="logits")(
+        pooled
+    )
+    model = keras.Model(inputs, keras.layers.Softmax(name="probabilities")(scores), name="hairline")
+    bundle = bundles.Bundle(
+        class_names=names, positive_class=positive, image_size=32, decode=images.RECIPE,
+        data_digest=manifest.digest(table), backbone={"name": "tiny", "licence": "MIT"}, versions={"python": "3"},
+        threshold=None if positive is None else 0.4, threshold_chosen="by hand",
+    )  # fmt: skip
+    (place / "model").mkdir(parents=True)
+    bundles.save(place / "model", model, bundle, {"mean": np.zeros(8, np.float32), "deviation": np.ones(8, np.float32)})
+    manifest.write(table, place / "manifest.csv")
+    (place / "environment.json").write_text(json.dumps({"git": {"commit": "c0ffee", "dirty": False}}))
+    return place

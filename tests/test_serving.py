@@ -1,0 +1,181 @@
+"""The served model: what it answers, what it refuses, and that a refusal is a sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from hairline import gateway, inference, serving, tracking
+from hairline.model import bundle as bundles
+from tests.conftest import ROOT
+from tests.saved_runs import saved_run
+
+
+@pytest.fixture(scope="module")
+def finished(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_run(tmp_path_factory.mktemp("run") / "one", two_classes)
+
+
+@pytest.fixture(scope="module")
+def model(finished: Path) -> serving.CrackClassifier:
+    found = serving.CrackClassifier()
+    found.load_context(SimpleNamespace(artifacts={"model": str(finished / "model")}))
+    return found
+
+
+def encoded(width: int = 40, height: int = 30, mode: str = "RGB") -> bytes:
+    content = io.BytesIO()
+    Image.new(mode, (width, height)).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_it_says_what_the_classifier_says(model: serving.CrackClassifier, finished: Path, two_classes: Path) -> None:
+    paths = sorted(two_classes.glob("*/*.jpg"))[::9]
+    found = model.predict(None, pd.DataFrame({"image": [path.read_bytes() for path in paths]}))
+    expected = inference.load(finished).predict(paths)
+    names = ["prob_cracked", "prob_plain"]
+    assert np.abs(found[names].to_numpy() - expected[names].to_numpy()).max() <= 1e-6
+    assert found["label"].tolist() == expected["predicted"].tolist()
+    assert found["threshold"].tolist() == [0.4] * len(paths)
+    assert all(row[f"prob_{row['label']}"] == row["probability"] for _, row in found.iterrows())
+
+
+def test_an_answer_that_is_no_class_has_the_highest_probability(
+    model: serving.CrackClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles.Bundle, "decide", lambda self, probabilities: ["cannot tell"] * len(probabilities))
+    found = model.predict(None, pd.DataFrame({"image": [encoded()]}))
+    assert found["label"].tolist() == ["cannot tell"]
+    assert found["probability"][0] == max(found["prob_cracked"][0], found["prob_plain"][0])
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([b"nonsense"], "image 0: not an image"),
+        ([b""], "image 0: empty file"),
+        ([encoded(), encoded()[:60]], "image 1|damaged"),
+        ([encoded(8000, 8000, "1")], "image 0 has 8000 x 8000 pixels: expected at most 50 megapixels"),
+        ([encoded(14000, 14000, "1")], "more pixels than are safe to open"),
+        ([None], "image 0 is no base64 text"),
+        (["!"], "image 0 is no base64 text"),
+        ([3.5], "image 0 is no base64 text"),
+        ([], "received 0 images: expected 1 to 64"),
+        ([encoded()] * 65, "received 65 images"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_it_cannot_read_is_the_clients_fault(model: serving.CrackClassifier, values: list, says: str) -> None:
+    with pytest.raises(MlflowException, match=says) as caught:
+        model.predict(None, pd.DataFrame({"image": pd.Series(values, dtype=object)}))
+    assert caught.value.get_http_status_code() == 400
+
+
+def test_text_is_taken_for_base64(model: serving.CrackClassifier) -> None:
+    text = base64.b64encode(encoded()).decode()
+    found = model.predict(None, pd.DataFrame({"image": [encoded(), text, text.encode(), np.bytes_(text.encode())]}))
+    assert found["prob_cracked"].nunique() == 1
+
+
+# --- the gateway ------------------------------------------------------------------------------------------------------
+
+
+def ask(parts: list[bytes], kind: str | None = "application/json", **scope: str) -> tuple[int, str, bytes | None]:
+    """Send a body in parts; gives status, text of the answer, and what reached the application behind."""
+    reached: list[bytes] = []
+    sent: list[dict[str, Any]] = []
+    waiting = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    waiting.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> dict[str, Any]:
+        return waiting.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        reached.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    headers = [] if kind is None else [(b"content-type", kind.encode())]
+    asked = {"type": "http", "path": "/invocations", "method": "POST", "headers": headers, **scope}
+    asyncio.run(gateway.Gateway(app, most_bytes=200)(asked, receive, send))
+    return sent[0]["status"], sent[1]["body"].decode(), reached[0] if reached else None
+
+
+GOOD = b'{"dataframe_records": [{"image": "AAAA"}]}'
+
+
+def test_a_good_request_passes_as_it_came() -> None:
+    assert ask([GOOD[:7], GOOD[7:]]) == (200, "ok", GOOD)
+    assert ask([GOOD], "application/json; charset=utf-8")[0] == 200
+    assert ask([b'{"inputs": {"image": ["AAAA"]}}'])[0] == 200
+    assert ask([b'{"instances": [{"image": "AAAA"}]}'])[0] == 200
+    assert ask([b""], None, path="/ping", method="GET")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "status", "says"),
+    [
+        ([b"x" * 150, b"y" * 150], "application/json", 413, "larger than 0.0002 MB"),
+        ([GOOD], None, 415, "the content type is none: expected application/json"),
+        ([GOOD], "text/csv", 415, "the content type is text/csv"),
+        ([b""], "application/json", 400, "no JSON"),
+        ([b"\xff\xfe"], "application/json", 400, "no JSON"),
+        ([b"[]"], "application/json", 400, "the request is a JSON list: expected"),
+        ([b"{}"], "application/json", 400, "the fields none"),
+        ([b'{"messages": 1}'], "application/json", 400, "the fields messages"),
+        ([b'{"inputs": 1, "instances": 2}'], "application/json", 400, "the fields inputs, instances"),
+        ([b'{"inputs": "AAAA"}'], "application/json", 400, "inputs is no dict"),
+        ([b'{"dataframe_records": {}}'], "application/json", 400, "is no list"),
+        ([b'{"dataframe_records": []}'], "application/json", 400, "an empty one"),
+        ([b'{"dataframe_records": [5]}'], "application/json", 400, "dataframe_records[0] has no text 'image'"),
+        ([b'{"dataframe_records": [{"image": 5}]}'], "application/json", 400, "has no text 'image'"),
+    ],
+)
+def test_a_bad_request_is_refused_before_the_model(parts: list[bytes], kind: str, status: int, says: str) -> None:
+    found, text, reached = ask(parts, kind)
+    assert found == status
+    assert says in json.loads(text)["message"]
+    assert reached is None
+
+
+def test_a_deeply_nested_request_is_refused() -> None:
+    assert gateway._fault("application/json", b"[" * 100_000)[0] == 400
+
+
+@pytest.mark.slow
+def test_mlflow_serves_it(finished: Path, two_classes: Path, tmp_path: Path) -> None:
+    """Through HTTP, with the load script: good and malformed requests against the real server."""
+    settings = {"enabled": True, "uri": None, "experiment": "e", "system_metrics": False, "name": "n", "tags": {}}
+    place = tmp_path / "one"
+    saved_run(place, two_classes)
+    with tracking.start(**settings, directory=place) as run:
+        bundle = bundles.read(place / "model")
+        run.model(place / "model", bundle, next(two_classes.glob("*/*.jpg")).read_bytes())
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "serving.py"), "--images", str(two_classes),
+         "--model", f"runs:/{run.id}/model", "--seconds", "3", "--malformed", "90", "--clients", "3"],
+        capture_output=True, text=True, timeout=250, check=False,
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["requests"] > 10
+    expected = {"wrong": 0, "malformed": 90, "malformed_not_4xx": 0, "malformed_without_sentence": 0, "restarts": 0}
+    assert {key: found[key] for key in expected} == expected, found
