@@ -163,6 +163,8 @@ def describe_model(config: Config, data: Data, frozen: Frozen, origin: str) -> B
             "licence": row.licence if origin == "imagenet" else "",
         },
         versions=environment.versions(),
+        # The side of the patches before they are squeezed: what a tile of a photo should be as well.
+        extra={"patch_px": int(np.median(data.manifest[["width", "height"]].to_numpy()))},
     )
 
 

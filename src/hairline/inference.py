@@ -62,18 +62,7 @@ class Classifier:
         return with_probabilities(table, found, self.bundle)
 
     def _pixels(self, source: Any) -> tuple[np.ndarray, int, int]:
-        if not isinstance(source, np.ndarray):
-            try:
-                pixels = images.decode(source)
-            except images.ImageError as error:
-                name = "the bytes given" if isinstance(source, bytes) else os.fspath(source)
-                raise images.ImageError(f"{name}: {error}") from error
-        elif source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-            raise images.ImageError(
-                f"received an array of {source.dtype} {list(source.shape)}: expected uint8 [height, width, 3], RGB"
-            )
-        else:
-            pixels = source
+        pixels = images.pixels(source)
         height, width = pixels.shape[:2]
         return images.resize(pixels, self.bundle.image_size), width, height
 

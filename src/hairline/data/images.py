@@ -41,7 +41,32 @@ def decode(source: str | os.PathLike[str] | bytes, image_size: int | None = None
             upright = _to_rgb(ImageOps.exif_transpose(image))
             return np.asarray(upright if image_size is None else _resized(upright, image_size))
     except Exception as error:  # Pillow's plug-ins raise anything, from struct.error to MemoryError
-        raise ImageError(_reason(content, error)) from error
+        raise ImageError(reason(content, error)) from error
+
+
+def pixels(source: str | os.PathLike[str] | bytes | np.ndarray) -> np.ndarray:
+    """Give an image's pixels at its own size, whatever it is given as.
+
+    Args:
+        source: A path, the file's bytes, or the pixels themselves.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+
+    Raises:
+        ImageError: If it cannot be read, or is an array of another type or shape; the message names it.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+            raise ImageError(
+                f"received an array of {source.dtype} {list(source.shape)}: expected uint8 [height, width, 3], RGB"
+            )
+        return source
+    try:
+        return decode(source)
+    except ImageError as error:
+        name = "the bytes given" if isinstance(source, bytes) else os.fspath(source)
+        raise ImageError(f"{name}: {error}") from error
 
 
 def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
@@ -79,7 +104,7 @@ def inspect(content: bytes) -> tuple[int, int]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(_reason(content, error)) from error
+        raise ImageError(reason(content, error)) from error
 
 
 def _resized(image: Image.Image, image_size: int) -> Image.Image:
@@ -106,7 +131,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _reason(content: bytes, error: Exception) -> str:
+def reason(content: bytes, error: Exception) -> str:
+    """Say in words for the user why bytes that Pillow refused are no image to this project."""
     if isinstance(error, ImageError):
         return str(error)
     if not content:

@@ -11,11 +11,14 @@ import importlib.util
 import logging
 import os
 import queue
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,13 +29,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Item, Found = TypeVar("Item"), TypeVar("Found")
 Name = Literal["auto", "litert", "tensorflow"]
 Decode = Callable[[int], np.ndarray]
+Ready = Callable[[Decode, int], Iterator[tuple[int, np.ndarray]]]
 
 # Small batches keep a layer's activations in the processor's cache: 8 images are 20 % quicker than 16 or 25
 # (MobileNetV2 at 160 pixels, 2-core AMD EPYC, November 2026).
 LITERT_BATCH = 8
 TENSORFLOW_BATCH, TENSORFLOW_BLOCK = 64, 256
+# One of these exists wherever Linux lets a process use an NVIDIA or AMD GPU (the last one under Windows).
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 
 
 class EngineError(ValueError):
@@ -59,6 +66,8 @@ def choose(name: Name) -> Literal["litert", "tensorflow"]:
         return name
     if not installed:
         return "tensorflow"
+    if sys.platform == "linux" and not any(Path(place).exists() for place in _GPU_DEVICES):
+        return "litert"  # TensorFlow takes seconds to say the same
     import tensorflow as tf
 
     return "tensorflow" if tf.config.list_physical_devices("GPU") else "litert"
@@ -92,32 +101,62 @@ def run(
         An iterator over the number of the first image and float32 [images, width], in ascending order without gaps.
         What has to be made ready first is ready when this function returns.
     """
+    return ready(engine, backbone, key, image_size=image_size, threads=threads)(decode, count)
+
+
+def ready(
+    engine: Literal["litert", "tensorflow"],
+    model: Callable[[], keras.Model],
+    key: str,
+    *,
+    image_size: int,
+    threads: int | None = None,
+) -> Ready:
+    """Make an engine ready for many sets of images, which may come from several threads at once.
+
+    Args:
+        engine: From `choose`.
+        model: Builds a model from uint8 RGB to float32 [batch, width]; called only if the engine needs it.
+        key: Names the model with its weights and size; a converted model is kept under it.
+        image_size: Pixels a side.
+        threads: CPU threads; None for all cores.
+
+    Raises:
+        ConversionError: If the engine is LiteRT and the model does not convert.
+
+    Returns:
+        A function of `decode` and `count` that gives what `run` does.
+    """
     workers = threads or os.cpu_count() or 1
     if engine == "litert":
-        converted = _converted(backbone, key)
+        converted = _converted(model, key)
         if converted is None:
-            raise ConversionError("the backbone does not convert to LiteRT: use features.engine=tensorflow")
-        return _litert(converted, decode, count, image_size, workers)
-    return _tensorflow(backbone(), decode, count, workers)
+            raise ConversionError("the model does not convert to LiteRT: use features.engine=tensorflow")
+        return _LiteRT(converted, image_size, workers)
+    return _TensorFlow(model(), workers)
 
 
-def _litert(model: Path, decode: Decode, count: int, image_size: int, workers: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Run one single-threaded interpreter a worker; each decodes the images it then infers.
+class _LiteRT:
+    """One single-threaded interpreter a worker; each decodes the images it then infers.
 
     Decoding and inference of different workers overlap without queues, and no more threads run than there are cores.
     """
-    idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
-    for _ in range(workers):
-        idle.put(_Interpreter(model, image_size))
 
-    def infer(start: int) -> tuple[int, np.ndarray]:
-        interpreter = idle.get()
-        try:
-            return start, interpreter.run([decode(row) for row in range(start, min(start + LITERT_BATCH, count))])
-        finally:
-            idle.put(interpreter)
+    def __init__(self, model: Path, image_size: int, workers: int) -> None:
+        self._idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
+        self._workers = workers
+        for _ in range(workers):
+            self._idle.put(_Interpreter(model, image_size))
 
-    return _in_order(infer, range(0, count, LITERT_BATCH), workers)
+    def __call__(self, decode: Decode, count: int) -> Iterator[tuple[int, np.ndarray]]:
+        def infer(start: int) -> tuple[int, np.ndarray]:
+            interpreter = self._idle.get()
+            try:
+                return start, interpreter.run([decode(row) for row in range(start, min(start + LITERT_BATCH, count))])
+            finally:
+                self._idle.put(interpreter)
+
+        return in_order(infer, range(0, count, LITERT_BATCH), self._workers)
 
 
 class _Interpreter:
@@ -143,46 +182,54 @@ class _Interpreter:
         return self._interpreter.get_tensor(self._output)[: len(batch)]
 
 
-def _tensorflow(backbone: keras.Model, decode: Decode, count: int, workers: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Run the Keras model, on all the devices it was built for, on images that threads decode ahead."""
+class _TensorFlow:
+    """The Keras model, on all the devices it was built for, on images that threads decode ahead."""
 
-    def read(start: int) -> tuple[int, np.ndarray]:
-        return start, np.stack([decode(index) for index in range(start, min(start + TENSORFLOW_BLOCK, count))])
+    def __init__(self, model: keras.Model, workers: int) -> None:
+        self._model, self._workers = model, workers
+        self._one_at_a_time = threading.Lock()  # Keras's `predict` keeps state in the model
 
-    for start, pixels in _in_order(read, range(0, count, TENSORFLOW_BLOCK), workers):
-        yield start, np.asarray(backbone.predict(pixels, batch_size=TENSORFLOW_BATCH, verbose=0), np.float32)
+    def __call__(self, decode: Decode, count: int) -> Iterator[tuple[int, np.ndarray]]:
+        def read(start: int) -> tuple[int, np.ndarray]:
+            return start, np.stack([decode(index) for index in range(start, min(start + TENSORFLOW_BLOCK, count))])
+
+        for start, pixels in in_order(read, range(0, count, TENSORFLOW_BLOCK), self._workers):
+            with self._one_at_a_time:
+                found = self._model.predict(pixels, batch_size=TENSORFLOW_BATCH, verbose=0)
+            yield start, np.asarray(found, np.float32)
 
 
-def _in_order(function: Callable[[int], Any], starts: range, workers: int) -> Iterator[Any]:
-    """Map a function over batches in threads; results come in order, few batches ahead, so that memory stays flat."""
+def in_order(function: Callable[[Item], Found], items: Iterable[Item], workers: int) -> Iterator[Found]:
+    """Map a function over items in threads; results come in order, few items ahead, so that memory stays flat."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting = []
+        waiting: deque[Future[Found]] = deque()
         try:
-            for start in starts:
-                waiting.append(pool.submit(function, start))
+            for item in items:
+                waiting.append(pool.submit(function, item))
                 if len(waiting) > 4 * workers:
-                    yield waiting.pop(0).result()
+                    yield waiting.popleft().result()
             while waiting:
-                yield waiting.pop(0).result()
+                yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _converted(backbone: Callable[[], keras.Model], key: str) -> Path | None:
-    """Give the backbone as a LiteRT file, converted once and kept; None, and said, where it does not convert."""
+def _converted(build: Callable[[], keras.Model], key: str) -> Path | None:
+    """Give the model as a LiteRT file, converted once and kept; None, and said, where it does not convert."""
     file = cache.folder("litert") / f"{key}.tflite"
     if file.is_file():
         return file
-    import tensorflow as tf
+    with runtime.quiet_import():
+        import tensorflow as tf
 
-    log.info("converting the backbone for LiteRT, once (about half a minute)")
-    model = backbone()
+    log.info("converting the model for LiteRT, once (about half a minute)")
+    model = build()
     try:
         with tempfile.TemporaryDirectory() as folder, _quiet():
             model.export(folder, verbose=False)
             content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-        _refuse_other_features(content, model)
+        _refuse_other_outputs(content, model)
     except Exception as error:  # the converter raises whatever its passes do
         log.warning("WARNING: %s does not convert to LiteRT (%s)", model.name, _line(error))
         return None
@@ -192,11 +239,14 @@ def _converted(backbone: Callable[[], keras.Model], key: str) -> Path | None:
     return file
 
 
-def _refuse_other_features(content: bytes, model: keras.Model) -> None:
+def _refuse_other_outputs(content: bytes, model: keras.Model) -> None:
     """Compare the converted model with Keras on noise, which excites every channel."""
     from ai_edge_litert.interpreter import Interpreter
 
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), dtype=np.uint8)
+    # From full contrast down to nearly plain: where one saturates a probability, another one does not.
+    contrast = np.array([1, 0.5, 0.2, 0.05]).reshape(-1, 1, 1, 1)
+    noise = np.random.default_rng(0).integers(-128, 128, (len(contrast), *model.input_shape[1:]))
+    pixels = (128 + noise * contrast).astype(np.uint8)
     with runtime.quiet():
         interpreter = Interpreter(model_content=content)
         place = interpreter.get_input_details()[0]["index"]
@@ -208,7 +258,7 @@ def _refuse_other_features(content: bytes, model: keras.Model) -> None:
     expected = np.asarray(model(pixels, training=False))
     difference, scale = np.abs(found - expected).max(), np.abs(expected).max()
     if not difference <= 1e-4 * scale:
-        raise EngineError(f"its features differ by {difference:.2g} where the largest is {scale:.2g}")
+        raise EngineError(f"its outputs differ by {difference:.2g} where the largest is {scale:.2g}")
 
 
 class _quiet:
