@@ -1,4 +1,4 @@
-"""Inspect photos: python predict.py run=<run> input=<photo, folder, pattern> output=<folder>; --help lists all settings."""
+"""Inspect photos: python predict.py run=<run> input=<photo, folder, pattern> output=<folder>; --help says more."""
 
 import sys
 from pathlib import Path

@@ -19,13 +19,16 @@ ALLOWED = {
     "omegaconf": {"config.schema", "config.commands", "config.saved", "cli"},
     "matplotlib": {"evaluation.figures", "evaluation.report"},
     "requests": set(),
+    "ray": {"inspection.cluster"},
 }
 LIGHT = {
     "cache", "cli", "config.schema", "config.checks", "config.commands", "config.saved", "environment",
     "experiment", "phases", "preparation", "progress", "tracking",
     "data.archives", "data.augmentation", "data.download", "data.images", "data.manifest", "data.sources",
     "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "evaluation.report", "model.backbones",
-    "model.engine", "model.features", "model.bundle",
+    "model.engine", "model.features", "model.bundle", "inference",
+    "inspection.tiles", "inspection.exif", "inspection.inspector", "inspection.overlays", "inspection.examiner",
+    "inspection.tables", "inspection.report", "inspection.photos", "inspection.cluster",
 }  # fmt: skip
 
 
@@ -68,7 +71,16 @@ def test_light_modules_do_not_load_tensorflow(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_arrows_point_one_way(path: Path) -> None:
     """Data knows nothing of models, models nothing of training, and nobody below it of the experiment."""
-    stages = ("data", "model", "training evaluation", "inference", "serving preparation", "phases", "experiment", "cli")
+    stages = (
+        "data",
+        "model",
+        "training evaluation",
+        "inference",
+        "serving preparation inspection",
+        "phases",
+        "experiment",
+        "cli",
+    )
     order = {name: level for level, names in enumerate(stages) for name in names.split()}
     own = order.get(name_of(path).split(".")[0])
     used = {name.split(".")[1] for name in imports(path, top_level=False) if name.startswith("hairline.")}

@@ -38,7 +38,8 @@ def decode(source: str | os.PathLike[str] | bytes, image_size: int | None = None
     content = source if isinstance(source, bytes) else _read(source)
     try:
         with Image.open(io.BytesIO(content)) as image:
-            upright = _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)  # a photo that stands upright is not copied
+            upright = _to_rgb(image)
             return np.asarray(upright if image_size is None else _resized(upright, image_size))
     except Exception as error:  # Pillow's plug-ins raise anything, from struct.error to MemoryError
         raise ImageError(reason(content, error)) from error

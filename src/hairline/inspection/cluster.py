@@ -54,32 +54,33 @@ def examine(
         import ray.data
     except ImportError as error:
         raise ClusterError('compute=ray: Ray is not installed; install it with pip install -e ".[ray]"') from error
+    cluster: Any = ray
     threads = task.inspector.get("threads") or 1
     task = dataclasses.replace(task, inspector={**task.inspector, "threads": threads})
     try:
-        ray.init(address=address, include_dashboard=None if address else False, logging_level=logging.WARNING)
+        cluster.init(address=address, include_dashboard=None if address else False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"ray.address={address}: the cluster cannot be used: {error}") from error
     try:
-        context = ray.data.DataContext.get_current()
+        context = cluster.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.verbose_progress = False
-        size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+        size = workers or max(1, int(cluster.cluster_resources().get("CPU", 1)) // threads)
         size = min(size, len(paths))
         blocks = min(len(paths), max(4 * size, len(paths) // _PHOTOS_A_BLOCK), _MOST_BLOCKS)
         rows = [{"path": os.fsencode(path.absolute())} for path in paths]
         given = {os.fsencode(path.absolute()): path for path in paths}
-        results = ray.data.from_items(rows, override_num_blocks=blocks).map(
+        results = cluster.data.from_items(rows, override_num_blocks=blocks).map(
             Worker,
             fn_constructor_args=(task,),
-            compute=ray.data.ActorPoolStrategy(size=size),
+            compute=cluster.data.ActorPoolStrategy(size=size),
             num_cpus=threads,
         )
         for row in results.iter_rows():
             yield given[row["path"]], row["problem"] or None
-    except ray.exceptions.RayError as error:
+    except cluster.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error.__cause__
         raise (cause if isinstance(cause, OSError | ValueError) else error) from None
     finally:
         with contextlib.suppress(Exception):
-            ray.shutdown()
+            cluster.shutdown()

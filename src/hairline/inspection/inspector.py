@@ -6,6 +6,7 @@ import difflib
 import os
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from hairline import inference
+from hairline import inference, runtime
 from hairline.data import images, sources
 from hairline.inspection import tiles
 from hairline.model import bundle as bundles
@@ -108,8 +109,8 @@ class Inspector:
         self.stride_px = stride_px or max(1, round(self.tile_px * (1 - overlap)))
         if self.stride_px > self.tile_px:
             raise InspectionError(
-                f"tiles.stride_px={self.stride_px} is larger than a tile ({self.tile_px} pixels): parts of a photo would "
-                "not be looked at; choose a smaller stride or a larger tiles.size_px"
+                f"tiles.stride_px={self.stride_px} is larger than a tile ({self.tile_px} pixels): parts of a photo "
+                "would not be looked at; choose a smaller stride or a larger tiles.size_px"
             )
         # Whether a photo has too many pixels is checked by its header; Pillow's warning would come beside that.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -117,19 +118,19 @@ class Inspector:
         settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads}
         self.engine = engines.choose(engine)
         try:
-            self._run = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
+            self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
         except engines.ConversionError as error:
             if engine == "litert":
                 raise InspectionError("engine=litert: this model does not convert; use engine=tensorflow") from error
             self.engine = "tensorflow"
-            self._run = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
+            self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
 
     def inspect(self, photo: str | os.PathLike[str] | bytes | NDArray[np.uint8]) -> Inspection:
         """Look at one photo.
 
         Args:
-            photo: A path, the bytes of an image file, or uint8 RGB [height, width, 3]. One that is larger than a tile is
-                tiled, a smaller one scored whole.
+            photo: A path, the bytes of an image file, or uint8 RGB [height, width, 3]. One that is larger than a tile
+                is tiled, a smaller one scored whole.
 
         Returns:
             Heat map, table, regions and verdict.
@@ -147,7 +148,7 @@ class Inspector:
             x, y, across, down = boxes[row]
             return images.resize(pixels[y : y + down, x : x + across], self.bundle.image_size)
 
-        scores = np.concatenate([block for _, block in self._run(tile, len(grid))])
+        scores = np.concatenate([block for _, block in self.run_engine(tile, len(grid))])
         table = pd.DataFrame(boxes, columns=["x", "y", "width", "height"])
         table.insert(0, "path", path)
         table["label"] = ""
@@ -169,34 +170,9 @@ class Inspector:
         highest = float(table[f"prob_{self.positive}"].max())
         return Inspection(table, heat, decided, self.positive, probabilities, found, predicted, highest)
 
-    def _keras(self, folder: os.PathLike[str]) -> Any:
-        from pathlib import Path
-
-        from hairline import runtime
-
+    def _keras(self, folder: Path) -> Any:
         with runtime.quiet_import():
-            return bundles.load_model(Path(folder), self.bundle)
-
-
-def inspect(
-    photo: str | os.PathLike[str] | bytes | NDArray[np.uint8], *, run: str | os.PathLike[str], **settings: Any
-) -> Inspection:
-    """Look at one photo with the model of a finished run; an `Inspector` is quicker for several.
-
-    Args:
-        photo: A path, the bytes of an image file, or uint8 RGB [height, width, 3].
-        run: A run directory, its `model/` folder, an MLflow run id, or a `models:/` URI.
-        settings: `size_px`, `stride_px`, `overlap`, `engine`, `threads` and `positive_class` of `Inspector`.
-
-    Returns:
-        `heat_map` is float32 [height, width], the probability of the positive class at each pixel; `table` has one row a
-        tile; see `Inspection` for the rest.
-
-    Raises:
-        ImageError: If the photo cannot be read.
-        ValueError: If there is no such model, or the settings do not fit it.
-    """
-    return Inspector(run, **settings).inspect(photo)
+            return bundles.load_model(folder, self.bundle)
 
 
 def _positive(bundle: bundles.Bundle, named: str | None) -> str:

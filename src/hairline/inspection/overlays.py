@@ -21,16 +21,13 @@ _INK, _PAPER, _FAINT = (38, 43, 51), (255, 255, 255), (120, 128, 138)
 _QUALITY = 82
 
 
-def draw(
-    pixels: NDArray[np.uint8], found: Inspection, *, longest_px: int, threshold: float | None = None
-) -> Image.Image:
+def draw(pixels: NDArray[np.uint8], found: Inspection, *, longest_px: int) -> Image.Image:
     """Draw the heat map over the photo.
 
     Args:
         pixels: The photo, uint8 [height, width, 3], RGB.
         found: What was found in it.
         longest_px: Longest side of the picture; a smaller photo keeps its size.
-        threshold: Marked on the scale.
 
     Returns:
         An RGB picture; regions of the positive class are outlined in red, cells that could not be told in dashed blue.
@@ -38,16 +35,15 @@ def draw(
     height, width = pixels.shape[:2]
     factor = min(1.0, longest_px / max(width, height))
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    # `reducing_gap`: the picture is for the eye; nothing is measured on it.
-    photo = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    shown = np.asarray(photo, np.uint16)
+    # `reducing_gap` is quick and inexact: the picture is for the eye, nothing is measured on it.
+    photo = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=1.01)
     # Cells' edges on the picture; a cell keeps at least its place where it shrinks to nothing.
     columns = np.round(found.heat.x_edges * (size[0] / width)).astype(np.int64)
     rows = np.round(found.heat.y_edges * (size[1] / height)).astype(np.int64)
     colour, opacity = _tint(found.probabilities)
-    weight = _spread(np.rint(opacity * 256).astype(np.uint16), rows, columns)[..., None]
-    tint = _spread(np.rint(colour).astype(np.uint16), rows, columns)
-    picture = Image.fromarray(((shown * (256 - weight) + tint * weight) >> 8).astype(np.uint8))
+    mask = _spread(np.rint(opacity * 255).astype(np.uint8), rows, columns)
+    tint = _spread(np.rint(colour).astype(np.uint8), rows, columns)
+    picture = Image.composite(Image.fromarray(tint), photo, Image.fromarray(mask))
     pen = ImageDraw.Draw(picture)
     thickness = max(2, round(max(size) / 500))
     _outline(pen, found.decided == CANNOT_TELL, rows, columns, thickness, _DOUBT, dashed=True)
@@ -116,7 +112,7 @@ def _tint(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDAr
     return colour, np.interp(probabilities, _STOPS, _OPACITY)
 
 
-def _spread(cells: NDArray[np.uint16], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint16]:
+def _spread(cells: NDArray[np.uint8], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.repeat(np.repeat(cells, np.diff(rows), axis=0), np.diff(columns), axis=1)
 
 

@@ -205,6 +205,8 @@ def _conclude(
         others=len(listing.others),
         embed_megabytes=config.report.embed_megabytes,
         most_photos=config.report.photos,
+        has_times=any(row["time"] for row in rows),
+        has_positions=places > 0,
     )
     report.write(rows, about, output)
     seconds["report"] = time.perf_counter() - started

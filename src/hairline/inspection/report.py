@@ -44,6 +44,8 @@ class About:
         others: Number of other files that were passed over.
         embed_megabytes: Of full overlays in the page.
         most_photos: That are listed.
+        has_times: Whether a photo says when it was taken.
+        has_positions: Whether a photo says where, and that is told.
     """
 
     model: dict[str, str]
@@ -59,6 +61,8 @@ class About:
     others: int
     embed_megabytes: float
     most_photos: int
+    has_times: bool
+    has_positions: bool
 
 
 def verdicts(rows: list[dict[str, Any]], positive: str) -> dict[str, int]:
@@ -162,8 +166,8 @@ def _scale(about: About) -> str:
     if about.mm_per_pixel is None:
         return "No scale was given, so there are no lengths or areas in millimetres."
     return (
-        f"One pixel was given as {about.mm_per_pixel:g} mm: areas and lengths are those of whole tiles, so they are upper "
-        "bounds, and hold for surfaces seen straight on at that distance."
+        f"One pixel was given as {about.mm_per_pixel:g} mm: areas and lengths are those of whole tiles, so they are "
+        "upper bounds, and hold for surfaces seen straight on at that distance."
     )
 
 
@@ -206,8 +210,11 @@ def _columns(about: About) -> list[tuple[str, bool]]:
     columns.append(("Regions", True))
     if about.mm_per_pixel is not None:
         columns += [("Area", True), ("Longest region", True)]
-    columns.append(("Taken", False))
-    return columns if about.strip_location else [*columns, ("Position", False)]
+    if about.has_times:
+        columns.append(("Taken", False))
+    if about.has_positions:
+        columns.append(("Position", False))
+    return columns
 
 
 def _rows(listed: list[dict[str, Any]], about: About, output: Path) -> Iterator[str]:
@@ -234,9 +241,10 @@ def _rows(listed: list[dict[str, Any]], about: About, output: Path) -> Iterator[
         if about.mm_per_pixel is not None:
             cells += [_area(row["cracked_area_mm2"]), _length(row["longest_region_mm"])]
             keys += [row["cracked_area_mm2"], row["longest_region_mm"]]
-        cells.append(_safe(row["time"].replace("T", " ")))
-        keys.append(row["time"])
-        if not about.strip_location:
+        if about.has_times:
+            cells.append(_safe(row["time"].replace("T", " ")))
+            keys.append(row["time"])
+        if about.has_positions:
             cells.append(_position(row))
             keys.append("" if row["latitude"] is None else f"{row['latitude']:.7f}")
         kinds = ["", "name", "", *("n" if numeric else "" for _, numeric in _columns(about)[2:])]

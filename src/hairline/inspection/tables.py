@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from hairline.data import manifest
+from hairline.inspection.tiles import Region
 
 Record = tuple[Path, dict[str, Any]]
 
@@ -56,9 +57,9 @@ def photo_row(path: Path, record: dict[str, Any], mm_per_pixel: float | None) ->
         record: Of it.
         mm_per_pixel: Scale of the photo; None leaves out all that is in millimetres.
     """
-    found, place = record["regions"], record["place"] or {}
-    area = sum(region["area_px"] for region in found)
-    longest = max(((region["width"] ** 2 + region["height"] ** 2) ** 0.5 for region in found), default=0.0)
+    found, place = [Region(**region) for region in record["regions"]], record["place"] or {}
+    area = sum(region.area_px for region in found)
+    longest = max((region.diagonal_px for region in found), default=0.0)
     lengths = {"cracked_area_px": area, "longest_region_px": round(longest, 1)}
     if mm_per_pixel is not None:
         lengths |= {
@@ -75,7 +76,7 @@ def photo_row(path: Path, record: dict[str, Any], mm_per_pixel: float | None) ->
         "cracked_share": round(record["positive_share"], _DIGITS),
         "cannot_tell_share": round(record["cannot_tell_share"], _DIGITS),
         "regions": len(found),
-        "boxes": json.dumps([[region[key] for key in ("x", "y", "width", "height")] for region in found]),
+        "boxes": json.dumps([[region.x, region.y, region.width, region.height] for region in found]),
         **lengths,
         "time": record["time"],
         "latitude": place.get("latitude"),
