@@ -96,6 +96,7 @@ def single(run: str, photo: Path, folder: Path, repeats: int) -> dict[str, Any]:
         seconds.append(time.perf_counter() - started)
     return {
         "first_command_seconds": whole[0].seconds,
+        "first_command_peak_mb": whole[0].peak_mb,
         "command_seconds": whole[1].seconds,
         "command_peak_mb": whole[1].peak_mb,
         "photo_seconds_first": seconds[0],
@@ -121,26 +122,24 @@ def places(run: str, photos: list[tuple[Path, np.ndarray]]) -> dict[str, Any]:
 
     from hairline.inspection.inspector import Inspector
 
-    values: dict[str, Any] = {}
-    for name, settings in {"tiles": {}, "half_overlapping_tiles": {"overlap": 0.5}}.items():
-        inspector = Inspector(run, size_px=PATCH_PX, **settings)
-        common = union = known_regions = found_regions = 0
-        for path, chosen in photos:
-            known = np.zeros((HEIGHT, WIDTH), bool)
-            spread = np.repeat(np.repeat(chosen, PATCH_PX, axis=0), PATCH_PX, axis=1)
-            known[: spread.shape[0], : spread.shape[1]] = spread
-            found = inspector.inspect(path)
-            mask = found.heat.pixels(found.decided == found.positive).astype(bool)
-            common += int((known & mask).sum())
-            union += int((known | mask).sum())
-            known_regions += ndimage.label(chosen, np.ones((3, 3)))[1]
-            found_regions += len(found.regions)
-        values |= {
-            f"iou_{name}": common / union,
-            f"known_regions_{name}": known_regions,
-            f"found_regions_{name}": found_regions,
-        }
-    return values
+    inspector = Inspector(run, size_px=PATCH_PX)
+    common = union = known_regions = found_regions = 0
+    for path, chosen in photos:
+        known = np.zeros((HEIGHT, WIDTH), bool)
+        spread = np.repeat(np.repeat(chosen, PATCH_PX, axis=0), PATCH_PX, axis=1)
+        known[: spread.shape[0], : spread.shape[1]] = spread
+        found = inspector.inspect(path)
+        mask = found.heat.pixels(found.decided == found.positive).astype(bool)
+        common += int((known & mask).sum())
+        union += int((known | mask).sum())
+        known_regions += ndimage.label(chosen, np.ones((3, 3)))[1]
+        found_regions += len(found.regions)
+    return {
+        "photos_compared": len(photos),
+        "intersection_over_union": common / union,
+        "known_regions": known_regions,
+        "found_regions": found_regions,
+    }
 
 
 def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
@@ -171,15 +170,16 @@ def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
         resident.append(process.memory_info().rss / 1e6)
     seconds = time.perf_counter() - started
     engine_rate()
-    at_best = max(rates) / count
+    at_best = float(np.median(rates)) / count
     return {
         "photos": len(photos),
         "tiles_per_photo": count,
-        "engine_tiles_per_second": max(rates),
+        "engine_tiles_per_second": float(np.median(rates)),
         "photos_per_second": len(photos) / seconds,
         "fraction_of_engine": len(photos) / seconds / at_best,
-        "resident_mb_10th": resident[min(9, len(resident) - 1)],
-        "resident_mb_last": resident[-1],
+        # Medians, as other workers are at another stage of their photo whenever one ends.
+        "resident_mb_10th": float(np.median(resident[5:15])),
+        "resident_mb_last": float(np.median(resident[-10:])),
         "resident_mb_highest": max(resident),
     }
 

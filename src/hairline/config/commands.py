@@ -28,7 +28,7 @@ class Tiles:
 class Overlay:
     """The picture of each photo with its heat map."""
 
-    longest_px: int = 1600  # longest side; smaller photos keep their size
+    longest_px: int = 1600  # at most; larger photos are reduced by a whole number
 
 
 @dataclass

@@ -114,6 +114,8 @@ class Inspector:
             )
         # Whether a photo has too many pixels is checked by its header; Pillow's warning would come beside that.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        # Damaged EXIF is noted with the photo.
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         key = f"joined-{self.bundle.model_sha256[:32]}"
         settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads}
         self.engine = engines.choose(engine)

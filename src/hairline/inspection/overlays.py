@@ -27,16 +27,15 @@ def draw(pixels: NDArray[np.uint8], found: Inspection, *, longest_px: int) -> Im
     Args:
         pixels: The photo, uint8 [height, width, 3], RGB.
         found: What was found in it.
-        longest_px: Longest side of the picture; a smaller photo keeps its size.
+        longest_px: Most pixels of the picture's longer side; a larger photo is reduced by a whole number.
 
     Returns:
         An RGB picture; regions of the positive class are outlined in red, cells that could not be told in dashed blue.
     """
     height, width = pixels.shape[:2]
-    factor = min(1.0, longest_px / max(width, height))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    # `reducing_gap` is quick and inexact: the picture is for the eye, nothing is measured on it.
-    photo = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=1.01)
+    # By a whole number: four times as quick as any other size, and enough for the eye.
+    photo = Image.fromarray(pixels).reduce(-(-max(width, height) // longest_px))
+    size = photo.size
     # Cells' edges on the picture; a cell keeps at least its place where it shrinks to nothing.
     columns = np.round(found.heat.x_edges * (size[0] / width)).astype(np.int64)
     rows = np.round(found.heat.y_edges * (size[1] / height)).astype(np.int64)
