@@ -15,7 +15,9 @@ def main(config: Predict, directory: Path, overrides: list[str]) -> None:
     """Inspect and report; the exit status is 1 where a person has to see to a photo."""
     from hairline.inspection import photos
 
-    if photos.inspect_photos(config, directory):
+    to_see_to, output = photos.inspect_photos(config, directory)
+    cli.keep_log(directory, output)
+    if to_see_to:
         sys.exit(1)
 
 

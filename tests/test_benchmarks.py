@@ -13,7 +13,7 @@ import keras
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ["against_keras", "augmentation", "features", "memory", "sweep"]
+SCRIPTS = ["against_keras", "augmentation", "features", "memory", "photos", "surfaces", "sweep"]
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,14 @@ def predict(model: Path, place: Path | str, *overrides: str) -> int:
     chosen = [f"run={model}", f"input='{place}'", "output=out", "engine=tensorflow", *overrides]
     with initialize_config_dir(str(ROOT / "conf")):
         settings = config.load(compose("predict", chosen))
-    return photos.inspect_photos(settings, Path("unused"))
+    return photos.inspect_photos(settings, Path("unused"))[0]
+
+
+def script(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "predict.py"), *arguments],
+        capture_output=True, text=True, timeout=120, env=os.environ | (environment or {}), check=False,
+    )  # fmt: skip
 
 
 def table(name: str) -> pd.DataFrame:
@@ -376,3 +386,53 @@ def test_faults_say_what_to_do(change: str, message: str) -> None:
     both: list[Any] = ["tiles.overlap=0.5", "tiles.stride_px=9"]
     with pytest.raises(config.ConfigError, match="give one of them"):
         predict(Path("model"), "photos", *both)
+
+
+@pytest.fixture
+def no_tensorflow(tmp_path: Path) -> dict[str, str]:
+    """An environment in which importing TensorFlow, Keras or MLflow fails."""
+    (tmp_path / "poison").mkdir()
+    for name in ("tensorflow", "keras", "mlflow"):
+        (tmp_path / "poison" / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+    return {"PYTHONPATH": str(tmp_path / "poison")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inptu=x"], "Did you mean: 'input'?"),
+        (["run=x"], "input is missing: add input="),
+        (["run=nowhere", "input=x"], "run=nowhere: no saved model there"),
+        (["run=x", "input=y", "compute=spark"], "expected one of ['local', 'ray']"),
+        (["run=x", "input=y", "tiles.size=3"], "Did you mean: 'size_px'?"),
+    ],
+)
+def test_mistakes_are_answered_without_tensorflow(
+    arguments: list[str], message: str, no_tensorflow: dict[str, str]
+) -> None:
+    found = script(*arguments, environment=no_tensorflow)
+    assert found.returncode not in (0, None)
+    assert message in found.stdout + found.stderr
+    assert "Traceback" not in found.stdout + found.stderr
+    assert not Path("outputs").exists() or not list(Path("outputs").rglob("*.log"))
+
+
+def test_the_command(model: Path, site: Path, no_tensorflow: dict[str, str]) -> None:
+    """A converted model needs no TensorFlow, so that the command starts in seconds; the exit status tells of faults."""
+    hairline.inspect(site / "a.png", run=model, engine="litert")
+    found = script(f"run={model}", f"input={site}", "output=out", environment=no_tensorflow)
+    said = found.stdout + found.stderr
+    assert found.returncode == 0, said
+    assert re.search(r"2  cracked\n +2  plain", said), said
+    assert "out/report.html" in said
+    assert not list(Path("outputs").rglob("*.*"))
+    assert "2  cracked" in Path("out/predict.log").read_text()
+    produced = {path.name for path in Path("out").iterdir()}
+    assert produced == {"predictions.csv", "photos.csv", "photos.geojson", "report.html", "overlays", "records",
+                        "predict.log"}  # fmt: skip
+    (site / "broken.jpg").write_bytes(b"abc")
+    again = script(f"run={model}", f"input={site}/**/*.*", environment=no_tensorflow)
+    assert again.returncode == 1, again.stdout + again.stderr
+    assert "broken.jpg: not an image" in again.stdout + again.stderr
+    (place,) = Path("outputs").glob("*/*-predict")
+    assert len(pd.read_csv(place / "photos.csv")) == 5

@@ -149,6 +149,20 @@ def _move_log(fresh: Path, directory: Path) -> None:
     _remove_if_empty(fresh)
 
 
+def keep_log(directory: Path, place: Path) -> None:
+    """Move the log that Hydra began in `directory` beside results that lie elsewhere, and remove what Hydra made."""
+    if directory.resolve() == place.resolve():
+        return
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
+            begun = Path(handler.baseFilename)
+            with (place / begun.name).open("a", encoding="utf-8") as log_file:
+                log_file.write(begun.read_text(encoding="utf-8"))
+            handler.baseFilename = str(place / begun.name)
+    _remove_if_empty(directory)
+
+
 def _is_users(error: Exception) -> bool:
     """Tell a fault of the user's, found by this package or by the operating system, from one of ours."""
     if isinstance(error, OSError):

@@ -55,6 +55,7 @@ def examine(
     except ImportError as error:
         raise ClusterError('compute=ray: Ray is not installed; install it with pip install -e ".[ray]"') from error
     cluster: Any = ray
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells its plan and its progress; ours is shown
     threads = task.inspector.get("threads") or 1
     task = dataclasses.replace(task, inspector={**task.inspector, "threads": threads})
     try:
@@ -64,7 +65,6 @@ def examine(
     try:
         context = cluster.data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.execution_options.verbose_progress = False
         size = workers or max(1, int(cluster.cluster_resources().get("CPU", 1)) // threads)
         size = min(size, len(paths))
         blocks = min(len(paths), max(4 * size, len(paths) // _PHOTOS_A_BLOCK), _MOST_BLOCKS)

@@ -48,7 +48,7 @@ class Listing:
     root: Path = Path()
 
 
-def inspect_photos(config: Predict, directory: Path) -> int:
+def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
     """Inspect photos and write predictions.csv, photos.csv, photos.geojson, overlays and report.html.
 
     Args:
@@ -56,7 +56,8 @@ def inspect_photos(config: Predict, directory: Path) -> int:
         directory: Where results go if `config.output` names no folder.
 
     Returns:
-        Number of photos that a person has to see to: not examined, or named for another reason.
+        Number of photos that a person has to see to, because they were not examined or are named for another reason;
+        and the folder of the results.
 
     Raises:
         ValueError: If there is no such model or no photo, or the settings do not fit the model.
@@ -92,7 +93,7 @@ def inspect_photos(config: Predict, directory: Path) -> int:
         if problem is not None:
             problems[path] = problem
     seconds = {"start": ready - started, "photos": time.perf_counter() - ready}
-    return _conclude(config, examiner, listing, problems, output, seconds, len(waiting))
+    return _conclude(config, examiner, listing, problems, output, seconds, len(waiting)), output
 
 
 def listed(text: str, output: Path) -> Listing:
