@@ -18,6 +18,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from hairline.data import images
 from hairline.model import backbones, engine, features
@@ -284,7 +285,7 @@ def test_a_backbone_that_does_not_convert_falls_back_and_says_so(
     expected = compute(files)
     shutil.rmtree(own_cache)
     monkeypatch.setattr(
-        keras.Model, "export", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no kernel for op X"))
+        tf.lite.TFLiteConverter, "convert", lambda *_: (_ for _ in ()).throw(RuntimeError("no kernel for op X"))
     )
     found = compute(files)
     assert not (own_cache / "features" / RECIPE.key()).exists() or not list(

@@ -17,6 +17,7 @@ import pandas as pd
 
 from hairline import runtime, tracking
 from hairline.config import Config, arguments
+from hairline.data import augmentation
 from hairline.model import backbones
 from hairline.preparation import Data
 
@@ -76,7 +77,7 @@ def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], re
 
     def outputs(view: int, rows: np.ndarray, keep: bool, place: str) -> Features:
         table = data.manifest.iloc[rows]
-        augment = arguments(config.augment, "mode", "views") if view else {}
+        augment = {**arguments(config.augment, "mode", "views"), "recipe": augmentation.RECIPE} if view else {}
         return compute(
             table["path"].tolist(),
             table["sha256"].tolist(),

@@ -49,7 +49,7 @@ class Recipe:
         image_size: Pixels a side.
         engine: Family of the engine: they agree to rounding, not to the bit.
         view: Number of the view; 0 is the image itself.
-        augment: Keyword arguments of `augmentation.view`, its seed included; empty for view 0.
+        augment: Keyword arguments of `augmentation.view`, its seed and recipe included; empty for view 0.
         taps: Layers that are pooled; empty for the last one.
         precision: Data type policy the backbone is built with.
         decode: The decoding recipe.
@@ -230,7 +230,7 @@ def _passed(
 
 def draw(pixels: np.ndarray, digest: str, recipe: Recipe) -> np.ndarray:
     """Draw the recipe's view of decoded pixels; the same image, seed and view always give the same."""
-    settings = dict(recipe.augment)
+    settings = {key: value for key, value in recipe.augment.items() if key != "recipe"}
     seed = (settings.pop("seed"), recipe.view, int(digest[:16], 16))
     return augmentation.view(pixels, seed=seed, **settings)
 
