@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
 import re
@@ -20,8 +22,9 @@ from PIL import ExifTags, Image
 
 import hairline
 from hairline import cli, config
+from hairline.config import commands
 from hairline.data import images
-from hairline.inspection import examiner, photos
+from hairline.inspection import cluster, examiner, photos
 from hairline.inspection.inspector import InspectionError, Inspector
 from hairline.model import bundle as bundles
 from tests import darkness
@@ -260,6 +263,15 @@ def test_bad_files_are_named_and_the_rest_is_done(
     assert set(table("predictions.csv")["path"]) == set(done.index)
 
 
+def test_a_folder_of_nothing_but_bad_files_has_a_report_too(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "broken.jpg").write_bytes(b"abc")
+    assert predict(model, tmp_path / "bad") == 1
+    assert table("photos.csv")["problem"].tolist() == ["not an image, or of a format this project does not read"]
+    assert len(table("predictions.csv")) == 0
+    assert "broken.jpg" in Path("out/report.html").read_text()
+
+
 def test_classes_come_from_folders_and_wrong_ones_are_named(model: Path, tmp_path: Path) -> None:
     for name in ("cracked", "plian"):
         (tmp_path / "walls" / name).mkdir(parents=True)
@@ -367,6 +379,13 @@ def test_arrays_of_another_kind_are_refused(model: Path) -> None:
     for wrong in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), np.uint8)):
         with pytest.raises(images.ImageError, match="expected uint8"):
             inspector.inspect(wrong)
+
+
+def test_groups_are_keyword_arguments() -> None:
+    tiles, ray = ({field.name for field in dataclasses.fields(kind)} for kind in (commands.Tiles, commands.RayCluster))
+    inspector = set(inspect.signature(Inspector).parameters)
+    assert inspector - tiles == {"run", "engine", "threads", "positive_class"}
+    assert set(inspect.signature(cluster.examine).parameters) - ray == {"task", "paths"}
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,10 @@ def listed(text: str, output: Path) -> Listing:
             "'site/**/*.jpg' in quotes"
         )
     listing = Listing(root=place if place.is_dir() else _common(found))
-    folder, seen = os.path.realpath(output), set()
+    results, seen = Path(os.path.realpath(output)), set()
     for path in _files(found):
-        real = os.path.realpath(path)
-        if real in seen or os.path.commonpath([real, folder]) == folder:
+        real = Path(os.path.realpath(path))
+        if real in seen or real.is_relative_to(results):
             continue
         seen.add(real)
         if path.suffix.lower() in images.SUFFIXES:
