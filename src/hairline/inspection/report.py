@@ -154,11 +154,11 @@ def _summary(rows: list[dict[str, Any]], listed: list[dict[str, Any]], about: Ab
 
 
 def _reading(about: About) -> str:
-    overlap = f"overlapping tiles, one every {about.stride_px} pixels" if about.stride_px < about.tile_px else "tiles"
+    overlap = f", one every {about.stride_px} pixels" if about.stride_px < about.tile_px else ""
     return (
-        f"Each photo was divided into {overlap} of {about.tile_px} &times; {about.tile_px} of its own pixels, and each "
-        "tile scored. Colour shows the probability; outlined in red are regions at or above the threshold, dashed in "
-        "blue what the model cannot tell. The worst photos come first; look at those yourself."
+        f"Each photo was divided into tiles of {about.tile_px} &times; {about.tile_px} of its own pixels{overlap}, and "
+        "each tile scored. Colour shows the probability; outlined in red are regions at or above the threshold, dashed "
+        "in blue what the model cannot tell. The worst photos come first; look at those yourself."
     )
 
 
