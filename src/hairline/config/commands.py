@@ -50,7 +50,7 @@ class ReportPage:
     """How much report.html holds; photos.csv always holds all."""
 
     photos: int = 2000  # the worst ones are listed
-    embed_megabytes: float = 40.0  # of full overlays in the page, the worst first; others are opened from overlays/
+    embed_megabytes: float = 20.0  # of full overlays in the page, the worst first; others are opened from overlays/
 
 
 @dataclass

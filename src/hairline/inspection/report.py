@@ -242,12 +242,12 @@ def _rows(listed: list[dict[str, Any]], about: About, output: Path) -> Iterator[
             cells += [_area(row["cracked_area_mm2"]), _length(row["longest_region_mm"])]
             keys += [row["cracked_area_mm2"], row["longest_region_mm"]]
         if about.has_times:
-            cells.append(_safe(row["time"].replace("T", " ")))
+            cells.append(_safe(row["time"]).replace("T", "<br>", 1))
             keys.append(row["time"])
         if about.has_positions:
             cells.append(_position(row))
             keys.append("" if row["latitude"] is None else f"{row['latitude']:.7f}")
-        kinds = ["", "name", "", *("n" if numeric else "" for _, numeric in _columns(about)[2:])]
+        kinds = ["", "name", "", *("n" if numeric else "t" for _, numeric in _columns(about)[2:])]
         told = "".join(
             f'<td class="{style}" data-value="{_safe(str(key))}">{cell}</td>'
             for style, key, cell in zip(kinds, keys, cells, strict=True)
