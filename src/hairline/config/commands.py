@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
+_MOST_MEGAPIXELS = 178  # what Pillow opens without taking it for an attack
+
 # --- predict.py -------------------------------------------------------------------------------------------------------
 
 
@@ -115,8 +117,6 @@ def predict_faults(config: Predict) -> Iterator[str]:
         if text is not None and not text.strip():
             yield f"{key}: the text is empty"
 
-
-_MOST_MEGAPIXELS = 178  # what Pillow opens without taking it for an attack
 
 # Each script's schema, and what gives its faults.
 COMMANDS: dict[str, tuple[type, Callable[[Any], Iterator[str]]]] = {
