@@ -229,6 +229,19 @@ def test_an_inspection_that_was_killed_goes_on(model: Path, site: Path, monkeypa
         assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()
 
 
+def test_a_photo_that_takes_down_its_workers_is_given_up(model: Path, site: Path, tmp_path: Path) -> None:
+    task = examiner.Task(model, tmp_path / "out", {"engine": "tensorflow"})
+    worker, path = cluster.Worker(task), site / "a.png"
+    tries = examiner.record_file(task.output, path).with_suffix(".tries")
+    tries.parent.mkdir(parents=True)
+    row = {"path": os.fsencode(path)}
+    tries.write_text("3")
+    assert "worker was lost 3 times" in worker(row)["problem"]
+    assert worker(row)["problem"] == ""  # asked once more, it is tried once more
+    assert not tries.exists()
+    assert len(list((tmp_path / "out" / "records").rglob("*.json"))) == 1
+
+
 def test_bad_files_are_named_and_the_rest_is_done(
     model: Path, site: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ LIGHT = {
     "data.splits", "data.synthetic", "evaluation.metrics", "evaluation.figures", "evaluation.report", "model.backbones",
     "model.engine", "model.features", "model.bundle", "inference",
     "inspection.tiles", "inspection.exif", "inspection.inspector", "inspection.overlays", "inspection.examiner",
-    "inspection.tables", "inspection.report", "inspection.photos", "inspection.cluster",
+    "inspection.tables", "inspection.markup", "inspection.report", "inspection.photos", "inspection.cluster",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hairline.inspection import examiner, report
+from hairline.inspection import examiner, markup, report
 
 NAMES = [
     "plain.jpg",
@@ -137,7 +137,7 @@ def test_what_is_embedded_is_bounded(tmp_path: Path) -> None:
     ("share", "expected"), [(0, "0.0 %"), (0.0001, "< 0.1 %"), (0.5, "50.0 %"), (0.9999, "> 99.9 %"), (1, "100.0 %")]
 )
 def test_little_is_not_nothing(share: float, expected: str) -> None:
-    assert report._percent(share) == expected
+    assert markup.percent(share) == expected
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

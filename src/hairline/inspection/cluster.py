@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hairline.inspection.examiner import Examiner, Task
+from hairline.inspection.examiner import Examiner, Task, record_file
 
 _PHOTOS_A_BLOCK, _MOST_BLOCKS = 8, 20_000  # a block is what Ray hands out, and does again where a worker is lost
+# Ray gives a lost worker's photos to another one without end; a photo that takes down one after the other must stop.
+_MOST_TRIES = 3
 
 
 class ClusterError(ValueError):
@@ -24,13 +26,25 @@ class Worker:
 
     def __init__(self, task: Task) -> None:
         """Open the model."""
-        self._examiner = Examiner(task)
+        self._examiner, self._output = Examiner(task), task.output
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Examine the photo that a row names, unless a worker that was lost had done it already."""
         path = Path(os.fsdecode(row["path"]))
-        problem = None if self._examiner.is_done(path) else self._examiner.examine(path)
+        problem = None if self._examiner.is_done(path) else self._examine(path)
         return {"path": row["path"], "problem": problem or ""}
+
+    def _examine(self, path: Path) -> str | None:
+        tries = record_file(self._output, path).with_suffix(".tries")
+        tries.parent.mkdir(parents=True, exist_ok=True)
+        before = int(tries.read_text() or 0) if tries.exists() else 0
+        if before < _MOST_TRIES:
+            tries.write_text(str(before + 1))
+            problem = self._examiner.examine(path)
+        else:
+            problem = f"the worker was lost {before} times while examining it: examine it alone, with compute=local"
+        tries.unlink()
+        return problem
 
 
 def examine(

@@ -108,34 +108,40 @@ class Examiner:
         except images.ImageError as error:
             return str(error)
         del content
-        found = self.inspector.inspect(pixels)
-        picture = overlays.draw(pixels, found, longest_px=self._task.longest_px)
+        try:
+            found = self.inspector.inspect(pixels)
+            picture = overlays.draw(pixels, found, longest_px=self._task.longest_px)
+        except MemoryError:
+            return "too large for the memory that is left: cut it, or use fewer threads"
         del pixels
-        threshold = self.inspector.bundle.threshold
         thumbnail = overlays.jpeg(picture, _THUMBNAIL_PX, _THUMBNAIL_QUALITY)
-        picture = overlays.with_scale(picture, found.positive, threshold)
+        picture = overlays.with_scale(picture, found.positive, self.inspector.bundle.threshold)
         _replace(self._task.output / overlay(path), overlays.jpeg(picture))
+        record = self._record(path, header, found, thumbnail)
+        text = f"{json.dumps(stamp)}\n{json.dumps(record)}\n"
+        _replace(record_file(self._task.output, path), text.encode("ascii"))
+        return None
+
+    def _record(self, path: Path, header: exif.Header, found: Inspection, thumbnail: bytes) -> dict[str, Any]:
         label, faults = self._label(path)
         if min(header.width, header.height) < _TINY * self.inspector.tile_px:
             faults.append(
                 f"smaller than a patch ({header.width} x {header.height} pixels, patches have "
                 f"{self.inspector.tile_px}): it was enlarged, so trust its result less"
             )
-        record = {
+        hidden = self._task.strip_location
+        return {
             "width": header.width,
             "height": header.height,
             "time": header.time,
-            "place": None if self._task.strip_location else _place(header),
+            "place": None if hidden else _place(header),
             "label": label,
             "faults": faults,
-            "notes": [] if self._task.strip_location else header.doubts,
+            "notes": [] if hidden else header.doubts,
             "overlay": overlay(path).as_posix(),
             "thumbnail": base64.b64encode(thumbnail).decode("ascii"),
             **_findings(found),
         }
-        text = f"{json.dumps(stamp)}\n{json.dumps(record)}\n"
-        _replace(record_file(self._task.output, path), text.encode("ascii"))
-        return None
 
     def _label(self, path: Path) -> tuple[str, list[str]]:
         if self._task.labels == "none":

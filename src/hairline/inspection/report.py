@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import hairline
-from hairline.data import manifest
+from hairline.inspection import markup
 from hairline.inspection.examiner import read_records
 from hairline.inspection.inspector import CANNOT_TELL
 
@@ -129,24 +128,26 @@ def _summary(rows: list[dict[str, Any]], listed: list[dict[str, Any]], about: Ab
     surface = sum(row["width"] * row["height"] for row in rows)
     area = sum(row["cracked_area_px"] for row in rows)
     if surface:
-        cards.append(_card(_percent(area / surface), f"of the surface {about.positive}", "bad" if area else ""))
+        cards.append(_card(markup.percent(area / surface), f"of the surface {about.positive}", "bad" if area else ""))
     if about.mm_per_pixel is not None:
-        cards.append(_card(_area(area * about.mm_per_pixel**2), f"in tiles {about.positive}", ""))
+        cards.append(_card(markup.area(area * about.mm_per_pixel**2), f"in tiles {about.positive}", ""))
     if about.failed:
         cards.append(_card(f"{about.failed:,}", "not examined", "warn"))
     shown = f"{len(listed):,} of {len(rows):,} photos" if len(listed) < len(rows) else f"{len(rows):,} photos"
     name = about.root.name or about.root.absolute().name or "photos"
     now = datetime.now().astimezone()
     return {
-        "title": _safe(name),
-        "subtitle": f"<strong>{_safe(name)}</strong> &middot; {now:%d %B %Y, %H:%M}",
+        "title": markup.safe(name),
+        "subtitle": f"<strong>{markup.safe(name)}</strong> &middot; {now:%d %B %Y, %H:%M}",
         "cards": "".join(cards),
         "reading": _reading(about),
-        "positive": _safe(about.positive),
+        "positive": markup.safe(about.positive),
         "scale": _scale(about),
-        "facts": "".join(f"<dt>{_safe(key)}</dt><dd>{_safe(value)}</dd>" for key, value in _facts(about).items()),
+        "facts": "".join(
+            f"<dt>{markup.safe(key)}</dt><dd>{markup.safe(value)}</dd>" for key, value in _facts(about).items()
+        ),
         "problems": _problems(about),
-        "choices": "".join(f'<option value="{_safe(name)}">{_safe(name)}</option>' for name in counts),
+        "choices": "".join(f'<option value="{markup.safe(name)}">{markup.safe(name)}</option>' for name in counts),
         "shown": shown,
         "head": "".join(_head(about)),
         "footer": _footer(rows, listed),
@@ -186,7 +187,7 @@ def _problems(about: About) -> str:
     if not about.problems:
         return ""
     entries = "".join(
-        f"<li><strong>{_safe(_name(path, about.root))}</strong>: {_safe(reason)}</li>"
+        f"<li><strong>{markup.safe(markup.name(path, about.root))}</strong>: {markup.safe(reason)}</li>"
         for path, reason in about.problems.items()
     )
     title = f"See to {'this photo' if len(about.problems) == 1 else f'these {len(about.problems):,} photos'}"
@@ -202,7 +203,7 @@ def _head(about: About) -> Iterator[str]:
     yield '<th scope="col"><span>Overlay</span></th>'
     for title, number in _columns(about):
         kind = ' class="n"' if number else ""
-        yield f'<th scope="col"{kind}><button type="button">{_safe(title)}</button></th>'
+        yield f'<th scope="col"{kind}><button type="button">{markup.safe(title)}</button></th>'
 
 
 def _columns(about: About) -> list[tuple[str, bool]]:
@@ -221,41 +222,43 @@ def _rows(listed: list[dict[str, Any]], about: About, output: Path) -> Iterator[
     """Give the table's rows; thumbnails are read as they are written."""
     paths = [Path(row["path"]) for row in listed]
     for number, (row, (path, record)) in enumerate(zip(listed, read_records(output, paths), strict=True)):
-        name = _name(path, about.root)
+        name = markup.name(path, about.root)
         kind = {about.positive: "bad", CANNOT_TELL: "doubt"}.get(row["predicted"], "")
         highest, share = row["highest_probability"], row["cracked_share"]
-        caption = f"{name}: {row['predicted']}, highest probability {highest:.3f}, {_percent(share)} of the surface"
-        notes = f'<small class="note">{_safe(row["notes"])}</small>' if row["notes"] else ""
+        caption = (
+            f"{name}: {row['predicted']}, highest probability {highest:.3f}, {markup.percent(share)} of the surface"
+        )
+        notes = f'<small class="note">{markup.safe(row["notes"])}</small>' if row["notes"] else ""
         cells = [
-            f'<button type="button" class="open" aria-label="Open the overlay of {_safe(name)}">'
-            f'<img alt="Heat map over {_safe(name)}" decoding="async" '
+            f'<button type="button" class="open" aria-label="Open the overlay of {markup.safe(name)}">'
+            f'<img alt="Heat map over {markup.safe(name)}" decoding="async" '
             f'src="data:image/jpeg;base64,{record["thumbnail"]}"></button>',
-            f"{_safe(name)}<small>{row['width']:,} &times; {row['height']:,}, {row['tiles']:,} "
+            f"{markup.safe(name)}<small>{row['width']:,} &times; {row['height']:,}, {row['tiles']:,} "
             f"tile{'s' * (row['tiles'] != 1)}</small>{notes}",
-            f'<span class="badge {kind}">{_safe(row["predicted"])}</span>',
+            f'<span class="badge {kind}">{markup.safe(row["predicted"])}</span>',
             f'{highest:.3f}<span class="bar"><i style="width:{100 * highest:.0f}%"></i></span>',
-            _percent(share),
+            markup.safe(markup.percent(share)),
             f"{row['regions']:,}",
         ]
         keys = ["", name, row["predicted"], highest, share, row["regions"]]
         if about.mm_per_pixel is not None:
-            cells += [_area(row["cracked_area_mm2"]), _length(row["longest_region_mm"])]
+            cells += [markup.area(row["cracked_area_mm2"]), markup.length(row["longest_region_mm"])]
             keys += [row["cracked_area_mm2"], row["longest_region_mm"]]
         if about.has_times:
-            cells.append(_safe(row["time"]).replace("T", "<br>", 1))
+            cells.append(markup.safe(row["time"]).replace("T", "<br>", 1))
             keys.append(row["time"])
         if about.has_positions:
-            cells.append(_position(row))
+            cells.append(markup.position(row))
             keys.append("" if row["latitude"] is None else f"{row['latitude']:.7f}")
         kinds = ["", "name", "", *("n" if numeric else "t" for _, numeric in _columns(about)[2:])]
         told = "".join(
-            f'<td class="{style}" data-value="{_safe(str(key))}">{cell}</td>'
+            f'<td class="{style}" data-value="{markup.safe(str(key))}">{cell}</td>'
             for style, key, cell in zip(kinds, keys, cells, strict=True)
         )
         yield (
-            f'<tr data-number="{number}" data-verdict="{_safe(row["predicted"])}" data-highest="{highest}" '
-            f'data-overlay="{_safe(row["overlay"])}" data-caption="{_safe(caption)}" '
-            f'data-text="{_safe((name + " " + row["notes"]).lower())}">{told}</tr>\n'
+            f'<tr data-number="{number}" data-verdict="{markup.safe(row["predicted"])}" data-highest="{highest}" '
+            f'data-overlay="{markup.safe(row["overlay"])}" data-caption="{markup.safe(caption)}" '
+            f'data-text="{markup.safe((name + " " + row["notes"]).lower())}">{told}</tr>\n'
         )
 
 
@@ -271,38 +274,4 @@ def _overlays(listed: list[dict[str, Any]], about: About, output: Path) -> Itera
 
 
 def _card(value: str, caption: str, kind: str) -> str:
-    return f'<li class="{kind}"><b>{_safe(value)}</b><span>{_safe(caption)}</span></li>'
-
-
-def _name(path: Path, root: Path) -> str:
-    try:
-        return str(path.relative_to(root))
-    except ValueError:
-        return str(path)
-
-
-def _position(row: dict[str, Any]) -> str:
-    if row["latitude"] is None:
-        return ""
-    north, east = row["latitude"], row["longitude"]
-    return f"{abs(north):.5f}&deg; {'N' if north >= 0 else 'S'}<br>{abs(east):.5f}&deg; {'E' if east >= 0 else 'W'}"
-
-
-def _percent(share: float) -> str:
-    """Give a share so that little is not read as nothing, nor nearly all as all."""
-    if 0 < share < 0.001:
-        return "< 0.1 %"
-    return "> 99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f} %"
-
-
-def _area(mm2: float) -> str:
-    return f"{mm2 / 1e6:,.2f} m²" if mm2 >= 1e5 else f"{mm2 / 100:,.1f} cm²"
-
-
-def _length(mm: float) -> str:
-    return f"{mm / 1000:,.2f} m" if mm >= 1000 else f"{mm:,.0f} mm"
-
-
-def _safe(text: str) -> str:
-    """Give text from outside as HTML shows it: no mark-up, no control characters, on one line."""
-    return html.escape(manifest.shown(text), quote=True)
+    return f'<li class="{kind}"><b>{markup.safe(value)}</b><span>{markup.safe(caption)}</span></li>'
