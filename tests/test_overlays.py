@@ -28,7 +28,7 @@ def inspection(scores: np.ndarray, width: int = 400, height: int = 300) -> Inspe
 
 
 def drawn(scores: np.ndarray, longest_px: int = 1000) -> np.ndarray:
-    return np.asarray(overlays.draw(GREY, inspection(scores), longest_px=longest_px)).astype(int)
+    return np.asarray(overlays.draw(Image.fromarray(GREY), inspection(scores), longest_px=longest_px)).astype(int)
 
 
 def test_colour_lies_on_the_tile_that_was_scored() -> None:
@@ -73,14 +73,12 @@ def test_large_photos_are_reduced_and_small_ones_kept() -> None:
     scores = np.zeros((3, 4))
     assert drawn(scores, longest_px=400).shape == (300, 400, 3)
     assert drawn(scores, longest_px=399).shape == (150, 200, 3)
-    tiny = overlays.draw(np.zeros((3, 5, 3), np.uint8), inspection(np.zeros((3, 4)), 400, 300), longest_px=64)
+    tiny = overlays.draw(Image.new("RGB", (5, 3)), inspection(np.zeros((3, 4)), 400, 300), longest_px=64)
     assert tiny.size == (5, 3)
 
 
 def test_the_scale_marks_the_threshold() -> None:
-    picture = overlays.draw(
-        np.zeros((900, 1200, 3), np.uint8), inspection(np.zeros((3, 4)), 1200, 900), longest_px=1200
-    )
+    picture = overlays.draw(Image.new("RGB", (1200, 900)), inspection(np.zeros((3, 4)), 1200, 900), longest_px=1200)
     whole = overlays.with_scale(picture, "cracked", 0.5)
     assert whole.width == picture.width
     assert whole.height > picture.height

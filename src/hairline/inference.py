@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from hairline import runtime
 from hairline.data import images
@@ -62,9 +63,23 @@ class Classifier:
         return with_probabilities(table, found, self.bundle)
 
     def _pixels(self, source: Any) -> tuple[np.ndarray, int, int]:
-        pixels = images.pixels(source)
-        height, width = pixels.shape[:2]
-        return images.resize(pixels, self.bundle.image_size), width, height
+        picture = named_picture(source)
+        return images.resize(picture, self.bundle.image_size), picture.width, picture.height
+
+
+def named_picture(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
+    """Open an image given as a path, encoded bytes or uint8 RGB array; an error names it.
+
+    Raises:
+        ImageError: If it cannot be read.
+    """
+    try:
+        return images.upright(source)
+    except images.ImageError as error:
+        if isinstance(source, np.ndarray):
+            raise
+        name = "the bytes given" if isinstance(source, bytes) else os.fspath(source)
+        raise images.ImageError(f"{name}: {error}") from error
 
 
 def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray, bundle: bundles.Bundle) -> pd.DataFrame:

@@ -104,16 +104,16 @@ class Examiner:
                     f"{header.width * header.height / 1e6:,.0f} megapixels, more than max_megapixels="
                     f"{self._task.max_megapixels:g}: cut it, or raise the limit if memory allows"
                 )
-            pixels = images.decode(content)
+            photo = images.upright(content)
         except images.ImageError as error:
             return str(error)
         del content
         try:
-            found = self.inspector.inspect(pixels)
-            picture = overlays.draw(pixels, found, longest_px=self._task.longest_px)
+            found = self.inspector.inspect(photo)
+            picture = overlays.draw(photo, found, longest_px=self._task.longest_px)
         except MemoryError:
             return "too large for the memory that is left: cut it, or use fewer threads"
-        del pixels
+        del photo
         thumbnail = overlays.jpeg(picture, _THUMBNAIL_PX, _THUMBNAIL_QUALITY)
         picture = overlays.with_scale(picture, found.positive, self.inspector.bundle.threshold)
         _replace(self._task.output / overlay(path), overlays.jpeg(picture))

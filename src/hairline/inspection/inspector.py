@@ -127,12 +127,12 @@ class Inspector:
             self.engine = "tensorflow"
             self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
 
-    def inspect(self, photo: str | os.PathLike[str] | bytes | NDArray[np.uint8]) -> Inspection:
+    def inspect(self, photo: str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image) -> Inspection:
         """Look at one photo.
 
         Args:
-            photo: A path, the bytes of an image file, or uint8 RGB [height, width, 3]. One that is larger than a tile
-                is tiled, a smaller one scored whole.
+            photo: A path, the bytes of an image file, uint8 RGB [height, width, 3], or a picture from `images.upright`.
+                One that is larger than a tile is tiled, a smaller one scored whole.
 
         Returns:
             Heat map, table, regions and verdict.
@@ -141,14 +141,13 @@ class Inspector:
             ImageError: If it cannot be read.
         """
         path = os.fspath(photo) if isinstance(photo, str | os.PathLike) else ""
-        pixels = images.pixels(photo)
-        height, width = pixels.shape[:2]
-        grid = tiles.grid(width, height, tile_px=self.tile_px, stride_px=self.stride_px)
+        picture = photo if isinstance(photo, Image.Image) else inference.named_picture(photo)
+        grid = tiles.grid(picture.width, picture.height, tile_px=self.tile_px, stride_px=self.stride_px)
         boxes = grid.boxes()
+        corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]).tolist()
 
         def tile(row: int) -> NDArray[np.uint8]:
-            x, y, across, down = boxes[row]
-            return images.resize(pixels[y : y + down, x : x + across], self.bundle.image_size)
+            return images.resize(picture, self.bundle.image_size, corners[row])
 
         scores = np.concatenate([block for _, block in self.run_engine(tile, len(grid))])
         table = pd.DataFrame(boxes, columns=["x", "y", "width", "height"])

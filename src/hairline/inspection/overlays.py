@@ -21,30 +21,28 @@ _INK, _PAPER, _FAINT = (38, 43, 51), (255, 255, 255), (120, 128, 138)
 _QUALITY = 82
 
 
-def draw(pixels: NDArray[np.uint8], found: Inspection, *, longest_px: int) -> Image.Image:
+def draw(photo: Image.Image, found: Inspection, *, longest_px: int) -> Image.Image:
     """Draw the heat map over the photo.
 
     Args:
-        pixels: The photo, uint8 [height, width, 3], RGB.
+        photo: RGB.
         found: What was found in it.
         longest_px: Most pixels of the picture's longer side; a larger photo is reduced by a whole number.
 
     Returns:
         An RGB picture; regions of the positive class are outlined in red, cells that could not be told in dashed blue.
     """
-    height, width = pixels.shape[:2]
     # By a whole number: four times as quick as any other size, and enough for the eye.
-    photo = Image.fromarray(pixels).reduce(-(-max(width, height) // longest_px))
-    size = photo.size
+    shown = photo.reduce(-(-max(photo.size) // longest_px))
     # Cells' edges on the picture; a cell keeps at least its place where it shrinks to nothing.
-    columns = np.round(found.heat.x_edges * (size[0] / width)).astype(np.int64)
-    rows = np.round(found.heat.y_edges * (size[1] / height)).astype(np.int64)
+    columns = np.round(found.heat.x_edges * (shown.width / photo.width)).astype(np.int64)
+    rows = np.round(found.heat.y_edges * (shown.height / photo.height)).astype(np.int64)
     colour, opacity = _tint(found.probabilities)
     mask = _spread(np.rint(opacity * 255).astype(np.uint8), rows, columns)
     tint = _spread(np.rint(colour).astype(np.uint8), rows, columns)
-    picture = Image.composite(Image.fromarray(tint), photo, Image.fromarray(mask))
+    picture = Image.composite(Image.fromarray(tint), shown, Image.fromarray(mask))
     pen = ImageDraw.Draw(picture)
-    thickness = max(2, round(max(size) / 500))
+    thickness = max(2, round(max(shown.size) / 500))
     _outline(pen, found.decided == CANNOT_TELL, rows, columns, thickness, _DOUBT, dashed=True)
     _outline(pen, found.decided == found.positive, rows, columns, thickness, _OUTLINE, dashed=False)
     return picture
