@@ -24,6 +24,7 @@ from hairline.data import images
 
 COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
 SPLITS = ("train", "val", "test")
+_CHUNK = 32  # files a task: threads that hand over after every file wait for each other
 
 
 class ManifestError(ValueError):
@@ -46,10 +47,11 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     unread = [path for path in paths if str(path) not in known]
     fresh: dict[str, tuple[str, int, int, str]] = {}
     if unread:
-        with ThreadPoolExecutor() as pool:
-            results = pool.map(_inspect, unread, chunksize=16)
-            shown = progress.over(results, len(unread), "check images", "img")
-            fresh = {str(path): result for path, result in zip(unread, shown, strict=True)}
+        chunks = [unread[start : start + _CHUNK] for start in range(0, len(unread), _CHUNK)]
+        with ThreadPoolExecutor() as pool, progress.bar(len(unread), "check images", "img") as shown:
+            for chunk, results in zip(chunks, pool.map(lambda files: [*map(_inspect, files)], chunks), strict=True):
+                fresh |= {str(path): result for path, result in zip(chunk, results, strict=True)}
+                shown.update(len(chunk))
         _remember(fresh, stamps)
     known |= fresh
     found = [known[str(path)] for path in paths]
