@@ -16,19 +16,32 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 ALLOWED = {
     "mlflow": {"tracking", "serving", "registry"},
     "hydra": {"cli", "launching", "multirun"},
-    "omegaconf": {"config.schema", "config.commands", "config.saved", "cli", "launching", "multirun"},
+    "omegaconf": {
+        "config.schema",
+        "config.assessment",
+        "config.inspection",
+        "config.shipping",
+        "config.saved",
+        "cli",
+        "launching",
+        "multirun",
+    },  # fmt: skip
     "matplotlib": {"evaluation.charts", "evaluation.figures", "evaluation.report", "evaluation.sweep_figure"},
     "requests": set(),
+    "ray": {"inspection.cluster"},
 }
 LIGHT = {
-    "cache", "cli", "config.schema", "config.checks", "config.commands", "config.saved", "environment", "assessment",
+    "cache", "cli", "config.schema", "config.checks", "config.assessment", "config.commands", "config.inspection",
+    "config.saved", "config.shipping", "environment", "assessment",
     "experiment", "launching", "logs", "measurement", "multirun", "phases", "preparation", "progress", "search",
     "registry", "standings", "sweeps", "tracking",
     "data.archives", "data.augmentation", "data.download", "data.duplicates",
     "data.images", "data.manifest", "data.sources", "data.splits", "data.synthetic", "evaluation.calibration",
     "evaluation.charts", "evaluation.comparison", "evaluation.decisions", "evaluation.leaks", "evaluation.measures",
     "evaluation.thresholds", "evaluation.intervals", "evaluation.metrics", "evaluation.figures", "evaluation.report",
-    "evaluation.sweep_figure", "model.backbones", "model.engine", "model.features", "model.bundle",
+    "evaluation.sweep_figure", "model.backbones", "model.engine", "model.features", "model.bundle", "inference",
+    "inspection.tiles", "inspection.exif", "inspection.inspector", "inspection.overlays", "inspection.examiner",
+    "inspection.tables", "inspection.markup", "inspection.report", "inspection.photos", "inspection.cluster",
     "shipping.export", "shipping.formats", "shipping.instructions", "shipping.parity", "shipping.record",
     "shipping.registration", "shipping.runtimes", "shipping.samples",
 }  # fmt: skip
@@ -78,7 +91,7 @@ def test_arrows_point_one_way(path: Path) -> None:
         "model",
         "training evaluation",
         "inference",
-        "serving preparation shipping",
+        "serving preparation shipping inspection",
         "phases",
         "measurement standings",
         "experiment assessment sweeps",
@@ -91,7 +104,7 @@ def test_arrows_point_one_way(path: Path) -> None:
     used = {name.split(".")[1] for name in imports(path, top_level=False) if name.startswith("hairline.")}
     if own is not None:
         assert all(order.get(name, -1) <= own for name in used), used
-    elif name_of(path) not in ("config.checks", "config.commands", "__init__", "tracking"):
+    elif name_of(path) not in ("config.checks", "config.shipping", "__init__", "tracking"):
         assert not used & set(order), used
 
 

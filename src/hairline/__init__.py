@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import os
+
+    import numpy as np
+
     from hairline.inference import Classifier
+    from hairline.inspection.inspector import Inspection
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "inspect", "load"]
 
 
 def load(run: str) -> Classifier:
@@ -27,6 +32,30 @@ def load(run: str) -> Classifier:
     from hairline.inference import load as load_model
 
     return load_model(run)
+
+
+def inspect(
+    photo: str | os.PathLike[str] | bytes | np.ndarray, *, run: str | os.PathLike[str], **settings: Any
+) -> Inspection:
+    """Say where a photo is cracked; `hairline.inspection.inspector.Inspector` is quicker for several photos.
+
+    Args:
+        photo: A path, the bytes of an image file, or uint8 RGB [height, width, 3].
+        run: A run directory, its `model/` folder, an MLflow run id, or a `models:/` URI.
+        settings: Any of `size_px` (side of a tile in pixels of the photo), `stride_px`, `overlap`, `engine`, `threads`
+            and `positive_class`.
+
+    Returns:
+        `heat_map`, float32 [height, width], is the probability of the positive class at each pixel; `table` has one row
+        a tile (`path x y width height label predicted prob_<class>...`); `regions`, `predicted`, `highest` and
+        `share(decision)` say more.
+
+    Raises:
+        ValueError: If the photo cannot be read, `run` names no saved model, or the settings do not fit it.
+    """
+    from hairline.inspection.inspector import Inspector
+
+    return Inspector(run, **settings).inspect(photo)
 
 
 def __dir__() -> list[Any]:

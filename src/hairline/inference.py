@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from hairline import runtime
 from hairline.data import images
@@ -62,20 +63,23 @@ class Classifier:
         return with_probabilities(table, found, self.bundle)
 
     def _pixels(self, source: Any) -> tuple[np.ndarray, int, int]:
-        if not isinstance(source, np.ndarray):
-            try:
-                pixels = images.decode(source)
-            except images.ImageError as error:
-                name = "the bytes given" if isinstance(source, bytes) else os.fspath(source)
-                raise images.ImageError(f"{name}: {error}") from error
-        elif source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-            raise images.ImageError(
-                f"received an array of {source.dtype} {list(source.shape)}: expected uint8 [height, width, 3], RGB"
-            )
-        else:
-            pixels = source
-        height, width = pixels.shape[:2]
-        return images.resize(pixels, self.bundle.image_size), width, height
+        picture = named_picture(source)
+        return images.resize(picture, self.bundle.image_size), picture.width, picture.height
+
+
+def named_picture(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
+    """Open an image given as a path, encoded bytes or uint8 RGB array; an error names it.
+
+    Raises:
+        ImageError: If it cannot be read.
+    """
+    try:
+        return images.upright(source)
+    except images.ImageError as error:
+        if isinstance(source, np.ndarray):
+            raise
+        name = "the bytes given" if isinstance(source, bytes) else os.fspath(source)
+        raise images.ImageError(f"{name}: {error}") from error
 
 
 def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray, bundle: bundles.Bundle) -> pd.DataFrame:

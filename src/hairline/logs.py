@@ -20,6 +20,19 @@ def move(fresh: Path, directory: Path) -> None:
     remove_if_empty(fresh)
 
 
+def keep_beside(directory: Path, place: Path) -> None:
+    """Move the log that Hydra began in `directory` beside results that lie elsewhere, and remove what Hydra made."""
+    if directory.resolve() == place.resolve():
+        return
+    for handler in _files():
+        handler.close()
+        begun = Path(handler.baseFilename)
+        with (place / begun.name).open("a", encoding="utf-8") as log_file:
+            log_file.write(begun.read_text(encoding="utf-8"))
+        handler.baseFilename = str(place / begun.name)
+    remove_if_empty(directory)
+
+
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
     """Write what is said in the block to a log file as well."""

@@ -1,7 +1,9 @@
 """The configuration: schema, checks, saved form. Everything here answers before TensorFlow is imported."""
 
+from hairline.config.assessment import Compare, Evaluate
 from hairline.config.checks import ConfigError, arguments, unknown
-from hairline.config.commands import COMMANDS, Export, Register
+from hairline.config.commands import COMMANDS
+from hairline.config.inspection import Predict
 from hairline.config.saved import flatten, identity, leaves, load, plain, read, resumed, save
 from hairline.config.schema import (
     NOT_IDENTITY,
@@ -15,16 +17,20 @@ from hairline.config.schema import (
     SyntheticData,
     Tracking,
 )
+from hairline.config.shipping import Export, Register
 
 __all__ = [
-    "COMMANDS",
     "Augment",
+    "COMMANDS",
+    "Compare",
     "Config",
     "ConfigError",
     "Data",
+    "Evaluate",
     "Export",
-    "Register",
     "NOT_IDENTITY",
+    "Predict",
+    "Register",
     "Runtime",
     "SCHEMAS",
     "Schedule",

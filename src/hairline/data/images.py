@@ -35,23 +35,50 @@ def decode(source: str | os.PathLike[str] | bytes, image_size: int | None = None
     Raises:
         ImageError: If the file is missing, empty, damaged, or no image.
     """
+    picture = upright(source)
+    return np.asarray(picture if image_size is None else _resized(picture, image_size))
+
+
+def upright(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
+    """Open an image right side up, at its own size, whatever it is given as.
+
+    Args:
+        source: A path, the file's bytes, or its pixels, uint8 [height, width, 3], RGB.
+
+    Returns:
+        An RGB picture, loaded.
+
+    Raises:
+        ImageError: If the file is missing, empty, damaged or no image, or the array is of another type or shape.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+            raise ImageError(
+                f"received an array of {source.dtype} {list(source.shape)}: expected uint8 [height, width, 3], RGB"
+            )
+        return Image.fromarray(source)
     content = source if isinstance(source, bytes) else _read(source)
     try:
         with Image.open(io.BytesIO(content)) as image:
-            upright = _to_rgb(ImageOps.exif_transpose(image))
-            return np.asarray(upright if image_size is None else _resized(upright, image_size))
+            ImageOps.exif_transpose(image, in_place=True)  # a photo that stands upright is not copied
+            image.load()
+            return _to_rgb(image)
     except Exception as error:  # Pillow's plug-ins raise anything, from struct.error to MemoryError
-        raise ImageError(_reason(content, error)) from error
+        raise ImageError(reason(content, error)) from error
 
 
-def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
-    """Squeeze decoded pixels to a square, exactly as `decode` does.
+def resize(
+    pixels: np.ndarray | Image.Image, image_size: int, box: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
+    """Squeeze an image, or a part of it, to a square, exactly as `decode` does.
 
     Args:
-        pixels: uint8 [height, width, 3].
+        pixels: uint8 [height, width, 3], or a picture from `upright`.
         image_size: Width and height of the result, in pixels.
+        box: Left, upper, right and lower edge of the part; None for the whole.
     """
-    return np.asarray(_resized(Image.fromarray(pixels), image_size))
+    picture = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    return np.asarray(_resized(picture if box is None else picture.crop(box), image_size))
 
 
 def inspect(content: bytes) -> tuple[int, int]:
@@ -79,7 +106,7 @@ def inspect(content: bytes) -> tuple[int, int]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(_reason(content, error)) from error
+        raise ImageError(reason(content, error)) from error
 
 
 def _resized(image: Image.Image, image_size: int) -> Image.Image:
@@ -106,7 +133,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _reason(content: bytes, error: Exception) -> str:
+def reason(content: bytes, error: Exception) -> str:
+    """Say in words for the user why bytes that Pillow refused are no image to this project."""
     if isinstance(error, ImageError):
         return str(error)
     if not content:

@@ -62,7 +62,7 @@ def from_folder(*, path: str) -> pd.DataFrame:
             f"{root} holds {_named(names)}: expected one sub-folder for each of at least two classes "
             f"(such as {root.name}/cracked and {root.name}/uncracked), or train, val and test folders of those"
         )
-    rows = [(str(file), folder.name, split) for split, folder in pairs for file in _files(folder)]
+    rows = [(str(file), folder.name, split) for split, folder in pairs for file in files(folder)]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
     return pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object)
@@ -180,13 +180,13 @@ def positive_class(class_names: list[str], named: str | None) -> str | None:
 def _subfolders(folder: Path) -> list[Path]:
     try:
         return sorted(
-            (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=_natural
+            (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=natural
         )
     except OSError as error:
         raise SourceError(f"{folder} cannot be listed: {error.strerror}") from error
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files(folder: Path) -> Iterator[Path]:
     """Yield all files below a class folder in natural order; each real folder once, so that link loops end."""
     seen: set[str] = set()
     for current, folders, files in os.walk(folder, followlinks=True):
@@ -195,13 +195,13 @@ def _files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
-        for name in sorted(files, key=_natural):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
+        for name in sorted(files, key=natural):
             if not name.startswith(".") and name.lower() not in _CLUTTER:
                 yield Path(current, name)
 
 
-def _natural(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
+def natural(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key that puts 2.jpg before 10.jpg; file order matters, as neighbours often come from one photo."""
     text = name.name if isinstance(name, Path) else name
     parts = re.split(r"([0-9]+)", text.lower())

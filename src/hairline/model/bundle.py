@@ -162,6 +162,16 @@ def load_model(folder: Path, bundle: Bundle) -> keras.Model:
     """
     import keras
 
+    verify(folder, bundle)
+    return keras.models.load_model(folder / MODEL, compile=False, safe_mode=True)
+
+
+def verify(folder: Path, bundle: Bundle) -> None:
+    """Check that the Keras model of a saved model is the one that was saved.
+
+    Raises:
+        BundleError: If it is not, or is missing.
+    """
     try:
         found = _sha256(folder / MODEL)
     except OSError as error:
@@ -171,7 +181,6 @@ def load_model(folder: Path, bundle: Bundle) -> keras.Model:
             f"{folder / MODEL} is not the model that was saved: its sha256 is {found[:16]}..., expected "
             f"{bundle.model_sha256[:16]}...; copy the whole folder again or train anew"
         )
-    return keras.models.load_model(folder / MODEL, compile=False, safe_mode=True)
 
 
 def _sha256(path: Path) -> str:

@@ -11,10 +11,13 @@ import importlib.util
 import logging
 import os
 import queue
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
@@ -25,13 +28,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Item, Found = TypeVar("Item"), TypeVar("Found")
 Name = Literal["auto", "litert", "tensorflow"]
 Decode = Callable[[int], np.ndarray]
+Ready = Callable[[Decode, int], Iterator[tuple[int, np.ndarray]]]
 
 # Small batches keep a layer's activations in the processor's cache: 4 images are 15 % quicker than 8 or 1, and 30 %
 # quicker than 16 (MobileNetV2 at 160 pixels, 2-core AMD EPYC, November 2026).
 LITERT_BATCH = 4
 TENSORFLOW_BATCH, TENSORFLOW_BLOCK = 64, 256
+# One of these exists wherever Linux lets a process use an NVIDIA or AMD GPU (the last one under Windows).
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 
 
 class EngineError(ValueError):
@@ -58,6 +65,8 @@ def choose(name: Name) -> Literal["litert", "tensorflow"]:
         return name
     if not installed:
         return "tensorflow"
+    if sys.platform == "linux" and not any(Path(place).exists() for place in _GPU_DEVICES):
+        return "litert"  # TensorFlow takes seconds to say the same
     import tensorflow as tf
 
     return "tensorflow" if tf.config.list_physical_devices("GPU") else "litert"
@@ -91,34 +100,63 @@ def run(
         An iterator over the number of the first image and float32 [images, width], in ascending order without gaps.
         What has to be made ready first is ready when this function returns.
     """
+    return ready(engine, backbone, key, image_size=image_size, threads=threads)(decode, count)
+
+
+def ready(
+    engine: Literal["litert", "tensorflow"],
+    model: Callable[[], keras.Model],
+    key: str,
+    *,
+    image_size: int,
+    threads: int | None = None,
+) -> Ready:
+    """Make an engine ready for many sets of images, which may come from several threads at once.
+
+    Args:
+        engine: From `choose`.
+        model: Builds a model from uint8 RGB to float32 [batch, width]; called only if the engine needs it.
+        key: Names the model with its weights and size; a converted model is kept under it.
+        image_size: Pixels a side.
+        threads: CPU threads; None for all cores.
+
+    Raises:
+        ConversionError: If the engine is LiteRT and the model does not convert.
+
+    Returns:
+        A function of `decode` and `count` that gives what `run` does.
+    """
     workers = threads or os.cpu_count() or 1
     if engine == "litert":
-        converted = _converted(backbone, key)
+        converted = _converted(model, key)
         if converted is None:
-            raise ConversionError("the backbone does not convert to LiteRT: use features.engine=tensorflow")
-        return _litert(converted, decode, count, image_size, workers)
-    return _tensorflow(backbone(), decode, count, workers)
+            raise ConversionError("the model does not convert to LiteRT: use features.engine=tensorflow")
+        return _LiteRT(converted, image_size, workers)
+    return _TensorFlow(model(), workers)
 
 
-def _litert(model: Path, decode: Decode, count: int, image_size: int, workers: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Run single-threaded interpreters, one a thread; each decodes the images it then infers.
+class _LiteRT:
+    """Single-threaded interpreters, one a thread; each decodes the images it then infers.
 
     Decoding and inference of different threads overlap without queues. One thread more than there are cores: while
     one waits for Python's lock, which decoding takes and gives back several times an image, another one works.
     """
-    workers += 1
-    idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
-    for _ in range(workers):
-        idle.put(_Interpreter(model, image_size))
 
-    def infer(start: int) -> tuple[int, np.ndarray]:
-        interpreter = idle.get()
-        try:
-            return start, interpreter.run([decode(row) for row in range(start, min(start + LITERT_BATCH, count))])
-        finally:
-            idle.put(interpreter)
+    def __init__(self, model: Path, image_size: int, workers: int) -> None:
+        self._idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
+        self._workers = workers + 1
+        for _ in range(self._workers):
+            self._idle.put(_Interpreter(model, image_size))
 
-    return _in_order(infer, range(0, count, LITERT_BATCH), workers)
+    def __call__(self, decode: Decode, count: int) -> Iterator[tuple[int, np.ndarray]]:
+        def infer(start: int) -> tuple[int, np.ndarray]:
+            interpreter = self._idle.get()
+            try:
+                return start, interpreter.run([decode(row) for row in range(start, min(start + LITERT_BATCH, count))])
+            finally:
+                self._idle.put(interpreter)
+
+        return in_order(infer, range(0, count, LITERT_BATCH), self._workers)
 
 
 class _Interpreter:
@@ -144,42 +182,50 @@ class _Interpreter:
         return self._interpreter.get_tensor(self._output)[: len(batch)]
 
 
-def _tensorflow(backbone: keras.Model, decode: Decode, count: int, workers: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Run the Keras model, on all the devices it was built for, on images that threads decode ahead."""
+class _TensorFlow:
+    """The Keras model, on all the devices it was built for, on images that threads decode ahead."""
 
-    def read(start: int) -> tuple[int, np.ndarray]:
-        return start, np.stack([decode(index) for index in range(start, min(start + TENSORFLOW_BLOCK, count))])
+    def __init__(self, model: keras.Model, workers: int) -> None:
+        self._model, self._workers = model, workers
+        self._one_at_a_time = threading.Lock()  # Keras's `predict` keeps state in the model
 
-    for start, pixels in _in_order(read, range(0, count, TENSORFLOW_BLOCK), workers):
-        yield start, np.asarray(backbone.predict(pixels, batch_size=TENSORFLOW_BATCH, verbose=0), np.float32)
+    def __call__(self, decode: Decode, count: int) -> Iterator[tuple[int, np.ndarray]]:
+        def read(start: int) -> tuple[int, np.ndarray]:
+            return start, np.stack([decode(index) for index in range(start, min(start + TENSORFLOW_BLOCK, count))])
+
+        for start, pixels in in_order(read, range(0, count, TENSORFLOW_BLOCK), self._workers):
+            with self._one_at_a_time:
+                found = self._model.predict(pixels, batch_size=TENSORFLOW_BATCH, verbose=0)
+            yield start, np.asarray(found, np.float32)
 
 
-def _in_order(function: Callable[[int], Any], starts: range, workers: int) -> Iterator[Any]:
-    """Map a function over batches in threads; results come in order, few batches ahead, so that memory stays flat."""
+def in_order(function: Callable[[Item], Found], items: Iterable[Item], workers: int) -> Iterator[Found]:
+    """Map a function over items in threads; results come in order, few items ahead, so that memory stays flat."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting = []
+        waiting: deque[Future[Found]] = deque()
         try:
-            for start in starts:
-                waiting.append(pool.submit(function, start))
+            for item in items:
+                waiting.append(pool.submit(function, item))
                 if len(waiting) > 4 * workers:
-                    yield waiting.pop(0).result()
+                    yield waiting.popleft().result()
             while waiting:
-                yield waiting.pop(0).result()
+                yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _converted(backbone: Callable[[], keras.Model], key: str) -> Path | None:
-    """Give the backbone as a LiteRT file, converted once and kept; None, and said, where it does not convert."""
+def _converted(build: Callable[[], keras.Model], key: str) -> Path | None:
+    """Give the model as a LiteRT file, converted once and kept; None, and said, where it does not convert."""
     file = cache.folder("litert") / f"{key}.tflite"
     if file.is_file():
         return file
-    import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    with runtime.quiet_import():
+        import tensorflow as tf
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    log.info("converting the backbone for LiteRT, once")
-    model = backbone()
+    log.info("converting the model for LiteRT, once")
+    model = build()
     try:
         with _quiet():
             pixels = tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)
@@ -187,7 +233,7 @@ def _converted(backbone: Callable[[], keras.Model], key: str) -> Path | None:
             # From a frozen graph conversion takes 4 s, by way of `model.export` 19 s (MobileNetV2, 2-core AMD EPYC).
             frozen = convert_variables_to_constants_v2(function)
             content = tf.lite.TFLiteConverter.from_concrete_functions([frozen], tf.Module()).convert()
-        _refuse_other_features(content, model.input_shape[1:], lambda images: np.asarray(function(tf.constant(images))))
+        _refuse_other_outputs(content, model.input_shape[1:], lambda images: np.asarray(function(tf.constant(images))))
     except Exception as error:  # the converter raises whatever its passes do
         log.warning("WARNING: %s does not convert to LiteRT (%s)", model.name, _line(error))
         return None
@@ -197,11 +243,14 @@ def _converted(backbone: Callable[[], keras.Model], key: str) -> Path | None:
     return file
 
 
-def _refuse_other_features(content: bytes, shape: tuple[int, ...], model: Callable[[np.ndarray], np.ndarray]) -> None:
+def _refuse_other_outputs(content: bytes, shape: tuple[int, ...], model: Callable[[np.ndarray], np.ndarray]) -> None:
     """Compare the converted model with the one it was made from on noise, which excites every channel."""
     from ai_edge_litert.interpreter import Interpreter
 
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8)
+    # From full contrast down to nearly plain: where one saturates a probability, another one does not.
+    contrast = np.array([1, 0.5, 0.2, 0.05]).reshape(-1, 1, 1, 1)
+    noise = np.random.default_rng(0).integers(-128, 128, (len(contrast), *shape))
+    pixels = (128 + noise * contrast).astype(np.uint8)
     with runtime.quiet():
         interpreter = Interpreter(model_content=content)
         place = interpreter.get_input_details()[0]["index"]
@@ -213,7 +262,7 @@ def _refuse_other_features(content: bytes, shape: tuple[int, ...], model: Callab
     expected = model(pixels)
     difference, scale = np.abs(found - expected).max(), np.abs(expected).max()
     if not difference <= 1e-4 * scale:
-        raise EngineError(f"its features differ by {difference:.2g} where the largest is {scale:.2g}")
+        raise EngineError(f"its outputs differ by {difference:.2g} where the largest is {scale:.2g}")
 
 
 class _quiet:

@@ -1,0 +1,62 @@
+"""The schemas of `export.py` and `register.py`, and the checks of what a schema cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from hairline.config.checks import unknown
+from hairline.config.schema import Tracking
+
+
+@dataclass
+class Export:
+    """One export."""
+
+    run: str = MISSING  # a run directory, an MLflow run id, or models:/<name>@<alias>
+    format: str = MISSING  # litert, litert_int8, onnx, saved_model, keras
+    output: str | None = None  # the export's folder; with -m <output>/<format>; null = below outputs/<date>
+    data: str | None = None  # labelled images, or where the run's lie now; null = those of the run's manifest
+    images: int | None = 1000  # validation images the export is tried on, drawn evenly from the classes; null = all
+    threads: int | None = None  # CPU threads; null = all cores
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def export_faults(config: Export) -> Iterator[str]:
+    """Give every fault of an export's configuration, in words for its user."""
+    from hairline.shipping import formats
+
+    if config.format not in formats.FORMATS:
+        yield unknown("format", config.format, formats.FORMATS)
+    elif missing := formats.missing(config.format):
+        yield (
+            f"format={config.format} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            f"installed: {formats.FORMATS[config.format].install}"
+        )
+    for key, value in {"images": config.images, "threads": config.threads}.items():
+        if value is not None and value <= 0:
+            yield f"{key}={value}: expected a whole number from 1"
+    for key, text in {"run": config.run, "output": config.output, "data": config.data}.items():
+        if text is not None and not text.strip():
+            yield f"{key}: the text is empty"
+
+
+@dataclass
+class Register:
+    """One registration."""
+
+    run: str = MISSING  # a run directory, an MLflow run id, or models:/<name>@<alias>
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def register_faults(config: Register) -> Iterator[str]:
+    """Give every fault of a registration's configuration, in words for its user."""
+    if not config.run.strip():
+        yield "run: the text is empty"
+    if not config.tracking.enabled:
+        yield "tracking=none: the registry is MLflow's; leave it out"
+    name = config.tracking.registered_model
+    if not name.strip() or any(character in name for character in "/:@"):
+        yield f"tracking.registered_model={name!r}: expected a name without /, : and @"

@@ -1,0 +1,1 @@
+"""From photos to an inspection report: tiles, heat maps, regions, tables, overlays, GeoJSON and HTML."""

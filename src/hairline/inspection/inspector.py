@@ -1,0 +1,199 @@
+"""One photo from pixels to a heat map, a table and regions: what every way of inspecting calls."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from hairline import inference, runtime
+from hairline.data import images, sources
+from hairline.inspection import tiles
+from hairline.model import bundle as bundles
+from hairline.model import engine as engines
+
+CANNOT_TELL = "cannot tell"
+# What training notes in a saved model: the usual side of its patches, before they were squeezed to the model's input.
+PATCH_SIZE = "patch_px"
+
+
+class InspectionError(ValueError):
+    """Settings that do not fit the model."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in one photo.
+
+    Attributes:
+        table: One row a tile: `path x y width height label predicted prob_<class>...`, pixels of the photo.
+        heat: Mean probabilities of all classes, cell by cell.
+        decided: Predicted class, or "cannot tell", of each cell, str [rows, columns].
+        positive: The class that is looked for, such as "cracked".
+        probabilities: Of the positive class in each cell, float32 [rows, columns].
+        regions: Connected cells of the positive class, the largest first.
+        predicted: Of the photo as a whole: the positive class where it has a region; "cannot tell" where a tile or a
+            cell could be of it; else the class with the largest area.
+        highest: Highest probability of the positive class in a tile.
+    """
+
+    table: pd.DataFrame
+    heat: tiles.HeatMap
+    decided: NDArray[np.object_]
+    positive: str
+    probabilities: NDArray[np.float32]
+    regions: list[tiles.Region]
+    predicted: str
+    highest: float
+
+    @property
+    def heat_map(self) -> NDArray[Any]:
+        """Probability of the positive class at each pixel, float32 [height, width]."""
+        return self.heat.pixels(self.probabilities)
+
+    def share(self, decision: str) -> float:
+        """Give the share of the photo's surface, 0 to 1, that was decided to be `decision`."""
+        areas = self.heat.areas()
+        return float(areas[self.decided == decision].sum() / areas.sum())
+
+
+class Inspector:
+    """A saved model, ready to look at photos; several threads may use one.
+
+    Attributes:
+        bundle: What the model expects and gives.
+        positive: The class that is looked for.
+        tile_px: Side of a tile in pixels of the photo.
+        stride_px: From tile to tile.
+        engine: The engine that runs.
+    """
+
+    def __init__(
+        self,
+        run: str | os.PathLike[str],
+        *,
+        size_px: int | None = None,
+        stride_px: int | None = None,
+        overlap: float = 0.0,
+        engine: engines.Name = "auto",
+        threads: int | None = None,
+        positive_class: str | None = None,
+    ) -> None:
+        """Open a model.
+
+        Args:
+            run: A run directory, its `model/` folder, an MLflow run id, or a `models:/` URI.
+            size_px: Side of a tile in pixels of the photo; None for that of the patches the model was trained on.
+            stride_px: From tile to tile; None for what `overlap` leaves.
+            overlap: Share of a tile that the next one covers again, 0 up to, not including, 1.
+            engine: LiteRT, TensorFlow, or whichever is quicker on this machine.
+            threads: CPU threads; None for all cores.
+            positive_class: The class that is looked for; None for the one stored with the model.
+
+        Raises:
+            ValueError: If there is no such model, or the settings do not fit it.
+        """
+        folder = inference.find(run)
+        self.bundle = bundles.read(folder)
+        bundles.verify(folder, self.bundle)
+        self.positive = _positive(self.bundle, positive_class)
+        self.tile_px = size_px or int(self.bundle.extra.get(PATCH_SIZE, self.bundle.image_size))
+        self.stride_px = stride_px or max(1, round(self.tile_px * (1 - overlap)))
+        if self.stride_px > self.tile_px:
+            raise InspectionError(
+                f"tiles.stride_px={self.stride_px} is larger than a tile ({self.tile_px} pixels): parts of a photo "
+                "would not be looked at; choose a smaller stride or a larger tiles.size_px"
+            )
+        # Whether a photo has too many pixels is checked by its header; Pillow's warning would come beside that.
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        # Damaged EXIF is noted with the photo.
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        key = f"joined-{self.bundle.model_sha256[:32]}"
+        settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads}
+        self.engine = engines.choose(engine)
+        try:
+            self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
+        except engines.ConversionError as error:
+            if engine == "litert":
+                raise InspectionError("engine=litert: this model does not convert; use engine=tensorflow") from error
+            self.engine = "tensorflow"
+            self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
+
+    def inspect(self, photo: str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image) -> Inspection:
+        """Look at one photo.
+
+        Args:
+            photo: A path, the bytes of an image file, uint8 RGB [height, width, 3], or a picture from `images.upright`.
+                One that is larger than a tile is tiled, a smaller one scored whole.
+
+        Returns:
+            Heat map, table, regions and verdict.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
+        path = os.fspath(photo) if isinstance(photo, str | os.PathLike) else ""
+        picture = photo if isinstance(photo, Image.Image) else inference.named_picture(photo)
+        grid = tiles.grid(picture.width, picture.height, tile_px=self.tile_px, stride_px=self.stride_px)
+        boxes = grid.boxes()
+        corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]).tolist()
+
+        def tile(row: int) -> NDArray[np.uint8]:
+            return images.resize(picture, self.bundle.image_size, corners[row])
+
+        scores = np.concatenate([block for _, block in self.run_engine(tile, len(grid))])
+        table = pd.DataFrame(boxes, columns=["x", "y", "width", "height"])
+        table.insert(0, "path", path)
+        table["label"] = ""
+        return self._conclude(inference.with_probabilities(table, scores, self.bundle), tiles.blend(grid, scores))
+
+    def _conclude(self, table: pd.DataFrame, heat: tiles.HeatMap) -> Inspection:
+        """Decide cell by cell, and for the photo as a whole."""
+        flat = heat.values.reshape(-1, heat.values.shape[-1])
+        decided = np.array(self.bundle.decide(flat), dtype=object).reshape(heat.values.shape[:2])
+        probabilities = heat.values[..., self.bundle.class_names.index(self.positive)]
+        found = tiles.regions(heat, decided == self.positive, probabilities)
+        areas = heat.areas()
+        sizes = {name: areas[decided == name].sum() for name in self.bundle.class_names}
+        predicted = max(sizes, key=lambda name: sizes[name])
+        if found:
+            predicted = self.positive
+        elif CANNOT_TELL in decided or (table["predicted"] == self.positive).any():
+            predicted = CANNOT_TELL  # overlapping tiles that contradict each other are a case for a person as well
+        highest = float(table[f"prob_{self.positive}"].max())
+        return Inspection(table, heat, decided, self.positive, probabilities, found, predicted, highest)
+
+    def _keras(self, folder: Path) -> Any:
+        with runtime.quiet_import():
+            return bundles.load_model(folder, self.bundle)
+
+
+def _positive(bundle: bundles.Bundle, named: str | None) -> str:
+    """Say which class is looked for."""
+    known = ", ".join(bundle.class_names)
+    if named is not None:
+        if named in bundle.class_names:
+            return named
+        near = difflib.get_close_matches(named, bundle.class_names, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InspectionError(f"positive_class={named}: no class of the model.{hint} Its classes are {known}")
+    if bundle.positive_class is not None:
+        if bundle.positive_class in bundle.class_names:
+            return bundle.positive_class
+        raise bundles.BundleError(
+            f"the saved model's positive class {bundle.positive_class!r} is none of its classes ({known}): "
+            f"{bundles.BUNDLE} was changed; copy the folder again or train anew"
+        )
+    by_name = {name.lower(): name for name in bundle.class_names}
+    for name in sources.POSITIVE_NAMES:
+        if name in by_name:
+            return by_name[name]
+    raise InspectionError(f"the model stores no class to look for: add positive_class=<one of {known}>")

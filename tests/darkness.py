@@ -1,0 +1,57 @@
+"""A saved model whose answer is known beforehand: the darker a patch, the more cracked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from hairline.data import images
+from hairline.model import bundle as bundles
+
+IMAGE_SIZE, PATCH_PX = 16, 32
+_SLOPE, _GREY = 30.0, 0.5
+
+BUNDLE = bundles.Bundle(
+    class_names=["cracked", "plain"],
+    positive_class="cracked",
+    image_size=IMAGE_SIZE,
+    decode=images.RECIPE,
+    data_digest="",
+    backbone={"name": "darkness"},
+    versions={},
+    threshold=0.5,
+    extra={"patch_px": PATCH_PX},
+)
+
+
+def probability(brightness: float) -> float:
+    """Give what the model says of an even patch of that brightness, 0 to 255."""
+    return float(1 / (1 + np.exp(-_SLOPE * (_GREY - brightness / 255))))
+
+
+def save(folder: Path, **changes: object) -> Path:
+    """Save the model; `changes` are fields of its bundle. Gives its folder."""
+    bundle = replace(BUNDLE, **changes)  # type: ignore[arg-type]
+    pixels = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8")
+    hidden = keras.layers.Rescaling(1 / 255, dtype="float32")(pixels)
+    hidden = keras.layers.GlobalAveragePooling2D(name="features")(hidden)
+    dense = keras.layers.Dense(len(bundle.class_names), name="logits")
+    scores = dense(hidden)
+    kernel, bias = np.zeros((3, len(bundle.class_names)), np.float32), np.zeros(len(bundle.class_names), np.float32)
+    kernel[:, 0], bias[0] = -_SLOPE / 3, _SLOPE * _GREY
+    dense.set_weights([kernel, bias])
+    model = keras.Model(pixels, keras.layers.Softmax(name="probabilities")(scores), name="darkness")
+    bundles.save(folder, model, bundle, {"mean": np.zeros(3), "deviation": np.ones(3)})
+    return folder
+
+
+def wall(width: int, height: int, dark: list[tuple[int, int, int, int]], seed: int = 0) -> np.ndarray:
+    """Paint a light wall with dark boxes (x, y, width, height) and a little noise, uint8 [height, width, 3]."""
+    pixels = np.full((height, width, 3), 200.0)
+    for x, y, across, down in dark:
+        pixels[y : y + down, x : x + across] = 60.0
+    pixels += np.random.default_rng(seed).normal(0, 4, pixels.shape)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

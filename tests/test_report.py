@@ -1,0 +1,250 @@
+"""The page: safe with any names, one file, and usable by mouse, keyboard and printer."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hairline.inspection import examiner, markup, report
+
+NAMES = [
+    "plain.jpg",
+    'it\'s "quoted" & co.jpg',
+    "<script>document.title='broken'<b>.jpg",
+    "☃ 😀 größer.jpg",
+    "$rows {x}.jpg",
+]
+
+
+def jpeg(width: int, height: int, seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    grey = np.random.default_rng(seed).integers(90, 200, (height // 8, width // 8), dtype=np.uint8)
+    Image.fromarray(grey).resize((width, height)).convert("RGB").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def about(root: Path, **changes: Any) -> report.About:
+    values: dict[str, Any] = {
+        "model": {"model": "run", "backbone": "b", "engine": "litert", "digest": "0", "classes": "x", "decision": "y"},
+        "positive": "cracked", "root": root, "tile_px": 227, "stride_px": 227, "tiles": 1, "mm_per_pixel": None,
+        "strip_location": False, "problems": {root / "<i>broken</i>.jpg": "not an \"image\" <b>"}, "failed": 1,
+        "others": 0, "embed_megabytes": 40.0, "most_photos": 2000, "has_times": True, "has_positions": True,
+    }  # fmt: skip
+    return report.About(**{**values, **changes})
+
+
+def rows(folder: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Write overlays and records as an inspection leaves them; gives the rows of photos.csv."""
+    found = []
+    (folder / examiner.OVERLAYS).mkdir(exist_ok=True)
+    thumbnail, overlay = base64.b64encode(jpeg(240, 180)).decode(), jpeg(1600, 1200)
+    for number, name in enumerate(names):
+        path = folder / "photos" / name
+        (folder / examiner.overlay(path)).write_bytes(overlay)
+        record = examiner.record_file(folder, path)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text("{}\n" + json.dumps({"thumbnail": thumbnail}) + "\n")
+        found.append({
+            "path": str(path), "width": 4032, "height": 3024, "tiles": 252,
+            "predicted": ["cracked", "plain", "cannot tell"][number % 3],
+            "highest_probability": (number * 7 % 100) / 100,
+            "cracked_share": 0.01 * (number % 3 == 0) * (number % 9), "cannot_tell_share": 0.0, "regions": number % 4,
+            "cracked_area_px": 100, "longest_region_px": 10.0, "time": f"2026-05-{1 + number % 28:02}T10:00:00",
+            "latitude": None if number % 2 else 52.5, "longitude": None if number % 2 else 13.25,
+            "overlay": examiner.overlay(path).as_posix(), "notes": "",
+        })  # fmt: skip
+    return found
+
+
+class Page(HTMLParser):
+    """All elements with their attributes, and the text between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page(folder: Path) -> Page:
+    return Page((folder / report.REPORT).read_text(encoding="utf-8"))
+
+
+def test_names_are_text_and_nothing_is_asked_of_a_network(tmp_path: Path) -> None:
+    report.write(rows(tmp_path, NAMES), about(tmp_path / "photos"), tmp_path)
+    found = page(tmp_path)
+    for name in NAMES:
+        assert name in found.text
+    scripts = [attributes for tag, attributes in found.elements if tag == "script"]
+    assert [attributes for attributes in scripts if attributes.get("type") != "text/plain"] == [{}]
+    assert len(scripts) == 1 + len(NAMES)
+    tags = {tag for tag, _ in found.elements}
+    assert not {"link", "iframe", "object", "embed"} & tags
+    for _, attributes in found.elements:
+        for name in ("src", "href", "action", "srcset"):
+            assert re.match(r"data:image/jpeg;base64,", attributes.get(name) or "data:image/jpeg;base64,")
+    assert [tag for tag, attributes in found.elements if any(name.startswith("on") for name in attributes)] == []
+
+
+def test_the_policy_names_the_one_script(tmp_path: Path) -> None:
+    report.write(rows(tmp_path, NAMES), about(tmp_path), tmp_path)
+    policy = next(attributes["content"] for tag, attributes in page(tmp_path).elements if "http-equiv" in attributes)
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert re.search(r"script-src 'sha256-[\w+/]{43}='", policy)
+
+
+def test_worst_first() -> None:
+    def row(path: str, predicted: str, share: float, highest: float) -> dict[str, Any]:
+        return {"path": path, "predicted": predicted, "cracked_share": share, "highest_probability": highest}
+
+    given = [row("a", "plain", 0, 0.4), row("b", "cannot tell", 0, 0.5), row("c", "cracked", 0.1, 0.9),
+             row("d", "cracked", 0.2, 0.8), row("e", "plain", 0, 0.45), row("f", "cannot tell", 0, 0.6)]  # fmt: skip
+    assert "".join(entry["path"] for entry in report.worst_first(given, "cracked")) == "dcfbea"
+    assert report.verdicts(given, "cracked") == {"cracked": 2, "cannot tell": 2, "plain": 2}
+    assert report.verdicts(given[:1], "cracked") == {"cracked": 0, "plain": 1}
+
+
+def test_what_is_embedded_is_bounded(tmp_path: Path) -> None:
+    table = rows(tmp_path, [f"{number}.jpg" for number in range(12)])
+    size = len(base64.b64encode((tmp_path / table[0]["overlay"]).read_bytes())) / 1e6
+    report.write(table, about(tmp_path, embed_megabytes=3.5 * size, most_photos=10), tmp_path)
+    found = page(tmp_path)
+    assert sum(attributes.get("type") == "text/plain" for _, attributes in found.elements) == 3
+    assert sum(tag == "tr" for tag, _ in found.elements) == 1 + 10
+    assert "The 10 worst of 12 photos are listed" in found.text
+    assert "12" in found.text.partition("photos examined")[0][-10:]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0, "0.0 %"), (0.0001, "< 0.1 %"), (0.5, "50.0 %"), (0.9999, "> 99.9 %"), (1, "100.0 %")]
+)
+def test_little_is_not_nothing(share: float, expected: str) -> None:
+    assert markup.percent(share) == expected
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.slow
+def test_in_a_browser(tmp_path: Path, browser: Any) -> None:
+    report.write(rows(tmp_path, NAMES), about(tmp_path / "photos"), tmp_path)
+    alone = tmp_path / "alone"  # the page by itself, without the folder it was made in
+    alone.mkdir()
+    shutil.copy(tmp_path / report.REPORT, alone)
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    asked: list[str] = []
+    said: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto((alone / report.REPORT).as_uri())
+    assert tab.title() == "Inspection report: photos"
+
+    def names() -> list[str]:
+        return [text for text in tab.locator("tbody tr:visible").evaluate_all(
+            "rows => rows.map(row => row.cells[1].firstChild.textContent)")]  # fmt: skip
+
+    assert set(names()) == set(NAMES)
+    tab.click("th button:has-text('Highest probability')")
+    values = [float(tab.locator("tbody tr").nth(row).get_attribute("data-highest")) for row in range(len(NAMES))]
+    assert values == sorted(values, reverse=True)
+    tab.click("th button:has-text('Highest probability')")
+    assert tab.locator("th[aria-sort=ascending]").count() == 1
+    assert float(tab.locator("tbody tr").first.get_attribute("data-highest")) == min(values)
+    tab.click("th button:has-text('Position')")
+    positions = [text.strip() for text in tab.locator("tbody tr td:last-child").all_inner_texts()]
+    assert positions == sorted(positions, key=lambda text: text == "")  # those without one last
+
+    tab.fill("#text", "script>")
+    assert names() == [NAMES[2]]
+    assert tab.inner_text("#count") == f"1 of {len(NAMES)} photos"
+    tab.fill("#text", "nothing like it")
+    assert names() == []
+    assert tab.is_visible("#none")
+    tab.fill("#text", "")
+    tab.select_option("#verdict", "cannot tell")
+    assert names() == [NAMES[2]]
+    tab.select_option("#verdict", "")
+    tab.fill("#least", "0.2")
+    assert len(names()) == sum(value >= 0.2 for value in values)
+    tab.fill("#least", "")
+
+    def shown() -> int:
+        tab.wait_for_function("document.querySelector('#viewer-image').naturalWidth > 0")
+        return int(tab.evaluate("document.querySelector('#viewer-image').naturalWidth"))
+
+    tab.click("tbody tr:nth-child(2) .open")
+    assert tab.is_visible("dialog#viewer")
+    assert shown() == 1600
+    tab.click("#viewer-close")
+    assert not tab.is_visible("dialog#viewer")
+    tab.locator("tbody tr:nth-child(1) .open").focus()
+    tab.keyboard.press("Enter")
+    assert shown() == 1600
+    first = tab.inner_text("#viewer-name")
+    tab.keyboard.press("ArrowRight")
+    assert tab.inner_text("#viewer-name") != first
+    tab.keyboard.press("ArrowLeft")
+    assert tab.inner_text("#viewer-name") == first
+    tab.keyboard.press("Escape")
+    assert not tab.is_visible("dialog#viewer")
+    assert tab.evaluate("document.activeElement.className") == "open"  # the keyboard goes on where it was
+    tab.keyboard.press("Space")
+    assert tab.is_visible("dialog#viewer")
+    tab.keyboard.press("Escape")
+
+    tab.emulate_media(media="print")
+    assert not tab.is_visible("#controls")
+    assert tab.locator("tbody tr:visible").count() == len(NAMES)
+    assert len(tab.pdf()) > 10_000
+    assert [url for url in asked if not url.startswith("data:")] == [(alone / report.REPORT).as_uri()]
+    assert said == []
+    tab.close()
+
+
+@pytest.mark.slow
+def test_a_thousand_photos_open_at_once(tmp_path: Path, browser: Any) -> None:
+    table = rows(tmp_path, [f"IMG_{number:04}.jpg" for number in range(1000)])
+    report.write(table, about(tmp_path / "photos"), tmp_path)
+    tab = browser.new_page()
+    tab.goto((tmp_path / report.REPORT).as_uri())
+    entry = tab.evaluate("performance.getEntriesByType('navigation')[0].toJSON()")
+    assert entry["domContentLoadedEventEnd"] < 3000  # milliseconds; 400 on two quiet cores
+    assert tab.locator("tbody tr").count() == 1000
+    tab.fill("#text", "IMG_0123")
+    assert tab.locator("tbody tr:visible").count() == 1
+    tab.fill("#text", "")
+    last = tab.locator("tbody tr .open").last  # not embedded: it comes from the folder beside the page
+    last.click()
+    tab.wait_for_function("document.querySelector('#viewer-image').naturalWidth === 1600")
+    tab.close()
