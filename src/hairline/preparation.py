@@ -40,8 +40,8 @@ class Data:
         return np.flatnonzero(self.manifest["split"] == split)
 
 
-# What the jobs of one sweep found, in this process: listing 12,000 files takes each of them over a second.
-_remembered: dict[str, dict[str, tuple[pd.DataFrame, pd.DataFrame]]] = {}
+# What the jobs of one sweep found, in this process: listing and grouping 12,000 files takes each of them seconds.
+_remembered: dict[str, dict[str, tuple[pd.DataFrame, pd.DataFrame, np.ndarray | None]]] = {}
 
 
 def remember(session: str) -> None:
@@ -57,16 +57,18 @@ def remember(session: str) -> None:
 
 def prepare_data(config: Config) -> Data:
     """List, check and divide the images."""
-    key = repr((config.data, None if config.data.limit is None else config.seed))
+    grouping = ("group_by", "block_size", "pattern")
+    groups = {key: getattr(config.split, key) for key in grouping}
+    key = repr((config.data, groups, None if config.data.limit is None else config.seed))
     found = next((known[key] for known in _remembered.values() if key in known), None)
     if found is None:
-        found = scanned(listed(config.data, config.seed), config.data.max_rejected)
+        table, rejected = scanned(listed(config.data, config.seed), config.data.max_rejected)
+        table, hashes = grouped(table, config.split)
+        found = table, rejected, hashes
         for known in _remembered.values():
             known.clear()  # one is enough: sweeps seldom go over data sets
             known[key] = found
-    table, rejected = (part.copy() for part in found)
-    table, hashes = grouped(table, config.split)
-    grouping = ("group_by", "block_size", "pattern")
+    table, rejected, hashes = found[0].copy(), found[1].copy(), found[2]
     table = splits.split(table, **arguments(config.split, *grouping), seed=config.seed).reset_index(drop=True)
     class_names = sorted(table["label"].unique())
     positive = sources.positive_class(class_names, config.data.positive_class)

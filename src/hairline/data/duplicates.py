@@ -20,6 +20,7 @@ from hairline.data import images
 # chains of likenesses make one of 837.
 NEAR_DISTANCE = 4
 _BITS = 64
+_CHUNK = 32  # files a task: threads that hand over after every file wait for each other
 
 
 def perceptual_hashes(manifest: pd.DataFrame) -> NDArray[np.uint64]:
@@ -41,22 +42,26 @@ def perceptual_hashes(manifest: pd.DataFrame) -> NDArray[np.uint64]:
         known = {digest: row[0] for digest, row in rows if row is not None}
     missing = [digest for digest in first if digest not in known]
     if missing:
-        with ThreadPoolExecutor() as pool:
-            results = pool.map(_hash, [first[digest] for digest in missing])
-            shown = progress.over(results, len(missing), "look for near-identical images", "img")
-            fresh = dict(zip(missing, shown, strict=True))
+        paths = [first[digest] for digest in missing]
+        chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+        fresh: list[int] = []
+        with ThreadPoolExecutor() as pool, progress.bar(len(paths), "look for near-identical images", "img") as shown:
+            for found in pool.map(lambda files: [*map(_hash, files)], chunks):
+                fresh += found
+                shown.update(len(found))
+        hashed = dict(zip(missing, fresh, strict=True))
         with closing(_connect()) as connection, connection:
-            connection.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?)", fresh.items())
-        known |= fresh
+            connection.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?)", hashed.items())
+        known |= hashed
     return np.array([known[digest] for digest in manifest["sha256"]], np.int64).view(np.uint64)
 
 
 def _hash(path: str) -> int:
     import imagehash  # with SciPy's transforms it takes a while to load, and a kept hash needs neither
-    from PIL import Image
 
     try:
-        bits = imagehash.phash(Image.fromarray(images.decode(path))).hash
+        # The hash looks at 32 x 32 pixels; twice as many are enough to make those from.
+        bits = imagehash.phash(images.thumbnail(path, 64)).hash
     except images.ImageError as error:
         raise images.ImageError(f"{path}: {error}") from error
     # SQLite's whole numbers are signed.
@@ -64,7 +69,7 @@ def _hash(path: str) -> int:
 
 
 def _connect() -> sqlite3.Connection:
-    connection = sqlite3.connect(cache.folder() / "hashes-1.sqlite", timeout=60)
+    connection = sqlite3.connect(cache.folder() / "hashes-2.sqlite", timeout=60)
     connection.execute("CREATE TABLE IF NOT EXISTS hashes (sha256 TEXT PRIMARY KEY, phash INTEGER) WITHOUT ROWID")
     return connection
 

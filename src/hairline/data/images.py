@@ -109,6 +109,29 @@ def inspect(content: bytes) -> tuple[int, int]:
         raise ImageError(reason(content, error)) from error
 
 
+def thumbnail(source: str | os.PathLike[str], least: int) -> Image.Image:
+    """Read an image in grey, right side up, no larger than need be: several times faster than `decode`.
+
+    Args:
+        source: A path.
+        least: Pixels that width and height keep at least; only a JPEG is reduced at all.
+
+    Returns:
+        A picture of mode L.
+
+    Raises:
+        ImageError: If the file is missing, empty, damaged, or no image.
+    """
+    content = _read(source)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.draft("L", (least, least))
+            upright = ImageOps.exif_transpose(image)
+            return upright if upright.mode == "L" else _to_rgb(upright).convert("L")
+    except Exception as error:  # see `decode`
+        raise ImageError(reason(content, error)) from error
+
+
 def _resized(image: Image.Image, image_size: int) -> Image.Image:
     if image.size == (image_size, image_size):
         return image
