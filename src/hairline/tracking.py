@@ -145,9 +145,11 @@ def runs_page(experiment_id: str) -> str:
 
 
 def curves_page(experiment_id: str, parent: str | None) -> str:
-    """Give the page that overlays the curves of a parent's children: unfiltered, MLflow shows the parent alone."""
+    """Give the page that overlays the curves of a parent's children, the best first."""
     chosen = quote(f"tags.`{PARENT}` = '{parent}'")
-    return f"{runs_page(experiment_id)}&compareRunsMode=CHART&searchFilter={chosen}"
+    # In any order but that of time: in that one, MLflow hides children behind their parent.
+    order = f"orderByKey={quote('metrics.`best_val_loss`')}&orderByAsc=true"
+    return f"{runs_page(experiment_id)}&compareRunsMode=CHART&searchFilter={chosen}&{order}"
 
 
 def how_to_see(uri: str | None, page: str) -> list[str]:
