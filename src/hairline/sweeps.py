@@ -289,7 +289,8 @@ class Sweep:
             lines += [
                 f"Best by validation loss: [{best.name}]({address}), val_loss **{found['val_loss']:.4f}**, "
                 f"val_accuracy {found['val_accuracy']:.4f}, test_accuracy {found['test_accuracy']:.4f}",
-                "Artifacts hold `sweep.csv`, every job in a row, and `comparison.png`.",
+                f"[Curves of all jobs]({tracking.curves_page(self.experiment_id, self.run_id)}). Artifacts hold "
+                "`sweep.csv`, every job in a row, and `comparison.png`.",
             ]
         lines += [f"Failed: `{row.name}`: {row.error}" for row in self.jobs() if row.status == "failed"]
         return "\n\n".join(lines)
@@ -307,6 +308,9 @@ def describe(sweep: Sweep, table: pd.DataFrame, most: int = 10) -> str:
     best = sweep.best()
     if best is not None:
         lines += ["", f"Best            {_near(sweep.directory(best))}   {best.name}"]
+    if sweep.run_id is not None:
+        page = tracking.curves_page(sweep.experiment_id, sweep.run_id)
+        lines.append(f"Compare jobs    {'   then open '.join(tracking.how_to_see(sweep.store, page))}")
     failed = [job for job in sweep.jobs() if job.status == "failed"]
     if failed:
         lines += ["", f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"]

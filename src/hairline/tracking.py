@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import filelock
 import pandas as pd
@@ -81,13 +81,7 @@ class Run:
 
     def how_to_see(self, uri: str | None) -> list[str]:
         """Say how to look at the runs: a command and an address."""
-        # Without this, MLflow 3 opens a page about language models' traces.
-        page = f"#/experiments/{self._experiment_id}/runs?workflowType=machine_learning"
-        target = store(uri)
-        if target.startswith("http"):
-            return [f"{redacted(target).rstrip('/')}/{page}"]
-        command = "mlflow ui" if target == _default_store() else f"mlflow ui --backend-store-uri {redacted(target)}"
-        return [command, f"http://127.0.0.1:5000/{page}"]
+        return how_to_see(uri, runs_page(self._experiment_id))
 
     def dataset(self, manifest: pd.DataFrame, digest: str, name: str) -> None:
         """Log the manifest as the data the run was trained on."""
@@ -173,6 +167,29 @@ def metric_name(name: str) -> str:
     'test_recall_rust _ spalls'
     """
     return re.sub(r"[^/\w.\- :]", "_", name)[:250]
+
+
+def runs_page(experiment_id: str) -> str:
+    """Give the page of an experiment's runs, below the server's address."""
+    # Without this, MLflow 3 opens a page about language models' traces.
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+
+def curves_page(experiment_id: str, parent: str | None) -> str:
+    """Give the page that overlays the curves of a parent's children, the best first."""
+    chosen = quote(f"tags.`{PARENT}` = '{parent}'")
+    # In any order but that of time: in that one, MLflow hides children behind their parent.
+    order = f"orderByKey={quote('metrics.`best_val_loss`')}&orderByAsc=true"
+    return f"{runs_page(experiment_id)}&compareRunsMode=CHART&searchFilter={chosen}&{order}"
+
+
+def how_to_see(uri: str | None, page: str) -> list[str]:
+    """Say how to look at a page: a command, where no server runs yet, and an address."""
+    target = store(uri)
+    if target.startswith("http"):
+        return [f"{redacted(target).rstrip('/')}/{page}"]
+    command = "mlflow ui" if target == _default_store() else f"mlflow ui --backend-store-uri {redacted(target)}"
+    return [command, f"http://127.0.0.1:5000/{page}"]
 
 
 def requirements(bundle: Bundle) -> list[str]:
