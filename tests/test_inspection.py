@@ -312,6 +312,18 @@ def test_no_photos_is_an_error(model: Path, tmp_path: Path) -> None:
     assert not Path("out").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(model: Path, site: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9 \n'\"<b>.jpg")
+    (site / "d.jpg").rename(site / odd)
+    assert predict(model, site) == 0
+    text = Path("out/predictions.csv").read_bytes()
+    assert os.fsencode(site / odd).replace(b'"', b'""') in text
+    assert geojson.loads(Path("out/photos.geojson").read_text()).is_valid
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "caf\\udce9 \\n&#x27;&quot;&lt;b&gt;.jpg" in page
+
+
 def test_inputs(model: Path, site: Path, tmp_path: Path) -> None:
     def names(text: Path | str, output: str = "out") -> list[str]:
         return [path.name for path in photos.listed(str(text), tmp_path / output).photos]
