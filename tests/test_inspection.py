@@ -60,7 +60,7 @@ def site(tmp_path: Path) -> Path:
 
 def predict(model: Path, place: Path | str, *overrides: str) -> int:
     cli.register(ConfigStore.instance())
-    chosen = [f"run={model}", f"input='{place}'", "output=out", "engine=tensorflow", *overrides]
+    chosen = [f"run={model}", f"input='{place}'", "output=out", "engine=litert", *overrides]
     with initialize_config_dir(str(ROOT / "conf")):
         settings = config.load(compose("predict", chosen))
     return photos.inspect_photos(settings, Path("unused"))[0]
