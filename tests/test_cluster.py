@@ -35,6 +35,7 @@ def finished(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_ray_gives_what_this_process_gives_and_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     model = darkness.save(tmp_path / "model")
