@@ -16,9 +16,6 @@ from PIL import Image
 from tests import darkness
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.slow
-pytest.importorskip("ray", reason="the extra `ray` is not installed")
-
 PHOTOS = 40
 RESULTS = ("predictions.csv", "photos.csv")
 
@@ -37,7 +34,10 @@ def finished(process: subprocess.Popen[str]) -> str:
     return said
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_ray_gives_what_this_process_gives_and_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
     model = darkness.save(tmp_path / "model")
     (tmp_path / "walls").mkdir()
     for number in range(PHOTOS):

@@ -60,7 +60,7 @@ def site(tmp_path: Path) -> Path:
 
 def predict(model: Path, place: Path | str, *overrides: str) -> int:
     cli.register(ConfigStore.instance())
-    chosen = [f"run={model}", f"input='{place}'", "output=out", "engine=tensorflow", *overrides]
+    chosen = [f"run={model}", f"input='{place}'", "output=out", "engine=litert", *overrides]
     with initialize_config_dir(str(ROOT / "conf")):
         settings = config.load(compose("predict", chosen))
     return photos.inspect_photos(settings, Path("unused"))[0]
@@ -310,6 +310,18 @@ def test_no_photos_is_an_error(model: Path, tmp_path: Path) -> None:
         with pytest.raises(photos.InputError, match=message):
             predict(model, place)
     assert not Path("out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(model: Path, site: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9 \n'\"<b>.jpg")
+    (site / "d.jpg").rename(site / odd)
+    assert predict(model, site) == 0
+    text = Path("out/predictions.csv").read_bytes()
+    assert os.fsencode(site / odd).replace(b'"', b'""') in text
+    assert geojson.loads(Path("out/photos.geojson").read_text()).is_valid
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "caf\\udce9 \\n&#x27;&quot;&lt;b&gt;.jpg" in page
 
 
 def test_inputs(model: Path, site: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ class Inspector:
 
         scores = np.concatenate([block for _, block in self.run_engine(tile, len(grid))])
         table = pd.DataFrame(boxes, columns=["x", "y", "width", "height"])
-        table.insert(0, "path", path)
+        table.insert(0, "path", pd.Series([path] * len(table), dtype=object))  # not every file name is UTF-8
         table["label"] = ""
         return self._conclude(inference.with_probabilities(table, scores, self.bundle), tiles.blend(grid, scores))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hairline.data import manifest
@@ -38,15 +39,19 @@ def write_predictions(records: Iterable[Record], columns: list[str], file: Path)
         nonlocal rows
         iterator = iter(records)
         while block := list(itertools.islice(iterator, _BLOCK)):
-            parts = [
-                pd.DataFrame(record["tiles"]).assign(path=str(path), label=record["label"]) for path, record in block
-            ]
-            table = pd.concat(parts, ignore_index=True)[order]
+            table = pd.concat([_tile_rows(path, record) for path, record in block], ignore_index=True)[order]
             rows += len(table)
             yield table
 
     _write(blocks(), order, file)
     return rows
+
+
+def _tile_rows(path: Path, record: dict[str, Any]) -> pd.DataFrame:
+    table = pd.DataFrame(record["tiles"])
+    # As objects: pandas' own text cannot hold file names that are no UTF-8.
+    same = {name: np.full(len(table), text, object) for name, text in (("path", str(path)), ("label", record["label"]))}
+    return table.assign(**{name: pd.Series(values, dtype=object) for name, values in same.items()})
 
 
 def photo_row(path: Path, record: dict[str, Any], mm_per_pixel: float | None) -> dict[str, Any]:
@@ -92,7 +97,7 @@ def write_photos(rows: list[dict[str, Any]], problems: dict[Path, str], file: Pa
     """Write one row a photo; those that could not be examined come last, with the reason in `problem`."""
     failed = [{"path": str(path), "problem": reason} for path, reason in problems.items()]
     columns = list(rows[0]) if rows else ["path", "problem"]
-    table = pd.DataFrame(rows + failed, columns=columns)
+    table = pd.DataFrame(rows + failed, columns=columns, dtype=object)
     for name in ("width", "height", "tiles", "regions", "cracked_area_px"):
         if name in table:
             table[name] = table[name].astype("Int64")
