@@ -84,6 +84,8 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
             bundle = describe_model(config, data, frozen, origin, decision)
             probabilities = measurement.probabilities(scores, decision.temperature)
             write_predictions(data, probabilities, bundle, directory)
+            if config.probe:
+                results |= measurement.measure_probe(data, frozen)
         if config.repeats > 1:
             with seconds("repeats"):
                 results |= measurement.repeat(config, data, frozen, results, directory)
@@ -305,6 +307,9 @@ def told_test(config: Config, data: Data, results: dict[str, float]) -> list[str
             low, high = (results[f"test_{name}_interval_{end}"] for end in ("low", "high"))
             line += f"  ({low:.4f} to {high:.4f})"
         lines.append(line)
+    if "probe_test_accuracy" in results:
+        baseline = "linear probe, closed form"
+        lines.append(f"{baseline:37} {results['probe_test_accuracy']:.4f}  (test accuracy; the baseline of a second)")
     if "repeats" in results:
         values = [results[f"repeats_test_accuracy_{key}"] for key in ("mean", "deviation", "lowest", "highest")]
         told = "test accuracy of {:.0f} heads: mean {:.4f}, deviation {:.4f}, from {:.4f} to {:.4f}"

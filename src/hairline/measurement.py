@@ -14,6 +14,7 @@ from hairline.config import Config, arguments
 from hairline.data import duplicates, manifest
 from hairline.evaluation import decisions, intervals, leaks, measures, metrics
 from hairline.evaluation.decisions import Decision
+from hairline.model import probe
 from hairline.phases import Frozen, train_head
 from hairline.preparation import Data
 
@@ -88,6 +89,19 @@ def measure(config: Config, data: Data, scores: np.ndarray, decision: Decision) 
     results["test_loss_uncalibrated"] = metrics.log_loss(data.labels[test], plain[test])
     results["test_ece_uncalibrated"] = metrics.expected_calibration_error(data.labels[test], plain[test])
     return results | describe_decision(decision)
+
+
+def measure_probe(data: Data, frozen: Frozen) -> dict[str, float]:
+    """Fit the closed-form probe to the images as they are; gives `probe_val_accuracy` and `probe_test_accuracy`.
+
+    It takes a second, and a head that is not at least as good has been trained badly.
+    """
+    if frozen.images.width > probe.WIDEST:
+        return {}
+    parts = {split: (frozen.images.rows(data.rows(split)), data.labels[data.rows(split)]) for split in manifest.SPLITS}
+    weights = probe.ridge(*parts["train"], *parts["val"], classes=len(data.class_names))
+    found = {split: np.mean(probe.classify(weights, parts[split][0]) == parts[split][1]) for split in ("val", "test")}
+    return {f"probe_{split}_accuracy": float(value) for split, value in found.items()}
 
 
 def describe_decision(decision: Decision) -> dict[str, float]:

@@ -278,6 +278,7 @@ class Config:
     sweep: Sweep = field(default_factory=Sweep)
 
     seed: int = 0
+    probe: bool = True  # a linear probe in closed form beside the head: a second's baseline
     repeats: int = 1  # how often the head is trained, with seeds of its own, to measure the spread
     batch_size: int = 64
     image_size: int = 160
@@ -296,6 +297,7 @@ NOT_IDENTITY = (
     "tracking",
     "report",
     "sweep",
+    "probe",
     "runtime.threads",
     "features.keep",
     "features.max_gigabytes",
