@@ -52,7 +52,10 @@ class Run:
         self.id = run_id
         self._experiment_id = experiment_id
         self._last_step = -1 if run_id is None else _last_step(run_id)
-        earlier = None if run_id is None else _mlflow().get_run(run_id).data
+        earlier = None
+        if run_id is not None:
+            with contextlib.suppress(_mlflow().MlflowException):  # a run that is named for its address alone
+                earlier = _mlflow().get_run(run_id).data
         self._known: dict[str, float] = {} if earlier is None else dict(earlier.metrics)
         self._parameters: set[str] = set() if earlier is None else set(earlier.params)
 
