@@ -6,6 +6,7 @@ It starts `mlflow models serve` on a free port of the loopback address, and stop
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
 import json
 import os
@@ -237,6 +238,7 @@ def malformed(count: int, image: bytes) -> Iterator[tuple[bytes, dict[str, str]]
         yield options[(made - 1) % len(options)]
 
 
+@functools.cache  # drawing it takes a second
 def bomb() -> bytes:
     """Draw a small file of many pixels."""
     import io
