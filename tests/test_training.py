@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 
-from hairline import training
+from hairline import runtime, training
 from hairline.data import pipeline
 from hairline.model import classifier, optimizers
 from hairline.model.features import Features
@@ -23,7 +25,8 @@ TRAIN, VAL = np.arange(150), np.arange(150, 200)
 def batches(numbers: np.ndarray, batch_size: int, order: np.ndarray | None = None) -> tf.data.Dataset:
     rows = FEATURES.rows(numbers)
     one_hot = np.eye(2, dtype=np.float32)[LABELS[numbers]]
-    return pipeline.feature_batches(rows.read, rows.width, one_hot, batch_size=batch_size, order=order)
+    current = pipeline.Pass(rows.read, np.arange(len(numbers)) if order is None else order)
+    return pipeline.feature_batches(current, rows.width, one_hot, batch_size=batch_size)
 
 
 def fit(
@@ -150,3 +153,16 @@ def test_a_second_phase_numbers_on_and_keeps_the_better_weights() -> None:
     assert again["val_loss"][5:].min() > best  # far too high a rate
     for one, two in zip(before, head.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_later_job_does_not_keep_the_graphs_of_earlier_ones() -> None:
+    def graphs() -> int:
+        runtime.prepare(precision="float32", threads=None, deterministic=False, seed=0)
+        gc.collect()
+        return sum(type(entry).__name__ == "FuncGraph" for entry in gc.get_objects())
+
+    fit()
+    before = graphs()
+    for _ in range(3):
+        fit()
+    assert graphs() <= before

@@ -160,15 +160,20 @@ def fit_rows(
     chosen = np.arange(len(labels)) if part is None else part
     val = frozen.images.rows(data.rows("val"))
 
+    width = val.width
+    current = pipeline.Pass(val.read, chosen)  # `epoch` fills in what it reads
+    batches = pipeline.feature_batches(current, width, one_hot[labels], batch_size=batch_size)
+    in_order = pipeline.Pass(val.read, np.arange(len(val)))
+
     def epoch(number: int) -> tf.data.Dataset:
-        rows = frozen.training(number)
-        order = chosen[np.random.default_rng([config.seed, number]).permutation(len(chosen))]
-        return pipeline.feature_batches(rows.read, rows.width, one_hot[labels], batch_size=batch_size, order=order)
+        current.read = frozen.training(number).read
+        current.order = chosen[np.random.default_rng([config.seed, number]).permutation(len(chosen))]
+        return batches
 
     return training.fit(
         model,
         epoch,
-        pipeline.feature_batches(val.read, val.width, one_hot[data.labels[data.rows("val")]], batch_size=1024),
+        pipeline.feature_batches(in_order, width, one_hot[data.labels[data.rows("val")]], batch_size=1024),
         steps=-(-len(chosen) // batch_size),
         **fit_settings(config, data, run),
         **phase,

@@ -99,6 +99,7 @@ def fit(
         optimizer=optimizers.build(**optimizer, learning_rate=rate),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=False,
     )
     history = [] if before is None else before.to_dict("records")
     done = len(history)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,32 +83,42 @@ def batches(
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def feature_batches(
-    read: Callable[[np.ndarray], np.ndarray],
-    width: int,
-    labels: np.ndarray,
-    *,
-    batch_size: int,
-    order: np.ndarray | None = None,
-) -> tf.data.Dataset:
+@dataclass
+class Pass:
+    """What a data set of features goes through: change it between epochs, and the same data set gives the next one.
+
+    A data set an epoch would leave its graph behind every time: memory would climb over the jobs of a sweep.
+
+    Attributes:
+        read: Gives rows float32 [rows, width] by their numbers; rows may lie on disk.
+        order: int64, numbers of the rows in the order of the pass, all or some; as many in every pass.
+    """
+
+    read: Callable[[np.ndarray], np.ndarray]
+    order: np.ndarray
+
+
+def feature_batches(rows: Pass, width: int, labels: np.ndarray, *, batch_size: int) -> tf.data.Dataset:
     """Batch rows of features for the head: order -> batch -> read -> prefetch.
 
     Args:
-        read: Gives rows float32 [rows, width] by their numbers; rows may lie on disk.
+        rows: The rows of the pass.
         width: Features an image.
         labels: float32 [n, classes], one-hot.
         batch_size: Rows a batch.
-        order: int64, numbers of the rows in the order of this pass, all or some; None for ascending.
 
     Returns:
         Data set of pairs float32 [batch, width], float32 [batch, classes].
     """
 
-    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        values = tf.numpy_function(read, [rows], tf.float32)
-        return tf.ensure_shape(values, (None, width)), tf.gather(targets, rows)
+    def read(start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        numbers = rows.order[int(start) : int(start) + batch_size]
+        return rows.read(numbers), labels[numbers]
 
-    targets = tf.constant(labels, tf.float32)
-    numbers = np.arange(len(labels)) if order is None else order
+    def gather(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values, targets = tf.numpy_function(read, [start], (tf.float32, tf.float32))
+        return tf.ensure_shape(values, (None, width)), tf.ensure_shape(targets, (None, labels.shape[1]))
+
     # Whole batches of rows are read at once: an order of magnitude quicker than batching single rows.
-    return tf.data.Dataset.from_tensor_slices(numbers).batch(batch_size).map(gather).prefetch(tf.data.AUTOTUNE)
+    starts = tf.data.Dataset.range(0, len(rows.order), batch_size)
+    return starts.map(gather).prefetch(tf.data.AUTOTUNE)
