@@ -1,4 +1,4 @@
-"""Compare finished runs: python compare.py runs=[...] or experiment=...; --help lists all settings."""
+"""Compare finished runs: python compare.py runs=[...] or mlflow_experiment=...; --help lists all settings."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ["against_keras", "augmentation", "features", "memory", "photos", "surfaces", "sweep", "tiles"]
+SCRIPTS = ["against_keras", "augmentation", "features", "memory", "photos", "serving", "surfaces", "sweep", "tiles"]
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

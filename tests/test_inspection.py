@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 
 import hairline
 from hairline import cli, config
-from hairline.config import commands
+from hairline.config import inspection
 from hairline.data import images
 from hairline.inspection import cluster, examiner, photos
 from hairline.inspection.inspector import InspectionError, Inspector
@@ -407,7 +407,9 @@ def test_arrays_of_another_kind_are_refused(model: Path) -> None:
 
 
 def test_groups_are_keyword_arguments() -> None:
-    tiles, ray = ({field.name for field in dataclasses.fields(kind)} for kind in (commands.Tiles, commands.RayCluster))
+    tiles, ray = (
+        {field.name for field in dataclasses.fields(kind)} for kind in (inspection.Tiles, inspection.RayCluster)
+    )
     inspector = set(inspect.signature(Inspector).parameters)
     assert inspector - tiles == {"run", "engine", "threads", "positive_class"}
     assert set(inspect.signature(cluster.examine).parameters) - ray == {"task", "paths"}

@@ -196,19 +196,17 @@ def test_a_part_nobody_belongs_to_is_an_error(finished: Path, other_images: Path
 def test_test_images_change_nothing_but_the_test(two_classes: Path, tmp_path: Path) -> None:
     """Other test pixels and labels, the split held fixed: weights, threshold and temperature are bit-identical."""
     generator = np.random.default_rng(0)
-    paths = [*sorted((two_classes / "plain").iterdir()), *sorted((two_classes / "cracked").iterdir())]
+    shutil.copytree(two_classes, tmp_path / "images")
+    paths = [path for folder in ("plain", "cracked") for path in sorted((tmp_path / "images" / folder).iterdir())]
     rows = [(str(path), path.parent.name, ("train", "train", "val", "test")[i % 4]) for i, path in enumerate(paths)]
     table = pd.DataFrame(rows, columns=["path", "label", "split"])
-    other = table.copy()
-    (tmp_path / "images").mkdir()
-    for number in np.flatnonzero(table["split"] == "test"):
-        place = tmp_path / "images" / f"{number}.png"
-        Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(place)
-        other.loc[number, "path"] = str(place)
-        other.loc[number, "label"] = ("plain", "cracked")[generator.integers(2)]
     found = []
-    for name, rows_of in (("one", table), ("two", other)):
-        rows_of.to_csv(tmp_path / f"{name}.csv", index=False)
+    for name in ("one", "two"):
+        for number in np.flatnonzero(table["split"] == "test") if name == "two" else ():
+            pixels = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(table.loc[number, "path"])
+            table.loc[number, "label"] = ("plain", "cracked")[generator.integers(2)]
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
         (tmp_path / name).mkdir()
         place = f"data.path={tmp_path / name}.csv"
         chosen = settings("config", *SMALL, "data=manifest", place, "tracking=none", "features.keep=false")
@@ -252,9 +250,9 @@ def test_runs_are_compared(two_runs: Path, tmp_path: Path, caplog: pytest.LogCap
     assert (table["test_accuracy_interval_low"] < table["test_accuracy"]).all()
     assert table["test_auroc_interval_low"].notna().all()  # the runs themselves measured none
     differences = manifest.read(tmp_path / "differences.csv", required=("metric", "low", "high", "decided"))
-    (row,) = differences[differences["metric"] == "loss"].itertuples()
+    (row,) = differences[differences["metric"] == "balanced_accuracy_at_threshold"].itertuples()
     assert row.decided == "True"
-    assert float(row.high) < 0
+    assert float(row.low) > 0
     assert int(row.images) == 48
     assert "sweep/0 against sweep/1, on 48 shared test images: better in" in caplog.text
     with Image.open(tmp_path / "comparison.png") as image:
@@ -263,10 +261,10 @@ def test_runs_are_compared(two_runs: Path, tmp_path: Path, caplog: pytest.LogCap
 
 def test_runs_of_an_experiment_are_compared(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(two_runs.parent)
-    table = standings.compare(settings("compare", "experiment=hairline", "metric=test_loss"), tmp_path)
+    table = standings.compare(settings("compare", "mlflow_experiment=hairline", "metric=test_loss"), tmp_path)
     assert list(table["run"]) == ["rate 0.01", "rate 1e-6"]
-    with pytest.raises(ValueError, match=r"experiment=nothing: none of that name.*hairline"):
-        standings.compare(settings("compare", "experiment=nothing"), tmp_path)
+    with pytest.raises(ValueError, match=r"mlflow_experiment=nothing: none of that name.*hairline"):
+        standings.compare(settings("compare", "mlflow_experiment=nothing"), tmp_path)
 
 
 def test_what_cannot_be_compared_is_said(two_runs: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
     table, rejected = list_images(config, folder, bundle)
     name = config.name or data_name(config)
     with tracking.start(
-        **arguments(config.tracking, "log_model"),
+        **arguments(config.tracking, "log_model", "registered_model"),
         name=f"evaluate {name}",
         tags={"evaluated": config.run},
         directory=directory,

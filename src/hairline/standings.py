@@ -102,10 +102,10 @@ def find(config: Compare, fetched: Path) -> dict[str, Path]:
         else:
             inside = sorted(path.parent for path in place.glob("*/predictions.csv"))
             folders |= {f"{place.name}/{path.name}": path for path in inside}
-    if run_ids or config.experiment is not None:
-        folders |= tracking.fetch_runs(config.tracking_uri, config.experiment, run_ids, fetched)
+    if run_ids or config.mlflow_experiment is not None:
+        folders |= tracking.fetch_runs(config.tracking_uri, config.mlflow_experiment, run_ids, fetched)
     if len(folders) < 2:
-        asked = f"experiment={config.experiment}" if config.experiment else f"runs={config.runs}"
+        asked = f"mlflow_experiment={config.mlflow_experiment}" if config.mlflow_experiment else f"runs={config.runs}"
         raise StandingsError(
             f"{asked}: {len(folders)} finished runs with predictions.csv found: a comparison takes two at least"
         )

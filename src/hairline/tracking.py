@@ -522,7 +522,9 @@ def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], fold
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 names = ", ".join(sorted(entry.name for entry in client.search_experiments()))
-                raise TrackingError(f"experiment={experiment}: none of that name in {redacted(target)}; it has {names}")
+                raise TrackingError(
+                    f"mlflow_experiment={experiment}: none of that name in {redacted(target)}; it has {names}"
+                )
             runs += client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=500)
         folders: dict[str, Path] = {}
         for run in runs:

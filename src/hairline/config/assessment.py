@@ -49,7 +49,7 @@ class Compare:
     """Finished runs beside each other."""
 
     runs: list[str] = field(default_factory=list)  # run directories, folders of them (a sweep), or MLflow run ids
-    experiment: str | None = None  # or all finished runs of an MLflow experiment
+    mlflow_experiment: str | None = None  # or all finished runs of an MLflow experiment
     metric: str = "test_accuracy"  # what the table is ordered by
     resamples: int = 2000  # of the paired bootstrap
     tracking_uri: str | None = None  # MLFLOW_TRACKING_URI wins; null = mlflow.db in the working directory
@@ -57,10 +57,10 @@ class Compare:
 
 def compare_faults(config: Compare) -> Iterator[str]:
     """Give every fault of a comparison's configuration."""
-    if not config.runs and config.experiment is None:
+    if not config.runs and config.mlflow_experiment is None:
         yield (
             "nothing to compare: give run directories, runs=[outputs/<date>/<time>,outputs/<date>/<time>], or an "
-            "MLflow experiment, experiment=<name>"
+            "MLflow experiment, mlflow_experiment=<name>"
         )
     for text in config.runs:
         named = len(text) == 32 and set(text) <= set("0123456789abcdef")

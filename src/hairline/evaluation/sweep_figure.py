@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hairline.evaluation import figures
-from hairline.evaluation.figures import BLUE, GREEN, GREY, PALE, SKY, VERMILLION
+from hairline.evaluation.figures import BLUE, GREEN, GREY, PALE, SKY, VERMILLION, WIDTH_INCHES, fit, styled
 
 _NAMED = 15  # jobs that the ranking names
 _COLOURED = (VERMILLION, BLUE, GREEN, SKY)
@@ -18,7 +17,7 @@ _LABEL_POINTS = 205.0
 _OTHERS = "#C4C4C4"
 
 
-@figures._styled
+@styled
 def comparison(names: Sequence[str], losses: Sequence[float], histories: Sequence[Mapping[str, np.ndarray]]) -> Figure:
     """Overlay the jobs' curves and rank the jobs, the best at the top.
 
@@ -38,7 +37,7 @@ def comparison(names: Sequence[str], losses: Sequence[float], histories: Sequenc
     order = np.argsort(np.asarray(losses, dtype=float), kind="stable")
     shown = order[:_NAMED]
     colours = {int(job): _COLOURED[rank] for rank, job in enumerate(order[: len(_COLOURED)])}
-    figure = Figure(figsize=(figures.WIDTH_INCHES, max(3.8, 1.4 + 0.3 * len(shown))))
+    figure = Figure(figsize=(WIDTH_INCHES, max(3.8, 1.4 + 0.3 * len(shown))))
     # Fixed margins: a layout engine would draw everything twice, after every job.
     height = figure.get_figheight()
     margins = {"left": 0.07, "right": 0.96, "wspace": 1.2, "top": 1 - 0.4 / height, "bottom": 0.55 / height}
@@ -56,7 +55,7 @@ def comparison(names: Sequence[str], losses: Sequence[float], histories: Sequenc
     ranked = np.asarray(losses, dtype=float)[shown]
     ranking.hlines(places, ranked.min() * 0.9, ranked, color=PALE, linewidth=1)
     ranking.scatter(ranked, places, color=[colours.get(int(job), GREY) for job in shown], zorder=3)
-    labels = [figures._fit(names[job], _LABEL_POINTS, 8) for job in shown]
+    labels = [fit(names[job], _LABEL_POINTS, 8) for job in shown]
     ranking.set_yticks(places, labels, fontsize=8)
     ranking.invert_yaxis()
     ranking.margins(x=0.16)

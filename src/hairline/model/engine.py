@@ -194,9 +194,13 @@ class _TensorFlow:
             return start, np.stack([decode(index) for index in range(start, min(start + TENSORFLOW_BLOCK, count))])
 
         for start, pixels in in_order(read, range(0, count, TENSORFLOW_BLOCK), self._workers):
+            # Filled up with zeros: a batch of another size rounds differently, and an image's features should not
+            # depend on how many others come with it.
+            missing = -len(pixels) % TENSORFLOW_BATCH if count > TENSORFLOW_BATCH else 0
+            full = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
             with self._one_at_a_time:
-                found = self._model.predict(pixels, batch_size=TENSORFLOW_BATCH, verbose=0)
-            yield start, np.asarray(found, np.float32)
+                found = self._model.predict(full, batch_size=TENSORFLOW_BATCH, verbose=0)
+            yield start, np.asarray(found, np.float32)[: len(pixels)]
 
 
 def in_order(function: Callable[[Item], Found], items: Iterable[Item], workers: int) -> Iterator[Found]:
