@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import pandas as pd
 import pytest
@@ -121,3 +122,12 @@ def test_blocks_stay_small_when_images_repeat() -> None:
     grouped = splits.group(rows, group_by="block", block_size=3, pattern=None)
     assert grouped["group"].nunique() == 10
     assert grouped.loc[rows["sha256"] == "bland", "group"].nunique() == 1
+
+
+def test_hashes_are_those_of_imagehash(two_classes: Path) -> None:
+    paths = sorted(str(path) for path in (two_classes / "cracked").iterdir())[:40]
+    table = pd.DataFrame({"path": paths, "sha256": [f"imagehash {number}" for number in range(len(paths))]})
+    found = duplicates.perceptual_hashes(table)
+    for path, number in zip(paths, found, strict=True):
+        expected = imagehash.phash(images.thumbnail(path, 64)).hash.ravel()
+        assert np.unpackbits(np.array([number]).view(np.uint8)).astype(bool).tolist() == expected.tolist()

@@ -235,7 +235,7 @@ class Report:
     """
 
     level: Literal["full", "light", "none"] = "full"
-    learning_curve: bool = True  # level=full: the head trained on parts of the training images as well
+    learning_curve: bool = False  # level=full: the head trained on parts of the training images as well
 
 
 @dataclass

@@ -33,15 +33,19 @@ def heat_maps(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np
     if not maps:
         raise NoMapError(f"the model {model.name} has no layer that gives a map: Grad-CAM needs a convolution")
     both = keras.Model(model.input, [maps[-1].output, model.get_layer("logits").output])
-    found = []
-    for image, index in zip(pixels, classes, strict=True):  # one by one: a batch would hold every layer's maps at once
+
+    @tf.function  # eagerly, the backbone's layers one by one take several times as long
+    def weighed(image: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             features, scores = both(image[None], training=False)
             # Of the class less the mean of the others: the softmax sees nothing else.
             others = (tf.reduce_sum(scores) - scores[0, index]) / (scores.shape[1] - 1)
             score = scores[0, index] - others
-        gradient = tape.gradient(score, features)
-        weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
-        heat = np.maximum(tf.reduce_sum(weights * features, axis=-1).numpy()[0], 0.0)
+        weights = tf.reduce_mean(tape.gradient(score, features), axis=(1, 2), keepdims=True)
+        return tf.reduce_sum(weights * features, axis=-1)[0]
+
+    found = []
+    for image, index in zip(pixels, classes, strict=True):  # one by one: a batch would hold every layer's maps at once
+        heat = np.maximum(weighed(tf.constant(image), tf.constant(int(index))).numpy(), 0.0)
         found.append(heat / max(float(heat.max()), 1e-12))
     return np.stack(found).astype(np.float32)
