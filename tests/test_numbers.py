@@ -24,6 +24,9 @@ from hairline.model import bundle as bundles
 from tests.conftest import paint
 from tests.test_experiment import CONF, SMALL, train
 
+# Whole trainings, evaluations and sweeps: two minutes.
+pytestmark = pytest.mark.slow
+
 QUIET = ("tracking=none", "report.level=light")
 
 

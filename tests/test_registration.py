@@ -121,6 +121,7 @@ def test_a_champion_that_cannot_be_read_stays_champion(runs: dict[str, Path], mo
     assert (holder("candidate", "unreadable"), holder("champion", "unreadable")) == ("2", "1")
 
 
+@pytest.mark.slow
 def test_an_export_is_logged_to_the_finished_run(runs: dict[str, Path], tmp_path: Path) -> None:
     run_id = (runs["better"] / "mlflow_run_id.txt").read_text().strip()
     for number in (4, 8):
