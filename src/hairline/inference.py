@@ -120,7 +120,7 @@ def find(run: str | os.PathLike[str], uri: str | None = None) -> Path:
     for folder in (Path(text).expanduser() / "model", Path(text).expanduser()):
         if (folder / bundles.BUNDLE).is_file():
             return folder
-    if text.startswith("models:/") or re.fullmatch(r"[0-9a-f]{32}", text):
+    if text.startswith(("models:/", "runs:/")) or re.fullmatch(r"[0-9a-f]{32}", text):
         from hairline import tracking
 
         return tracking.download_model(text, uri)

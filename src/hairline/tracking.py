@@ -468,7 +468,7 @@ def download_model(run: str, uri: str | None = None) -> Path:
     """
     mlflow = opened(uri)
     target = store(uri)
-    address = run if run.startswith("models:/") else f"runs:/{run}/model"
+    address = run if run.startswith(("models:/", "runs:/")) else f"runs:/{run}/model"
     try:
         folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=tempfile.mkdtemp(prefix="hairline-")))
     except Exception as error:
