@@ -172,7 +172,12 @@ def test_a_run_from_start_to_end(two_classes: Path) -> None:
     assert Path("mlflow.db").is_file()
     assert Path("mlruns").is_dir()
 
-    # Resumed, it ends with the same numbers, in the same folder and the same MLflow run.
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_with_the_same_numbers(two_classes: Path) -> None:
+    """In the same folder and the same MLflow run."""
+    assert run(*SMALL, "data=folder", f"data.path={two_classes}").returncode == 0
+    (place,) = Path("outputs").glob("*/*")
     before = json.loads((place / "metrics.json").read_text())
     (place / "metrics.json").unlink()
     again = run(f"resume={place}")

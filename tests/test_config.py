@@ -9,22 +9,15 @@ from pathlib import Path
 
 import keras
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 
-from hairline import cli, config, runtime, tracking
+from hairline import config, runtime, tracking
 from hairline.data import augmentation, sources, splits
 from hairline.evaluation import decisions
 from hairline.model import backbones, optimizers
+from tests.running import composed
 
 CONF = Path(__file__).parents[1] / "conf"
 CHOICES = sorted(path for path in CONF.glob("*/*.yaml"))
-
-
-def composed(*overrides: str) -> config.Config:
-    cli.register(ConfigStore.instance())
-    with initialize_config_dir(str(CONF)):
-        return config.load(compose("config", list(overrides)))
 
 
 def test_all_choices_are_found() -> None:
@@ -40,19 +33,19 @@ def test_every_choice_composes(path: Path, two_classes: Path, tmp_path: Path) ->
     (tmp_path / "list.csv").write_text("path,label\n")
     group = path.parent.name
     place = {"folder": two_classes, "manifest": tmp_path / "list.csv"}.get(path.stem)
-    found = composed(f"{group}={path.stem}", *([f"data.path={place}"] if group == "data" and place else []))
+    found = composed("config", f"{group}={path.stem}", *([f"data.path={place}"] if group == "data" and place else []))
     assert isinstance(found, config.Config)
 
 
 def test_defaults() -> None:
-    found = composed()
+    found = composed("config")
     assert (found.data.source, found.model.backbone, found.optimizer.name) == ("synthetic", "mobilenetv2", "adam")
     assert (found.split.train, found.split.val, found.split.test) == (0.70, 0.24, 0.06)
     assert (found.image_size, found.epochs, found.seed) == (160, 10, 0)
 
 
 def test_the_recipe_is_the_recipe() -> None:
-    found = composed("experiment=recipe")
+    found = composed("config", "experiment=recipe")
     assert (found.batch_size, found.epochs, found.image_size) == (512, 10, 160)
     assert (found.model.backbone, found.model.weights) == ("mobilenetv2", "imagenet")
 
@@ -125,18 +118,18 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
 )  # fmt: skip
 def test_faults_say_what_to_do(overrides: list[str], message: str) -> None:
     with pytest.raises(config.ConfigError, match=re.compile(message, re.DOTALL)):
-        composed(*overrides)
+        composed("config", *overrides)
 
 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(config.ConfigError) as caught:
-        composed("batch_size=0", "epochs=-1", "model.backbone=x", "split.val=0.9")
+        composed("config", "batch_size=0", "epochs=-1", "model.backbone=x", "split.val=0.9")
     assert len(str(caught.value).splitlines()) == 4
 
 
 def test_identity_changes_exactly_with_what_changes_numbers() -> None:
-    base = config.identity(composed())
-    assert base == config.identity(composed())
+    base = config.identity(composed("config"))
+    assert base == config.identity(composed("config"))
     for same in (
         "name=x",
         "tags.a=b",
@@ -145,7 +138,7 @@ def test_identity_changes_exactly_with_what_changes_numbers() -> None:
         "tracking.experiment=y",
         "runtime.threads=1",
     ):
-        assert config.identity(composed(same)) == base, same
+        assert config.identity(composed("config", same)) == base, same
     different = ["seed=1", "batch_size=65", "image_size=161", "epochs=9", "learning_rate=0.002", "optimizer=sgd"]
     different += [
         "schedule=cosine",
@@ -159,27 +152,27 @@ def test_identity_changes_exactly_with_what_changes_numbers() -> None:
         "decision.calibration=none",
         "repeats=3",
     ]
-    found = {config.identity(composed(other)) for other in different}
+    found = {config.identity(composed("config", other)) for other in different}
     assert len(found) == len(different)
     assert base not in found
 
 
 def test_saved_configuration_reads_back(tmp_path: Path) -> None:
-    found = composed("data.limit=7", "optimizer=lion", "tags.site='bridge: 7'")
+    found = composed("config", "data.limit=7", "optimizer=lion", "tags.site='bridge: 7'")
     config.save(found, tmp_path / "config.yaml")
     assert config.read(tmp_path / "config.yaml") == found
 
 
 def test_resume_compares_only_what_was_overridden(tmp_path: Path) -> None:
-    saved = composed("seed=3", "optimizer=sgd")
+    saved = composed("config", "seed=3", "optimizer=sgd")
     config.save(saved, tmp_path / "config.yaml")
     again = [f"resume={tmp_path}", "seed=3", "name=other", "optimizer=sgd"]
-    assert config.resumed(composed(*again), again) == saved
-    assert config.resumed(composed(again[0]), again[:1]) == saved
+    assert config.resumed(composed("config", *again), again) == saved
+    assert config.resumed(composed("config", again[0]), again[:1]) == saved
     wrong = [f"resume={tmp_path}", "seed=4", "epochs=2", "optimizer=adam"]
     with pytest.raises(
         config.ConfigError, match=r"(?s)epochs: the run has 10.*optimizer.name.*seed: the run has 3, .* 4"
     ):
-        config.resumed(composed(*wrong), wrong)
+        config.resumed(composed("config", *wrong), wrong)
     with pytest.raises(config.ConfigError, match=r"no configuration"):
-        config.resumed(composed("resume=nowhere"), ["resume=nowhere"])
+        config.resumed(composed("config", "resume=nowhere"), ["resume=nowhere"])

@@ -10,35 +10,13 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from PIL import Image
 
 import hairline
-from hairline import cli, config, experiment, inference
+from hairline import inference
 from hairline.data import images, manifest
 from hairline.evaluation import metrics
-
-CONF = Path(__file__).parents[1] / "conf"
-SMALL = (
-    "features.engine=tensorflow",  # converting takes longer than all the rest; test_features.py covers LiteRT
-    "model=mobilenetv3small",
-    "model.weights=random",
-    "image_size=32",
-    "batch_size=16",
-    "epochs=4",
-    "learning_rate=0.01",
-    "report.learning_curve=false",  # four more heads; test_numbers.py has one
-)
-
-
-def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
-    cli.register(ConfigStore.instance())
-    chosen = [*SMALL, "data=folder", f"data.path={data}", *overrides]
-    with initialize_config_dir(str(CONF)):
-        settings = config.load(compose("config", chosen))
-    place.mkdir(parents=True)
-    return experiment.train(settings, place, chosen)
+from tests.running import train
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +176,8 @@ def test_a_damaged_model_is_refused(finished: Path, tmp_path: Path) -> None:
         inference.load(copy)
 
 
-@pytest.mark.parametrize("finetune", ["top", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("finetune", ["top", "all"])
 def test_fine_tuning_improves_on_the_head_and_ships_what_it_tuned(
     finetune: str, three_classes: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +193,7 @@ def test_fine_tuning_improves_on_the_head_and_ships_what_it_tuned(
     np.testing.assert_allclose(again["prob_rust"], table["prob_rust"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_fresh_views_stream_through_every_epoch(two_classes: Path, tmp_path: Path) -> None:
     settings = ("tracking=none", "report.level=light", "augment=light", "augment.mode=fresh", "epochs=2")
     one = train(tmp_path / "one", two_classes, *settings)
@@ -240,6 +220,7 @@ def test_three_classes_go_through_every_part(three_classes: Path, tmp_path: Path
     assert not (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_a_run_leaves_nothing_for_the_next(two_classes: Path, three_classes: Path, tmp_path: Path) -> None:
     """Job A then B in one process equals B alone."""
     quiet = ("tracking=none", "report.level=light", "seed=3", "model.dropout=0.3")

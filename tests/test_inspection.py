@@ -16,12 +16,10 @@ import geojson
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from PIL import ExifTags, Image
 
 import hairline
-from hairline import cli, config
+from hairline import config
 from hairline.config import inspection
 from hairline.data import images
 from hairline.inspection import cluster, examiner, photos
@@ -29,6 +27,7 @@ from hairline.inspection.inspector import InspectionError, Inspector
 from hairline.model import bundle as bundles
 from tests import darkness
 from tests.conftest import ROOT
+from tests.running import composed
 
 TILE = darkness.PATCH_PX
 DARK = (TILE, 2 * TILE, 2 * TILE, TILE)  # of a wall of 10 x 7 tiles and a bit
@@ -59,11 +58,8 @@ def site(tmp_path: Path) -> Path:
 
 
 def predict(model: Path, place: Path | str, *overrides: str) -> int:
-    cli.register(ConfigStore.instance())
     chosen = [f"run={model}", f"input='{place}'", "output=out", "engine=litert", *overrides]
-    with initialize_config_dir(str(ROOT / "conf")):
-        settings = config.load(compose("predict", chosen))
-    return photos.inspect_photos(settings, Path("unused"))[0]
+    return photos.inspect_photos(composed("predict", *chosen), Path("unused"))[0]
 
 
 def script(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -44,6 +44,7 @@ def numbers(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "sweep.csv").drop(columns=["run_id", "seconds"])
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
     command = ["-m", *HEAD, f"data.path={two_classes}", "optimizer=sgd", "learning_rate=0.01,1e38,0.02", "sweep.name=s"]
     found = run(*command)
@@ -93,6 +94,7 @@ def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
     assert statuses(children) == {"FINISHED": 2, "FAILED": 1}
 
 
+@pytest.mark.slow
 def test_faults_of_the_whole_sweep_are_told_before_it_begins(tmp_path: Path) -> None:
     poison = tmp_path / "poison"
     poison.mkdir()

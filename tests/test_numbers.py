@@ -11,18 +11,16 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from PIL import Image
 from scipy.special import softmax
 
 import hairline
-from hairline import assessment, cli, config, experiment, standings
+from hairline import assessment, config, experiment, standings
 from hairline.data import manifest
 from hairline.evaluation import metrics
 from hairline.model import bundle as bundles
 from tests.conftest import paint
-from tests.test_experiment import CONF, SMALL, train
+from tests.running import SMALL, composed, train
 
 # Whole trainings, evaluations and sweeps: two minutes.
 pytestmark = pytest.mark.slow
@@ -30,14 +28,8 @@ pytestmark = pytest.mark.slow
 QUIET = ("tracking=none", "report.level=light")
 
 
-def settings(script: str, *overrides: str) -> config.Config:
-    cli.register(ConfigStore.instance())
-    with initialize_config_dir(str(CONF)):
-        return config.load(compose(script, list(overrides)))
-
-
 def evaluate(place: Path, run: Path | str, data: Path, *overrides: str, sweep: Path | None = None) -> dict[str, float]:
-    chosen = settings(
+    chosen = composed(
         "evaluate", f"run={run}", "data=folder", f"data.path={data}", "features.engine=tensorflow", *overrides
     )
     place.mkdir(parents=True)
@@ -212,7 +204,7 @@ def test_test_images_change_nothing_but_the_test(two_classes: Path, tmp_path: Pa
         table.to_csv(tmp_path / f"{name}.csv", index=False)
         (tmp_path / name).mkdir()
         place = f"data.path={tmp_path / name}.csv"
-        chosen = settings("config", *SMALL, "data=manifest", place, "tracking=none", "features.keep=false")
+        chosen = composed("config", *SMALL, "data=manifest", place, "tracking=none", "features.keep=false")
         experiment.train(chosen, tmp_path / name, [])
         bundle = bundles.read(tmp_path / name / "model")
         weights = bundles.load_model(tmp_path / name / "model", bundle).get_weights()
@@ -246,7 +238,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory, two_classes: Path) -> Pat
 
 def test_runs_are_compared(two_runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    table = standings.compare(settings("compare", f"runs=[{two_runs}]", "metric=test_loss"), tmp_path)
+    table = standings.compare(composed("compare", f"runs=[{two_runs}]", "metric=test_loss"), tmp_path)
     assert list(table["run"]) == ["sweep/0", "sweep/1"]
     assert table["learning_rate"].tolist() == [0.01, 1e-6]
     assert "batch_size" not in table
@@ -264,23 +256,23 @@ def test_runs_are_compared(two_runs: Path, tmp_path: Path, caplog: pytest.LogCap
 
 def test_runs_of_an_experiment_are_compared(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(two_runs.parent)
-    table = standings.compare(settings("compare", "mlflow_experiment=hairline", "metric=test_loss"), tmp_path)
+    table = standings.compare(composed("compare", "mlflow_experiment=hairline", "metric=test_loss"), tmp_path)
     assert list(table["run"]) == ["rate 0.01", "rate 1e-6"]
     with pytest.raises(ValueError, match=r"mlflow_experiment=nothing: none of that name.*hairline"):
-        standings.compare(settings("compare", "mlflow_experiment=nothing"), tmp_path)
+        standings.compare(composed("compare", "mlflow_experiment=nothing"), tmp_path)
 
 
 def test_what_cannot_be_compared_is_said(two_runs: Path, tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match=r"nothing to compare"):
-        settings("compare")
+        composed("compare")
     with pytest.raises(config.ConfigError, match=r"runs: nowhere is neither a folder nor an MLflow run id"):
-        settings("compare", "runs=[nowhere]")
+        composed("compare", "runs=[nowhere]")
     with pytest.raises(ValueError, match=r"1 finished runs.*two at least"):
-        standings.compare(settings("compare", f"runs=[{two_runs}/0]"), tmp_path)
+        standings.compare(composed("compare", f"runs=[{two_runs}/0]"), tmp_path)
     with pytest.raises(ValueError, match=r"metric=test_acuracy: unknown. Did you mean 'test_accuracy'"):
-        standings.compare(settings("compare", f"runs=[{two_runs}]", "metric=test_acuracy"), tmp_path)
+        standings.compare(composed("compare", f"runs=[{two_runs}]", "metric=test_acuracy"), tmp_path)
     copy = Path(shutil.copytree(two_runs, tmp_path / "copy"))
     table = pd.read_csv(copy / "1" / "predictions.csv")
     table.assign(prob_plain=np.nan).to_csv(copy / "1" / "predictions.csv", index=False)
     with pytest.raises(ValueError, match=r"48 images have probabilities that are no numbers \(nan\)"):
-        standings.compare(settings("compare", f"runs=[{copy}]"), tmp_path)
+        standings.compare(composed("compare", f"runs=[{copy}]"), tmp_path)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 
-from hairline import cli, config, experiment
-
-CONF = Path(__file__).parents[1] / "conf"
+from hairline import experiment
+from tests.running import composed
 
 
 @pytest.mark.slow
 def test_the_recipe_tells_cracks_from_none(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(real_data / "keras"))
-    cli.register(ConfigStore.instance())
     chosen = [
         "experiment=recipe",
         "data=folder",
@@ -24,8 +20,7 @@ def test_the_recipe_tells_cracks_from_none(real_data: Path, tmp_path: Path, monk
         "data.limit=3000",
         "batch_size=64",
     ]
-    with initialize_config_dir(str(CONF)):
-        settings = config.load(compose("config", chosen))
+    settings = composed("config", *chosen)
     (tmp_path / "run").mkdir()
     found = experiment.train(settings, tmp_path / "run", chosen)
     assert found["val_accuracy"] >= 0.98

@@ -11,17 +11,15 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 
-from hairline import cli, config, inference, tracking
+from hairline import config, inference, tracking
 from hairline.config import Export, Register
 from hairline.data import manifest
 from hairline.evaluation.comparison import Difference
 from hairline.model import bundle as bundles
 from hairline.registry import RegistryError
 from hairline.shipping import export, registration
-from tests.conftest import ROOT
+from tests.running import composed
 from tests.saved_runs import saved_run
 
 STARTED = {"enabled": True, "uri": None, "experiment": "e", "system_metrics": False, "name": "n", "tags": {}}
@@ -210,8 +208,7 @@ def test_a_run_of_another_store_says_so(two_classes: Path, tmp_path: Path) -> No
 
 
 def test_a_name_that_no_uri_could_hold_is_refused() -> None:
-    cli.register(ConfigStore.instance())
-    with initialize_config_dir(str(ROOT / "conf")), pytest.raises(config.ConfigError, match="without /, : and @"):
-        config.load(compose("register", ["run=x", "tracking.registered_model='a@b'"]))
-    with initialize_config_dir(str(ROOT / "conf")), pytest.raises(config.ConfigError, match="the registry is MLflow's"):
-        config.load(compose("register", ["run=x", "tracking=none"]))
+    with pytest.raises(config.ConfigError, match="without /, : and @"):
+        composed("register", "run=x", "tracking.registered_model='a@b'")
+    with pytest.raises(config.ConfigError, match="the registry is MLflow's"):
+        composed("register", "run=x", "tracking=none")

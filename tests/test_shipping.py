@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from PIL import Image, ImageOps
 
-from hairline import cli, config, inference
+from hairline import config, inference
 from hairline.config import Export, Tracking
 from hairline.data import images
 from hairline.model import bundle as bundles
 from hairline.shipping import export, formats, instructions, parity, runtimes
 from hairline.shipping.formats import ExportError
 from tests.conftest import ROOT
+from tests.running import composed
 from tests.saved_runs import saved_run
 
 FORMATS = ("litert", "litert_int8", "onnx", "saved_model", "keras")
@@ -299,14 +298,8 @@ def test_a_model_folder_alone_needs_images(finished: Path, two_classes: Path, tm
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def composed(*overrides: str) -> Export:
-    cli.register(ConfigStore.instance())
-    with initialize_config_dir(str(ROOT / "conf")):
-        return config.load(compose("export", list(overrides)))
-
-
 def test_the_defaults() -> None:
-    found = composed("run=x", "format=litert")
+    found = composed("export", "run=x", "format=litert")
     assert (found.images, found.output, found.data, found.threads) == (1000, None, None, None)
     assert found.tracking.registered_model == "hairline"
 
@@ -323,13 +316,13 @@ def test_the_defaults() -> None:
 )
 def test_mistakes_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(config.ConfigError, match=re.escape(message)):
-        composed(*overrides)
+        composed("export", *overrides)
 
 
 def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else name)
     with pytest.raises(config.ConfigError, match=r"format=onnx needs tf2onnx, which is not installed: .*\[onnx\]"):
-        composed("run=x", "format=onnx")
+        composed("export", "run=x", "format=onnx")
 
 
 def test_a_run_without_a_model_answers_without_tensorflow(tmp_path: Path) -> None:

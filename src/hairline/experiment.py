@@ -173,7 +173,7 @@ def describe_model(config: Config, data: Data, frozen: Frozen, origin: str, deci
         },
         versions=environment.versions(),
         extra={
-            "split": {key: getattr(config.split, key) for key in ("group_by", "block_size", "pattern")},
+            "split": config.split.grouping(),
             # The side of the patches before they are squeezed: what a tile of a photo should be as well.
             "patch_px": int(np.median(data.manifest[["width", "height"]].to_numpy())),
         },

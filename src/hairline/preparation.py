@@ -57,9 +57,8 @@ def remember(session: str) -> None:
 
 def prepare_data(config: Config) -> Data:
     """List, check and divide the images."""
-    grouping = ("group_by", "block_size", "pattern")
-    groups = {key: getattr(config.split, key) for key in grouping}
-    key = repr((config.data, groups, None if config.data.limit is None else config.seed))
+    grouping = config.split.grouping()
+    key = repr((config.data, grouping, None if config.data.limit is None else config.seed))
     found = next((known[key] for known in _remembered.values() if key in known), None)
     if found is None:
         table, rejected = scanned(listed(config.data, config.seed), config.data.max_rejected)
@@ -110,8 +109,7 @@ def grouped(table: pd.DataFrame, settings: Split) -> tuple[pd.DataFrame, np.ndar
     if settings.group_by != "none":
         hashes = duplicates.perceptual_hashes(table)
         clusters = duplicates.clusters(table["sha256"].tolist(), hashes)
-    grouping = {key: getattr(settings, key) for key in ("group_by", "block_size", "pattern")}
-    return splits.group(table, clusters, **grouping), hashes
+    return splits.group(table, clusters, **settings.grouping()), hashes
 
 
 def _say_data(config: Config, data: Data) -> None:

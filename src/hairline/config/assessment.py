@@ -9,7 +9,7 @@ from typing import Literal
 
 from omegaconf import MISSING
 
-from hairline.config.checks import data_faults, positive_faults
+from hairline.config.checks import data_faults, grouping_faults, positive_faults
 from hairline.config.schema import Data, FeatureSettings, Report, Runtime, Split, Tracking
 
 
@@ -32,11 +32,9 @@ class Evaluate:
 def evaluate_faults(config: Evaluate) -> Iterator[str]:
     """Give every fault of an evaluation's configuration."""
     yield from data_faults(config.data)
-    if config.split.group_by == "regex" and not config.split.pattern:
-        yield "split.group_by=regex needs split.pattern: a regular expression whose first group names the photo"
+    yield from grouping_faults(config.split)
     yield from positive_faults(
         {
-            "split.block_size": config.split.block_size,
             "data.limit": config.data.limit,
             "features.max_gigabytes": config.features.max_gigabytes,
             "runtime.threads": config.runtime.threads,

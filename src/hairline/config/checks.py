@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hairline.config.schema import Config, Data, Decision, SyntheticData
+from hairline.config.schema import Config, Data, Decision, Split, SyntheticData
 
 
 class ConfigError(ValueError):
@@ -29,8 +30,7 @@ def training_faults(config: Config) -> Iterator[str]:
             f"split.train={split.train:g}, split.val={split.val:g} and split.test={split.test:g} sum to {total:g}: "
             "give three positive shares that sum to 1, such as 0.7, 0.24 and 0.06"
         )
-    if split.group_by == "regex" and not split.pattern:
-        yield "split.group_by=regex needs split.pattern: a regular expression whose first group names the photo"
+    yield from grouping_faults(split)
     yield from data_faults(config.data)
     yield from _model_faults(config)
     yield from decision_faults(config.decision)
@@ -44,7 +44,6 @@ def training_faults(config: Config) -> Iterator[str]:
         "finetune.epochs": config.finetune.epochs,
         "finetune.batch_size": config.finetune.batch_size,
         "finetune.learning_rate": config.finetune.learning_rate,
-        "split.block_size": split.block_size,
         "repeats": config.repeats,
         "data.limit": config.data.limit,
         "schedule.patience": config.schedule.patience,
@@ -87,10 +86,17 @@ def data_faults(data: Data) -> Iterator[str]:
         yield f"data.max_rejected={data.max_rejected:g}: expected a number from 0 up to, not including, 1"
 
 
+def grouping_faults(split: Split) -> Iterator[str]:
+    """Give every fault of how the group `split` tells which images belong together."""
+    if split.group_by == "regex" and not split.pattern:
+        yield "split.group_by=regex needs split.pattern: a regular expression whose first group names the photo"
+    yield from positive_faults({"split.block_size": split.block_size})
+
+
 def positive_faults(values: Mapping[str, float | None]) -> Iterator[str]:
-    """Say which of the given settings are not above zero."""
+    """Say which of the given settings are no number above zero."""
     for key, value in values.items():
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             yield f"{key}={value:g}: expected a number above 0"
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 from omegaconf import MISSING
 
+from hairline.config.checks import positive_faults
+
 _MOST_MEGAPIXELS = 178  # what Pillow opens without taking it for an attack
 
 
@@ -89,9 +91,7 @@ def predict_faults(config: Predict) -> Iterator[str]:
         "ray.workers": config.ray.workers,
         "threads": config.threads,
     }
-    for key, value in positive.items():
-        if value is not None and not 0 < value < math.inf:
-            yield f"{key}={value:g}: expected a number above 0"
+    yield from positive_faults(positive)
     tiles = config.tiles
     if not 0 <= tiles.overlap < 1:
         yield f"tiles.overlap={tiles.overlap:g}: expected a number from 0 up to, not including, 1"

@@ -66,6 +66,10 @@ class Split:
     block_size: int = 87  # group_by=block: neighbours in file order that count as one photo
     pattern: str | None = None  # group_by=regex: its first group (or the whole match) on the path names the photo
 
+    def grouping(self) -> dict[str, str | int | None]:
+        """Give the keys that say which images belong together."""
+        return {"group_by": self.group_by, "block_size": self.block_size, "pattern": self.pattern}
+
 
 @dataclass
 class Augment:
