@@ -108,9 +108,9 @@ def divide(images: Path, folder: Path, seed: int) -> dict[str, int]:
     from hairline.data import manifest, sources, splits
 
     table, _ = manifest.scan(sources.from_folder(path=str(images)))
-    chosen = config.arguments(config.Split())
-    grouping = {key: chosen.pop(key) for key in ("group_by", "block_size", "pattern")}
-    table = splits.split(splits.group(table, **grouping), **chosen, seed=seed)
+    chosen = config.Split()
+    shares = config.arguments(chosen, *chosen.grouping())
+    table = splits.split(splits.group(table, **chosen.grouping()), **shares, seed=seed)
     for number, row in enumerate(table.itertuples()):
         source = Path(row.path)
         if source.suffix.lower() not in (".jpg", ".jpeg", ".png", ".bmp"):
