@@ -202,6 +202,7 @@ def test_fresh_views_stream_through_every_epoch(two_classes: Path, tmp_path: Pat
     assert one["val_loss"] != train(tmp_path / "plain", two_classes, "tracking=none", "report.level=light")["val_loss"]
 
 
+@pytest.mark.slow
 def test_three_classes_go_through_every_part(three_classes: Path, tmp_path: Path) -> None:
     found = train(
         tmp_path / "run",
@@ -242,6 +243,7 @@ def test_a_run_leaves_nothing_for_the_next(two_classes: Path, three_classes: Pat
     assert not (tmp_path / "after" / "model").exists()
 
 
+@pytest.mark.slow
 def test_seed_zero_repeats_and_differs_from_seed_one(two_classes: Path, tmp_path: Path) -> None:
     quiet = ("tracking=none", "report.level=light")
     found = [

@@ -155,6 +155,7 @@ def test_a_second_phase_numbers_on_and_keeps_the_better_weights() -> None:
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_later_job_does_not_keep_the_graphs_of_earlier_ones() -> None:
     def graphs() -> int:
         runtime.prepare(precision="float32", threads=None, deterministic=False, seed=0)

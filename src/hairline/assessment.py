@@ -227,7 +227,7 @@ def draw(
         bundle=bundle,
         title=name,
         seed=config.seed,
-        model_folder=folder,
+        model=lambda: bundles.load_model(folder, bundle),
     )
 
 

@@ -94,9 +94,11 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
                 leaks = measurement.find_leaks(data, directory)
                 results |= leaks.counts
             with seconds("model"):
-                results |= save_model(config, data, frozen, head, standardisation, probabilities, bundle, directory)
+                model, results["parity_difference"] = save_model(
+                    config, data, frozen, head, standardisation, probabilities, bundle, directory
+                )
             with seconds("figures"):
-                draw(config, data, frozen, scores, decision, bundle, history, leaks, results, directory)
+                draw(config, data, frozen, model, scores, decision, bundle, history, leaks, results, directory)
         results |= seconds.measured()
         (directory / "metrics.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         mirror(config, data, results, directory, run)
@@ -193,6 +195,7 @@ def draw(
     config: Config,
     data: Data,
     frozen: Frozen,
+    model: keras.Model,
     scores: np.ndarray,
     decision: Decision,
     bundle: Bundle,
@@ -230,7 +233,7 @@ def draw(
         bundle=bundle,
         title="Test images",
         seed=config.seed,
-        model_folder=directory / "model",
+        model=lambda: model,
     )
 
 
@@ -243,8 +246,12 @@ def save_model(
     probabilities: np.ndarray,
     bundle: Bundle,
     directory: Path,
-) -> dict[str, float]:
-    """Join backbone and head, check the whole against the feature path on real test images, and save it."""
+) -> tuple[keras.Model, float]:
+    """Join backbone and head, check the whole against the feature path on real test images, and save it.
+
+    Returns:
+        The joined model, and the largest difference of its probabilities.
+    """
     from hairline.model import bundle as bundles
     from hairline.model import classifier
 
@@ -252,8 +259,8 @@ def save_model(
     rows = data.rows("test")[:_PARITY_IMAGES]
     pixels = np.stack([images.decode(path, config.image_size) for path in data.manifest["path"].iloc[rows]])
     # In small batches: an eager call on all of them would more than double the run's peak memory.
-    joined = model.predict(pixels, batch_size=8, verbose=0)
-    difference = float(np.abs(joined - probabilities[rows]).max())
+    found = model.predict(pixels, batch_size=8, verbose=0)
+    difference = float(np.abs(found - probabilities[rows]).max())
     if not difference <= PARITY_LIMIT and config.runtime.precision == "float32":
         raise RuntimeError(
             f"the joined model's probabilities differ from the trained head's by {difference:.2g} on test images; "
@@ -263,7 +270,7 @@ def save_model(
     # Which images the model has seen, so that an evaluation elsewhere can leave them out.
     statistics |= bundles.seen_images(data.manifest["sha256"], data.manifest["split"])
     bundles.save(directory / "model", model, bundle, statistics)
-    return {"parity_difference": difference}
+    return model, difference
 
 
 def mirror(config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run) -> None:

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hairline import config as configuration
-from hairline import logs, preparation, sweeps, tracking
+from hairline import logs, sweeps, tracking
 from hairline.config import Config, ConfigError
 from hairline.sweeps import Job, Sweep
 
@@ -48,6 +48,8 @@ def perform(function: Callable[[Any, Path, list[str]], Any], composed: DictConfi
     fresh = Path(hydra.runtime.output_dir)
     if not directed:
         _enter(sweep)
+    from hairline import preparation  # with pandas and SciPy, which a misspelt key need not wait for
+
     preparation.remember(sweep.session)
     settings = _settings(sweep, list(hydra.overrides.task))
     if sweep.stopped:

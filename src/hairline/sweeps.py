@@ -17,12 +17,14 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
-import pandas as pd
 
 from hairline import tracking
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +220,8 @@ class Sweep:
 
     def table(self) -> pd.DataFrame:
         """Give one row a job: job, status, the swept settings, metrics, seconds, MLflow run id, error."""
+        import pandas as pd  # half a second, which a misspelt key need not wait for
+
         jobs = self.jobs()
         keys = list(dict.fromkeys([*self.swept, *(key for job in jobs for key in job.settings)]))
         rows = []
@@ -257,6 +261,8 @@ class Sweep:
         return table
 
     def _draw(self, finished: list[Job]) -> None:
+        import pandas as pd
+
         from hairline.evaluation import figures, sweep_figure
 
         histories = [pd.read_csv(self.directory(job) / "history.csv") for job in finished]

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import filelock
-import pandas as pd
-from PIL import Image
 
 from hairline import cache
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hairline.model.bundle import Bundle
 
 log = logging.getLogger(__name__)
@@ -129,6 +129,8 @@ class Run:
         """Log a folder of PNG files, and those of the predictions so that MLflow shows runs' side by side."""
         self.artifacts(folder, folder.name)
         if self.id is not None:
+            from PIL import Image
+
             for name in ("confusion_matrix", "predictions"):
                 if (folder / f"{name}.png").is_file():
                     with Image.open(folder / f"{name}.png") as picture:
@@ -145,6 +147,7 @@ class Run:
         if self.id is None:
             return
         mlflow = _mlflow()
+        import pandas as pd
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, DataType, Schema
 

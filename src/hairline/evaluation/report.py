@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from hairline.data.manifest import shown
 from hairline.evaluation import charts, figures, metrics
 
 if TYPE_CHECKING:
+    import keras
+
     from hairline.evaluation.leaks import Leaks
     from hairline.model.bundle import Bundle
 
@@ -70,7 +73,7 @@ def draw_predictions(
     bundle: Bundle,
     title: str,
     seed: int,
-    model_folder: Path,
+    model: Callable[[], keras.Model],
 ) -> None:
     """Draw confusion, ranking, scores, calibration, the worst errors, predictions and Grad-CAM.
 
@@ -83,7 +86,7 @@ def draw_predictions(
         bundle: Of the model: class names, threshold, abstain band.
         title: What was evaluated.
         seed: Chooses which images are shown.
-        model_folder: The saved model, for Grad-CAM.
+        model: Gives the joined model, for Grad-CAM.
     """
     names, size = bundle.class_names, bundle.image_size
     positive = None if bundle.positive_class is None else names.index(bundle.positive_class)
@@ -110,7 +113,7 @@ def draw_predictions(
     figures.save(reliability, folder / "reliability.png")
     figures.save(predictions(rows, labels, probabilities, names, size, seed), folder / "predictions.png")
     figures.save(worst_errors(rows, labels, probabilities, chosen, names, size, title), folder / "errors.png")
-    attention = heat_maps(rows, labels, probabilities, chosen, bundle, model_folder, seed)
+    attention = heat_maps(rows, labels, probabilities, chosen, bundle, model, seed)
     if attention is not None:
         figures.save(attention, folder / "gradcam.png")
 
@@ -167,12 +170,11 @@ def heat_maps(
     found: np.ndarray,
     chosen: np.ndarray,
     bundle: Bundle,
-    model_folder: Path,
+    model: Callable[[], keras.Model],
     seed: int,
 ) -> Figure | None:
     """Show what spoke for the answers, wrong ones first; None where the model keeps no map."""
     from hairline.evaluation import gradcam
-    from hairline.model import bundle as bundles
 
     wrong = np.flatnonzero(truths != chosen)
     wrong = wrong[np.argsort(-found[wrong, chosen[wrong]], kind="stable")][: _MAPS // 2]
@@ -180,7 +182,7 @@ def heat_maps(
     picked = np.concatenate([wrong, right])[:_MAPS]
     pixels = np.stack([images.decode(path, bundle.image_size) for path in rows["path"].iloc[picked]])
     try:
-        heat = gradcam.heat_maps(bundles.load_model(model_folder, bundle), pixels, chosen[picked])
+        heat = gradcam.heat_maps(model(), pixels, chosen[picked])
     except gradcam.NoMapError as error:
         log.warning("WARNING: no figure of what speaks for the answers: %s", error)
         return None
