@@ -22,7 +22,7 @@ from typing import Any
 import filelock
 import pandas as pd
 
-from hairline import tracking
+from hairline import atomic, tracking
 
 log = logging.getLogger(__name__)
 
@@ -330,6 +330,4 @@ def _near(path: Path) -> str:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    atomic.write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
