@@ -25,7 +25,7 @@ from PIL import Image
 
 from hairline import checkpoint, synchronisation, tracking
 from hairline.config import Sync
-from hairline.tracking import delivery, mirror
+from hairline.tracking import delivery, mirror, store
 from hairline.tracking.journal import FILE, Journal
 from tests.conftest import ROOT
 from tests.saved_runs import saved_run
@@ -40,13 +40,13 @@ def client() -> mlflow.MlflowClient:
     return mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
 
 
-def found(store: mlflow.MlflowClient | None = None, experiment: str = "e") -> list[mlflow.entities.Run]:
-    store = store or client()
-    return list(store.search_runs([store.get_experiment_by_name(experiment).experiment_id]))
+def found(at: mlflow.MlflowClient | None = None, experiment: str = "e") -> list[mlflow.entities.Run]:
+    asked = at or client()
+    return list(asked.search_runs([asked.get_experiment_by_name(experiment).experiment_id]))
 
 
-def steps(run_id: str, key: str = "loss", store: mlflow.MlflowClient | None = None) -> list[int]:
-    return [point.step for point in (store or client()).get_metric_history(run_id, key)]
+def steps(run_id: str, key: str = "loss", at: mlflow.MlflowClient | None = None) -> list[int]:
+    return [point.step for point in (at or client()).get_metric_history(run_id, key)]
 
 
 @pytest.fixture
@@ -172,13 +172,17 @@ def test_required_tracking_is_required_to_the_last_point(place: Path, outage: th
         train(current)
 
 
-def test_a_child_of_a_sweep_begins_without_the_server(place: Path, outage: threading.Event) -> None:
-    outage.set()
+def test_a_child_of_a_sweep_begins_without_the_server(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(uri: str) -> None:
+        raise tracking.TrackingError("nobody is there")
+
+    reachable = store.refuse_unreachable
     tags = {tracking.PARENT: "0" * 32}
+    monkeypatch.setattr(store, "refuse_unreachable", refused)
     with tracking.start(**{**SETTINGS, "tags": tags}, directory=place) as current:
         current.metrics({"loss": 1.0}, step=1)
     assert current.id is None
-    outage.clear()
+    monkeypatch.setattr(store, "refuse_unreachable", reachable)
     tracking.synchronise(place, None)
     (entry,) = found()
     assert entry.data.tags[tracking.PARENT] == "0" * 32
@@ -207,13 +211,13 @@ def told(place: Path, two_classes: Path) -> str:
     return current.id
 
 
-def everything(run_id: str, store: mlflow.MlflowClient | None = None) -> dict[str, Any]:
-    store = store or client()
-    entry = store.get_run(run_id)
-    pictures = [item.path for item in store.list_artifacts(run_id, "images")]
-    models = store.search_logged_models([entry.info.experiment_id])
+def everything(run_id: str, at: mlflow.MlflowClient | None = None) -> dict[str, Any]:
+    asked = at or client()
+    entry = asked.get_run(run_id)
+    pictures = [item.path for item in asked.list_artifacts(run_id, "images")]
+    models = asked.search_logged_models([entry.info.experiment_id])
     return {
-        "points": {key: [(p.step, p.timestamp, p.value) for p in store.get_metric_history(run_id, key)]
+        "points": {key: [(p.step, p.timestamp, p.value) for p in asked.get_metric_history(run_id, key)]
                    for key in entry.data.metrics},
         "parameters": entry.data.params,
         "pictures": len(pictures),

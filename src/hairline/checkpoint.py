@@ -116,6 +116,11 @@ class Checkpoint:
                 "the images, or start a new run without resume="
             )
 
+    def reopen(self) -> None:
+        """Note that something is left to be done, as where a finished run is given a fuller report."""
+        if self._about.pop("finished", False):
+            self._write()
+
     def finish(self, keep: bool) -> None:
         """Note that nothing is left to be done.
 

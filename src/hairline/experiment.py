@@ -75,7 +75,10 @@ def begin(config: Config, directory: Path) -> Checkpoint:
             "this program: delete it, and resume= trains anew with the run's settings"
         )
     configuration.save(dataclasses.replace(config, resume=None), directory / "config.yaml")
-    return state or Checkpoint.begin(directory, identity)
+    if state is None:
+        return Checkpoint.begin(directory, identity)
+    state.reopen()
+    return state
 
 
 def _train(config: Config, directory: Path, overrides: list[str], state: Checkpoint) -> dict[str, float]:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hairline import config as configuration
 from hairline import interruption, logs, preparation, sweeps, tracking
+from hairline.checkpoint import Checkpoint
 from hairline.config import Config, ConfigError
 from hairline.sweeps import Job, Sweep
 
@@ -227,7 +228,9 @@ def _complete(sweep: Sweep) -> int:
         return 0
     directory = sweep.directory(best)
     config = configuration.read(directory / "config.yaml")
-    if config.report.level != "light" or (directory / "model").exists():
+    state = Checkpoint.read(directory)
+    done = state is not None and state.finished and (directory / "model").exists()
+    if config.report.level == "none" or done:
         return 0
     from hairline import experiment
 

@@ -38,7 +38,7 @@ class Delivery:
         self._closing = threading.Event()
         self._failures, self._reason, self._warned = 0, "", False
         self._trying: tuple[float, bool] | None = None  # since when, and whether it may take long
-        self._moved = time.monotonic()
+        self._moved, self._hurried = time.monotonic(), False
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
         self._thread.start()
 
@@ -49,8 +49,7 @@ class Delivery:
             TrackingError: If MLflow is required and does not answer.
         """
         self.check()
-        with self._news:
-            self._news.notify_all()
+        self.notify()
 
     def check(self) -> None:
         """Raise where MLflow is required and does not answer.
@@ -64,9 +63,19 @@ class Delivery:
                 "back, or without waiting for it by tracking.required=false"
             )
 
-    def close(self) -> bool:
-        """Wait until all is sent, or until it is clear that it will not be; gives whether it is."""
+    def notify(self) -> None:
+        """Say that the journal has something new, from a thread that cannot stop the run."""
+        with self._news:
+            self._news.notify_all()
+
+    def close(self, *, hurried: bool = False) -> bool:
+        """Wait until all is sent, or until it is clear that it will not be; gives whether it is.
+
+        Args:
+            hurried: Whether the process was asked to end: then files are waited for no longer than points.
+        """
         self._moved = time.monotonic()
+        self._hurried = hurried
         with self._news:
             self._closing.set()
             self._news.notify_all()
@@ -88,7 +97,7 @@ class Delivery:
         if self._failures:
             return self._moved + _LAST_WAIT
         since, large = self._trying or (time.monotonic(), False)
-        return max(self._moved + _LAST_WAIT, since + (_SLOW_LARGE if large else _SLOW))
+        return max(self._moved + _LAST_WAIT, since + (_SLOW_LARGE if large and not self._hurried else _SLOW))
 
     def _told(self) -> str:
         return f"the tracking server {store.redacted(self._target)} does not take what is logged: {self._reason}"

@@ -65,12 +65,19 @@ class Mirror:
         except (FileNotFoundError, store.mlflow().MlflowException) as error:
             if not isinstance(error, FileNotFoundError) and error.error_code not in _REFUSED:
                 raise
-            what = ", ".join(dict.fromkeys(entry["kind"] for entry in chosen or entries[:1]))
+            first = entries[0]
+            if len(chosen) > 1:
+                return self.deliver(entries[:1])  # the others are none the worse for one that is refused
+            if chosen and len(first["values"]) > 1:
+                for key, value in first["values"].items():
+                    self.deliver([{**first, "values": {key: value}}])
+                return 1
+            what = " ".join(first.get("values") or [first["kind"]])
             log.warning("WARNING: MLflow does not take %s, left out: %s", what, str(error).splitlines()[0])
         return len(chosen) or 1
 
     def known(self) -> bool:
-        """Tell whether the store has the run; one of another store, or deleted for good, it has not."""
+        """Tell whether the store has the run; one of another store, or deleted, it has not."""
         return self.run_id is not None and store.exists(self._uri, self.run_id)
 
     def _one(self, entry: Entry) -> None:

@@ -158,12 +158,16 @@ def start(
         return
     mirror = _opened(journal, uri, about, certain=store.PARENT not in tags)
     delivery = Delivery(journal, mirror, uri, required=required)
+    complete = hurried = False
     try:
-        with Sampling(journal, system_metrics), _noted(journal):
+        with Sampling(journal, system_metrics, delivery.notify), _noted(journal):
             yield Run(journal, mirror, delivery)
             delivery.check()
+    except KeyboardInterrupt:
+        hurried = True
+        raise
     finally:
-        complete = delivery.close()
+        complete = delivery.close(hurried=hurried)
     if required and not complete:
         delivery.check()
         raise TrackingError(f"MLflow did not take all of the run in time: python sync.py run={directory}")
@@ -187,7 +191,11 @@ def _opened(journal: Journal, uri: str | None, about: dict[str, Any], certain: b
         if mirror.run_id is not None and not mirror.known():
             mirror.run_id = None  # another store, or a run that was deleted for good: a new one is told everything
             journal.rewind()
-        journal.tell("begin", **about)
+    except Exception as error:
+        if certain:
+            raise _as_tracking_error(error, uri) from error
+    journal.tell("begin", **about)
+    try:
         while not mirror.experiment_id:  # a new run's beginning is the first entry; a resumed one's comes in its turn
             journal.mark(mirror.deliver(journal.waiting()))
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -17,9 +18,9 @@ _PREFIX = "system/"  # by which MLflow knows them
 class Sampling:
     """Samples every ten seconds, in a thread of its own, for as long as the block lasts."""
 
-    def __init__(self, journal: Journal, enabled: bool) -> None:
+    def __init__(self, journal: Journal, enabled: bool, on_sample: Callable[[], None]) -> None:
         """Take the journal of the run; nothing is sampled unless enabled."""
-        self._journal = journal
+        self._journal, self._on_sample = journal, on_sample
         self._enabled = enabled and importlib.util.find_spec("psutil") is not None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampling", daemon=True)
@@ -48,6 +49,7 @@ class Sampling:
                 monitor.clear_metrics()
             told = {_PREFIX + key: float(value) for key, value in found.items() if value == value}
             self._journal.tell("metrics", values=told, step=self._journal.next_step(_PREFIX))
+            self._on_sample()
 
 
 def _monitors() -> list[Any]:

@@ -152,14 +152,13 @@ def client(uri: str | None) -> Any:
 
 
 def exists(uri: str | None, run_id: str) -> bool:
-    """Tell whether a store has a run; one of another store, or deleted for good, it has not."""
+    """Tell whether a store has a run; one of another store, or deleted, it has not."""
     try:
-        client(uri).get_run(run_id)
+        return str(client(uri).get_run(run_id).info.lifecycle_stage) == "active"
     except mlflow().MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST" and "invalid run id" not in str(error).lower():
             raise
         return False
-    return True
 
 
 def _artifact_location(uri: str) -> str | None:
