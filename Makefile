@@ -1,9 +1,9 @@
-# make demo | test | lint | ci. Windows and others without make: README.md lists the same commands.
+# make demo | test | lint | ci | soak. Windows and others without make: README.md lists the same commands.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test slow lint format ci clean
+.PHONY: install demo test slow lint format ci soak clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,9 @@ slow: install
 	$(BIN)/python -m pytest -m slow
 
 ci: lint test slow
+
+soak: install
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -167,8 +167,10 @@ def test_resume_compares_only_what_was_overridden(tmp_path: Path) -> None:
     saved = composed("config", "seed=3", "optimizer=sgd")
     config.save(saved, tmp_path / "config.yaml")
     again = [f"resume={tmp_path}", "seed=3", "name=other", "optimizer=sgd"]
-    assert config.resumed(composed("config", *again), again) == saved
-    assert config.resumed(composed("config", again[0]), again[:1]) == saved
+    assert config.resumed(composed("config", again[0]), again[:1]) == dataclasses.replace(saved, resume=str(tmp_path))
+    found = config.resumed(composed("config", *again, "tags.site=bridge"), [*again, "tags.site=bridge"])
+    assert found == dataclasses.replace(saved, resume=str(tmp_path), name="other", tags={"site": "bridge"})
+    assert config.identity(found) == config.identity(saved)
     wrong = [f"resume={tmp_path}", "seed=4", "epochs=2", "optimizer=adam"]
     with pytest.raises(
         config.ConfigError, match=r"(?s)epochs: the run has 10.*optimizer.name.*seed: the run has 3, .* 4"

@@ -36,7 +36,8 @@ def client(finished: Path) -> mlflow.MlflowClient:
 
 def test_the_run_directory_explains_itself(finished: Path) -> None:
     tables = {"manifest.csv", "history.csv", "predictions.csv", "leaks.csv"}
-    others = {"config.yaml", "environment.json", "metrics.json", "mlflow_run_id.txt", "figures", "model"}
+    others = {"config.yaml", "environment.json", "metrics.json", "figures", "model"}
+    others |= {"mlflow_run_id.txt", "tracking.jsonl", "state.npz"}
     assert {path.name for path in finished.iterdir()} == tables | others
     assert {path.name for path in (finished / "model").iterdir()} == {"model.keras", "bundle.json", "features.npz"}
     figures = {path.stem for path in (finished / "figures").glob("*.png")}

@@ -166,8 +166,7 @@ def test_mlflow_serves_it(finished: Path, two_classes: Path, tmp_path: Path) -> 
     place = tmp_path / "one"
     saved_run(place, two_classes)
     with tracking.start(**settings, directory=place) as run:
-        bundle = bundles.read(place / "model")
-        run.model(place / "model", bundle, next(two_classes.glob("*/*.jpg")).read_bytes())
+        run.model(place / "model", next(two_classes.glob("*/*.jpg")))
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "serving.py"), "--images", str(two_classes),
          "--model", f"runs:/{run.id}/model", "--seconds", "3", "--malformed", "90", "--clients", "3"],

@@ -77,25 +77,27 @@ def test_an_interrupt_ends_killed() -> None:
     assert client().get_run(run.id).info.status == "KILLED"
 
 
-def test_tracking_off_records_nothing() -> None:
+def test_tracking_off_keeps_the_journal_alone() -> None:
     with tracking.start(**{**SETTINGS, "enabled": False}) as run:
         run.parameters({"a": 1})
         run.metrics({"a": 1.0})
         run.artifacts(Path("nowhere"))
     assert run.id is None
-    assert not list(Path.cwd().iterdir())
+    assert [path.name for path in Path.cwd().iterdir()] == ["tracking.jsonl"]
+    nothing = tracking.Run()
+    nothing.metrics({"a": 1.0})
+    assert nothing.id is None
 
 
 def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with tracking.start(**{**SETTINGS, "uri": "sqlite:///ignored.db"}):
-        pass
+    with tracking.start(**{**SETTINGS, "uri": "sqlite:///ignored.db"}) as run:
+        command, address = run.how_to_see(None)
     assert (tmp_path / "elsewhere.db").exists()
     assert not Path("ignored.db").exists()
-    command, address = tracking.Run("id", "7").how_to_see(None)
     assert command == f"mlflow ui --backend-store-uri {uri}"
-    assert address.startswith("http://127.0.0.1:5000/#/experiments/7/runs")
+    assert address.startswith("http://127.0.0.1:5000/#/experiments/1/runs")
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])

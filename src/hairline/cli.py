@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import logging
 import os
-import signal
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hairline import checkpoint, interruption, launching, logs, multirun
 from hairline import config as configuration
-from hairline import launching, logs, multirun
+from hairline.checkpoint import Checkpoint
 
 log = logging.getLogger("hairline")
 
@@ -47,7 +49,7 @@ def start(script: str, main: Callable[[], None]) -> None:
     fault = _unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
     if fault:
         sys.exit(fault)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruption.listen()
     code = 1
     try:
         code = _ended(main)
@@ -70,8 +72,8 @@ def _ended(main: Callable[[], None]) -> int:
             print(ending.code, file=sys.stderr)
             return 1
         return ending.code or 0
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as ending:
+        return interruption.exit_code(ending)
     return 0
 
 
@@ -138,24 +140,41 @@ def perform(function: Job, composed: DictConfig) -> Any:
         return multirun.perform(function, composed)
     directory = Path(settings.runtime.output_dir)
     overrides = list(settings.overrides.task)
+    resumed = composed.get("resume") is not None
     try:
         config = configuration.load(composed)
-        if isinstance(config, configuration.Config) and config.resume:
-            fresh, directory = directory, Path(config.resume).expanduser().absolute()
-            config = configuration.resumed(config, overrides)
-            logs.move(fresh, directory)
+        if resumed:
+            overrides = [entry for entry in overrides if entry not in launching.added]
+            saved, config = configuration.read(directory / "config.yaml"), configuration.resumed(config, overrides)
+            if dataclasses.replace(config, resume=None) == saved and _finished(directory):
+                log.info("Nothing to do: this run has finished. Its results lie in %s", directory)
+                return None
         return function(config, directory, overrides)
-    except KeyboardInterrupt:
-        log.error("interrupted")
-        sys.exit(130)
+    except KeyboardInterrupt as ending:
+        log.error("stopped by %s%s", ending, _way_on(directory))
+        sys.exit(interruption.exit_code(ending))
     except Exception as error:
         logs.tell(error)
         if settings.mode == RunMode.MULTIRUN:
             _failures.append((f"{directory} ({' '.join(overrides)})", str(error)))
             return None
         logging.shutdown()
-        logs.remove_if_empty(directory)
+        if not resumed:
+            logs.remove_if_empty(directory)
         sys.exit(2 if logs.is_users(error) else 1)
+
+
+def _finished(directory: Path) -> bool:
+    state = Checkpoint.read(directory)
+    return state is not None and state.finished and (directory / "metrics.json").is_file()
+
+
+def _way_on(directory: Path) -> str:
+    """Say how to go on with what lies in a directory, where it is a training."""
+    if not (directory / checkpoint.FILE).is_file():
+        return ""
+    place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
+    return f". To go on: python train.py resume={shlex.quote(place)}"
 
 
 def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
@@ -170,7 +189,3 @@ def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 return f"{group}={choice}: unknown.{hint} Available: {', '.join(sorted(names))}"
     return None
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt

@@ -6,6 +6,7 @@ and data answer first.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hairline import atomic, checkpoint, environment, interruption, measurement, runtime, tracking
 from hairline import config as configuration
-from hairline import environment, measurement, runtime, tracking
+from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
 from hairline.data import images, manifest
 from hairline.model import backbones
@@ -40,11 +42,11 @@ log = logging.getLogger(__name__)
 PARITY_LIMIT = 1e-4  # between the joined model's probabilities and the feature path's
 _PARITY_IMAGES = 32
 # Settings that are no part of what a run tried; config.yaml holds them.
-_UNTOLD = ("tracking", "name", "tags")
+_UNTOLD = ("tracking", "name", "tags", "resume")
 
 
 def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, float]:
-    """Run one experiment.
+    """Run one experiment, or go on with the one of `config.resume`, which is then the run directory.
 
     Args:
         config: Checked configuration.
@@ -53,11 +55,38 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
 
     Returns:
         The flat metrics that `metrics.json` holds.
+
+    Raises:
+        CheckpointError: If another process works on the run, or what it began with is no longer there.
     """
+    with checkpoint.held(directory):
+        return _train(config, directory, overrides, begin(config, directory))
+
+
+def begin(config: Config, directory: Path) -> Checkpoint:
+    """Write down what is needed to go on with the run, before anything that takes time; or read where it stood."""
+    identity = configuration.identity(config)
+    state = Checkpoint.read(directory) if config.resume else None
+    if config.resume is None:
+        tracking.forget(directory)  # a folder that another run was in
+    elif state is not None and state.identity != identity:
+        raise checkpoint.CheckpointError(
+            f"{directory / checkpoint.FILE} is of other settings than config.yaml beside it, or of another version of "
+            "this program: delete it, and resume= trains anew with the run's settings"
+        )
+    configuration.save(dataclasses.replace(config, resume=None), directory / "config.yaml")
+    if state is None:
+        return Checkpoint.begin(directory, identity)
+    state.reopen()
+    return state
+
+
+def _train(config: Config, directory: Path, overrides: list[str], state: Checkpoint) -> dict[str, float]:
     seconds = Stages()
     with seconds("data"):
         weights = backbones.find_weights(config.model.backbone, config.model.weights, config.image_size)
         data = prepare_data(config)
+        state.bind(manifest.digest(data.manifest), len(data.manifest))
     with tracking.start(
         **arguments(config.tracking, "log_model", "registered_model"),
         name=config.name or run_name(config, overrides),
@@ -72,11 +101,11 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
             origin = backbones.origin(config.model.weights, weights)
             run.parameters({"weights": origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
         with seconds("head"):
-            head, standardisation, scores, history = train_head(config, data, frozen, run)
+            head, standardisation, scores, history = train_head(config, data, frozen, run, state=state)
             history.to_csv(directory / "history.csv", index=False)
         if config.finetune.layers != "none":
             with seconds("finetune"):
-                scores, history = finetune(config, data, frozen, head, history, run)
+                scores, history = finetune(config, data, frozen, head, history, run, state)
                 history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
             decision = measurement.decide(config, data, scores)
@@ -100,12 +129,12 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
             with seconds("figures"):
                 draw(config, data, frozen, model, scores, decision, bundle, history, leaks, results, directory)
         results |= seconds.measured()
-        (directory / "metrics.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        atomic.write_text(directory / "metrics.json", json.dumps(results, indent=2) + "\n")
         mirror(config, data, results, directory, run)
         if config.report.level == "full" and config.tracking.log_model:
             # Last: MLflow ties whatever is logged after a model to that model.
-            example = Path(data.manifest["path"].iloc[data.rows("test")[0]])
-            run.model(directory / "model", bundle, example.read_bytes())
+            run.model(directory / "model", Path(data.manifest["path"].iloc[data.rows("test")[0]]))
+    state.finish(keep=config.report.level == "light")  # the best of a sweep is completed from its weights
     say_results(config, data, results, directory, run)
     return results
 
@@ -121,6 +150,7 @@ class Stages:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Count the block's time under `name`."""
+        interruption.check()
         started = time.perf_counter()
         yield
         self._seconds[name] = time.perf_counter() - started
@@ -133,7 +163,6 @@ class Stages:
 
 def record_inputs(config: Config, data: Data, directory: Path, run: tracking.Run) -> None:
     """Write down and mirror what the run starts from."""
-    configuration.save(config, directory / "config.yaml")
     manifest.write(data.manifest, directory / "manifest.csv")
     if len(data.rejected):
         manifest.write(data.rejected, directory / "rejected.csv")

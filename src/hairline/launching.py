@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hairline import config as configuration
 from hairline import logs, multirun, search, sweeps, tracking
+from hairline.checkpoint import Checkpoint
 from hairline.config import Config, ConfigError
 from hairline.sweeps import Sweep
 
@@ -31,6 +32,8 @@ log = logging.getLogger("hairline")
 
 _LAUNCHERS = {"joblib": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
 _CARRIED = ("HAIRLINE_CACHE", "KERAS_HOME")  # what jobs on other machines need to know
+# What `expanded` put before the overrides that the user gave: it says nothing of the user's wishes.
+added: list[str] = []
 _NAME = re.compile(r"[\w][\w .-]*")
 
 
@@ -38,19 +41,22 @@ _NAME = re.compile(r"[\w][\w .-]*")
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """Complete a command line: `sweep.resume` brings the sweep's own settings, a search and a sweep need no `-m`.
+    """Complete a command line: `resume` and `sweep.resume` bring settings of their own, a search needs no `-m`.
 
     Args:
         arguments: The command line, without the script.
 
     Raises:
         SweepError: If there is no such sweep, or a launcher's package is missing.
+        ConfigError: If there is no such run.
     """
     given = dict(argument.partition("=")[::2] for argument in arguments if not argument.startswith("-"))
     launcher = given.get("hydra/launcher", "")
     if launcher in _LAUNCHERS and importlib.util.find_spec(f"hydra_plugins.{_LAUNCHERS[launcher]}") is None:
         raise sweeps.SweepError(f'hydra/launcher={launcher} needs a package: pip install -e ".[{launcher}]"')
     many = {"-m", "--multirun"}
+    if given.get("resume", "null") != "null" and not many & set(arguments) and not _asks(arguments):
+        return _resuming(arguments, given)
     if given.get("sweep.resume", "null") != "null":
         folder = given["sweep.resume"].strip("'\"")
         sweep = Sweep.read(Path(folder))
@@ -62,6 +68,36 @@ def expanded(arguments: list[str]) -> list[str]:
     elif given.get("search", "null") == "null":
         return arguments
     return arguments if many & set(arguments) or _asks(arguments) else ["-m", *arguments]
+
+
+def _resuming(arguments: list[str], given: dict[str, str]) -> list[str]:
+    """Go where a run was started, and make its folder and its kind of data those of this call.
+
+    The choices let settings that belong to one of them, such as data.path, be repeated; what they hold by default is
+    not compared.
+    """
+    folder = Path(given["resume"].strip("'\"")).expanduser().absolute()
+    saved = configuration.plain(folder / "config.yaml")
+    if not saved:
+        raise ConfigError(
+            f"resume={given['resume']}: no run there; expected a run directory with its config.yaml, such as "
+            "outputs/<date>/<time>"
+        )
+    packed = sorted({"experiment", "search"} & set(given))
+    if packed:
+        raise ConfigError(f"{packed[0]}= sets many settings at once; a run that is resumed has its own: leave it out")
+    state = Checkpoint.read(folder)
+    if state is not None and os.path.isdir(state.working_directory):
+        os.chdir(state.working_directory)  # what the settings name by relative paths, and the store, lie there
+    own = [f"resume={_quoted(folder)}", f"hydra.run.dir={_quoted(folder)}"]
+    for group, key in configuration.CHOSEN_BY.items():
+        if group not in given:
+            own.append(f"{group}={saved[group][key]}")
+    path = saved["data"].get("path")
+    if path is not None and not {"data", "data.path"} & set(given):
+        own.append(f"data.path={_quoted(path)}")
+    added[:] = own
+    return [*own, *(argument for argument in arguments if not argument.startswith("resume="))]
 
 
 def _asks(arguments: list[str]) -> bool:

@@ -9,11 +9,15 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from hairline import checkpoint
+
 log = logging.getLogger("hairline")
+
+_BEGUN = ("config.yaml", checkpoint.FILE)  # written before the images are looked at
 
 
 def move(fresh: Path, directory: Path) -> None:
-    """Go on with the log of the run that is continued, and remove the folder that Hydra made for this call."""
+    """Go on with the log of a sweep's job that is continued, and remove the folder that Hydra made for this call."""
     for handler in _files():
         handler.close()
         handler.baseFilename = str(directory / Path(handler.baseFilename).name)
@@ -82,8 +86,8 @@ def is_users(error: Exception) -> bool:
 
 
 def remove_if_empty(directory: Path) -> None:
-    """Remove a run directory in which nothing but the log was written: the fault was found before the run began."""
-    if directory.is_dir() and all(path.suffix == ".log" for path in directory.iterdir()):
+    """Remove a run directory that holds no more than log and settings: the fault was found before the run began."""
+    if directory.is_dir() and all(path.suffix == ".log" or path.name in _BEGUN for path in directory.iterdir()):
         shutil.rmtree(directory, ignore_errors=True)
         with contextlib.suppress(OSError):
             directory.parent.rmdir()  # the date's folder, if this would have been its first run

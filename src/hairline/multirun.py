@@ -17,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hairline import config as configuration
-from hairline import logs, sweeps, tracking
+from hairline import interruption, logs, sweeps, tracking
+from hairline.checkpoint import Checkpoint
 from hairline.config import Config, ConfigError
 from hairline.sweeps import Job, Sweep
 
@@ -85,13 +86,14 @@ def _run(
     try:
         if config is None:
             raise fault or ConfigError("no configuration")
-        value = float(function(_adapted(config, sweep), directory, _told(job)))
+        adapted = dataclasses.replace(_adapted(config, sweep), resume=str(directory))  # where an earlier start left it
+        value = float(function(adapted, directory, _told(job)))
         sweep.record(job, "finished", value=value)
         return value
-    except KeyboardInterrupt:
-        log.error("interrupted")
+    except KeyboardInterrupt as ending:
+        log.error("stopped by %s", ending)
         sweep.record(job, "interrupted", error="interrupted")
-        sys.exit(130)
+        sys.exit(interruption.exit_code(ending))
     except Exception as error:
         logs.tell(error)
         sweep.record(job, "failed", error=str(error) or type(error).__name__)
@@ -197,7 +199,7 @@ def finish(code: int) -> int:
     """Sum up the sweep that this process directed, if any: complete the best run, end the parent, list the failures.
 
     Args:
-        code: Exit status so far; 130 for an interrupt.
+        code: Exit status so far; 130 or 143 for an interrupt.
 
     Returns:
         The exit status.
@@ -205,14 +207,15 @@ def finish(code: int) -> int:
     while directed:
         sweep, lock = directed.pop()
         logs.plain()
-        sweep.bury("interrupted" if code == 130 else "failed", patience_seconds=5.0)
+        stopped = code in interruption.CODES
+        sweep.bury("interrupted" if stopped else "failed", patience_seconds=5.0)
         try:
             code = code or _complete(sweep)
-        except KeyboardInterrupt:
-            code = 130
+        except KeyboardInterrupt as ending:
+            code, stopped = interruption.exit_code(ending), True
         table = sweep.update()
         through = code == 0 or (len(table) > 0 and not sweep.stop_on_error)  # else something else than a job failed
-        status = "interrupted" if code == 130 else "finished" if through else "failed"
+        status = "interrupted" if stopped else "finished" if through else "failed"
         tracking.terminate(sweep.store, sweep.run_id, status)
         code = code or int((table["status"] != "finished").any())
         print(sweeps.describe(sweep, table), file=sys.stderr if code else sys.stdout)
@@ -227,12 +230,15 @@ def _complete(sweep: Sweep) -> int:
         return 0
     directory = sweep.directory(best)
     config = configuration.read(directory / "config.yaml")
-    if config.report.level != "light" or (directory / "model").exists():
+    state = Checkpoint.read(directory)
+    done = state is not None and state.finished and (directory / "model").exists()
+    if config.report.level == "none" or done:
         return 0
     from hairline import experiment
 
     full = dataclasses.replace(config, report=dataclasses.replace(config.report, level="full"))
-    full = dataclasses.replace(full, runtime=dataclasses.replace(full.runtime, threads=None))
+    # Its weights are still there: it is not trained again.
+    full = dataclasses.replace(full, resume=str(directory), runtime=dataclasses.replace(full.runtime, threads=None))
     log.info("The best run is completed: %s", best.name)
     try:
         with logs.kept(directory / "train.log"), tracking.same_end(sweep.store, tracking.run_id(directory)):

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hairline import runtime, tracking
+from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
 from hairline.data import augmentation
 from hairline.model import backbones
@@ -99,7 +100,12 @@ def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], re
 
 
 def train_head(
-    config: Config, data: Data, frozen: Frozen, run: tracking.Run, part: np.ndarray | None = None
+    config: Config,
+    data: Data,
+    frozen: Frozen,
+    run: tracking.Run,
+    part: np.ndarray | None = None,
+    state: Checkpoint | None = None,
 ) -> tuple[keras.Model, Standardisation, np.ndarray, pd.DataFrame]:
     """Train the head on the training images' features, and mirror the history.
 
@@ -109,6 +115,7 @@ def train_head(
         frozen: Their features.
         run: Where the history goes.
         part: int64, places among the training images of those to train on; None: all of them, and every epoch is told.
+        state: Of the run; None: none is kept.
 
     Returns:
         The head, the standardisation it was built with, the logits float32 [n, classes] of all images, and the history.
@@ -136,6 +143,7 @@ def train_head(
         phase="head",
         part=rows,
         told=part is None,
+        state=None if state is None else state.phase("head"),
     )
     return head, standardisation, classifier.logits(head, frozen.images), history
 
@@ -175,6 +183,7 @@ def fit_rows(
         epoch,
         pipeline.feature_batches(in_order, width, one_hot[data.labels[data.rows("val")]], batch_size=1024),
         steps=-(-len(chosen) // batch_size),
+        steady=True,
         **fit_settings(config, data, run),
         **phase,
     )
@@ -208,6 +217,7 @@ def finetune(
     head: keras.Model,
     history: pd.DataFrame,
     run: tracking.Run,
+    state: Checkpoint,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Train the backbone's upper layers, or all, together with the head; both are changed in place.
 
@@ -230,6 +240,7 @@ def finetune(
         "learning_rate": settings.learning_rate,
         "phase": "fine-tune",
         "before": history,
+        "state": state.phase("fine-tune"),
     }
     if cut is not None:
         log.info("fine-tuning from layer %s up", cut.layer)

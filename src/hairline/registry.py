@@ -55,7 +55,7 @@ def run_of(address: str, uri: str | None) -> str | None:
         run_id: str | None = mlflow.models.get_model_info(address).run_id
     except Exception as error:  # a bad name, a missing version and a missing artifact raise different things
         raise tracking.TrackingError(
-            f"run={address}: {tracking.redacted_text(str(error), tracking.store(uri))}"
+            f"run={address}: {tracking.redacted_text(str(error), tracking.address(uri))}"
         ) from error
     return run_id
 
@@ -123,8 +123,8 @@ def add_version(name: str, run_id: str, uri: str | None) -> Version:
             made = mlflow.register_model(models[0].model_uri, name)
     except mlflow.MlflowException as error:
         raise RegistryError(
-            f"{tracking.redacted_text(str(error), tracking.store(uri))} (registering run {run_id} as {name!r} in "
-            f"{tracking.redacted(tracking.store(uri))})"
+            f"{tracking.redacted_text(str(error), tracking.address(uri))} (registering run {run_id} as {name!r} in "
+            f"{tracking.redacted(tracking.address(uri))})"
         ) from error
     return Version(name, int(made.version), run_id)
 

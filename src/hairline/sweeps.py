@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from hairline import tracking
+from hairline import atomic, tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -336,6 +336,4 @@ def _near(path: Path) -> str:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    atomic.write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ import pandas as pd
 import tensorflow as tf
 from tqdm import tqdm
 
-from hairline import progress
+from hairline import checkpoint, interruption, progress
 from hairline.model import optimizers
 
 log = logging.getLogger(__name__)
@@ -24,17 +24,6 @@ EpochRow = dict[str, float]
 
 class TrainingError(ValueError):
     """A training that cannot go on."""
-
-
-class _Steps(keras.callbacks.Callback):
-    """Moves the progress bar."""
-
-    def __init__(self, bar: progress.Bar) -> None:
-        super().__init__()
-        self._bar = bar
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._bar.update()
 
 
 def class_weights(labels: np.ndarray, classes: int) -> dict[int, float]:
@@ -63,8 +52,10 @@ def fit(
     weights: dict[int, float] | None = None,
     phase: str = "head",
     before: pd.DataFrame | None = None,
+    steady: bool = False,
     told: bool = True,
     on_epoch: Callable[[int, EpochRow], None] = lambda epoch, row: None,
+    state: checkpoint.Phase | None = None,
 ) -> pd.DataFrame:
     """Train a model for one phase; its weights are changed in place.
 
@@ -84,8 +75,11 @@ def fit(
         weights: Of the classes in the loss.
         phase: Name of the phase.
         before: History of the phases before; epochs are numbered on.
+        steady: Whether `train` gives the same data set each time, changed in place: then Keras goes through all epochs
+            in one call.
         told: Whether every epoch is told.
         on_epoch: Called after each epoch with its number and what it measured.
+        state: Where the state after each epoch is kept; a phase that has one goes on from it, to the same bits.
 
     Returns:
         The history, that of the phases before included: phase, epoch, loss, accuracy, val_loss, val_accuracy,
@@ -101,36 +95,128 @@ def fit(
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False,
     )
-    history = [] if before is None else before.to_dict("records")
-    done = len(history)
-    best_loss = min((row["val_loss"] for row in history), default=math.inf)
-    best_epoch, best_weights = done, model.get_weights()
-    with progress.bar(steps * epochs, f"train {phase}", "step") as shown:
-        for epoch in range(done + 1, done + epochs + 1):
-            started = time.perf_counter()
-            measured = model.fit(
-                train(epoch - done),
+    earlier = [] if before is None else before.to_dict("records")
+    course = _Course(train, phase, earlier, epochs, patience, told, on_epoch, state)
+    course.restore(model)
+    with progress.bar(epochs * steps, f"train {phase}", "step", done=course.done * steps) as bar:
+        while not course.ended:
+            model.fit(
+                course.open(),
                 validation_data=val,
                 class_weight=weights,
-                callbacks=[_Steps(shown)],
+                initial_epoch=course.done,
+                epochs=epochs if steady else course.done + 1,
+                callbacks=[course, _Steps(bar)],
                 shuffle=False,  # the pipeline does it
                 verbose=0,
-            ).history
-            row = {key: float(measured[key][0]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
-            _refuse_nan(epoch, row["loss"])
-            row |= {"learning_rate": float(model.optimizer.learning_rate), "seconds": time.perf_counter() - started}
-            history.append({"phase": phase, "epoch": epoch, **row})
-            if told:
-                _say(epoch, done + epochs, row)
-            on_epoch(epoch, row)
-            if row["val_loss"] < best_loss:
-                best_loss, best_epoch, best_weights = row["val_loss"], epoch, model.get_weights()
-            elif patience is not None and epoch - best_epoch >= patience:
-                log.info("stopped: no lower validation loss for %d epochs", patience)
-                break
+            )
     if keep == "best":
-        model.set_weights(best_weights)
-    return pd.DataFrame(history)
+        model.set_weights(course.best_weights)
+    return pd.DataFrame(course.history)
+
+
+class _Steps(keras.callbacks.Callback):
+    """Moves the progress bar."""
+
+    def __init__(self, bar: progress.Bar) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._bar.update()
+
+
+class _Course(keras.callbacks.Callback):
+    """What the epochs of a phase measured, which was the best, and when to stop; all of it on disk after each."""
+
+    def __init__(
+        self,
+        train: Callable[[int], tf.data.Dataset],
+        phase: str,
+        earlier: list[dict[str, Any]],
+        epochs: int,
+        patience: int | None,
+        told: bool,
+        on_epoch: Callable[[int, EpochRow], None],
+        state: checkpoint.Phase | None,
+    ) -> None:
+        super().__init__()
+        self.history, self._before = list(earlier), len(earlier)
+        self.ended = False
+        self.best_weights: list[np.ndarray] = []
+        self._best_loss = min((row["val_loss"] for row in earlier), default=math.inf)
+        self._best_epoch = len(earlier)
+        self._train, self._phase, self._epochs, self._patience = train, phase, epochs, patience
+        self._told, self._on_epoch, self._state = told, on_epoch, state
+        self._started: float | None = None
+
+    @property
+    def done(self) -> int:
+        """How many epochs of the phase are complete."""
+        return len(self.history) - self._before
+
+    def restore(self, model: keras.Model) -> None:
+        """Start from the weights as they are, or from where the phase was stopped."""
+        self.best_weights = model.get_weights()
+        found = None if self._state is None else self._state.load()
+        if found is None:
+            return
+        about, arrays = found
+        self.history, self.ended = about["history"], about["ended"]
+        self._best_loss, self._best_epoch = about["best_loss"], about["best_epoch"]
+        self.best_weights = list(arrays["best"])
+        model.optimizer.build(model.trainable_variables)
+        for kind, variables in _variables(model).items():
+            for variable, value in zip(variables, arrays[kind], strict=True):
+                variable.assign(value)
+        where = "is complete" if self.ended else f"goes on after epoch {len(self.history)}"
+        log.info("%s: taken from %s, %s", self._phase, checkpoint.FILE, where)
+
+    def open(self) -> tf.data.Dataset:
+        """Begin an epoch; gives its batches."""
+        self._started = time.perf_counter()
+        return self._train(self.done + 1)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if self._started is None:  # not the first of this call of Keras: its data set is changed in place
+            self.open()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        measured = logs or {}
+        row = {key: float(measured[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
+        number = len(self.history) + 1
+        _refuse_nan(number, row["loss"])
+        rate = float(self.model.optimizer.learning_rate)
+        row |= {"learning_rate": rate, "seconds": time.perf_counter() - (self._started or 0.0)}
+        self._started = None
+        self.history.append({"phase": self._phase, "epoch": number, **row})
+        if self._told:
+            _say(number, self._before + self._epochs, row)
+        waited = False
+        if row["val_loss"] < self._best_loss:
+            self._best_loss, self._best_epoch, self.best_weights = row["val_loss"], number, self.model.get_weights()
+        else:
+            waited = self._patience is not None and number - self._best_epoch >= self._patience
+        if waited:
+            log.info("stopped: no lower validation loss for %d epochs", self._patience)
+        self.ended = self.model.stop_training = waited or self.done == self._epochs
+        self._on_epoch(number, row)  # before the state is kept: who is told twice can see it, who is never told cannot
+        self._save()
+        interruption.check()
+
+    def _save(self) -> None:
+        if self._state is None:
+            return
+        about = {"history": self.history, "ended": self.ended}
+        about |= {"best_loss": self._best_loss, "best_epoch": self._best_epoch}
+        found = _variables(self.model).items()
+        arrays = {kind: [keras.ops.convert_to_numpy(entry) for entry in variables] for kind, variables in found}
+        self._state.save(about, {**arrays, "best": self.best_weights})
+
+
+def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    """Give all that training changes: the model's variables, random generators included, and the optimizer's."""
+    return {"model": model.variables, "optimizer": model.optimizer.variables}
 
 
 def _refuse_nan(epoch: int, loss: float) -> None:

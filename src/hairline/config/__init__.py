@@ -4,7 +4,7 @@ from hairline.config.assessment import Compare, Evaluate
 from hairline.config.checks import ConfigError, arguments, unknown
 from hairline.config.commands import COMMANDS
 from hairline.config.inspection import Predict
-from hairline.config.saved import flatten, identity, leaves, load, plain, read, resumed, save
+from hairline.config.saved import CHOSEN_BY, flatten, identity, leaves, load, plain, read, resumed, save
 from hairline.config.schema import (
     NOT_IDENTITY,
     SCHEMAS,
@@ -17,10 +17,11 @@ from hairline.config.schema import (
     SyntheticData,
     Tracking,
 )
-from hairline.config.shipping import Export, Register
+from hairline.config.shipping import Export, Register, Sync
 
 __all__ = [
     "Augment",
+    "CHOSEN_BY",
     "COMMANDS",
     "Compare",
     "Config",
@@ -35,6 +36,7 @@ __all__ = [
     "SCHEMAS",
     "Schedule",
     "Split",
+    "Sync",
     "SyntheticData",
     "Tracking",
     "arguments",

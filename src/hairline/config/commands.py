@@ -10,7 +10,7 @@ from typing import Any
 
 from hairline.config.assessment import Compare, Evaluate, compare_faults, evaluate_faults
 from hairline.config.inspection import Predict, predict_faults
-from hairline.config.shipping import Export, Register, export_faults, register_faults
+from hairline.config.shipping import Export, Register, Sync, export_faults, register_faults, sync_faults
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], Iterator[str]]]] = {
     "compare": (Compare, compare_faults),
@@ -18,4 +18,5 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], Iterator[str]]]] = {
     "export": (Export, export_faults),
     "predict": (Predict, predict_faults),
     "register": (Register, register_faults),
+    "sync": (Sync, sync_faults),
 }

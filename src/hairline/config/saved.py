@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from hairline import atomic
 from hairline.config.checks import ConfigError, training_faults
 from hairline.config.commands import COMMANDS
 from hairline.config.schema import NOT_IDENTITY, SCHEMAS, Config
+
+# The key of a group that says which of its choices, each with a schema of its own, a saved configuration has.
+CHOSEN_BY = {"data": "source", "optimizer": "name", "schedule": "name"}
 
 
 def load(composed: DictConfig) -> Any:
@@ -42,7 +47,7 @@ def load(composed: DictConfig) -> Any:
 
 def save(config: Config, path: Path) -> None:
     """Write the resolved configuration as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    atomic.write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def read(path: Path) -> Config:
@@ -54,9 +59,8 @@ def read(path: Path) -> Config:
     try:
         saved: Any = OmegaConf.load(path)
         schema = OmegaConf.structured(Config)
-        for group in ("data", "optimizer", "schedule"):
-            kind = saved[group]["source" if group == "data" else "name"]
-            schema[group] = OmegaConf.structured(SCHEMAS[f"{group}/{kind}"])
+        for group, key in CHOSEN_BY.items():
+            schema[group] = OmegaConf.structured(SCHEMAS[f"{group}/{saved[group][key]}"])
         return load(OmegaConf.merge(schema, saved))  # type: ignore[arg-type, no-any-return]
     except (OSError, KeyError, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{path} is no configuration of this version: {error}") from error
@@ -82,7 +86,8 @@ def resumed(config: Config, overrides: list[str]) -> Config:
 
     Args:
         config: What the command line composed.
-        overrides: What it changed explicitly; only these are compared with the saved settings.
+        overrides: What it changed explicitly; only these are compared with the saved settings. Those that change no
+            number are taken over.
 
     Raises:
         ConfigError: If there is no run, or an override would change its numbers; all such keys are named.
@@ -90,12 +95,13 @@ def resumed(config: Config, overrides: list[str]) -> Config:
     saved = read(Path(str(config.resume)).expanduser() / "config.yaml")
     asked, before = leaves(config), leaves(saved)
     named = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    compared = [
+        key for key in sorted(asked.keys() | before.keys()) if _below(key, named) and asked.get(key) != before.get(key)
+    ]
     differing = [
         f"{key}: the run has {before.get(key)}, the command line says {asked.get(key)}"
-        for key in sorted(asked.keys() | before.keys())
-        if any(key == name or key.startswith(f"{name}.") for name in named)
-        and not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
-        and asked.get(key) != before.get(key)
+        for key in compared
+        if not _below(key, NOT_IDENTITY)
     ]
     if differing:
         raise ConfigError(
@@ -103,7 +109,22 @@ def resumed(config: Config, overrides: list[str]) -> Config:
             + "\n  ".join(differing)
             + "\nleave them out, or start a new run without resume="
         )
+    saved = dataclasses.replace(saved, resume=config.resume)
+    for key in compared:
+        saved = _replaced(saved, key.split("."), asked.get(key))
     return saved
+
+
+def _below(key: str, names: Iterable[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _replaced(node: Any, path: list[str], value: Any) -> Any:
+    """Give a configuration, or a part of one, with the value at a dotted key replaced."""
+    first, *rest = path
+    known = node.get(first) if isinstance(node, dict) else getattr(node, first)
+    inner = _replaced(known, rest, value) if rest else value
+    return {**node, first: inner} if isinstance(node, dict) else dataclasses.replace(node, **{first: inner})
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -135,9 +156,5 @@ def identity(config: Config) -> str:
     Returns:
         Sixteen hexadecimal digits.
     """
-    told = {
-        key: value
-        for key, value in leaves(config).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
-    }
+    told = {key: value for key, value in leaves(config).items() if not _below(key, NOT_IDENTITY)}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

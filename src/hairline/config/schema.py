@@ -247,6 +247,9 @@ class Tracking:
     """MLflow. `MLFLOW_TRACKING_URI` wins over `uri`; null = sqlite:///mlflow.db in the working directory."""
 
     enabled: bool = True
+    required: bool = (
+        False  # whether a run ends where the server fails while it goes on; else what it tells is sent later
+    )
     uri: str | None = None
     experiment: str = "hairline"
     registered_model: str = "hairline"  # the name under which register.py keeps versions

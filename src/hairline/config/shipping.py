@@ -1,9 +1,10 @@
-"""The schemas of `export.py` and `register.py`, and the checks of what a schema cannot say."""
+"""The schemas of `export.py`, `register.py` and `sync.py`, and the checks of what a schema cannot say."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from omegaconf import MISSING
 
@@ -60,3 +61,19 @@ def register_faults(config: Register) -> Iterator[str]:
     name = config.tracking.registered_model
     if not name.strip() or any(character in name for character in "/:@"):
         yield f"tracking.registered_model={name!r}: expected a name without /, : and @"
+
+
+@dataclass
+class Sync:
+    """What is sent to MLflow later."""
+
+    run: str = MISSING  # a run directory, or that of a sweep
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def sync_faults(config: Sync) -> Iterator[str]:
+    """Give every fault of a synchronisation's configuration, in words for its user."""
+    if not Path(config.run).expanduser().is_dir():
+        yield f"run={config.run}: no folder there; expected a run directory, such as outputs/<date>/<time>"
+    if not config.tracking.enabled:
+        yield "tracking=none: it is MLflow that is brought up to date; leave it out"

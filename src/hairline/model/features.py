@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import numpy as np
 
-from hairline import cache, progress
+from hairline import atomic, cache, progress
 from hairline.data import augmentation, images
 from hairline.model import engine as engines
 
@@ -263,8 +263,8 @@ class _Store:
         array, index = self.folder / f"{name}.npy", self.folder / f"{name}.json"
         about = {"digests": digests, "bytes": rows.nbytes, "crc32": zlib.crc32(np.ascontiguousarray(rows).data)}
         try:
-            _write(array, lambda file: np.save(file, rows, allow_pickle=False))
-            _write(index, lambda file: file.write(json.dumps(about).encode()))
+            atomic.write(array, lambda file: np.save(file, rows, allow_pickle=False))
+            atomic.write_text(index, json.dumps(about))
         except OSError as error:
             array.unlink(missing_ok=True)
             raise CacheError(
@@ -304,18 +304,6 @@ class _Store:
         for row, digest in enumerate(digests):
             self.places[digest] = (len(self.shards), row)
         self.shards.append(rows)
-
-
-def _write(path: Path, write: Callable[[Any], Any]) -> None:
-    temporary = path.with_name(f".{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _evict(max_gigabytes: float, spared: Path) -> None:

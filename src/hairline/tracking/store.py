@@ -1,0 +1,199 @@
+"""The tracking server or store: where it is, whether it answers, and how to look at it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import filelock
+
+from hairline import cache
+
+PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_CONNECT_SECONDS = 5.0
+
+
+class TrackingError(ValueError):
+    """A tracking server or store that cannot be used."""
+
+
+def connect(uri: str | None, experiment: str) -> str:
+    """Point MLflow at the store and make the experiment where it is missing.
+
+    Returns:
+        The experiment's id.
+
+    Raises:
+        TrackingError: If the store cannot be used.
+    """
+    target = address(uri)
+    refuse_unreachable(target)
+    pointed = point_at(target)
+    try:
+        # Several processes that make the same SQLite schema at once crash each other.
+        with locked():
+            found = pointed.get_experiment_by_name(experiment)
+            if found is None:
+                return str(pointed.create_experiment(experiment, artifact_location=_artifact_location(target)))
+    except Exception as error:  # SQLAlchemy's, requests' and MLflow's own have no common ancestor
+        raise TrackingError(
+            f"the tracking store {redacted(target)} cannot be used: {redacted_text(str(error), target)}\n{WITHOUT}"
+        ) from error
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"the MLflow experiment {experiment!r} was deleted: restore it (mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}) or choose another name with tracking.experiment=..."
+        )
+    return str(found.experiment_id)
+
+
+WITHOUT = (
+    "Start the server, set tracking.uri or MLFLOW_TRACKING_URI to another one, or go on without MLflow: tracking=none "
+    "(the run directory holds all results)"
+)
+
+
+def address(uri: str | None) -> str:
+    """Give the tracking URI: the environment's, else the configured one, else a file in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or uri or _default_store()
+
+
+def _default_store() -> str:
+    return f"sqlite:///{(Path.cwd() / 'mlflow.db').as_posix()}"
+
+
+def redacted(uri: str) -> str:
+    """Give a URI without the password it may hold.
+
+    >>> redacted("https://me:secret@host:5000/x")
+    'https://***@host:5000/x'
+    """
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+
+
+def redacted_text(text: str, uri: str) -> str:
+    """Give the first line of a message without the password of `uri`."""
+    password = urlsplit(uri).password
+    line = text.strip().splitlines()[0] if text.strip() else "no reason given"
+    return line.replace(uri, redacted(uri)).replace(password, "***") if password else line
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Keep other processes of this machine from what only one may do at a time."""
+    with filelock.FileLock(cache.folder() / "tracking.lock", timeout=120):
+        yield
+
+
+def runs_page(experiment_id: str) -> str:
+    """Give the page of an experiment's runs, below the server's address."""
+    # Without this, MLflow 3 opens a page about language models' traces.
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+
+def curves_page(experiment_id: str, parent: str | None) -> str:
+    """Give the page that overlays the curves of a parent's children, the best first."""
+    chosen = quote(f"tags.`{PARENT}` = '{parent}'")
+    # In any order but that of time: in that one, MLflow hides children behind their parent.
+    order = f"orderByKey={quote('metrics.`best_val_loss`')}&orderByAsc=true"
+    return f"{runs_page(experiment_id)}&compareRunsMode=CHART&searchFilter={chosen}&{order}"
+
+
+def how_to_see(uri: str | None, page: str) -> list[str]:
+    """Say how to look at a page: a command, where no server runs yet, and an address."""
+    target = address(uri)
+    if target.startswith("http"):
+        return [f"{redacted(target).rstrip('/')}/{page}"]
+    command = "mlflow ui" if target == _default_store() else f"mlflow ui --backend-store-uri {redacted(target)}"
+    return [command, f"http://127.0.0.1:5000/{page}"]
+
+
+def opened(uri: str | None) -> Any:
+    """Give MLflow, pointed at a store that answers.
+
+    Raises:
+        TrackingError: If it does not, within seconds.
+    """
+    target = address(uri)
+    refuse_unreachable(target)
+    return point_at(target)
+
+
+def refuse_unreachable(uri: str) -> None:
+    """Try to reach a server; does nothing for a file.
+
+    Raises:
+        TrackingError: If it does not answer, within seconds.
+    """
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        return
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme.partition("+")[0], 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise TrackingError(f"the tracking server {redacted(uri)} does not answer: {error}\n{WITHOUT}") from error
+
+
+def client(uri: str | None) -> Any:
+    """Give a client of a server or store; it can be used from any thread."""
+    return mlflow().MlflowClient(tracking_uri=address(uri))
+
+
+def exists(uri: str | None, run_id: str) -> bool:
+    """Tell whether a store has a run; one of another store, or deleted, it has not."""
+    try:
+        return str(client(uri).get_run(run_id).info.lifecycle_stage) == "active"
+    except mlflow().MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST" and "invalid run id" not in str(error).lower():
+            raise
+        return False
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Give an absolute place for artifacts; a server chooses its own."""
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https", "databricks"):
+        return None
+    # Beside the SQLite file; MLflow's own default is relative to whatever process comes first.
+    base = Path(uri.removeprefix("sqlite:///")).absolute().parent if scheme == "sqlite" else Path.cwd()
+    return (base / "mlruns" / "artifacts").as_uri()
+
+
+def point_at(uri: str) -> Any:
+    """Make `uri` MLflow's store, without the side effect on the environment that the next job of a sweep would see."""
+    found = mlflow()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    found.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    return found
+
+
+def mlflow() -> Any:
+    """Import MLflow, and set what it reads from the environment unless the user has."""
+    # Off by default: a framework's runs are nobody's business but the user's.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow's own patience, seven tries of two minutes, would hold up a training for a quarter of an hour.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # Links to the run; the run's own last lines say where to look.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow

@@ -1,0 +1,322 @@
+"""A run that is stopped goes on to the same bits: the state file, phases of training, and whole processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from hairline import atomic, checkpoint, config, interruption, launching, training
+from hairline.checkpoint import Checkpoint
+from hairline.data import pipeline
+from hairline.model import classifier
+from tests.conftest import ROOT
+from tests.test_cli import SMALL, run
+from tests.test_training import FEATURES, TRAIN, VAL, batches
+
+# --- the state file ---------------------------------------------------------------------------------------------------
+
+
+def test_a_state_reads_back_to_the_bit(tmp_path: Path) -> None:
+    state = Checkpoint.begin(tmp_path, "identity")
+    assert Checkpoint.read(tmp_path / "elsewhere") is None
+    assert state.phase("head").load() is None
+    about = {"history": [{"loss": 0.1 + 0.2, "epoch": 1}], "best": float("inf")}
+    kept = [np.float32([[1.5, -0.0]]), np.int64(7), np.zeros((0, 3))]
+    state.phase("head").save(about, {"model": kept, "optimizer": []})
+    state.phase("fine-tune").save({"history": []}, {"model": [np.uint32([1, 2])] * 11})
+    again = Checkpoint.read(tmp_path)
+    assert again is not None
+    assert (again.identity, again.working_directory, again.finished) == ("identity", os.getcwd(), False)
+    found, arrays = again.phase("head").load()  # type: ignore[misc]
+    assert found == about
+    assert arrays.keys() == {"model"}
+    for one, other in zip(arrays["model"], kept, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+        assert one.tobytes() == other.tobytes()
+    assert len(again.phase("fine-tune").load()[1]["model"]) == 11  # type: ignore[index]
+    again.finish(keep=False)
+    assert Checkpoint.read(tmp_path).finished  # type: ignore[union-attr]
+    assert Checkpoint.read(tmp_path).phase("head").load() is None  # type: ignore[union-attr]
+
+
+def test_a_write_that_fails_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = Checkpoint.begin(tmp_path, "identity")
+    state.phase("head").save({"epoch": 1}, {})
+
+    def full(file: object, **arrays: np.ndarray) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        state.phase("head").save({"epoch": 2}, {})
+    assert Checkpoint.read(tmp_path).phase("head").load()[0] == {"epoch": 1}  # type: ignore[union-attr, index]
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    Checkpoint.begin(tmp_path, "identity")
+    content = (tmp_path / checkpoint.FILE).read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"nonsense"):
+        (tmp_path / checkpoint.FILE).write_bytes(damaged)
+        with pytest.raises(checkpoint.CheckpointError, match=r"state\.npz cannot be read .* delete it"):
+            Checkpoint.read(tmp_path)
+
+
+def test_other_images_are_refused(tmp_path: Path) -> None:
+    state = Checkpoint.begin(tmp_path, "identity")
+    state.bind("one", 12_000)
+    state.bind("one", 12_000)
+    state.phase("head").save({}, {})
+    with pytest.raises(checkpoint.CheckpointError, match="12,000 then, 11,999 now"):
+        Checkpoint.read(tmp_path).bind("other", 11_999)  # type: ignore[union-attr]
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
+    code = (
+        f"from hairline import checkpoint\nfrom pathlib import Path\nwith checkpoint.held(Path({str(tmp_path)!r})): 1"
+    )
+    with checkpoint.held(tmp_path):
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "another process is working on this run" in found.stderr
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+
+def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) -> tuple[list[np.ndarray], pd.DataFrame]:
+    """Train a head with dropout; stop: the epoch after which the process is as good as killed."""
+    keras.utils.set_random_seed(0)
+    head = classifier.build_head(classifier.Standardisation.of(FEATURES), classes=2, dropout=0.4)
+    rows = FEATURES.rows(TRAIN)
+    current = pipeline.Pass(rows.read, TRAIN)
+    one_hot = np.eye(2, dtype=np.float32)[np.tile([0, 1], 100)]
+    fixed = pipeline.feature_batches(current, rows.width, one_hot, batch_size=32)
+
+    def epoch(number: int) -> object:
+        current.order = np.random.default_rng([0, number]).permutation(len(TRAIN))
+        return fixed
+
+    def told(number: int, row: dict[str, float]) -> None:
+        if number == stop:
+            raise KeyboardInterrupt
+
+    settings = {
+        "epochs": 6, "learning_rate": 0.05, "optimizer": {"name": "adam"}, "steps": 5, "steady": True,
+        "schedule": {"name": "cosine", "warmup": 0.1, "final": 0.0}, "told": False, "on_epoch": told,
+        "state": None if state is None else state.phase("head"),
+    }  # fmt: skip
+    history = training.fit(head, epoch, batches(VAL, 1024), **{**settings, **changed})
+    return head.get_weights(), history.drop(columns="seconds")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"steady": False, "keep": "last"},
+        {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "constant"}, "learning_rate": 1.5,
+         "epochs": 30, "patience": 4},
+        {"optimizer": {"name": "rmsprop"}},
+        {"optimizer": {"name": "lion"}},
+    ],
+    ids=lambda changed: "-".join(str(value) for value in changed) or "adam",
+)  # fmt: skip
+def test_a_phase_goes_on_to_the_same_bits(changed: dict[str, object], tmp_path: Path) -> None:
+    weights, history = fit(None, **changed)
+    Checkpoint.begin(tmp_path, "identity")
+    for stop in (1, 3, 4):  # nothing kept yet; in the middle; twice
+        with pytest.raises(KeyboardInterrupt):
+            fit(Checkpoint.read(tmp_path), stop, **changed)
+    assert len(Checkpoint.read(tmp_path).phase("head").load()[0]["history"]) == 3  # type: ignore[union-attr, index]
+    for _ in range(2):  # the second time, nothing is left to be trained
+        found, again = fit(Checkpoint.read(tmp_path), stop=1, **changed)
+        for one, other in zip(found, weights, strict=True):
+            np.testing.assert_array_equal(one, other)
+        pd.testing.assert_frame_equal(again, history, check_exact=True)
+
+
+def test_one_call_of_keras_gives_what_many_give() -> None:
+    (one, history), (many, other) = fit(None), fit(None, steady=False)
+    for first, second in zip(one, many, strict=True):
+        np.testing.assert_array_equal(first, second)
+    pd.testing.assert_frame_equal(history, other, check_exact=True)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, *overrides: str) -> Path:
+    """Write what a run writes first."""
+    from tests.test_config import composed
+
+    folder.mkdir()
+    config.save(composed(*overrides), folder / "config.yaml")
+    return folder
+
+
+def test_resume_brings_its_folder_and_its_kind_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "start").mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    folder = saved(tmp_path / "a run", "data=folder", f"data.path='{tmp_path}'", "optimizer=lion", "schedule=cosine")
+    Checkpoint.begin(folder, "identity")
+    monkeypatch.chdir(tmp_path)
+    place = [f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+    assert launching.expanded(["resume='a run'", "seed=1"]) == [
+        *place, "data=folder", "optimizer=lion", "schedule=cosine", f"data.path='{tmp_path}'", "seed=1",
+    ]  # fmt: skip
+    assert Path.cwd() == tmp_path / "start"
+    assert launching.added[:2] == place
+    found = launching.expanded([f"resume={folder}", "data=synthetic", "optimizer=adam"])
+    assert found == [*place, "schedule=cosine", "data=synthetic", "optimizer=adam"]
+    assert launching.expanded([f"resume={folder}", "--cfg", "job"]) == [f"resume={folder}", "--cfg", "job"]
+    with pytest.raises(config.ConfigError, match=r"resume=nowhere: no run there"):
+        launching.expanded(["resume=nowhere"])
+    assert not Path("nowhere").exists()
+
+
+def test_what_changes_numbers_is_refused_and_leaves_nothing(two_classes: Path, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "run", "data=folder", f"data.path='{two_classes}'", "data.limit=50", "epochs=3")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    found = run(f"resume={folder}", "epochs=4", f"data.path={two_classes}", "data.limit=60", "name=other")
+    said = found.stdout + found.stderr
+    assert found.returncode == 2
+    assert "data.limit: the run has 50, the command line says 60" in said
+    assert "epochs: the run has 3, the command line says 4" in said
+    assert "data.path" not in said
+    assert "Traceback" not in said
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.suffix != ".log"} == before
+    assert not Path("outputs").exists()
+    found = run("resume=nowhere")
+    assert "no run there" in found.stdout + found.stderr
+    assert found.returncode == 1
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_raised_and_remembered(number: int) -> None:
+    before = {entry: signal.getsignal(entry) for entry in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        interruption.listen()
+        with pytest.raises(KeyboardInterrupt, match=signal.Signals(number).name) as caught:
+            os.kill(os.getpid(), number)
+        assert interruption.exit_code(caught.value) == 128 + number
+        with pytest.raises(interruption.Stopped):  # somebody swallowed it
+            interruption.check()
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        interruption.listen()
+        for entry, handler in before.items():
+            signal.signal(entry, handler)
+
+
+# --- whole processes --------------------------------------------------------------------------------------------------
+
+WHOLE = (*SMALL, "features.engine=tensorflow", "data=folder", "model.dropout=0.2", "epochs=40", "report.level=light")
+
+
+def stopped(folder: Path, *arguments: str, number: int, until: int = 3) -> tuple[int, str, float]:
+    """Start a run, send it a signal once so many epochs are kept; gives exit status, output and seconds."""
+    command = [sys.executable, str(ROOT / "train.py"), *arguments, f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while len(epochs(folder)) < until and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    asked = time.monotonic()
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    return process.returncode, said, time.monotonic() - asked
+
+
+def epochs(folder: Path) -> list[object]:
+    state = Checkpoint.read(folder) if folder.exists() else None
+    kept = None if state is None else state.phase("fine-tune").load() or state.phase("head").load()
+    return [] if kept is None else kept[0]["history"]
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    found = json.loads((folder / "metrics.json").read_text())
+    return {key: value for key, value in found.items() if not key.startswith("seconds")}
+
+
+def mirrored() -> list[mlflow.entities.Run]:
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    return list(store.search_runs([store.get_experiment_by_name("hairline").experiment_id]))
+
+
+@pytest.mark.slow
+def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path) -> None:
+    settings = (*WHOLE, f"data.path={two_classes}", "augment=light", "augment.mode=fresh", "augment.seed=1")
+    assert run(*settings, "hydra.run.dir=whole", "tracking=none").returncode == 0
+    folder = Path("outputs", "stopped")
+    for number, status, until in ((signal.SIGTERM, "KILLED", 3), (signal.SIGKILL, "RUNNING", 6)):
+        again = (f"resume={folder}",) if folder.exists() else settings
+        code, said, seconds = stopped(folder, *again, number=number, until=until)
+        assert code == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number], said
+        assert seconds < 10
+        (entry,) = mirrored()
+        assert entry.info.status == status
+        if number == signal.SIGTERM:
+            assert f"stopped by SIGTERM. To go on: python train.py resume={folder}" in said
+            assert "Traceback" not in said
+    found = run(f"resume={folder}")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert numbers(folder) == numbers(Path("whole"))
+    one, other = (pd.read_csv(place / "history.csv").drop(columns="seconds") for place in (folder, Path("whole")))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    (again_entry,) = mirrored()
+    assert (again_entry.info.run_id, again_entry.info.status) == (entry.info.run_id, "FINISHED")
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    assert [point.step for point in store.get_metric_history(entry.info.run_id, "loss")] == list(range(1, 41))
+    assert [path.name for path in Path("outputs").iterdir()] == ["stopped"]
+    found = run(f"resume={folder}")
+    assert found.returncode == 0
+    assert "this run has finished" in found.stdout + found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", ["top", "all"])
+def test_fine_tuning_goes_on_as_well(layers: str, two_classes: Path) -> None:
+    chosen = (*SMALL, "features.engine=tensorflow", "data=folder", f"data.path={two_classes}", f"finetune={layers}")
+    settings = (*chosen, "model=efficientnetv2b0", "finetune.epochs=3", "augment=light", "augment.views=2")
+    settings = (*settings, "report.level=light")  # drops blocks at random: generators inside the backbone
+    assert run(*settings, "hydra.run.dir=whole", "tracking=none").returncode == 0
+    code, said, _ = stopped(Path("killed"), *settings, number=signal.SIGKILL, until=3)
+    assert code == -9, said
+    assert len(epochs(Path("killed"))) in (3, 4)
+    found = run("resume=killed")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "head: taken from state.npz, is complete" in found.stdout + found.stderr
+    assert numbers(Path("killed")) == numbers(Path("whole"))
+
+
+def test_an_interrupt_ends_killed_and_says_how_to_go_on(two_classes: Path) -> None:
+    settings = (*WHOLE, f"data.path={two_classes}", "epochs=4000")
+    code, said, seconds = stopped(Path("run"), *settings, number=signal.SIGINT, until=1)
+    assert code == 130, said
+    assert "stopped by SIGINT. To go on: python train.py resume=run" in said
+    assert "Traceback" not in said
+    assert seconds < 10
+    (entry,) = mirrored()
+    assert entry.info.status == "KILLED"
+    assert len(epochs(Path("run"))) >= 1
+
+
+def test_atomic_text_replaces(tmp_path: Path) -> None:
+    atomic.write_text(tmp_path / "a", "größer")
+    atomic.write_text(tmp_path / "a", "klein")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "klein"
+    assert len(list(tmp_path.iterdir())) == 1
