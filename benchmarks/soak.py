@@ -139,7 +139,7 @@ def corrupt(cache: Path) -> int:
     for path in cache.glob("*.sqlite"):
         with sqlite3.connect(path) as connection:
             bad += connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok"
-    for path in cache.glob("synthetic/*/*/*.jpg"):
+    for path in cache.glob("synthetic/[!.]*/*/*.jpg"):
         bad += not path.read_bytes().endswith(b"\xff\xd9")
     return bad
 

@@ -224,6 +224,16 @@ features.compute({files!r}, digests({files!r}), RECIPE, model)
     assert not marker.exists()
 
 
+def test_what_a_killed_process_left_half_written_is_deleted(files: list[str], own_cache: Path) -> None:
+    first = compute(files)
+    folder = own_cache / "features" / RECIPE.key()
+    kept = {path.name for path in folder.iterdir()}
+    for name in (".000001-7.npy.7", ".000001-7.json.7", "000001-7.npy"):
+        (folder / name).write_bytes(b"half")
+    np.testing.assert_array_equal(compute(files, backbone=never), first)
+    assert {path.name for path in folder.iterdir()} == kept
+
+
 def test_jobs_at_once_compute_once_and_wait(files: list[str], own_cache: Path, passed: Counted) -> None:
     results: list[np.ndarray] = []
     jobs = [threading.Thread(target=lambda: results.append(compute(files))) for _ in range(4)]

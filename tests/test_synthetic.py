@@ -1,6 +1,8 @@
 """The embedded data: deterministic, balanced, not told apart by brightness, written whole or not at all."""
 
+import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +227,11 @@ def test_draw_says_what_is_wrong(wrong, message):
     arguments = {"seed": 0, "index": 0, "label": "cracked"} | wrong
     with pytest.raises(ValueError, match=message):
         draw(arguments.pop("seed"), arguments.pop("index"), **arguments)
+
+
+def test_what_was_left_days_ago_is_deleted(tmp_path):
+    for name, days in ((".data.1-00000000", 2), (".data.2-00000000", 0), (".other.1-00000000", 2)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, times=(time.time() - days * 86400,) * 2)
+    render(tmp_path / "data", count=4, size=SIZE)
+    assert {path.name for path in tmp_path.iterdir()} == {"data", ".data.2-00000000", ".other.1-00000000"}

@@ -10,9 +10,11 @@ Images drawn here lie in memory channel by channel (see `tinted`), as an operati
 layout works. The same arguments give the same bytes on one machine with one numpy and one Pillow.
 """
 
+import contextlib
 import math
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,7 @@ GENERATOR_VERSION: int = 1
 REFERENCE_SIZE = 227
 MINIMUM_SIZE = 32
 SUPERSAMPLING = 2
+_LEFT_SECONDS = 24 * 3600
 JPEG_STREAM = len(CLASS_NAMES)  # the random stream after those of the classes
 
 
@@ -536,6 +539,10 @@ def render(
     folder = Path(folder)
     if folder.exists():
         return
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
+        with contextlib.suppress(OSError):  # another process is quicker
+            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(left)
     unfinished = folder.parent / f".{folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
     # glibc keeps freed memory up to twice the largest block it has released; without this one every image
     # faults its pages in anew: 25 instead of 16 ms a patch (first version, 2-core AMD EPYC virtual machine).

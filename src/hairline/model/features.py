@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 SHARD_IMAGES = 512
 _SHARD = re.compile(r"\d{6}-\d+\.json")
+_SHARD_ARRAY = re.compile(r"\d{6}-\d+\.npy")
+_TORN = re.compile(r"\.\d{6}-\d+\.(npy|json)")
 
 
 class CacheError(ValueError):
@@ -284,6 +286,7 @@ class _Store:
     def _open(self) -> None:
         """Read all shards, checking length and checksum; damaged ones are deleted, to be computed again."""
         self._opened = True
+        self._tidy()
         for index in sorted(self.folder.glob("*.json")):
             if not _SHARD.fullmatch(index.name):  # the recipe, or somebody else's file
                 continue
@@ -299,6 +302,13 @@ class _Store:
                 index.with_suffix(".npy").unlink(missing_ok=True)
                 continue
             self._admit(about["digests"], rows)
+
+    def _tidy(self) -> None:
+        """Delete what processes left that were killed while they wrote: whoever holds the lock is alone here."""
+        for path in self.folder.iterdir():
+            torn = _TORN.match(path.name) is not None
+            if torn or (_SHARD_ARRAY.fullmatch(path.name) and not path.with_suffix(".json").exists()):
+                path.unlink(missing_ok=True)
 
     def _admit(self, digests: list[str], rows: np.ndarray) -> None:
         for row, digest in enumerate(digests):

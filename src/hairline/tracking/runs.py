@@ -20,6 +20,8 @@ from hairline.tracking.store import TrackingError
 if TYPE_CHECKING:
     import pandas as pd
 
+_TRIES = 3  # to begin: where many processes write to one SQLite file, some wait in vain for it
+
 
 class Run:
     """What one run tells, or nothing at all: without a journal every call is ignored."""
@@ -196,12 +198,14 @@ def _opened(journal: Journal, uri: str | None, about: dict[str, Any], certain: b
         if certain:
             raise _as_tracking_error(error, uri) from error
     journal.tell("begin", **about)
-    try:
-        while not mirror.experiment_id:  # a new run's beginning is the first entry; a resumed one's comes in its turn
+    tries = _TRIES if certain else 1
+    while not mirror.experiment_id and tries:  # a new run's beginning is the first entry; a resumed one's has its turn
+        try:
             journal.mark(mirror.deliver(journal.waiting()))
-    except Exception as error:
-        if certain:
-            raise _as_tracking_error(error, uri) from error
+        except Exception as error:
+            tries -= 1
+            if certain and not tries:
+                raise _as_tracking_error(error, uri) from error
     return mirror
 
 
