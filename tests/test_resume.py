@@ -21,6 +21,7 @@ from hairline.checkpoint import Checkpoint
 from hairline.data import pipeline
 from hairline.model import classifier
 from tests.conftest import ROOT
+from tests.running import composed
 from tests.test_cli import SMALL, run
 from tests.test_training import FEATURES, TRAIN, VAL, batches
 
@@ -161,10 +162,8 @@ def test_one_call_of_keras_gives_what_many_give() -> None:
 
 def saved(folder: Path, *overrides: str) -> Path:
     """Write what a run writes first."""
-    from tests.test_config import composed
-
     folder.mkdir()
-    config.save(composed(*overrides), folder / "config.yaml")
+    config.save(composed("config", *overrides), folder / "config.yaml")
     return folder
 
 

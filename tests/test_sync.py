@@ -147,7 +147,7 @@ def test_an_outage_for_good_costs_seconds_and_is_synchronised(
 def test_required_tracking_stops_the_run(place: Path, outage: threading.Event) -> None:
     def train(current: tracking.Run) -> None:
         outage.set()
-        for step in range(1, 1001):
+        for step in range(1, 6001):
             current.metrics({"loss": 1.0}, step=step)
             time.sleep(0.01)
 
@@ -157,7 +157,7 @@ def test_required_tracking_stops_the_run(place: Path, outage: threading.Event) -
         tracking.start(**SETTINGS, directory=place, required=True) as current,
     ):
         train(current)
-    assert time.monotonic() - began < 9
+    assert time.monotonic() - began < 30  # of 60
 
 
 def test_required_tracking_is_required_to_the_last_point(place: Path, outage: threading.Event) -> None:

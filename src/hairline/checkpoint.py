@@ -67,7 +67,8 @@ class Checkpoint:
         """
         path = directory / FILE
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here: NumPy leaves a damaged file open.
+            with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
                 about = json.loads(file[_ABOUT].tobytes())
                 arrays: dict[str, list[np.ndarray]] = {}
                 for name in file.files:
