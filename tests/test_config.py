@@ -104,7 +104,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         (["augment.mode=fresh"], r"nothing varies between views"),
         (["seed=-1"], r"seed=-1: expected a whole number from 0"),
         (["model.dropout=1"], r"model.dropout=1: expected a number from 0"),
-        (["model.weights=nowhere.h5"], r"model.weights='nowhere.h5': neither auto, imagenet, random nor a file"),
+        (["model.weights=nowhere.h5"], r"'nowhere.h5': neither auto, imagenet, synthetic, random nor a file"),
         (["split.group_by=regex"], r"needs split.pattern"),
         (["data.classes=7"], r"draws 2 or 3 classes"),
         (["decision.threshold=recal"], r"decision.threshold=recal: expected recall, f1, or a probability"),

@@ -71,6 +71,7 @@ class Shelf:
     """The latest scenes; a process beside this one draws the next chunk."""
 
     def __init__(self, state: dict[str, int]) -> None:
+        """Begin to draw where `state`, which is counted on in place, says."""
         self._state = state
         self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         self._chunks: list[Drawn] = []
@@ -78,7 +79,7 @@ class Shelf:
 
     def part(self, rng: np.random.Generator, side: int) -> Drawn:
         """Give a batch of turned parts of scenes; every now and then the oldest chunk gives way to a new one."""
-        if not self._chunks or self._state["shown"] >= len(self._chunks) * 0 + CHUNK * USES:
+        if not self._chunks or self._state["shown"] >= CHUNK * USES:
             self._chunks = [*self._chunks[-(SHELF // CHUNK - 1) :], self._next.result()]
             self._state["scene"] += CHUNK
             self._state["shown"] = 0
@@ -98,7 +99,7 @@ class Shelf:
 
 
 def targets(batch: Drawn) -> tuple[np.ndarray, np.ndarray]:
-    """Give what the network is to tell, float32 [n, KNOWN], and each value's weight, 0 where there is nothing to tell."""
+    """Give what the network is to tell, float32 [n, KNOWN], and each value's weight: 0 where nothing is to be told."""
     side = batch.masks.shape[1]
     pixels = batch.masks.sum((1, 2)).astype(np.float32)
     cracked = pixels >= 8
@@ -243,12 +244,10 @@ def export(work: Path, target: Path) -> None:
     with np.load(work / "state.npz", allow_pickle=False) as kept:
         network.set_weights([kept[f"a{number}"] for number in range(len(network.get_weights()))])
     layers = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    gather = tf.function(lambda pixels: network(tf.cast(pixels, tf.float32) / 127.5 - 1, training=True))
     for number, batch in enumerate(_calibration()):
         for layer in layers:
             layer.momentum = 1 - 1 / (number + 1)  # a plain mean over all batches
-        tf.function(lambda pixels: network(pixels, training=True))(tf.cast(batch, tf.float32) / 127.5 - 1)
-    del gather
+        network(tf.cast(batch, tf.float32) / 127.5 - 1, training=True)
     arrays = {
         f"{layer.name}/{variable.name}": variable.numpy().astype(np.float16)
         for layer in network.layers

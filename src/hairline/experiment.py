@@ -200,13 +200,13 @@ def describe_model(config: Config, data: Data, frozen: Frozen, origin: str, deci
             "taps": " ".join(frozen.recipe.taps),
             "finetuned": config.finetune.layers,
             "precision": config.runtime.precision,
-            "licence": row.licence if origin == "imagenet" else "",
+            "licence": {"imagenet": row.licence, "synthetic": "Apache-2.0"}.get(origin, ""),
         },
         versions=environment.versions(),
         extra={
             "split": config.split.grouping(),
             # The side of the patches before they are squeezed: what a tile of a photo should be as well.
-            "patch_px": int(np.median(data.manifest[["width", "height"]].to_numpy())),
+            "patch_px": int(np.median(data.manifest[["width", "height"]].to_numpy()[data.real])),
         },
     )
 

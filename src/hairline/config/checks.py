@@ -82,6 +82,10 @@ def data_faults(data: Data) -> Iterator[str]:
         yield from (f"data.path={path!r}: {fault}" for fault in sources.path_faults(data.source, path))
     if isinstance(data, SyntheticData) and data.classes not in (2, 3):
         yield f"data.classes={data.classes}: the generator draws 2 or 3 classes"
+    if not 0 <= data.mix <= 4:
+        yield f"data.mix={data.mix:g}: expected a number from 0 (none) to 4 drawn images a training image"
+    if data.mix_seed < 0:
+        yield f"data.mix_seed={data.mix_seed}: expected a whole number from 0"
     if not 0 <= data.max_rejected < 1:
         yield f"data.max_rejected={data.max_rejected:g}: expected a number from 0 up to, not including, 1"
 
@@ -126,6 +130,9 @@ def _model_faults(config: Config) -> Iterator[str]:
             f"{row.minimum_size} pixels; its weights were made at {row.native_size}"
         )
     weights = config.model.weights
+    if row is not None and weights == "synthetic" and not row.synthetic_weights:
+        own = ", ".join(backbones.with_own_weights())
+        yield f"model.weights=synthetic: there are none for {config.model.backbone}; model={own} has them"
     if weights not in backbones.NAMED_WEIGHTS and not Path(weights).expanduser().is_file():
         yield (
             f"model.weights={weights!r}: neither {', '.join(backbones.NAMED_WEIGHTS)} nor a file that exists; "

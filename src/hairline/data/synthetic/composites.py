@@ -1,7 +1,7 @@
 """Composites: cracks and look-alikes drawn over a photo of a sound surface, or over a drawn one, the mask known.
 
-A network that has seen only one kind of wall takes whatever is dark and long for a crack. Here each of two patches of
-the same kind shows planking, joints, stains and so on equally often, and a crack is the one thing that tells them apart.
+A network that has seen only one kind of wall takes whatever is dark and long for a crack. Here patches
+with and without one show planking, joints, stains and so on equally often, so a crack is the one thing that tells.
 Cut-and-paste composition follows Dwibedi et al. (2017), Cut, Paste and Learn, doi 10.1109/ICCV.2017.146; it needs no
 blending here, as a crack darkens what lies below it.
 """

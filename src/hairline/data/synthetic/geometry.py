@@ -127,6 +127,7 @@ def walk(rng: np.random.Generator, heading: float, length_px: float, step_px: fl
 
 
 def scale_of(image: np.ndarray) -> float:
+    """Pixels of this image for one of a patch of `REFERENCE_SIZE`."""
     height, width = image.shape[:2]
     return float(min(height, width)) / REFERENCE_SIZE
 

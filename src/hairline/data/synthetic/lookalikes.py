@@ -115,8 +115,8 @@ def shadow(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 def planking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """The print of a formwork of boards: bands of different tone with wood grain, and seams between them.
 
-    Seams are straight on the whole, but their edges fray, they widen, break off, hold paste or rust: they look more like
-    cracks than any other thing on a wall. Widths are pixels of this image.
+    Seams are straight on the whole, but their edges fray, they widen, break off, hold paste or rust: they look
+    more like cracks than any other thing on a wall. Widths are pixels of this image.
     """
     shape = image.shape[:2]
     height, width = shape
@@ -221,7 +221,8 @@ def marking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     worn = patchy(rng, shape, rng.uniform(3, 25) * scale, rng.uniform(0.5, 1.5))
     cover = coverage(shape, [_even(points, half)]) * worn * rng.uniform(0.3, 1)
     colour = rng.uniform(0.5, 0.95) * (1 - rng.uniform(0, 0.35) * rng.random(3))
-    return image + cover[..., None] * (colour.astype(np.float32) - image)
+    painted: np.ndarray = image + cover[..., None] * (colour.astype(np.float32) - image)
+    return painted
 
 
 def pits(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
