@@ -106,6 +106,8 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         (["model.dropout=1"], r"model.dropout=1: expected a number from 0"),
         (["model.weights=nowhere.h5"], r"'nowhere.h5': neither auto, imagenet, synthetic, random nor a file"),
         (["split.group_by=regex"], r"needs split.pattern"),
+        (["model=resnet50v2", "model.weights=synthetic"], r"there are none for resnet50v2; model=mobilenetv2 has them"),
+        (["data.mix=-0.5", "data.mix_seed=-1"], r"(?s)data.mix=-0.5: expected a number from 0.*data.mix_seed=-1"),
         (["data.classes=7"], r"draws 2 or 3 classes"),
         (["decision.threshold=recal"], r"decision.threshold=recal: expected recall, f1, or a probability"),
         (["decision.threshold=1.5"], r"decision.threshold=1.5: expected recall, f1, or a probability"),

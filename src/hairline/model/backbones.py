@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from zipfile import BadZipFile
 
 from hairline.data import download
 
@@ -232,7 +233,7 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0, ta
                     _load_arrays(network, weights)
                 else:
                     network.load_weights(str(weights))
-    except (ValueError, OSError, KeyError, UserWarning) as error:
+    except (ValueError, OSError, KeyError, UserWarning, BadZipFile) as error:
         raise WeightsError(
             f"{weights} cannot be loaded into {name}: {str(error).splitlines()[0]}\n"
             f"expected the weights of {row.builder} without its top, as published at {row.url(image_size)}"
