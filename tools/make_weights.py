@@ -1,12 +1,12 @@
 """Make the project's own weights of MobileNetV2: trained on drawn patches alone, no photo takes part.
 
     python tools/make_weights.py --work <folder>      # stop it at will: the same command goes on where it stood
-    python tools/make_weights.py --work <folder> --export src/hairline/model/synthetic_mobilenetv2.npz
+    python tools/make_weights.py --work <folder> --export src/hairline/model/weights/mobilenetv2_synthetic.npz
 
 What is known of each drawn patch is to be told from it: in which cells of 8, 16 and 32 pixels there is a crack; of the
-whole, whether there is one, its share, width and direction, the kind of ground, which look-alikes there are, blur,
-brightness and contrast. Many targets keep the features rich. The exported weights are an exponential moving average of
-the trained ones, and batch normalisation's statistics are taken anew with them at the size they are used at.
+whole, whether there is one, its share, width and direction, the kind of ground, which look-alikes there are, blur and
+brightness. Many targets keep the features rich. The exported weights are an exponential moving average of the trained
+ones, and batch normalisation's statistics are taken anew with them at the size they are used at.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from hairline.data.synthetic import invent
 from hairline.data.synthetic.lookalikes import WALL_LOOK_ALIKES
 
 SEED = 20
 DRAWN_PX, SHELF, CHUNK = 144, 4096, 256  # scenes are drawn a chunk at a time, and kept on a shelf of so many
-USES = 4  # how often a scene is shown, each time another part of it, turned
+USES = 3  # how often a scene is shown, each time another part of it, turned
 BATCH = 48
-STAGES = ((96, 100_000, 2e-3), (128, 12_000, 5e-4))  # pixels a side, images, highest learning rate
+STAGES = ((96, 40_000, 2e-3), (128, 3_000, 4e-4))  # pixels a side, images, highest learning rate
 WARM_UP = 3_000  # images over which the first rate rises
 AVERAGE = 0.998  # of the weights, a step
 CELLS = {"block_6_expand_relu": 8, "block_13_expand_relu": 16, "out_relu": 32}
@@ -43,7 +44,7 @@ NORMALISED_PX, NORMALISED_BATCHES = 160, 24
 
 @dataclass
 class Drawn:
-    """Scenes: uint8 images [n, side, side, 3], bool masks [n, side, side] and what else is known, float32 [n, 14]."""
+    """Scenes: uint8 images [n, side, side, 3], bool masks [n, side, side] and what else is known, float32 [n, 16]."""
 
     images: np.ndarray
     masks: np.ndarray
@@ -51,7 +52,7 @@ class Drawn:
 
 
 def draw_chunk(first: int, count: int = CHUNK, side: int = DRAWN_PX) -> Drawn:
-    """Draw the scenes `first` to `first + count`; a third without a crack and its twin with one, else by themselves."""
+    """Draw the scenes `first` to `first + count`; every other one has a crack, half of them a twin without."""
     scenes = []
     for number in range(first, first + count):
         twin = number % 4 < 2  # two that differ in the crack alone
@@ -59,7 +60,7 @@ def draw_chunk(first: int, count: int = CHUNK, side: int = DRAWN_PX) -> Drawn:
             invent(seed=(SEED, number // 2 if twin else number, int(twin)), size=side, cracked=number % 2 == 0)
         )
     known = [
-        [math.log1p(s.width_px), s.surface == "asphalt", s.blur_px, *(name in s.shown for name in LOOK_ALIKES)]
+        [math.log(max(s.width_px, 0.5)), s.surface == "asphalt", s.blur_px, *(name in s.shown for name in LOOK_ALIKES)]
         for s in scenes
     ]
     return Drawn(
@@ -90,12 +91,22 @@ class Shelf:
         known = np.empty((BATCH, self._chunks[0].known.shape[1]), np.float32)
         for place in range(BATCH):
             chunk = self._chunks[rng.integers(len(self._chunks))]
-            row, top, left, turns = rng.integers(CHUNK), *rng.integers(0, DRAWN_PX - side + 1, 2), rng.integers(8)
-            cut = np.s_[row, top : top + side, left : left + side]
-            image, mask = (np.rot90(array, turns % 4) for array in (chunk.images[cut], chunk.masks[cut]))
+            part = round(DRAWN_PX * math.exp(rng.uniform(math.log(0.3), 0)))  # enlarged or made smaller
+            row, top, left, turns = rng.integers(CHUNK), *rng.integers(0, DRAWN_PX - part + 1, 2), rng.integers(8)
+            cut = np.s_[row, top : top + part, left : left + part]
+            image, mask = _resized(chunk.images[cut], side), _resized(chunk.masks[cut], side)
+            image, mask = np.rot90(image, turns % 4), np.rot90(mask, turns % 4)
             images[place], masks[place] = (image, mask) if turns < 4 else (image[:, ::-1], mask[:, ::-1])
             known[place] = chunk.known[row]
+            known[place, 0] += math.log(side / part)
         return Drawn(images, masks, known)
+
+
+def _resized(array: np.ndarray, side: int) -> np.ndarray:
+    """Squeeze an image or a mask to a square."""
+    pixels = array if array.dtype == np.uint8 else array * np.uint8(255)
+    resized = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+    return resized if array.dtype == np.uint8 else resized > 60  # a line of one pixel outlives being made smaller
 
 
 def targets(batch: Drawn) -> tuple[np.ndarray, np.ndarray]:
