@@ -118,15 +118,15 @@ def _cracked(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, n
     """A hairline crack, an open one, or a wide one with broken edges; gives image, mask and width in pixels."""
     side = min(image.shape[:2])
     kind = rng.random()
-    if kind < 0.5:  # hairline: thin, at times hardly darker than the ground
-        width_px = math.exp(rng.uniform(math.log(0.9), math.log(3)))
-        image, mask = crack(rng, image, width_px=width_px, depth=rng.uniform(0.2, 0.85))
+    if kind < 0.55:  # hairline: thin, at times hardly darker than the ground
+        width_px = math.exp(rng.uniform(math.log(0.6), math.log(2.4)))
+        image, mask = crack(rng, image, width_px=width_px, depth=rng.uniform(0.15, 0.8))
     elif kind < 0.85:
         width_px = math.exp(rng.uniform(math.log(1.5), math.log(0.06 * side)))
         image, mask = crack(rng, image, width_px=width_px, depth=rng.uniform(0.4, 0.95))
     else:
         width_px = math.exp(rng.uniform(math.log(0.05 * side), math.log(0.12 * side)))
-        image, mask = crack(rng, image, width_px=width_px, depth=rng.uniform(0.5, 0.97))
+        image, mask = crack(rng, image, width_px=width_px, depth=rng.uniform(0.65, 0.97))
         crumbled = softened(mask.astype(np.float32), 0.4 * width_px) * (1 - mask)
         rough = noise(rng, mask.shape, max(1.0, 0.3 * width_px), max(1.0, 0.1 * width_px))
         image = image * (1 + rng.uniform(0, 0.4) * crumbled * rough)[..., None]

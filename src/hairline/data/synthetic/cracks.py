@@ -38,11 +38,11 @@ def crack(
     """
     shape, scale = image.shape[:2], scale_of(image)
     height, width = shape
-    limits_px = (0.5 * scale, 3.4 * scale)
+    limits_px, step_px, level = (0.5 * scale, 3.4 * scale), 4 * scale, 0.4
     if width_px is None:
         width_px = math.exp(rng.uniform(math.log(1.4), math.log(6))) * scale
     else:
-        limits_px = (min(0.45, 0.5 * width_px), 1.2 * width_px)
+        limits_px, step_px = (min(0.45, 0.5 * width_px), 1.2 * width_px), max(3.0, step_px)
     heading = rng.uniform(0, 2 * math.pi)
     middle = anchor(rng, image, 0.2)
     length_px = math.hypot(height, width) * 1.5
@@ -54,21 +54,22 @@ def crack(
     elif rng.random() < 0.2:  # one that ends inside the picture
         length_px *= rng.uniform(0.3, 0.5)
     bend = rng.uniform(0.25, 0.7)
-    trunk = walk(rng, heading, length_px, 4 * scale, bend)
+    trunk = walk(rng, heading, length_px, step_px, bend)
     trunk += middle - trunk[len(trunk) // 2]
     strokes = [_crack_outline(rng, trunk, width_px, limits_px)]
     for _ in range(rng.choice(4, p=[0.5, 0.28, 0.15, 0.07])):
         start = trunk[int(len(trunk) * rng.uniform(0.25, 0.75))]
         side = heading + rng.choice([-1, 1]) * rng.uniform(0.4, 1.2)
-        branch = start + walk(rng, side, length_px * rng.uniform(0.15, 0.5), 4 * scale, bend)
+        branch = start + walk(rng, side, length_px * rng.uniform(0.15, 0.5), step_px, bend)
         strokes.append(_crack_outline(rng, branch, max(2 * limits_px[0], width_px * rng.uniform(0.3, 0.7)), limits_px))
     whole = coverage(shape, strokes)
+    level *= min(1.0, float(whole.max()))  # a hairline covers no pixel wholly
     cover = whole
     if rng.random() < 0.35:  # interrupted
         cover = whole * patchy(rng, shape, 22 * scale, rng.uniform(0.5, 1.5))
-    if np.count_nonzero(cover > 0.4) < 0.6 * np.count_nonzero(whole > 0.4):
+    if np.count_nonzero(cover > level) < 0.6 * np.count_nonzero(whole > level):
         cover = whole  # the interruptions left too little of it
-    mask = cover > 0.4
+    mask = cover > level
     if depth is None:
         depth = rng.uniform(0.5, 0.9) if rng.random() < 0.85 else rng.uniform(0.35, 0.5)
     if rng.random() < 0.5:  # dirt along its banks

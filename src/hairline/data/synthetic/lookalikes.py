@@ -157,6 +157,11 @@ def _seam(rng: np.random.Generator, image: np.ndarray, places: np.ndarray, uprig
     along = np.arange(count, dtype=np.float32)
     points = np.stack([places + wobble, along] if upright else [along, places + wobble], axis=1)
     cover = coverage(shape, [ribbon(points, 0.5 * width_px * fray, 0.5 * width_px * fray[::-1])])
+    if rng.random() < 0.4:  # no gap, but a line of dirt, rust or paste
+        cover = softened(cover, rng.uniform(0.6, 2.5))
+        rust, dark = rng.uniform(0, 0.3), rng.uniform(0.1, 0.6)
+        image = image * (1 + tinted(cover, (0.5 * rust - dark, -dark, -rust - dark)))
+        cover = cover * rng.uniform(0, 0.4)
     if rng.random() < 0.5:  # broken off, or faint in parts
         cover = cover * patchy(rng, shape, rng.uniform(0.1, 0.5) * min(shape), rng.uniform(0.2, 1.2))
     if rng.random() < 0.4:  # paste or rust that seeped out beside it
@@ -258,8 +263,8 @@ WALL_LOOK_ALIKES: dict[Callable[[np.random.Generator, np.ndarray], np.ndarray], 
     cable: 0.05,
     stain: 0.2,
     streaks: 0.1,
-    aggregate: 0.15,
+    aggregate: 0.2,
     shadow: 0.12,
     marking: 0.06,
-    pits: 0.2,
+    pits: 0.25,
 }
