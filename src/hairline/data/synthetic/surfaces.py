@@ -79,6 +79,6 @@ def gritty(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     amplitude = rng.uniform(0.03, 0.25)
     grit = noise(rng, shape, rng.uniform(1, 4))
     if rng.random() < 0.5:  # few dark or few light grains rather than all tones alike
-        grit = np.maximum(grit - rng.uniform(0.3, 1.2), 0) * rng.choice([-2.0, 2.0])
+        grit = np.maximum(grit - rng.uniform(0.3, 1.2), 0) * float(rng.choice([-2, 2]))
     cast = (1 + rng.uniform(-0.15, 0.15), 1.0, 1 + rng.uniform(-0.15, 0.15))
     return image * np.clip(1 + amplitude * tinted(grit, cast), 0.2, 2)
