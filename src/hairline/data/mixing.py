@@ -7,7 +7,6 @@ features like any photo, and so that another split or run finds it there.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from hairline import cache, progress
+from hairline import atomic, cache, progress
 from hairline.data import images, synthetic
 
 ORIGIN = "origin"  # column of a mixed manifest: empty for an image of the source, `COMPOSITE` for a drawn one
@@ -112,9 +111,8 @@ def _one(file: Path, parent: str, digest: str, number: int, cracked: bool, seed:
         scene = synthetic.compose(images.upright(parent), seed=numbers, cracked=cracked)
         quality = int(np.random.default_rng([*numbers, int(cracked)]).integers(_QUALITY[0], _QUALITY[1] + 1))
         file.parent.mkdir(exist_ok=True)
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        Image.fromarray(scene.image).save(unfinished, format="JPEG", quality=quality)
-        unfinished.replace(file)  # in one step: two processes that draw the same write the same bytes
+        picture = Image.fromarray(scene.image)
+        atomic.write(file, lambda target: picture.save(target, format="JPEG", quality=quality))
     content = file.read_bytes()
     width, height = images.inspect(content)
     return str(file), width, height, hashlib.sha256(content).hexdigest()
