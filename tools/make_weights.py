@@ -16,6 +16,8 @@ import json
 import math
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -33,7 +35,7 @@ SEED = 20
 DRAWN_PX, SHELF, CHUNK = 144, 4096, 256  # scenes are drawn a chunk at a time, and kept on a shelf of so many
 USES = 3  # how often a scene is shown, each time another part of it, turned
 BATCH = 48
-STAGES = ((96, 40_000, 2e-3), (128, 3_000, 4e-4))  # pixels a side, images, highest learning rate
+STAGES = ((96, 30_000, 2e-3), (128, 2_000, 4e-4))  # pixels a side, images, highest learning rate
 WARM_UP = 3_000  # images over which the first rate rises
 AVERAGE = 0.998  # of the weights, a step
 CELLS = {"block_6_expand_relu": 8, "block_13_expand_relu": 16, "out_relu": 32}
@@ -284,6 +286,7 @@ def main() -> None:
     line.add_argument("--minutes", type=float, default=3, help="between two savings of the state")
     chosen = line.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process that draws ends as well
     chosen.work.mkdir(parents=True, exist_ok=True)
     if chosen.export:
         export(chosen.work, chosen.export)
