@@ -6,10 +6,12 @@ import importlib.util
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 
 import keras
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -132,3 +134,34 @@ def test_the_result_is_one_json_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     values = json.loads(line)
     assert (values["a"], values["b"]) == (1.2346, {"c": [0.5, 2]})
     assert values["cores"] >= 1
+
+
+def test_the_soak_kills_where_it_says_and_sees_damage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    soak = load("soak", monkeypatch)
+    (tmp_path / "cache" / "features" / "key").mkdir(parents=True)
+    index = tmp_path / "cache" / "features" / "key" / "000000-7.json"
+    rows = np.zeros((2, 3), np.float32)
+    np.save(index.with_suffix(".npy"), rows)
+    for crc, bad in ((zlib.crc32(rows.data), 0), (1, 1)):
+        index.write_text(json.dumps({"digests": ["a", "b"], "crc32": crc}))
+        assert soak.corrupt(tmp_path / "cache") == bad
+    seen = {name: float(number**2) for number, name in enumerate([*soak.marks(tmp_path), "end"])}
+    assert list(soak.lengths(seen).values()) == [1, 3, 5, 7, 9, 11]
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+    (tmp_path / "metrics.json").touch()
+    assert soak.kill(process, tmp_path, "logging", 0.1)
+    assert process.returncode == -9
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    assert not soak.kill(process, tmp_path, "logging", 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_eight_trainings_at_once_share_a_store_and_a_cache() -> None:
+    command = [sys.executable, str(FOLDER / "soak.py"), "--rounds", "0", "--at-once", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])["at_once"]
+    assert found == {
+        "processes": 8, "exit_status_0": 8, "finished": 8, "wrong_points": 0, "feature_passes": 1, "corrupt": 0,
+    }  # fmt: skip

@@ -131,3 +131,13 @@ def test_positive_class() -> None:
     assert sources.positive_class(["a", "b", "cracked"], None) is None
     with pytest.raises(sources.SourceError, match="no such class; the classes are left, right"):
         sources.positive_class(["left", "right"], "up")
+
+
+def test_one_class_map_serves_sets_of_either_names() -> None:
+    names = {"Positive": "cracked", "Negative": "plain"}
+    old = pd.DataFrame({"label": ["Positive", "Negative"]})
+    new = sources.mapped(old, names)
+    assert new["label"].tolist() == ["cracked", "plain"]
+    assert sources.mapped(new, names)["label"].tolist() == ["cracked", "plain"]
+    with pytest.raises(sources.SourceError, match="names positiv: no such class; the classes are Negative, Positive"):
+        sources.mapped(old, {"positiv": "cracked", "Negative": "plain"})

@@ -144,12 +144,13 @@ def mapped(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
         class_map: New name of each class that gets one; two classes may become one.
 
     Raises:
-        SourceError: If a class that is to be renamed does not occur.
+        SourceError: If neither a class that is to be renamed nor its new name occurs. One map serves several sets, of
+            which some have the new names already.
     """
     if not class_map:
         return rows
     present = sorted(set(rows["label"]))
-    if absent := sorted(set(class_map) - set(present)):
+    if absent := sorted(name for name in class_map if not {name, class_map[name]} & set(present)):
         raise SourceError(
             f"data.class_map names {', '.join(absent)}: no such class; the classes are {', '.join(present)}"
         )
