@@ -36,6 +36,8 @@ def training_faults(config: Config) -> Iterator[str]:
     yield from decision_faults(config.decision)
     if config.repeats > 1 and config.finetune.layers != "none":
         yield "repeats measures heads on frozen features: it goes with finetune=none only"
+    if config.base is not None:
+        yield from _base_faults(config)
     positive: dict[str, float | None] = {
         "batch_size": config.batch_size,
         "epochs": config.epochs,
@@ -118,6 +120,19 @@ def decision_faults(decision: Decision) -> Iterator[str]:
         yield f"decision.abstain={band}: expected two rising probabilities, such as [0.3,0.7], or null for none"
 
 
+def _base_faults(config: Config) -> Iterator[str]:
+    if not str(config.base).strip():
+        yield "base: the text is empty; give a run directory, an MLflow run id, or models:/<name>@<alias>"
+    if config.finetune.layers != "none":
+        yield "base adapts the head alone: it goes with finetune=none only"
+    if config.data.mix:
+        yield "base fits the images as they are: it goes with data.mix=0 only"
+    if config.repeats > 1:
+        yield "base fits one head, by cross-validation: it goes with repeats=1 only"
+    if config.augment.mode == "fresh" or config.augment.views > 1:
+        yield "base fits the images as they are: it goes with augment=none only"
+
+
 def _model_faults(config: Config) -> Iterator[str]:
     from hairline.model import backbones
 
@@ -129,6 +144,15 @@ def _model_faults(config: Config) -> Iterator[str]:
             f"image_size={config.image_size}: {config.model.backbone} takes images of at least "
             f"{row.minimum_size} pixels; its weights were made at {row.native_size}"
         )
+    for tap in config.model.taps:
+        layer, _, pooling = tap.partition(":")
+        if not layer or pooling not in backbones.POOLINGS:
+            yield (
+                f"model.taps: {tap!r} is no tap: expected <layer>:max or <layer>:average, such as "
+                f"{layer or 'block_6_expand_relu'}:max"
+            )
+    if len(set(config.model.taps)) < len(config.model.taps):
+        yield f"model.taps=[{','.join(config.model.taps)}]: a tap is named twice; leave one of them out"
     weights = config.model.weights
     if row is not None and weights == "synthetic" and not row.synthetic_weights:
         own = ", ".join(backbones.with_own_weights())

@@ -293,6 +293,7 @@ class Config:
     image_size: int = 160
     epochs: int = 10
     learning_rate: float = 1e-3
+    base: str | None = None  # a finished run: its network stays, its head and threshold are adapted to the images
     resume: str | None = None  # a run directory: that run is continued, with its own settings
     name: str | None = None  # of the MLflow run; null = made from what was overridden
     tags: dict[str, str] = field(default_factory=dict)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAMED_WEIGHTS = ("auto", "imagenet", "synthetic", "random")
+POOLINGS = ("max", "average")  # of a tap, `<layer>:<pooling>`
 
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
 # An image of ImageNet's mean colour becomes 0 in every channel (mean and deviation of 0..1 RGB values).
@@ -264,7 +265,8 @@ def _pooled(network: keras.Model, taps: Sequence[str]) -> keras.KerasTensor:
 
     if not taps:
         return keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(network.output)
-    pooling = {"max": keras.layers.GlobalMaxPooling2D, "average": keras.layers.GlobalAveragePooling2D}
+    layers = (keras.layers.GlobalMaxPooling2D, keras.layers.GlobalAveragePooling2D)
+    pooling = dict(zip(POOLINGS, layers, strict=True))
     pooled = []
     for tap in taps:
         layer, _, kind = tap.partition(":")
