@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from PIL import Image
 
-from hairline import cli, config
 from hairline.inspection import adaptation, photos
 from hairline.model import bundle as bundles
 from hairline.model import surface
 from tests import darkness
-from tests.conftest import ROOT
+from tests.running import composed
 
 TILE = darkness.PATCH_PX
 SIZE = (10 * TILE, 6 * TILE)
@@ -39,10 +36,8 @@ def wall(path: Path, *, tint: float = 1.0, brightness: float = 1.0, dark: bool =
 
 
 def inspect(model: Path, place: Path, *overrides: str) -> pd.DataFrame:
-    cli.register(ConfigStore.instance())
-    chosen = [f"run={model}", f"input='{place}'", "output=out", "engine=litert", *overrides]
-    with initialize_config_dir(str(ROOT / "conf")):
-        photos.inspect_photos(config.load(compose("predict", chosen)), Path("unused"))
+    chosen = (f"run={model}", f"input='{place}'", "output=out", "engine=litert", *overrides)
+    photos.inspect_photos(composed("predict", *chosen), Path("unused"))
     return pd.read_csv("out/photos.csv", keep_default_na=False)
 
 

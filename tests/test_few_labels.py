@@ -9,27 +9,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from PIL import Image
 
 import hairline
-from hairline import cli, config, experiment
+from hairline import config, experiment
 from hairline.evaluation import gradcam
 from hairline.few_labels import BaseError
 from hairline.model import bundle as bundles
 from hairline.model.distance import Distance
-from tests.conftest import ROOT, paint
+from tests.conftest import paint
+from tests.running import composed
 
 QUICK = ("features.engine=tensorflow", "tracking=none", "report.learning_curve=false", "split.group_by=none")
 TAPS = ("block_1_expand_relu:max", "block_3_expand_relu:average")
 
 
 def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
-    cli.register(ConfigStore.instance())
     chosen = [*QUICK, "data=folder", f"data.path={data}", *overrides]
-    with initialize_config_dir(str(ROOT / "conf")):
-        settings = config.load(compose("config", chosen))
+    settings = composed("config", *chosen)
     place.mkdir(parents=True)
     return experiment.train(settings, place, chosen)
 

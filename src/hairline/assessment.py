@@ -82,7 +82,8 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         scores = read(features, kernel, bias)
         table = table.assign(distance=distances(folder, features))
         results = measure(config, bundle, table, scores, directory)
-        results |= set_distance(folder, features.rows(unseen_rows(table)))
+        if results["test_images"]:
+            results |= set_distance(folder, features.rows(unseen_rows(table)))
         results["rejected_images"] = len(rejected)
         about = {"run": config.run, "data": name, "part": config.part, "group_by": config.split.group_by}
         about["adapt"] = config.adapt
