@@ -8,8 +8,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from hairline.data import download
+from hairline.data.synthetic import invent
 from hairline.model import backbones
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
@@ -127,16 +131,68 @@ def test_native_sizes_have_files_of_their_own() -> None:
     assert row.url(161).endswith("_1.0_224_no_top.h5")
 
 
-def test_without_network_auto_goes_on_and_imagenet_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache of Keras, and no way out."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
 
     def refused(*args: object, **kwargs: object) -> Path:
         raise download.DownloadError("cannot be reached: no route to host")
 
     monkeypatch.setattr(download, "fetch", refused)
-    assert backbones.find_weights("mobilenetv2", "auto", 160) is None
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_network_auto_goes_on_and_imagenet_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    assert backbones.find_weights("mobilenetv3small", "auto", 160) is None
     assert "RANDOM frozen features" in caplog.text
     with pytest.raises(backbones.WeightsError, match=r"put it into .*models.*KERAS_HOME"):
         backbones.find_weights("mobilenetv2", "imagenet", 160)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_network_auto_takes_the_projects_own_weights(caplog: pytest.LogCaptureFixture) -> None:
+    found = backbones.find_weights("mobilenetv2", "auto", 160)
+    assert found == backbones.find_weights("mobilenetv2", "synthetic", 160)
+    assert found is not None
+    assert "weights: synthetic" in caplog.text
+    assert "RANDOM" not in caplog.text
+    assert backbones.origin("auto", found) == backbones.origin("synthetic", found) == "synthetic"
+    with pytest.raises(backbones.WeightsError, match=r"there are none for resnet50v2; expected one of mobilenetv2"):
+        backbones.find_weights("resnet50v2", "synthetic", 160)
+
+
+@pytest.mark.parametrize("name", backbones.with_own_weights())
+def test_own_weights_are_small_and_sane(name: str) -> None:
+    file = backbones.own_weights(name)
+    assert file is not None
+    assert file.stat().st_size <= 5e6
+    with np.load(file, allow_pickle=False) as arrays:
+        assert all(arrays[key].dtype == np.float16 and np.isfinite(arrays[key]).all() for key in arrays.files)
+        assert all((arrays[key] > 0).all() for key in arrays.files if key.endswith("moving_variance"))
+    model = backbones.build(name, image_size=96, weights=file)
+    assert digest(model) == digest(backbones.build(name, image_size=96, weights=file, seed=1))
+
+
+def test_own_weights_tell_a_crack_from_what_looks_like_one() -> None:
+    """Drawn pairs that differ in the crack alone, of a seed that no training drew; random weights can't do it."""
+    pixels = np.stack(
+        [invent(seed=(99, index // 2), size=96, cracked=index % 2 == 0).image for index in range(240)]
+    )  # fmt: skip
+    labels = np.arange(240) % 2 == 0
+    scores = {}
+    for weights in (backbones.own_weights("mobilenetv2"), None):
+        features = backbones.build("mobilenetv2", image_size=96, weights=weights).predict(pixels, verbose=0)
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+        scores[weights is None] = probe.fit(features[:160], labels[:160]).score(features[160:], labels[160:])
+    assert scores[False] >= 0.75
+    assert scores[False] >= scores[True] + 0.1
+
+
+def test_arrays_of_another_network_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "odd.npz", **{"Conv1/kernel": np.zeros((3, 3, 3, 32), np.float16)})
+    with pytest.raises(backbones.WeightsError, match="cannot be loaded into mobilenetv2"):
+        backbones.build("mobilenetv2", image_size=96, weights=tmp_path / "odd.npz")
+    (tmp_path / "text.npz").write_text("not arrays")
+    with pytest.raises(backbones.WeightsError, match="cannot be loaded"):
+        backbones.build("mobilenetv2", image_size=96, weights=tmp_path / "text.npz")

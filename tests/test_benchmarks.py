@@ -20,6 +20,7 @@ SCRIPTS = [
     "against_keras",
     "augmentation",
     "features",
+    "generalisation",
     "memory",
     "photos",
     "serving",
@@ -50,7 +51,9 @@ def test_every_script_answers_help() -> None:
     }
     shown = {name: process.communicate(timeout=60)[0] for name, process in started.items()}
     assert {name: process.returncode for name, process in started.items()} == dict.fromkeys(SCRIPTS, 0)
-    assert all("--images" in text for name, text in shown.items() if name != "soak")
+    own = ("generalisation", "soak")
+    assert all("--images" in text for name, text in shown.items() if name not in own)
+    assert all(f"--{name}" in shown["generalisation"] for name in ("metu", "deepcrack", "uav75"))
     assert "--child" not in shown["against_keras"]
 
 
@@ -71,6 +74,31 @@ def test_tiles_are_labelled_by_their_masks(monkeypatch: pytest.MonkeyPatch, tmp_
         "a_x0020_y0010.png",
     }
     assert cut(*places, tmp_path / "more", size=10, pixels=2) == {"cracked": 1, "uncracked": 4}
+
+
+def test_a_surface_is_told_by_the_setting_chosen_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("generalisation", monkeypatch)
+
+    def figures(auroc: float, balanced: float) -> dict[str, float]:
+        values = {module.AUROC: auroc, module.BALANCED: balanced, "test_accuracy": auroc}
+        values |= {f"test_{name}_at_threshold": balanced for name in ("recall", "specificity")}
+        ends = (("low", -0.1), ("high", 0.1))
+        return values | {f"{key}_interval_{end}": values[key] + by for key in values for end, by in ends}
+
+    def result(validation: float, metu: float, deepcrack: float, uav75: float) -> object:
+        surfaces = {"deepcrack": figures(deepcrack, deepcrack), "uav75": figures(uav75, uav75)}
+        return module.Result(validation, figures(metu, metu), surfaces)
+
+    results = {
+        "best on deepcrack": result(0.999, 0.998, 0.97, 0.81),
+        "best on uav75": result(0.998, 0.997, 0.93, 0.90),
+        "spoils metu": result(0.990, 0.989, 0.99, 0.99),
+    }
+    found = module.summary(results)
+    assert found["chosen_without"] == {"deepcrack": "best on uav75", "uav75": "best on deepcrack"}
+    assert found["uav75_auroc"] == {"value": 0.81, "low": pytest.approx(0.71), "high": pytest.approx(0.91)}
+    assert found["deepcrack_balanced_accuracy"]["value"] == 0.93
+    assert found["metu_accuracy"]["value"] == 0.997
 
 
 def test_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:

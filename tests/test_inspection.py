@@ -407,7 +407,7 @@ def test_groups_are_keyword_arguments() -> None:
         {field.name for field in dataclasses.fields(kind)} for kind in (inspection.Tiles, inspection.RayCluster)
     )
     inspector = set(inspect.signature(Inspector).parameters)
-    assert inspector - tiles == {"run", "engine", "threads", "positive_class"}
+    assert inspector - tiles == {"run", "engine", "threads", "positive_class", "adaptation"}
     assert set(inspect.signature(cluster.examine).parameters) - ray == {"task", "paths"}
 
 

@@ -120,6 +120,31 @@ def test_evaluation_of_the_own_test_part_gives_the_numbers_of_the_run(
     assert not any(key.startswith("test_acc") for key in part)
 
 
+def test_an_evaluation_adapts_to_a_surface_and_says_so(
+    finished: Path, two_classes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Darkened images are another surface; the test part of the run's own is none."""
+    dark = paint(tmp_path / "dark", {"plain": 60, "cracked": 20}, seed=9)
+    for path in dark.rglob("*.jpg"):
+        with Image.open(path) as image:
+            pixels = np.asarray(image) * 0.4
+        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+    plain = evaluate(tmp_path / "plain", finished, dark, *QUIET)
+    with caplog.at_level("INFO", logger="hairline"):
+        found = evaluate(tmp_path / "adapted", finished, dark, "adapt=surface", *QUIET)
+    assert found["test_distance"] == plain["test_distance"] > 0.5
+    assert (found["adapted"], "adapted" in plain) == (1.0, False)
+    assert "adapt=surface: distance" in caplog.text
+    assert json.loads((tmp_path / "adapted" / "evaluation.json").read_text())["adapt"].startswith("surface: distance")
+    predictions = pd.read_csv(tmp_path / "adapted" / "predictions.csv")
+    assert predictions.columns[-1] == "distance"
+    before = pd.read_csv(tmp_path / "plain" / "predictions.csv")
+    assert not np.allclose(predictions["prob_cracked"], before["prob_cracked"], atol=1e-3)
+    own = evaluate(tmp_path / "own", finished, two_classes, "adapt=surface", "part=test", *QUIET)
+    same = evaluate(tmp_path / "same", finished, two_classes, "part=test", *QUIET)
+    assert (own["adapted"], own["test_loss"]) == (0.0, same["test_loss"])
+
+
 def test_a_sweep_of_evaluations_makes_the_cross_table(
     finished: Path, two_classes: Path, other_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,15 @@ def test_rows_without_a_split_train() -> None:
     assert (divided["split"][96:] == "train").all()
 
 
+@pytest.mark.parametrize("few", [3, 4, 7])
+def test_of_few_images_every_part_has_one(few: int) -> None:
+    divided = splits.split(table(["a"] * 16 + ["b"] * few), **RECIPE, seed=0)
+    counts = pd.crosstab(divided["label"], divided["split"])
+    assert (counts.loc["b"] >= 1).all()
+    assert counts.loc["b"].sum() == few
+    assert counts.loc["a"].to_dict() == {"test": 1, "train": 11, "val": 4}
+
+
 def test_too_few_images_are_named() -> None:
     with pytest.raises(splits.SplitError, match=r"class 'b' has 2 images in 2 groups.*test gets"):
         splits.split(table(["a"] * 100 + ["b"] * 2), **RECIPE, seed=0)

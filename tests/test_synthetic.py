@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hairline.data import synthetic
-from hairline.data.synthetic import CLASS_NAMES, LOOK_ALIKES, draw, render
+from hairline.data.synthetic import CLASS_NAMES, compose, cracks, draw, invent, patches, render, surfaces
+from hairline.data.synthetic.lookalikes import LOOK_ALIKES, WALL_LOOK_ALIKES
 
 SIZE = 64
 
@@ -71,7 +72,7 @@ def test_the_mask_lies_on_the_crack():
 @pytest.mark.parametrize("label", ["cracked", "spalled"])
 def test_the_defect_changes_its_mask_and_little_else(label):
     """The part alone, on a plain image: what it changes is where its mask says."""
-    part = synthetic.crack if label == "cracked" else synthetic.spall
+    part = cracks.crack if label == "cracked" else cracks.spall
     for seed in range(20):
         rng = np.random.default_rng(seed)
         plain = np.full((90, 120, 3), 0.6, np.float32)
@@ -82,7 +83,11 @@ def test_the_defect_changes_its_mask_and_little_else(label):
         assert change[mask].mean() > 4 * change[~mask].mean()
 
 
-@pytest.mark.parametrize("look_alike", LOOK_ALIKES, ids=lambda part: part.__name__)
+@pytest.mark.parametrize(
+    "look_alike",
+    [*{**LOOK_ALIKES, **WALL_LOOK_ALIKES}, surfaces.roughened, surfaces.gritty],
+    ids=lambda part: part.__name__,
+)
 def test_a_look_alike_is_a_pure_function(look_alike):
     plain = np.full((90, 120, 3), 0.6, np.float32)
     changed = 0
@@ -92,7 +97,7 @@ def test_a_look_alike_is_a_pure_function(look_alike):
         assert np.isfinite(image).all()
         assert np.all(plain == np.float32(0.6))
         assert np.array_equal(image, look_alike(np.random.default_rng(seed), plain))
-        changed += not np.allclose(image, plain, atol=0.02)
+        changed += not np.allclose(image, plain, atol=0.01)
     assert changed >= 5
 
 
@@ -152,7 +157,7 @@ def test_an_interrupted_render_leaves_no_folder(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthetic, "draw", interrupted)
+        patch.setattr(patches, "draw", interrupted)
         with pytest.raises(KeyboardInterrupt):
             render(tmp_path / "data", count=4, size=SIZE)
     assert list(tmp_path.iterdir()) == []
@@ -171,7 +176,7 @@ def test_what_a_killed_process_left_does_not_disturb(tmp_path):
 
 def test_two_renders_of_one_folder_both_end_well(tmp_path):
     barrier, errors = threading.Barrier(2), []
-    original = synthetic.draw
+    original = patches.draw
 
     def together(seed, index, **options):
         if index == 0:  # both have found no folder before either goes on
@@ -185,7 +190,7 @@ def test_two_renders_of_one_folder_both_end_well(tmp_path):
             errors.append(error)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "draw", together)
+        patch.setattr(patches, "draw", together)
         threads = [threading.Thread(target=work) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -235,3 +240,69 @@ def test_what_was_left_days_ago_is_deleted(tmp_path):
         os.utime(tmp_path / name, times=(time.time() - days * 86400,) * 2)
     render(tmp_path / "data", count=4, size=SIZE)
     assert {path.name for path in tmp_path.iterdir()} == {"data", ".data.2-00000000", ".other.1-00000000"}
+
+
+def photo(size: int = 120) -> Image.Image:
+    rng = np.random.default_rng(1)
+    return Image.fromarray(rng.normal(140, 12, (size, size + 30, 3)).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("cracked", [True, False])
+def test_a_composite_depends_on_photo_and_seed_only(cracked):
+    first = compose(photo(), seed=(1, 2), cracked=cracked)
+    compose(photo(90), seed=(7, 7), cracked=True)
+    again = compose(photo(), seed=(1, 2), cracked=cracked)
+    assert first.image.tobytes() == again.image.tobytes()
+    assert first.mask.tobytes() == again.mask.tobytes()
+    assert first.image.tobytes() != compose(photo(), seed=(2, 1), cracked=cracked).image.tobytes()
+
+
+def test_twins_differ_in_the_crack_alone():
+    """The same seed with and without a crack: ground and look-alikes are the same, so only the crack tells."""
+    for make in (lambda index, cracked: compose(photo(), seed=(4, index), cracked=cracked),
+                 lambda index, cracked: invent(seed=(4, index), size=SIZE, cracked=cracked)):  # fmt: skip
+        for index in range(15):
+            with_crack, without = make(index, True), make(index, False)
+            assert (with_crack.shown, with_crack.surface) == (without.shown, without.surface)
+            assert with_crack.image.shape == without.image.shape
+            assert with_crack.mask.any()
+            assert with_crack.width_px > 0
+            assert not without.mask.any()
+            assert without.width_px == 0
+
+
+def test_composites_hold_hairlines_and_wide_cracks_on_many_scales():
+    scenes = [compose(photo(), seed=(5, index), cracked=True) for index in range(120)]
+    sides = {scene.image.shape[0] for scene in scenes}
+    widths = np.array([scene.width_px / scene.image.shape[0] for scene in scenes])
+    assert min(sides) < 70
+    assert max(sides) > 190
+    assert np.quantile(widths, 0.05) < 0.015
+    assert np.quantile(widths, 0.95) > 0.05
+    assert {name for scene in scenes for name in scene.shown} >= {part.__name__ for part in WALL_LOOK_ALIKES}
+
+
+def test_neither_brightness_nor_look_alikes_tell_composites_apart():
+    rows, labels = [], []
+    for index in range(400):
+        scene = compose(photo(), seed=(6, index), cracked=index % 2 == 0)
+        pixels = scene.image.reshape(-1, 3).astype(np.float32)
+        shown = [part.__name__ in scene.shown for part in WALL_LOOK_ALIKES]
+        rows.append([*pixels.mean(0), *pixels.std(0), *shown])
+        labels.append(index % 2)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
+    classifier.fit(rows[:250], labels[:250])
+    assert classifier.score(rows[250:], labels[250:]) <= 0.65
+
+
+def test_a_crack_is_as_wide_as_asked():
+    """Covered area over length, on a plain ground: a crack of twice the width covers about twice as much."""
+    plain = np.full((200, 200, 3), 0.6, np.float32)
+    areas = {
+        width: np.mean(
+            [cracks.crack(np.random.default_rng(seed), plain, width_px=width, depth=0.8)[1].sum() for seed in range(25)]
+        )
+        for width in (2.0, 4.0, 12.0)
+    }
+    assert 1.6 < areas[4.0] / areas[2.0] < 2.4
+    assert 2.2 < areas[12.0] / areas[4.0] < 3.6

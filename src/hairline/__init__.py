@@ -47,7 +47,7 @@ def inspect(
 
     Returns:
         `heat_map`, float32 [height, width], is the probability of the positive class at each pixel; `table` has one row
-        a tile (`path x y width height label predicted prob_<class>...`); `regions`, `predicted`, `highest` and
+        a tile (`path x y width height label predicted prob_<class>... distance`); `regions`, `predicted`, `highest` and
         `share(decision)` say more.
 
     Raises:

@@ -6,13 +6,12 @@ answer first.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,13 +23,17 @@ from hairline.data import manifest
 from hairline.evaluation import measures
 from hairline.model import bundle as bundles
 from hairline.model.bundle import Bundle
+from hairline.model.distance import LEAST_SET, Distance
 
 if TYPE_CHECKING:
-    import keras
+    from hairline.model.features import Features
 
 log = logging.getLogger(__name__)
 
 ABOUT = "evaluation.json"
+_NOTED_DISTANCE = 0.5  # of a set of images, from which on adapt=surface would adapt to them
+_MOST_ADAPTED = 20_000  # images that a surface is learned from
+_CHUNK = 4096  # images whose features are in memory at once
 CROSS_METRICS = (
     "test_accuracy",
     "test_balanced_accuracy_at_threshold",
@@ -68,15 +71,30 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         directory=directory,
     ) as run:
         runtime.prepare(precision="float32", threads=config.runtime.threads, deterministic=True, seed=config.seed)
-        scores = score(config, folder, bundle, table)
+        parts = inference.Parts(folder)
+        features = compute_features(config, parts, table)
+        kernel, bias = parts.dense
+        adapted = None
+        if config.adapt == "surface":
+            adapted = parts.adapted(features.rows(unseen_rows(table)).read())
+            kernel, bias = adapted.kernel, adapted.bias
+            log.info("adapt=surface: %s%s", "" if adapted.used else "not adapted: ", adapted.reason)
+        scores = read(features, kernel, bias)
+        table = table.assign(distance=distances(folder, features))
         results = measure(config, bundle, table, scores, directory)
+        if results["test_images"]:
+            results |= set_distance(folder, features.rows(unseen_rows(table)))
         results["rejected_images"] = len(rejected)
         about = {"run": config.run, "data": name, "part": config.part, "group_by": config.split.group_by}
+        about["adapt"] = config.adapt
+        if adapted is not None:
+            results |= {"adapted": float(adapted.used), "adapted_shift": adapted.shift}
+            about["adapt"] = f"{config.adapt}: {'' if adapted.used else 'not adapted: '}{adapted.reason}"
         told = {
             key: None if isinstance(value, float) and math.isnan(value) else value for key, value in results.items()
         }
         (directory / "metrics.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        manifest.write(table.drop(columns="seen"), directory / "manifest.csv")
+        manifest.write(table.drop(columns=["seen", "distance"]), directory / "manifest.csv")
         if len(rejected):
             manifest.write(rejected, directory / "rejected.csv")
         if config.report.level == "full" and not table["seen"].all():
@@ -138,46 +156,49 @@ def refuse_other_classes(found: list[str], expected: list[str]) -> None:
         )
 
 
-def score(config: Evaluate, folder: Path, bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
-    """Give the model's logits float32 [n, classes], temperature applied, by way of kept features.
+def compute_features(config: Evaluate, parts: inference.Parts, table: pd.DataFrame) -> Features:
+    """Compute the images' features, or take them from the cache."""
+    from hairline.model.features import compute
 
-    A head on a frozen backbone shares the features of its training; whatever was fine-tuned has features of its own.
-    """
-    from hairline.model import engine
-    from hairline.model.features import Recipe, compute
-
-    @functools.cache
-    def model() -> keras.Model:
-        with runtime.quiet_import():
-            return bundles.load_model(folder, bundle)
-
-    def backbone() -> Any:
-        import keras
-
-        return keras.Model(model().input, model().get_layer("features").output)
-
-    about = bundle.backbone
-    tuned = about.get("finetuned", "none") != "none"
-    recipe = Recipe(
-        about["name"],
-        bundle.model_sha256 if tuned else about["weights_digest"],
-        bundle.image_size,
-        engine.choose(config.features.engine),
-        taps=tuple(about["taps"].split()),
-        precision=about.get("precision", "float32"),
-    )
-    found = compute(
+    return compute(
         table["path"].tolist(),
         table["sha256"].tolist(),
-        recipe,
-        backbone,
+        parts.recipe(config.features.engine),
+        lambda: parts.backbone,
         keep=config.features.keep,
         max_gigabytes=config.features.max_gigabytes,
         threads=config.runtime.threads,
     )
-    kernel, bias = (np.asarray(weight, np.float32) for weight in model().get_layer("logits").get_weights())
-    starts = range(0, len(found), 4096)
-    return np.concatenate([found.read(slice(start, start + 4096)) @ kernel + bias for start in starts])
+
+
+def read(features: Features, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Give the logits float32 [n, classes] that a last layer reads off features, temperature applied."""
+    starts = range(0, len(features), _CHUNK)
+    return np.concatenate([features.read(slice(start, start + _CHUNK)) @ kernel + bias for start in starts])
+
+
+def unseen_rows(table: pd.DataFrame) -> np.ndarray:
+    """Give the rows of images the model has not seen, evenly drawn where they are very many; of all, if it saw all."""
+    rows = np.flatnonzero(~table["seen"].to_numpy())
+    rows = rows if len(rows) else np.arange(len(table))
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(_MOST_ADAPTED, len(rows))).astype(np.int64))]
+
+
+def set_distance(folder: Path, features: Features) -> dict[str, float]:
+    """Say how far images as a set lie from those of the training, as `test_distance`; nothing where it is not known."""
+    distance = Distance.read(bundles.read_statistics(folder))
+    if distance is None or len(features) < LEAST_SET:
+        return {}
+    return {"test_distance": distance.of_set(features.read())}
+
+
+def distances(folder: Path, features: Features) -> np.ndarray:
+    """Say how far images lie from those the model was trained on, float32 [n]; not a number where it does not tell."""
+    distance = Distance.read(bundles.read_statistics(folder))
+    if distance is None:
+        return np.full(len(features), np.nan, np.float32)
+    starts = range(0, len(features), _CHUNK)
+    return np.concatenate([distance(features.read(slice(start, start + _CHUNK))) for start in starts])
 
 
 def measure(
@@ -206,7 +227,11 @@ def measure(
             **({} if start == "test" and config.report.level == "full" else {"resamples": 0}),
         )
         results |= {f"{start}_{key}": value for key, value in found.items()}
-        manifest.write(inference.whole_images(table[rows], probabilities[rows], bundle), directory / file)
+        predictions = inference.whole_images(table[rows], probabilities[rows], bundle)
+        if table["distance"].notna().all():
+            predictions["distance"] = table["distance"].to_numpy()[rows]
+            results[f"{start}_unfamiliar_share"] = float((predictions["distance"] > 1).mean())
+        manifest.write(predictions, directory / file)
     return results
 
 
@@ -252,6 +277,14 @@ def say(config: Evaluate, name: str, results: dict[str, float], directory: Path)
             if f"{key}_interval_low" in results:
                 line += f"  ({results[f'{key}_interval_low']:.4f} to {results[f'{key}_interval_high']:.4f})"
             lines.append(line)
+    if "test_distance" in results:
+        far = results["test_distance"]
+        line = f"{'distance from the training':32}{far:.2f}"
+        if "test_unfamiliar_share" in results:
+            line += f"  ({results['test_unfamiliar_share']:.1%} of the images are unlike any of the training)"
+        lines.append(line)
+        if far > _NOTED_DISTANCE:
+            lines.append("these images are of another kind than those of the training: see docs/generalisation.md")
     if not unseen:
         lines.append("every one of these images was seen in training: nothing here says how the model does on others")
         lines.append(f"{'accuracy (seen)':32}{results['seen_accuracy']:.4f}")

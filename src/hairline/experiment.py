@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hairline import atomic, checkpoint, environment, interruption, measurement, runtime, tracking
+from hairline import atomic, checkpoint, environment, few_labels, interruption, measurement, runtime, saving, tracking
 from hairline import config as configuration
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
-from hairline.data import images, manifest
+from hairline.data import manifest
 from hairline.model import backbones
 from hairline.phases import Frozen, finetune, frozen_features, train_head
 from hairline.preparation import Data, prepare_data
@@ -35,12 +35,9 @@ if TYPE_CHECKING:
     from hairline.evaluation.decisions import Decision
     from hairline.evaluation.leaks import Leaks
     from hairline.model.bundle import Bundle
-    from hairline.model.classifier import Standardisation
 
 log = logging.getLogger(__name__)
 
-PARITY_LIMIT = 1e-4  # between the joined model's probabilities and the feature path's
-_PARITY_IMAGES = 32
 # Settings that are no part of what a run tried; config.yaml holds them.
 _UNTOLD = ("tracking", "name", "tags", "resume")
 
@@ -59,8 +56,12 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
     Raises:
         CheckpointError: If another process works on the run, or what it began with is no longer there.
     """
+    base = None
+    if config.base is not None:
+        base = few_labels.Base.of(config.base)
+        config = base.settings(config)
     with checkpoint.held(directory):
-        return _train(config, directory, overrides, begin(config, directory))
+        return _train(config, directory, overrides, begin(config, directory), base)
 
 
 def begin(config: Config, directory: Path) -> Checkpoint:
@@ -81,12 +82,18 @@ def begin(config: Config, directory: Path) -> Checkpoint:
     return state
 
 
-def _train(config: Config, directory: Path, overrides: list[str], state: Checkpoint) -> dict[str, float]:
+def _train(
+    config: Config, directory: Path, overrides: list[str], state: Checkpoint, base: few_labels.Base | None
+) -> dict[str, float]:
     seconds = Stages()
     with seconds("data"):
-        weights = backbones.find_weights(config.model.backbone, config.model.weights, config.image_size)
+        weights = None
+        if base is None:
+            weights = backbones.find_weights(config.model.backbone, config.model.weights, config.image_size)
         data = prepare_data(config)
         state.bind(manifest.digest(data.manifest), len(data.manifest))
+        if base is not None:
+            data = few_labels.checked(base, data)
     with tracking.start(
         **arguments(config.tracking, "log_model", "registered_model"),
         name=config.name or run_name(config, overrides),
@@ -97,23 +104,31 @@ def _train(config: Config, directory: Path, overrides: list[str], state: Checkpo
             record_inputs(config, data, directory, run)
             runtime.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
-            frozen = frozen_features(config, data, weights)
-            origin = backbones.origin(config.model.weights, weights)
+            if base is None:
+                frozen = frozen_features(config, data, weights)
+                origin = backbones.origin(config.model.weights, weights)
+            else:
+                frozen = few_labels.base_features(config, data, base)
+                origin = base.parts.bundle.backbone["weights"]
             run.parameters({"weights": origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
         with seconds("head"):
-            head, standardisation, scores, history = train_head(config, data, frozen, run, state=state)
+            decision = None
+            if base is None:
+                head, standardisation, scores, history = train_head(config, data, frozen, run, state=state)
+            else:
+                head, standardisation, scores, history, decision = few_labels.refit_head(config, data, frozen, base)
             history.to_csv(directory / "history.csv", index=False)
         if config.finetune.layers != "none":
             with seconds("finetune"):
                 scores, history = finetune(config, data, frozen, head, history, run, state)
                 history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
-            decision = measurement.decide(config, data, scores)
+            decision = decision or measurement.decide(config, data, scores)
             results = measurement.measure(config, data, scores, decision)
-            bundle = describe_model(config, data, frozen, origin, decision)
+            bundle = saving.describe_model(config, data, frozen, origin, decision, base)
             probabilities = measurement.probabilities(scores, decision.temperature)
             write_predictions(data, probabilities, bundle, directory)
-            if config.probe:
+            if config.probe and base is None:
                 results |= measurement.measure_probe(data, frozen)
         if config.repeats > 1:
             with seconds("repeats"):
@@ -123,8 +138,8 @@ def _train(config: Config, directory: Path, overrides: list[str], state: Checkpo
                 leaks = measurement.find_leaks(data, directory)
                 results |= leaks.counts
             with seconds("model"):
-                model, results["parity_difference"] = save_model(
-                    config, data, frozen, head, standardisation, probabilities, bundle, directory
+                model, results["parity_difference"] = saving.save_model(
+                    config, data, frozen, head, standardisation, probabilities, bundle, directory, base
                 )
             with seconds("figures"):
                 draw(config, data, frozen, model, scores, decision, bundle, history, leaks, results, directory)
@@ -174,41 +189,6 @@ def record_inputs(config: Config, data: Data, directory: Path, run: tracking.Run
     run.parameters(told)
     name = Path(getattr(config.data, "path", None) or config.data.source).name
     run.dataset(data.manifest, manifest.digest(data.manifest), name)
-
-
-def describe_model(config: Config, data: Data, frozen: Frozen, origin: str, decision: Decision) -> Bundle:
-    """Describe the model for whoever uses it."""
-    from hairline.model.bundle import Bundle
-
-    row = backbones.BACKBONES[config.model.backbone]
-    point = decision.point
-    return Bundle(
-        class_names=data.class_names,
-        positive_class=None if data.positive is None else data.class_names[data.positive],
-        image_size=config.image_size,
-        decode=images.RECIPE,
-        threshold=None if point is None else point.threshold,
-        threshold_chosen="default" if point is None else point.describe(),
-        operating_point={} if point is None else point.values(),
-        abstain=decision.abstain,
-        temperature=decision.temperature,
-        data_digest=manifest.digest(data.manifest),
-        backbone={
-            "name": config.model.backbone,
-            "weights": origin,
-            "weights_digest": frozen.recipe.weights,
-            "taps": " ".join(frozen.recipe.taps),
-            "finetuned": config.finetune.layers,
-            "precision": config.runtime.precision,
-            "licence": row.licence if origin == "imagenet" else "",
-        },
-        versions=environment.versions(),
-        extra={
-            "split": config.split.grouping(),
-            # The side of the patches before they are squeezed: what a tile of a photo should be as well.
-            "patch_px": int(np.median(data.manifest[["width", "height"]].to_numpy())),
-        },
-    )
 
 
 def write_predictions(data: Data, probabilities: np.ndarray, bundle: Bundle, directory: Path) -> None:
@@ -264,42 +244,6 @@ def draw(
         seed=config.seed,
         model=lambda: model,
     )
-
-
-def save_model(
-    config: Config,
-    data: Data,
-    frozen: Frozen,
-    head: keras.Model,
-    standardisation: Standardisation,
-    probabilities: np.ndarray,
-    bundle: Bundle,
-    directory: Path,
-) -> tuple[keras.Model, float]:
-    """Join backbone and head, check the whole against the feature path on real test images, and save it.
-
-    Returns:
-        The joined model, and the largest difference of its probabilities.
-    """
-    from hairline.model import bundle as bundles
-    from hairline.model import classifier
-
-    model = classifier.join(frozen.model(), head, standardisation, bundle.temperature)
-    rows = data.rows("test")[:_PARITY_IMAGES]
-    pixels = np.stack([images.decode(path, config.image_size) for path in data.manifest["path"].iloc[rows]])
-    # In small batches: an eager call on all of them would more than double the run's peak memory.
-    found = model.predict(pixels, batch_size=8, verbose=0)
-    difference = float(np.abs(found - probabilities[rows]).max())
-    if not difference <= PARITY_LIMIT and config.runtime.precision == "float32":
-        raise RuntimeError(
-            f"the joined model's probabilities differ from the trained head's by {difference:.2g} on test images; "
-            f"expected at most {PARITY_LIMIT:g}: the model was not saved"
-        )
-    statistics = {"mean": standardisation.mean, "deviation": standardisation.deviation}
-    # Which images the model has seen, so that an evaluation elsewhere can leave them out.
-    statistics |= bundles.seen_images(data.manifest["sha256"], data.manifest["split"])
-    bundles.save(directory / "model", model, bundle, statistics)
-    return model, difference
 
 
 def mirror(config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable
@@ -15,6 +16,10 @@ from PIL import Image
 from hairline import runtime
 from hairline.data import images
 from hairline.model import bundle as bundles
+from hairline.model import engine as engines
+from hairline.model import surface
+from hairline.model.distance import Distance
+from hairline.model.features import Recipe
 
 
 class Classifier:
@@ -106,12 +111,13 @@ def whole_images(rows: pd.DataFrame, probabilities: np.ndarray, bundle: bundles.
     return with_probabilities(table[["path", "x", "y", "width", "height", "label"]], probabilities, bundle)
 
 
-def find(run: str | os.PathLike[str], uri: str | None = None) -> Path:
+def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run") -> Path:
     """Give the folder of the saved model that `run` names.
 
     Args:
         run: A run directory, its `model/` folder, an MLflow run id, or a `models:/` URI.
         uri: MLflow's store; `MLFLOW_TRACKING_URI` wins; None for `mlflow.db` in the working directory.
+        key: Setting that named it, for the message.
 
     Raises:
         BundleError: If there is none.
@@ -125,9 +131,79 @@ def find(run: str | os.PathLike[str], uri: str | None = None) -> Path:
 
         return tracking.download_model(text, uri)
     raise bundles.BundleError(
-        f"run={text}: no saved model there (looked for model/{bundles.BUNDLE} and {bundles.BUNDLE}); expected a run "
+        f"{key}={text}: no saved model there (looked for model/{bundles.BUNDLE} and {bundles.BUNDLE}); expected a run "
         "directory such as outputs/<date>/<time>, an MLflow run id, or a models:/ URI"
     )
+
+
+class Parts:
+    """A saved model in its two parts: what makes the features of an image, and the layer that reads them.
+
+    The file is opened once, and only if it is needed: kept features need no network.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read the description of the saved model in `folder`, and check the model's digest."""
+        self.folder, self.bundle = folder, bundles.read(folder)
+        bundles.verify(folder, self.bundle)
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The Keras model, uint8 RGB in, probabilities out."""
+        with runtime.quiet_import():
+            return bundles.load_model(self.folder, self.bundle)
+
+    @functools.cached_property
+    def backbone(self) -> Any:
+        """The model up to its features."""
+        import keras
+
+        return keras.Model(self.model.input, self.model.get_layer("features").output, name=self.model.name)
+
+    @functools.cached_property
+    def dense(self) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel float32 [width, classes] and bias float32 [classes] from features to calibrated logits."""
+        kernel, bias = (np.asarray(weight, np.float32) for weight in self.model.get_layer("logits").get_weights())
+        return kernel, bias
+
+    def adapted(self, features: np.ndarray) -> surface.Adapted:
+        """Adapt the last layer to the features of a new surface, float32 [n, width].
+
+        Raises:
+            SurfaceError: If the model has no threshold to move, or does not say what it was trained on.
+        """
+        bundle, distance = self.bundle, Distance.read(bundles.read_statistics(self.folder))
+        if bundle.threshold is None or bundle.positive_class is None or len(bundle.class_names) != 2:
+            raise surface.SurfaceError(
+                f"adapt=surface moves the threshold between two classes; this model knows "
+                f"{', '.join(bundle.class_names)}, without a threshold: leave adapt out"
+            )
+        if distance is None:
+            raise surface.SurfaceError(
+                "adapt=surface needs to know what the model was trained on, and this saved model does not say: train "
+                "it anew, or leave adapt out"
+            )
+        kernel, bias = self.dense
+        positive = bundle.class_names.index(bundle.positive_class)
+        return surface.adapt(
+            features, distance=distance, kernel=kernel, bias=bias, positive=positive, threshold=bundle.threshold
+        )
+
+    def recipe(self, engine: engines.Name) -> Recipe:
+        """Say how the features are made: those of a frozen backbone are shared with its training and its other heads.
+
+        Whatever was fine-tuned has features of its own.
+        """
+        about = self.bundle.backbone
+        tuned = about.get("finetuned", "none") != "none"
+        return Recipe(
+            about["name"],
+            self.bundle.model_sha256 if tuned else about["weights_digest"],
+            self.bundle.image_size,
+            engines.choose(engine),
+            taps=tuple(about["taps"].split()),
+            precision=about.get("precision", "float32"),
+        )
 
 
 def load(run: str | os.PathLike[str]) -> Classifier:

@@ -196,8 +196,9 @@ def learning_curve(config: Config, data: Data, frozen: Frozen, whole: dict[str, 
 
 def find_leaks(data: Data, directory: Path) -> leaks.Leaks:
     """Report what the split keeps apart and what not; `leaks.csv` gets the closest pairs."""
-    hashes = duplicates.perceptual_hashes(data.manifest) if data.hashes is None else data.hashes
-    found = leaks.report(data.manifest, hashes)
+    images = data.manifest.iloc[data.real]  # what is drawn on a training image is no leak of another's
+    hashes = duplicates.perceptual_hashes(images) if data.hashes is None else data.hashes
+    found = leaks.report(images, hashes)
     manifest.write(found.pairs, directory / "leaks.csv")
     counts = found.counts
     log.info(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hairline.config import Config, Split, arguments
 from hairline.config import Data as DataSettings
-from hairline.data import duplicates, manifest, sources, splits
+from hairline.data import duplicates, manifest, mixing, sources, splits
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ class Data:
         class_names: Sorted.
         positive: Index of the class that precision, recall and the threshold refer to; None: macro averages.
         labels: int64 [n], index of each row's class.
-        hashes: Perceptual hash of each row's image, uint64 [n]; None with split.group_by=none, which needs none.
+        hashes: Perceptual hash of each image of the source, uint64 [as many as `real`]; None with
+            split.group_by=none, which needs none.
     """
 
     manifest: pd.DataFrame
@@ -34,6 +35,11 @@ class Data:
     positive: int | None
     labels: np.ndarray
     hashes: np.ndarray | None = None
+
+    @property
+    def real(self) -> np.ndarray:
+        """Row numbers of the source's images: all, but for what `data.mix` has drawn."""
+        return np.flatnonzero(mixing.real(self.manifest))
 
     def rows(self, split: str) -> np.ndarray:
         """Give the row numbers of one split."""
@@ -71,6 +77,7 @@ def prepare_data(config: Config) -> Data:
     table = splits.split(table, **arguments(config.split, *grouping), seed=config.seed).reset_index(drop=True)
     class_names = sorted(table["label"].unique())
     positive = sources.positive_class(class_names, config.data.positive_class)
+    table = mixing.mixed(table, share=config.data.mix, positive=positive, seed=config.data.mix_seed)
     data = Data(
         table,
         rejected,
@@ -90,7 +97,7 @@ def listed(settings: DataSettings, seed: int) -> pd.DataFrame:
         settings: The configuration group `data`.
         seed: Chooses the images where there is a limit.
     """
-    shared = ("source", "limit", "positive_class", "max_rejected", "class_map")
+    shared = ("source", "limit", "positive_class", "max_rejected", "class_map", "mix", "mix_seed")
     rows = sources.SOURCES[settings.source](**arguments(settings, *shared))
     return sources.limited(sources.mapped(rows, settings.class_map), settings.limit, seed)
 
@@ -117,6 +124,8 @@ def _say_data(config: Config, data: Data) -> None:
     for split in manifest.SPLITS:
         per_class = ", ".join(f"{manifest.shown(name)} {counts.loc[split, name]:,}" for name in data.class_names)
         log.info("%-5s %7s images  (%s)", split, f"{counts.loc[split].sum():,}", per_class)
+    if drawn := len(data.manifest) - len(data.real):
+        log.info("%s of the training images are drawn on others of them (data.mix)", f"{drawn:,}")
     if len(data.class_names) == 2:
         if data.positive is None:
             log.info("positive class: none known; set data.positive_class to one of %s", ", ".join(data.class_names))

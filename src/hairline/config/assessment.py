@@ -20,6 +20,7 @@ class Evaluate:
     run: str = MISSING  # a run directory, an MLflow run id, or a models:/ URI
     data: Data = MISSING
     part: Literal["all", "train", "val", "test"] = "all"  # as the source's own folders say, or else the run's split
+    adapt: Literal["none", "surface"] = "none"  # surface: scale and threshold are fitted to the images, without labels
     split: Split = field(default_factory=Split)  # group_by, block_size, pattern: what the bootstrap draws together
     features: FeatureSettings = field(default_factory=FeatureSettings)
     runtime: Runtime = field(default_factory=Runtime)

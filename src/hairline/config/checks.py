@@ -36,6 +36,8 @@ def training_faults(config: Config) -> Iterator[str]:
     yield from decision_faults(config.decision)
     if config.repeats > 1 and config.finetune.layers != "none":
         yield "repeats measures heads on frozen features: it goes with finetune=none only"
+    if config.base is not None:
+        yield from _base_faults(config)
     positive: dict[str, float | None] = {
         "batch_size": config.batch_size,
         "epochs": config.epochs,
@@ -82,6 +84,10 @@ def data_faults(data: Data) -> Iterator[str]:
         yield from (f"data.path={path!r}: {fault}" for fault in sources.path_faults(data.source, path))
     if isinstance(data, SyntheticData) and data.classes not in (2, 3):
         yield f"data.classes={data.classes}: the generator draws 2 or 3 classes"
+    if not 0 <= data.mix <= 4:
+        yield f"data.mix={data.mix:g}: expected a number from 0 (none) to 4 drawn images a training image"
+    if data.mix_seed < 0:
+        yield f"data.mix_seed={data.mix_seed}: expected a whole number from 0"
     if not 0 <= data.max_rejected < 1:
         yield f"data.max_rejected={data.max_rejected:g}: expected a number from 0 up to, not including, 1"
 
@@ -114,6 +120,19 @@ def decision_faults(decision: Decision) -> Iterator[str]:
         yield f"decision.abstain={band}: expected two rising probabilities, such as [0.3,0.7], or null for none"
 
 
+def _base_faults(config: Config) -> Iterator[str]:
+    if not str(config.base).strip():
+        yield "base: the text is empty; give a run directory, an MLflow run id, or models:/<name>@<alias>"
+    if config.finetune.layers != "none":
+        yield "base adapts the head alone: it goes with finetune=none only"
+    if config.data.mix:
+        yield "base fits the images as they are: it goes with data.mix=0 only"
+    if config.repeats > 1:
+        yield "base fits one head, by cross-validation: it goes with repeats=1 only"
+    if config.augment.mode == "fresh" or config.augment.views > 1:
+        yield "base fits the images as they are: it goes with augment=none only"
+
+
 def _model_faults(config: Config) -> Iterator[str]:
     from hairline.model import backbones
 
@@ -125,7 +144,19 @@ def _model_faults(config: Config) -> Iterator[str]:
             f"image_size={config.image_size}: {config.model.backbone} takes images of at least "
             f"{row.minimum_size} pixels; its weights were made at {row.native_size}"
         )
+    for tap in config.model.taps:
+        layer, _, pooling = tap.partition(":")
+        if not layer or pooling not in backbones.POOLINGS:
+            yield (
+                f"model.taps: {tap!r} is no tap: expected <layer>:max or <layer>:average, such as "
+                f"{layer or 'block_6_expand_relu'}:max"
+            )
+    if len(set(config.model.taps)) < len(config.model.taps):
+        yield f"model.taps=[{','.join(config.model.taps)}]: a tap is named twice; leave one of them out"
     weights = config.model.weights
+    if row is not None and weights == "synthetic" and not row.synthetic_weights:
+        own = ", ".join(backbones.with_own_weights())
+        yield f"model.weights=synthetic: there are none for {config.model.backbone}; model={own} has them"
     if weights not in backbones.NAMED_WEIGHTS and not Path(weights).expanduser().is_file():
         yield (
             f"model.weights={weights!r}: neither {', '.join(backbones.NAMED_WEIGHTS)} nor a file that exists; "

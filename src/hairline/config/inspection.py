@@ -76,6 +76,7 @@ class Predict:
     compute: Literal["local", "ray"] = "local"
     engine: Literal["auto", "litert", "tensorflow"] = "auto"  # auto: TensorFlow where a GPU is present, else LiteRT
     threads: int | None = None  # null = all cores; with compute=ray, of each worker, null = 1
+    adapt: Literal["none", "surface"] = "none"  # surface: scale and threshold are fitted to the photos, without labels
     positive_class: str | None = None  # what is looked for; null = the class stored with the model
     labels: Literal["none", "folder"] = "none"  # folder: the name of a photo's folder is its true class
     max_megapixels: float = 80.0  # larger photos are named and left out

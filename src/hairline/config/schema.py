@@ -22,6 +22,8 @@ class Data:
     positive_class: str | None = None  # null = guessed from well-known names such as "cracked"
     max_rejected: float = 0.01  # share of unreadable files above which the run stops
     class_map: dict[str, str] = field(default_factory=dict)  # other names for the classes: {Positive: cracked}
+    mix: float = 0.0  # images drawn on sound training images, per training image: 0 = none
+    mix_seed: int = 0  # apart from the run's seed, so that seeds share what is drawn
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Model:
     """The frozen backbone and the head on top of it."""
 
     backbone: str = MISSING
-    weights: str = "auto"  # auto, imagenet, random, or a weights file
+    weights: str = "auto"  # auto, imagenet, synthetic, random, or a weights file
     taps: list[str] = field(
         default_factory=list
     )  # layer:max or layer:average, joined; empty = the last layer's average
@@ -291,6 +293,7 @@ class Config:
     image_size: int = 160
     epochs: int = 10
     learning_rate: float = 1e-3
+    base: str | None = None  # a finished run: its network stays, its head and threshold are adapted to the images
     resume: str | None = None  # a run directory: that run is continued, with its own settings
     name: str | None = None  # of the MLflow run; null = made from what was overridden
     tags: dict[str, str] = field(default_factory=dict)

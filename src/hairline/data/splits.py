@@ -134,6 +134,10 @@ def _targets(totals: np.ndarray, shares: np.ndarray) -> np.ndarray:
     for column, total in enumerate(totals):
         rest = total - whole[:, column].sum()
         whole[np.argsort(-(exact - whole)[:, column], kind="stable")[:rest], column] += 1
+        if totals[column] >= len(shares):  # of few images each part gets one: a split without would be refused
+            for part in np.flatnonzero(whole[:, column] == 0):
+                whole[whole[:, column].argmax(), column] -= 1
+                whole[part, column] += 1
     return whole
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from hairline.data import images
 from hairline.inspection import exif, overlays
-from hairline.inspection.inspector import CANNOT_TELL, Inspection, Inspector
+from hairline.inspection.inspector import CANNOT_TELL, DISTANCE, Inspection, Inspector
 
-FORMAT = 1
+FORMAT = 2
 OVERLAYS, RECORDS = "overlays", "records"
 _THUMBNAIL_PX, _THUMBNAIL_QUALITY = 240, 62
 _TINY = 0.9  # of a patch: below it, what the model sees is enlarged beyond what it was trained on
@@ -63,6 +63,7 @@ class Examiner:
             "tiles": [self.inspector.tile_px, self.inspector.stride_px],
             "engine": self.inspector.engine,
             "positive": self.inspector.positive,
+            "adapted": self.inspector.adapted_to,
             "overlay": task.longest_px,
             "labels": task.labels,
             "strip_location": task.strip_location,
@@ -137,7 +138,7 @@ class Examiner:
             "place": None if hidden else _place(header),
             "label": label,
             "faults": faults,
-            "notes": [] if hidden else header.doubts,
+            "notes": ([] if hidden else header.doubts) + _unfamiliar(found),
             "overlay": overlay(path).as_posix(),
             "thumbnail": base64.b64encode(thumbnail).decode("ascii"),
             **_findings(found),
@@ -174,15 +175,23 @@ def read_records(output: Path, paths: list[Path]) -> Iterator[tuple[Path, dict[s
 def _findings(found: Inspection) -> dict[str, Any]:
     """Give what was found as JSON has it; probabilities keep all digits of their float32."""
     table = found.table
-    names = [name for name in table.columns if name.startswith("prob_")]
+    names = [name for name in table.columns if name.startswith("prob_") or name == DISTANCE]
     return {
         "predicted": found.predicted,
         "highest_probability": found.highest,
         "positive_share": found.share(found.positive),
         "cannot_tell_share": found.share(CANNOT_TELL),
+        "distance": found.distance,
+        "unfamiliar": found.is_unfamiliar,
         "regions": [asdict(region) for region in found.regions],
         "tiles": {name: table[name].tolist() for name in ("x", "y", "width", "height", "predicted", *names)},
     }
+
+
+def _unfamiliar(found: Inspection) -> list[str]:
+    if not found.is_unfamiliar:
+        return []
+    return [f"unlike the images the model was trained on (distance {found.distance:.2f}): check it by eye"]
 
 
 def _place(header: exif.Header) -> dict[str, float | None] | None:

@@ -13,14 +13,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.special import softmax
 
 from hairline import inference, runtime
 from hairline.data import images, sources
 from hairline.inspection import tiles
 from hairline.model import bundle as bundles
 from hairline.model import engine as engines
+from hairline.model import surface
+from hairline.model.distance import Distance
 
 CANNOT_TELL = "cannot tell"
+DISTANCE = "distance"  # column of how far a tile lies from the training images
 # What training notes in a saved model: the usual side of its patches, before they were squeezed to the model's input.
 PATCH_SIZE = "patch_px"
 
@@ -34,7 +38,8 @@ class Inspection:
     """What was found in one photo.
 
     Attributes:
-        table: One row a tile: `path x y width height label predicted prob_<class>...`, pixels of the photo.
+        table: One row a tile: `path x y width height label predicted prob_<class>... distance`, pixels of the photo;
+            without `distance` for a saved model that does not tell.
         heat: Mean probabilities of all classes, cell by cell.
         decided: Predicted class, or "cannot tell", of each cell, str [rows, columns].
         positive: The class that is looked for, such as "cracked".
@@ -43,6 +48,8 @@ class Inspection:
         predicted: Of the photo as a whole: the positive class where it has a region; "cannot tell" where a tile or a
             cell could be of it; else the class with the largest area.
         highest: Highest probability of the positive class in a tile.
+        distance: How far the photo's tiles as a set lie from the training images; 1 is as far as neighbouring
+            validation images do. None for a saved model that does not tell.
     """
 
     table: pd.DataFrame
@@ -53,6 +60,12 @@ class Inspection:
     regions: list[tiles.Region]
     predicted: str
     highest: float
+    distance: float | None
+
+    @property
+    def is_unfamiliar(self) -> bool:
+        """Say whether the photo is unlike the training images, so that its probabilities are not to be trusted."""
+        return self.distance is not None and self.distance > 1
 
     @property
     def heat_map(self) -> NDArray[Any]:
@@ -86,6 +99,7 @@ class Inspector:
         engine: engines.Name = "auto",
         threads: int | None = None,
         positive_class: str | None = None,
+        adaptation: str | os.PathLike[str] | None = None,
     ) -> None:
         """Open a model.
 
@@ -97,6 +111,7 @@ class Inspector:
             engine: LiteRT, TensorFlow, or whichever is quicker on this machine.
             threads: CPU threads; None for all cores.
             positive_class: The class that is looked for; None for the one stored with the model.
+            adaptation: File of `surface.keep`: the last layer as it was adapted to a surface; None for the model's own.
 
         Raises:
             ValueError: If there is no such model, or the settings do not fit it.
@@ -116,7 +131,9 @@ class Inspector:
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         # Damaged EXIF is noted with the photo.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-        key = f"joined-{self.bundle.model_sha256[:32]}"
+        self._adapted = None if adaptation is None else surface.kept(Path(adaptation))
+        self._distance = Distance.read(bundles.read_statistics(folder))
+        key = f"told-{self.bundle.model_sha256[:32]}"
         settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads}
         self.engine = engines.choose(engine)
         try:
@@ -126,6 +143,16 @@ class Inspector:
                 raise InspectionError("engine=litert: this model does not convert; use engine=tensorflow") from error
             self.engine = "tensorflow"
             self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
+
+    @property
+    def adapted_to(self) -> str | None:
+        """Name what the last layer was adapted to; None for the model as it is."""
+        return None if self._adapted is None else str(self._adapted[2]["key"])
+
+    @property
+    def tells_distance(self) -> bool:
+        """Say whether the saved model tells how far photos lie from its training images."""
+        return self._distance is not None
 
     def inspect(self, photo: str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image) -> Inspection:
         """Look at one photo.
@@ -141,6 +168,22 @@ class Inspector:
             ImageError: If it cannot be read.
         """
         path = os.fspath(photo) if isinstance(photo, str | os.PathLike) else ""
+        grid, features, scores = self._passed(photo)
+        table = pd.DataFrame(grid.boxes(), columns=["x", "y", "width", "height"])
+        table.insert(0, "path", pd.Series([path] * len(table), dtype=object))  # not every file name is UTF-8
+        table["label"] = ""
+        table = inference.with_probabilities(table, scores, self.bundle)
+        if self._distance is not None:
+            table[DISTANCE] = self._distance(features)
+        far = None if self._distance is None else self._distance.of_set(features)
+        return self._conclude(table, tiles.blend(grid, scores), far)
+
+    def features(self, photo: str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image) -> NDArray[np.float32]:
+        """Give the features of a photo's tiles, float32 [tiles, width]; arguments as for `inspect`."""
+        return self._passed(photo)[1]
+
+    def _passed(self, photo: Any) -> tuple[tiles.Grid, NDArray[np.float32], NDArray[np.float32]]:
+        """Pass a photo's tiles through the model; gives where they lie, their features, and their probabilities."""
         picture = photo if isinstance(photo, Image.Image) else inference.named_picture(photo)
         grid = tiles.grid(picture.width, picture.height, tile_px=self.tile_px, stride_px=self.stride_px)
         boxes = grid.boxes()
@@ -149,13 +192,13 @@ class Inspector:
         def tile(row: int) -> NDArray[np.uint8]:
             return images.resize(picture, self.bundle.image_size, corners[row])
 
-        scores = np.concatenate([block for _, block in self.run_engine(tile, len(grid))])
-        table = pd.DataFrame(boxes, columns=["x", "y", "width", "height"])
-        table.insert(0, "path", pd.Series([path] * len(table), dtype=object))  # not every file name is UTF-8
-        table["label"] = ""
-        return self._conclude(inference.with_probabilities(table, scores, self.bundle), tiles.blend(grid, scores))
+        told = np.concatenate([block for _, block in self.run_engine(tile, len(grid))])
+        features, scores = np.split(told, [told.shape[1] - len(self.bundle.class_names)], axis=1)
+        if self._adapted is not None:
+            scores = softmax(features @ self._adapted[0] + self._adapted[1], axis=1)
+        return grid, features, scores
 
-    def _conclude(self, table: pd.DataFrame, heat: tiles.HeatMap) -> Inspection:
+    def _conclude(self, table: pd.DataFrame, heat: tiles.HeatMap, distance: float | None) -> Inspection:
         """Decide cell by cell, and for the photo as a whole."""
         flat = heat.values.reshape(-1, heat.values.shape[-1])
         decided = np.array(self.bundle.decide(flat), dtype=object).reshape(heat.values.shape[:2])
@@ -169,11 +212,16 @@ class Inspector:
         elif CANNOT_TELL in decided or (table["predicted"] == self.positive).any():
             predicted = CANNOT_TELL  # overlapping tiles that contradict each other are a case for a person as well
         highest = float(table[f"prob_{self.positive}"].max())
-        return Inspection(table, heat, decided, self.positive, probabilities, found, predicted, highest)
+        return Inspection(table, heat, decided, self.positive, probabilities, found, predicted, highest, distance)
 
     def _keras(self, folder: Path) -> Any:
+        """Give the model with its features beside the probabilities, one behind the other."""
         with runtime.quiet_import():
-            return bundles.load_model(folder, self.bundle)
+            import keras
+
+            model = bundles.load_model(folder, self.bundle)
+        both = [model.get_layer("features").output, model.output]
+        return keras.Model(model.input, keras.layers.Concatenate(dtype="float32")(both), name=model.name)
 
 
 def _positive(bundle: bundles.Bundle, named: str | None) -> str:

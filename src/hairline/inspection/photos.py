@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from hairline import inference, progress
 from hairline.config import arguments
 from hairline.data import images, manifest, sources
-from hairline.inspection import report, tables
+from hairline.inspection import adaptation, report, tables
 from hairline.inspection.examiner import Examiner, Task, read_records
+from hairline.inspection.inspector import DISTANCE
 
 if TYPE_CHECKING:
     from hairline.config import Predict
@@ -68,15 +69,20 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
     model = inference.find(config.run).absolute()
     listing = listed(config.input, output)
     output.mkdir(parents=True, exist_ok=True)
+    settings = {
+        **arguments(config.tiles),
+        "engine": config.engine,
+        "threads": config.threads,
+        "positive_class": config.positive_class,
+    }
+    adapted = None
+    if config.adapt == "surface" and listing.photos:
+        file, adapted = adaptation.learn(model, settings, listing.photos, output)
+        settings["adaptation"] = os.fspath(file)
     task = Task(
         model=model,
         output=output,
-        inspector={
-            **arguments(config.tiles),
-            "engine": config.engine,
-            "threads": config.threads,
-            "positive_class": config.positive_class,
-        },
+        inspector=settings,
         longest_px=config.overlay.longest_px,
         max_megapixels=config.max_megapixels,
         labels=config.labels,
@@ -93,7 +99,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         if problem is not None:
             problems[path] = problem
     seconds = {"start": ready - started, "photos": time.perf_counter() - ready}
-    return _conclude(config, examiner, listing, problems, output, seconds, len(waiting)), output
+    return _conclude(config, examiner, listing, problems, output, seconds, len(waiting), adapted), output
 
 
 def listed(text: str, output: Path) -> Listing:
@@ -177,12 +183,14 @@ def _conclude(
     output: Path,
     seconds: dict[str, float],
     fresh: int,
+    adapted: str | None,
 ) -> int:
     """Write tables and report from the records, and say what was found."""
     started = time.perf_counter()
     examined = [path for path in listing.photos if path not in problems]
     inspector = examiner.inspector
     columns = [f"prob_{name}" for name in inspector.bundle.class_names]
+    columns += [DISTANCE] if inspector.tells_distance else []
     tiles = tables.write_predictions(read_records(output, examined), columns, output / PREDICTIONS)
     scale = config.scale.mm_per_pixel
     rows, faults = [], {}
@@ -194,6 +202,7 @@ def _conclude(
     places = tables.write_geojson(rows, output / PLACES)
     about = report.About(
         model=describe(config.run, inspector),
+        adaptation=adapted or "none: the model as it was trained",
         positive=inspector.positive,
         root=listing.root,
         tile_px=inspector.tile_px,
@@ -243,6 +252,8 @@ def _say(
     lines = ["", *(f"{count:>7,}  {name}" for name, count in counts.items())]
     if about.failed:
         lines.append(f"{about.failed:>7,}  not examined")
+    if unfamiliar := sum(row["unfamiliar"] for row in rows):
+        lines.append(f"{unfamiliar:>7,}  of them unlike the images the model was trained on: check these by eye")
     if listing.others:
         lines.append(f"{len(listing.others):>7,}  other files passed over: {_names(listing.others)}")
     if about.problems:

@@ -31,6 +31,7 @@ class About:
 
     Attributes:
         model: Captions and values: which model it was, and how it decides.
+        adaptation: Whether and how the model was adapted to the photos.
         positive: The class that is looked for.
         root: Folder that names are relative to.
         tile_px: Side of a tile.
@@ -48,6 +49,7 @@ class About:
     """
 
     model: dict[str, str]
+    adaptation: str
     positive: str
     root: Path
     tile_px: int
@@ -125,6 +127,8 @@ def _summary(rows: list[dict[str, Any]], listed: list[dict[str, Any]], about: Ab
     kinds = {about.positive: "bad", CANNOT_TELL: "doubt"}
     cards = [_card(f"{len(rows):,}", "photos examined", "")]
     cards += [_card(f"{count:,}", name, kinds.get(name, "good")) for name, count in counts.items()]
+    if unfamiliar := sum(row["unfamiliar"] for row in rows):
+        cards.append(_card(f"{unfamiliar:,}", "unlike the training images", "warn"))
     surface = sum(row["width"] * row["height"] for row in rows)
     area = sum(row["cracked_area_px"] for row in rows)
     if surface:
@@ -140,7 +144,7 @@ def _summary(rows: list[dict[str, Any]], listed: list[dict[str, Any]], about: Ab
         "title": markup.safe(name),
         "subtitle": f"<strong>{markup.safe(name)}</strong> &middot; {now:%d %B %Y, %H:%M}",
         "cards": "".join(cards),
-        "reading": _reading(about),
+        "reading": _reading(about) + _familiarity(rows),
         "positive": markup.safe(about.positive),
         "scale": _scale(about),
         "facts": "".join(
@@ -163,6 +167,17 @@ def _reading(about: About) -> str:
     )
 
 
+def _familiarity(rows: list[dict[str, Any]]) -> str:
+    count = sum(row["unfamiliar"] for row in rows)
+    if not count:
+        return ""
+    return (
+        f" <strong>{count:,} of {len(rows):,} photos look unlike the images the model was trained on</strong> "
+        "(distance above 1: farther than all but a hundredth of its validation images): what it says of them may be "
+        "wrong whatever the probability, so check them by eye."
+    )
+
+
 def _scale(about: About) -> str:
     if about.mm_per_pixel is None:
         return "No scale was given, so there are no lengths or areas in millimetres."
@@ -175,6 +190,7 @@ def _scale(about: About) -> str:
 def _facts(about: About) -> dict[str, str]:
     facts = {"Model": about.model["model"], "Decision": about.model["decision"], "Classes": about.model["classes"]}
     facts["Network"] = f"{about.model['backbone']}, sha256 {about.model['digest']}, {about.model['engine']}"
+    facts["Adaptation"] = about.adaptation
     facts["Tiles"] = f"{about.tiles:,}"
     if about.strip_location:
         facts["Positions"] = "left out"

@@ -22,11 +22,11 @@ _DIGITS = 6
 
 
 def write_predictions(records: Iterable[Record], columns: list[str], file: Path) -> int:
-    """Write one row a tile, `path x y width height label predicted prob_<class>...`.
+    """Write one row a tile, `path x y width height label predicted prob_<class>... distance`.
 
     Args:
         records: Of all photos; only some are in memory at a time.
-        columns: Names of the probability columns.
+        columns: Names of the columns after `predicted`.
         file: It is replaced where it exists.
 
     Returns:
@@ -90,6 +90,8 @@ def photo_row(path: Path, record: dict[str, Any], mm_per_pixel: float | None) ->
         "overlay": record["overlay"],
         "notes": "; ".join(record["faults"] + record["notes"]),
         "problem": "",
+        "distance": None if record["distance"] is None else round(record["distance"], _DIGITS),
+        "unfamiliar": record["unfamiliar"],
     }
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from zipfile import BadZipFile
 
 from hairline.data import download
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAMED_WEIGHTS = ("auto", "imagenet", "random")
+NAMED_WEIGHTS = ("auto", "imagenet", "synthetic", "random")
+POOLINGS = ("max", "average")  # of a tap, `<layer>:<pooling>`
 
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
 # An image of ImageNet's mean colour becomes 0 in every channel (mean and deviation of 0..1 RGB values).
@@ -55,6 +57,8 @@ class Backbone:
         licence: Of the published weights.
         random_taps: Taps that stand in for the last layer where weights are random: deep random layers lose the
             image, shallow ones still see edges.
+        synthetic_weights: File in this package with the project's own weights, made by `tools/make_weights.py` from
+            drawn patches alone; empty where there is none.
     """
 
     builder: str
@@ -65,6 +69,7 @@ class Backbone:
     minimum_size: int = 32
     licence: str = "Apache-2.0"
     random_taps: tuple[str, ...] = ()
+    synthetic_weights: str = ""
 
     def url(self, image_size: int) -> str:
         """Give the address of the weights made for images of `image_size`, or of the native size."""
@@ -81,6 +86,7 @@ BACKBONES: dict[str, Backbone] = {
         f"{_APPLICATIONS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{{size}}_no_top.h5",
         # Generated patches, test accuracy: 0.80 with these taps, 0.54 with the last layer.
         random_taps=tuple(f"block_{number}_expand_relu:max" for number in (1, 2, 3, 6)),
+        synthetic_weights="mobilenetv2_synthetic.npz",
     ),
     "mobilenetv3large": Backbone(
         "MobileNetV3Large",
@@ -130,18 +136,26 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
 
     Args:
         name: Row of `BACKBONES`.
-        weights: `imagenet` (Keras's cache, else a download), `auto` (the same, but None where neither can be had),
-            `random` (None), or a file.
+        weights: `imagenet` (Keras's cache, else a download), `synthetic` (the project's own), `auto` (the first of
+            ImageNet's, the project's own and random ones that can be had), `random` (None), or a file.
         image_size: Pixels a side.
 
     Returns:
         A weights file, or None for random weights.
 
     Raises:
-        WeightsError: If `imagenet` cannot be had.
+        WeightsError: If `imagenet` cannot be had, or there is no `synthetic`.
     """
     if weights == "random":
         return None
+    own = own_weights(name)
+    if weights == "synthetic":
+        if own is None:
+            raise WeightsError(
+                f"model.weights=synthetic: there are none for {name}; expected one of {', '.join(with_own_weights())}. "
+                "Choose one of these for model, or model.weights=imagenet"
+            )
+        return own
     if weights not in NAMED_WEIGHTS:
         return Path(weights).expanduser()
     url = BACKBONES[name].url(image_size)
@@ -160,14 +174,27 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
                 "model.weights=<file>, or set KERAS_HOME to the folder that holds models/"
             ) from error
         log.warning(
-            "WARNING: no ImageNet weights for %s: %s\n"
-            "Going on with RANDOM frozen features: expect a much lower accuracy. For ImageNet weights put\n%s into %s",
+            "WARNING: no ImageNet weights for %s: %s\nGoing on with %s. For ImageNet weights put\n%s into %s",
             name,
             str(error).removeprefix(f"{url}: ").splitlines()[0],
+            "RANDOM frozen features: expect a much lower accuracy"
+            if own is None
+            else "weights made from drawn patches alone (weights: synthetic): expect a lower accuracy",
             url,
             file.parent,
         )
-        return None
+        return own
+
+
+def own_weights(name: str) -> Path | None:
+    """Give the file of the project's own weights of a backbone; None where there is none."""
+    file = BACKBONES[name].synthetic_weights
+    return Path(__file__).with_name("weights") / file if file else None
+
+
+def with_own_weights() -> list[str]:
+    """Name the backbones with weights of the project's own."""
+    return [name for name, row in BACKBONES.items() if row.synthetic_weights]
 
 
 def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0, taps: Sequence[str] = ()) -> keras.Model:
@@ -203,8 +230,11 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0, ta
             with warnings.catch_warnings():
                 # Keras only warns when a file lacks a layer, and leaves that layer random.
                 warnings.simplefilter("error", UserWarning)
-                network.load_weights(str(weights))
-    except (ValueError, OSError, KeyError, UserWarning) as error:
+                if weights.suffix == ".npz":
+                    _load_arrays(network, weights)
+                else:
+                    network.load_weights(str(weights))
+    except (ValueError, OSError, KeyError, UserWarning, BadZipFile) as error:
         raise WeightsError(
             f"{weights} cannot be loaded into {name}: {str(error).splitlines()[0]}\n"
             f"expected the weights of {row.builder} without its top, as published at {row.url(image_size)}"
@@ -214,12 +244,29 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0, ta
     return model
 
 
+def _load_arrays(network: keras.Model, file: Path) -> None:
+    """Fill a network from arrays named layer/variable, of any float type.
+
+    Raises:
+        ValueError: If the arrays are not exactly the network's.
+    """
+    import numpy as np
+
+    with np.load(file, allow_pickle=False) as arrays:
+        variables = {f"{layer.name}/{one.name}": one for layer in network.layers for one in layer.weights}
+        if odd := sorted(variables.keys() ^ set(arrays.files)):
+            raise ValueError(f"{odd[0]} is not in both")
+        for name, variable in variables.items():
+            variable.assign(arrays[name].astype(np.float32))
+
+
 def _pooled(network: keras.Model, taps: Sequence[str]) -> keras.KerasTensor:
     import keras
 
     if not taps:
         return keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(network.output)
-    pooling = {"max": keras.layers.GlobalMaxPooling2D, "average": keras.layers.GlobalAveragePooling2D}
+    layers = (keras.layers.GlobalMaxPooling2D, keras.layers.GlobalAveragePooling2D)
+    pooling = dict(zip(POOLINGS, layers, strict=True))
     pooled = []
     for tap in taps:
         layer, _, kind = tap.partition(":")
@@ -236,9 +283,11 @@ def _pooled(network: keras.Model, taps: Sequence[str]) -> keras.KerasTensor:
 
 
 def origin(asked: str, weights: Path | None) -> str:
-    """Say where weights come from: `imagenet`, `random`, or the file the user named."""
+    """Say where weights come from: `imagenet`, `synthetic`, `random`, or the file the user named."""
     if weights is None:
         return "random"
+    if weights.parent == Path(__file__).with_name("weights"):
+        return "synthetic"
     return "imagenet" if asked in NAMED_WEIGHTS else str(weights)
 
 

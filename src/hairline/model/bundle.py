@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,6 +140,15 @@ def seen_images(digests: Iterable[str], splits: Iterable[str]) -> dict[str, np.n
     }
 
 
+def seen_both(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Join arrays of `seen_images`; where both have an image, the second says how."""
+    both = {}
+    fresh = ~np.isin(first.get("image_digest", np.empty(0, np.uint64)), second["image_digest"])
+    for name, empty in (("image_digest", np.empty(0, np.uint64)), ("image_split", np.empty(0, np.uint8))):
+        both[name] = np.concatenate([first.get(name, empty)[fresh], second[name]])
+    return both
+
+
 def splits_of(folder: Path, digests: Iterable[str]) -> list[str]:
     """Say for each image whether the saved model's training, validation or test had it; empty text: none had.
 
@@ -146,12 +156,25 @@ def splits_of(folder: Path, digests: Iterable[str]) -> list[str]:
         folder: The saved model.
         digests: sha256 of each image's file.
     """
-    with np.load(folder / FEATURES, allow_pickle=False) as kept:
-        if "image_digest" not in kept:
-            raise BundleError(f"{folder / FEATURES} does not say which images the model has seen: train it anew")
-        known = dict(zip(kept["image_digest"].tolist(), kept["image_split"].tolist(), strict=True))
+    kept = read_statistics(folder)
+    if "image_digest" not in kept:
+        raise BundleError(f"{folder / FEATURES} does not say which images the model has seen: train it anew")
+    known = dict(zip(kept["image_digest"].tolist(), kept["image_split"].tolist(), strict=True))
     places = (known.get(int(digest[:16], 16)) for digest in digests)
     return ["" if place is None else _SPLITS[place] for place in places]
+
+
+def read_statistics(folder: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a saved model's `features.npz`.
+
+    Raises:
+        BundleError: If they cannot be read.
+    """
+    try:
+        with np.load(folder / FEATURES, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{folder / FEATURES} cannot be read ({error}): copy the whole folder again") from error
 
 
 def load_model(folder: Path, bundle: Bundle) -> keras.Model:

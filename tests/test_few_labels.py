@@ -1,0 +1,118 @@
+"""A finished run adapted to a few labelled images: `base=`, from the command's settings to the saved model."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import hairline
+from hairline import config, experiment
+from hairline.evaluation import gradcam
+from hairline.few_labels import BaseError
+from hairline.model import bundle as bundles
+from hairline.model.distance import Distance
+from tests.conftest import paint
+from tests.running import composed
+
+QUICK = ("features.engine=tensorflow", "tracking=none", "report.learning_curve=false", "split.group_by=none")
+TAPS = ("block_1_expand_relu:max", "block_3_expand_relu:average")
+
+
+def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
+    chosen = [*QUICK, "data=folder", f"data.path={data}", *overrides]
+    settings = composed("config", *chosen)
+    place.mkdir(parents=True)
+    return experiment.train(settings, place, chosen)
+
+
+@pytest.fixture(scope="module")
+def base(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on taps of a network with random weights."""
+    place = tmp_path_factory.mktemp("base") / "run"
+    settings = ("model=mobilenetv2", "model.weights=random", "image_size=48", "batch_size=16", "learning_rate=0.01")
+    train(place, two_classes, *settings, f"model.taps=[{','.join(TAPS)}]", "probe=false")
+    return place
+
+
+@pytest.fixture
+def other_surface(tmp_path: Path) -> Path:
+    """Sixteen plain images and four cracked ones, darker than those of the base."""
+    folder = paint(tmp_path / "other", {"plain": 16, "cracked": 4}, seed=5)
+    for path in folder.rglob("*.jpg"):
+        with Image.open(path) as image:
+            pixels = np.asarray(image) * 0.6
+        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+    return folder
+
+
+def test_taps_run_from_features_to_the_saved_model_and_its_figures(base: Path) -> None:
+    bundle = bundles.read(base / "model")
+    assert bundle.backbone["taps"].split() == list(TAPS)
+    model = bundles.load_model(base / "model", bundle)
+    assert model.get_layer("features").output.shape[-1] == bundles.read_statistics(base / "model")["mean"].size
+    assert len(gradcam.tapped_maps(model)) == 2
+    assert (base / "figures" / "gradcam.png").is_file()
+    assert json.loads((base / "metrics.json").read_text())["parity_difference"] <= 1e-4
+    predictions = pd.read_csv(base / "predictions.csv")
+    again = hairline.load(base).predict(predictions["path"].tolist())
+    np.testing.assert_allclose(again["prob_cracked"], predictions["prob_cracked"], atol=1e-4)
+
+
+def test_a_base_is_adapted_to_twenty_images_in_seconds(base: Path, other_surface: Path, tmp_path: Path) -> None:
+    started = time.perf_counter()
+    found = train(tmp_path / "adapted", other_surface, f"base={base}", "report.level=full")
+    assert found["seconds_head"] < 20
+    assert time.perf_counter() - started < 60
+    counts = pd.read_csv(tmp_path / "adapted" / "manifest.csv").groupby(["label", "split"]).size()
+    assert len(counts) == 6  # of four cracked images each part has one at least
+    history = pd.read_csv(tmp_path / "adapted" / "history.csv")
+    assert history["phase"].tolist() == ["refit"]
+    assert history["val_accuracy"][0] >= 0.75
+    bundle, old = (bundles.read(place / "model") for place in (tmp_path / "adapted", base))
+    assert bundle.backbone == old.backbone
+    assert (bundle.threshold, bundle.image_size) == (0.5, 48)
+    assert bundle.model_sha256 != old.model_sha256
+    assert found["parity_difference"] <= 1e-4
+    assert config.read(tmp_path / "adapted" / "config.yaml").model.taps == list(TAPS)
+
+
+def test_an_adapted_model_knows_the_base_and_the_new_images(base: Path, other_surface: Path, tmp_path: Path) -> None:
+    train(tmp_path / "adapted", other_surface, f"base={base}", "report.level=full")
+    new, old = (bundles.read_statistics(place / "model") for place in (tmp_path / "adapted", base))
+    assert len(new["image_digest"]) == len(old["image_digest"]) + 20
+    first, second = Distance.read(new), Distance.read(old)
+    assert first is not None
+    assert second is not None
+    assert first.limit >= second.limit
+    digests = pd.read_csv(tmp_path / "adapted" / "manifest.csv")["sha256"]
+    assert set(bundles.splits_of(tmp_path / "adapted" / "model", digests)) == {"train", "val", "test"}
+
+
+def test_other_classes_than_the_bases_are_refused(base: Path, tmp_path: Path) -> None:
+    paint(tmp_path / "named", {"sound": 6, "broken": 6})
+    with pytest.raises(BaseError, match="the base knows cracked, plain"):
+        train(tmp_path / "adapted", tmp_path / "named", f"base={base}")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune=top", "base adapts the head alone"),
+        ("repeats=3", "it goes with repeats=1 only"),
+        ("name=x", "it goes with augment=none only"),
+    ],
+)
+def test_what_a_base_does_not_go_with_is_said(override: str, message: str, two_classes: Path, tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match=message):
+        train(tmp_path / "run", two_classes, "base=somewhere", "augment=light", "augment.views=2", override)
+
+
+def test_a_base_that_is_none_is_named(two_classes: Path, tmp_path: Path) -> None:
+    with pytest.raises(bundles.BundleError, match="base=nowhere: no saved model there"):
+        train(tmp_path / "run", two_classes, "base=nowhere")

@@ -1,0 +1,121 @@
+"""Composites join the training part alone, and nothing of validation or test gets into them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hairline import preparation
+from hairline.data import manifest, mixing
+from hairline.data.synthetic import compose
+from tests.running import composed
+
+
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Thirty small images of each class in twenty groups, divided."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng, rows = np.random.default_rng(0), []
+    for number in range(60):
+        path = folder / f"{number:02}.png"
+        Image.fromarray(rng.normal(130, 20, (56, 56, 3)).clip(0, 255).astype(np.uint8)).save(path)
+        split = ("train", "train", "val", "test")[number // 3 % 4]
+        rows.append((str(path), ("cracked", "plain")[number % 2], f"g{number // 3}", split))
+    table, rejected = manifest.scan(pd.DataFrame(rows, columns=["path", "label", "group", "split"], dtype=object))
+    assert len(rejected) == 0
+    return table
+
+
+def test_off_is_off(divided: pd.DataFrame) -> None:
+    assert mixing.mixed(divided, share=0, positive=None, seed=0) is divided
+    assert mixing.real(divided).all()
+
+
+def test_rows_that_were_there_stay_as_they_were(divided: pd.DataFrame) -> None:
+    before = {path: Path(path).read_bytes() for path in divided["path"]}
+    found = mixing.mixed(divided, share=0.5, positive="cracked", seed=0)
+    pd.testing.assert_frame_equal(found.iloc[: len(divided)][list(manifest.COLUMNS)], divided.reset_index(drop=True))
+    for split in ("val", "test"):
+        assert (found["split"] == split).sum() == (divided["split"] == split).sum()
+    assert {path: Path(path).read_bytes() for path in divided["path"]} == before
+
+
+def test_composites_are_training_images_of_their_parents_groups(divided: pd.DataFrame) -> None:
+    train = divided[divided["split"] == "train"]
+    found = mixing.mixed(divided, share=1.5, positive="cracked", seed=0)
+    drawn = found[~mixing.real(found)]
+    assert len(drawn) == round(1.5 * len(train))
+    assert set(drawn["split"]) == {"train"}
+    assert set(drawn[mixing.ORIGIN]) == {mixing.COMPOSITE}
+    by_digest = train.set_index("sha256")
+    for row in drawn.itertuples():
+        parent = by_digest.loc[by_digest.index.str.startswith(Path(row.path).name[:32])].iloc[0]
+        assert parent["label"] == "plain"
+        assert row.group == parent["group"]
+    assert abs((drawn["label"] == "cracked").mean() - 0.5) < 0.03
+    assert drawn["sha256"].nunique() == len(drawn)
+    outside = set(divided.loc[divided["split"] != "train", "group"])
+    assert not outside & set(drawn["group"])
+
+
+def test_composites_are_files_like_any_other(divided: pd.DataFrame) -> None:
+    drawn = mixing.mixed(divided, share=0.5, positive="cracked", seed=3).iloc[len(divided) :]
+    scanned, rejected = manifest.scan(drawn[["path", "label", "group", "split"]])
+    assert len(rejected) == 0
+    pd.testing.assert_frame_equal(scanned, drawn[list(manifest.COLUMNS)])
+
+
+def test_the_same_again_is_not_drawn_again(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = mixing.mixed(divided, share=0.5, positive="cracked", seed=4)
+    stamps = {path: Path(path).stat().st_mtime_ns for path in first["path"]}
+    contents = {path: Path(path).read_bytes() for path in first["path"]}
+    with monkeypatch.context() as patch:
+        patch.setattr(mixing.synthetic, "compose", lambda *_, **__: pytest.fail("drawn again"))
+        pd.testing.assert_frame_equal(mixing.mixed(divided, share=0.5, positive="cracked", seed=4), first)
+    assert {path: Path(path).stat().st_mtime_ns for path in first["path"]} == stamps
+    gone = first["path"].iloc[-1]
+    Path(gone).unlink()
+    pd.testing.assert_frame_equal(mixing.mixed(divided, share=0.5, positive="cracked", seed=4), first)
+    assert Path(gone).read_bytes() == contents[gone]
+    other = mixing.mixed(divided, share=0.5, positive="cracked", seed=5)
+    assert not set(other["sha256"].iloc[len(divided) :]) & set(first["sha256"])
+
+
+def test_labels_say_what_is_drawn(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file labelled as cracked was drawn with a crack, and no other."""
+    asked = []
+
+    def noted(picture: Image.Image, **options: object) -> object:
+        asked.append(options["cracked"])
+        return compose(picture, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(mixing.synthetic, "compose", noted)
+    found = mixing.mixed(divided, share=0.7, positive="cracked", seed=6)
+    drawn = found[~mixing.real(found)]
+    assert sorted(asked) == sorted(drawn["label"] == "cracked")
+    assert all(("-cracked" in Path(row.path).name) == (row.label == "cracked") for row in drawn.itertuples())
+
+
+@pytest.mark.parametrize("positive", [None, "cracked"])
+def test_it_takes_two_classes_of_which_one_is_cracked(divided: pd.DataFrame, positive: str | None) -> None:
+    wrong = (
+        divided if positive is None else divided.assign(label=divided["label"].where(divided["group"] != "g0", "odd"))
+    )
+    with pytest.raises(mixing.MixError, match=r"data.mix=1: the classes are .*data.positive_class"):
+        mixing.mixed(wrong, share=1, positive=positive, seed=0)
+
+
+def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:
+    """Splits, labels and hashes of the source's images are those of a run without composites."""
+    plain = preparation.prepare_data(composed("config", "data=folder", f"data.path={two_classes}"))
+    found = preparation.prepare_data(composed("config", "data=folder", f"data.path={two_classes}", "data.mix=0.5"))
+    columns = list(manifest.COLUMNS)
+    pd.testing.assert_frame_equal(found.manifest.iloc[found.real][columns], plain.manifest[columns])
+    assert mixing.ORIGIN not in plain.manifest
+    assert np.array_equal(found.labels[found.real], plain.labels)
+    assert np.array_equal(found.hashes, plain.hashes)
+    for split in ("val", "test"):
+        assert np.array_equal(found.rows(split), plain.rows(split))
+    assert len(found.rows("train")) == round(1.5 * len(plain.rows("train")))
