@@ -284,15 +284,15 @@ def test_composites_hold_hairlines_and_wide_cracks_on_many_scales():
 
 def test_neither_brightness_nor_look_alikes_tell_composites_apart():
     rows, labels = [], []
-    for index in range(400):
+    for index in range(280):
         scene = compose(photo(), seed=(6, index), cracked=index % 2 == 0)
         pixels = scene.image.reshape(-1, 3).astype(np.float32)
         shown = [part.__name__ in scene.shown for part in WALL_LOOK_ALIKES]
         rows.append([*pixels.mean(0), *pixels.std(0), *shown])
         labels.append(index % 2)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
-    classifier.fit(rows[:250], labels[:250])
-    assert classifier.score(rows[250:], labels[250:]) <= 0.65
+    classifier.fit(rows[:160], labels[:160])
+    assert classifier.score(rows[160:], labels[160:]) <= 0.65
 
 
 def test_a_crack_is_as_wide_as_asked():

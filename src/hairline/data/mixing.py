@@ -58,9 +58,9 @@ def mixed(manifest: pd.DataFrame, *, share: float, positive: str | None, seed: i
     train = manifest[manifest["split"] == "train"]
     parents = train[train["label"] != positive].drop_duplicates("sha256")
     count = round(share * len(train))
-    rows = parents.iloc[np.arange(count) % len(parents)]
-    rounds = np.arange(count) // len(parents)
-    cracked = (np.arange(count) + rounds) % 2 == 0
+    rounds, places = np.divmod(np.arange(count), len(parents))
+    rows = parents.iloc[places]
+    cracked = (places + rounds) % 2 == 0
     drawn = render(rows["path"].tolist(), rows["sha256"].tolist(), rounds.tolist(), cracked.tolist(), seed)
     added = rows.assign(label=np.where(cracked, positive, rows["label"]), **{ORIGIN: COMPOSITE})
     added[["path", "width", "height", "sha256"]] = drawn.to_numpy()
