@@ -118,7 +118,7 @@ def test_size_is_that_of_the_upright_photo(orientation: int) -> None:
     assert (found.width, found.height) == (width, height) == ((30, 40) if orientation >= 5 else (40, 30))
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "TIFF"])
 def test_animations_and_pages_are_refused(kind: str) -> None:
     buffer = io.BytesIO()
     frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 90, 180)]

@@ -40,7 +40,7 @@ ALLOWED = {
     "ray": {"inspection.cluster"},
 }
 LIGHT = {
-    "atomic", "cache", "checkpoint", "cli", "interruption", "synchronisation",
+    "atomic", "cache", "checkpoint", "cli", "faults", "interruption", "redaction", "synchronisation", "config.values",
     "config.schema", "config.checks", "config.assessment", "config.commands", "config.inspection",
     "config.saved", "config.shipping", "environment", "assessment",
     "experiment", "few_labels", "launching", "logs", "measurement", "multirun", "phases", "preparation", "progress",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
+
+log = logging.getLogger(__name__)
 
 
 def folder(*parts: str) -> Path:
@@ -31,3 +37,46 @@ def folder(*parts: str) -> Path:
             "set the environment variable HAIRLINE_CACHE to a folder that you can write to"
         ) from error
     return path
+
+
+@contextlib.contextmanager
+def database(name: str, table: str) -> Iterator[sqlite3.Connection]:
+    """Open a SQLite file of the cache for a block that is one transaction, safe for several processes at once.
+
+    What cannot be read or written, as on a full disk, ends the block early with a warning: all it holds can be made
+    again. A damaged file is made anew.
+
+    Args:
+        name: Of the file.
+        table: The statement that makes its table where it is missing.
+
+    Raises:
+        ValueError: If the cache folder cannot be made.
+    """
+    place = folder() / name
+    try:
+        with contextlib.closing(_connected(place, table)) as connection, connection:
+            yield connection
+    except sqlite3.Error as error:
+        log.warning("WARNING: %s cannot be used (%s): going on without what it keeps", place, error)
+
+
+def _connected(place: Path, table: str) -> sqlite3.Connection:
+    """Open a database, or where that cannot be done one in memory that nobody keeps."""
+    for _ in range(2):
+        try:
+            with contextlib.ExitStack() as stack:
+                connection = sqlite3.connect(place, timeout=60)  # seconds that one process waits for another
+                stack.callback(connection.close)
+                connection.execute(table)
+                stack.pop_all()
+            return connection
+        except sqlite3.OperationalError as error:  # locked, or a full disk
+            log.warning("WARNING: %s cannot be used (%s): going on without what it keeps", place, error)
+            break
+        except sqlite3.DatabaseError as error:
+            log.warning("WARNING: %s is damaged and made anew (%s)", place, error)
+            place.unlink(missing_ok=True)
+    connection = sqlite3.connect(":memory:")
+    connection.execute(table)
+    return connection

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import io
 import logging
 import os
 import shlex
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hairline import checkpoint, interruption, launching, logs, multirun
+from hairline import checkpoint, interruption, launching, logs, multirun, redaction
 from hairline import config as configuration
 from hairline.checkpoint import Checkpoint
 
@@ -41,14 +44,20 @@ def start(script: str, main: Callable[[], None]) -> None:
         script: The calling script's `__file__`.
         main: Its function decorated with `hydra.main`.
     """
+    sys.excepthook = _excepthook
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number instead
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.raiseExceptions = False  # a log file on a full disk is no reason for a traceback a line
+    warnings.filterwarnings("ignore", module="PIL")  # a damaged image is named with its reason, once
     register(ConfigStore.instance())
     try:
         sys.argv[1:] = launching.expanded(sys.argv[1:])
     except ValueError as error:
-        sys.exit(f"ERROR: {error}")
+        sys.exit(redaction.redacted(f"ERROR: {error}"))
     fault = _unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
     if fault:
-        sys.exit(fault)
+        sys.exit(redaction.redacted(fault))
     interruption.listen()
     code = 1
     try:
@@ -58,7 +67,7 @@ def start(script: str, main: Callable[[], None]) -> None:
     if _failures:
         print(f"\n{len(_failures)} job{'s' * (len(_failures) > 1)} failed:", file=sys.stderr)
         for place, message in _failures:
-            print(f"  {place}: {message.splitlines()[0]}", file=sys.stderr)
+            print(redaction.redacted(f"  {place}: {message}".splitlines()[0]), file=sys.stderr)
     if code or _failures:
         sys.exit(code or 1)
 
@@ -69,7 +78,7 @@ def _ended(main: Callable[[], None]) -> int:
         _run(main)
     except SystemExit as ending:
         if isinstance(ending.code, str):
-            print(ending.code, file=sys.stderr)
+            print(redaction.redacted(ending.code), file=sys.stderr)
             return 1
         return ending.code or 0
     except KeyboardInterrupt as ending:
@@ -135,6 +144,7 @@ def job(function: Job) -> Callable[[DictConfig], Any]:
 
 def perform(function: Job, composed: DictConfig) -> Any:
     """Run what `hydra.main` was asked for: a single run, or one job of a sweep."""
+    logs.redact()
     settings = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN and "sweep" in composed:
         return multirun.perform(function, composed)
@@ -189,3 +199,8 @@ def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 return f"{group}={choice}: unknown.{hint} Available: {', '.join(sorted(names))}"
     return None
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print what nobody caught, without secrets."""
+    print(redaction.redacted("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr)

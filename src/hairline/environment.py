@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hairline
+from hairline import redaction
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "mlflow", "hydra-core", "omegaconf", "matplotlib")
 # What the saved model needs to run again.
@@ -35,8 +36,8 @@ def describe() -> dict[str, Any]:
 
 
 def command() -> list[str]:
-    """Give the command line, less the script's folder."""
-    return ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
+    """Give the command line, less the script's folder and secrets."""
+    return ["python", Path(sys.argv[0]).name, *map(redaction.text, sys.argv[1:])]
 
 
 def _git() -> dict[str, Any] | None:
@@ -51,7 +52,11 @@ def _git() -> dict[str, Any] | None:
         # A wheel inside somebody else's repository must not report that repository's commit.
         if git("ls-files", "--error-unmatch", hairline.__file__):
             diff = git("diff", "HEAD")
-            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(diff), "diff": diff[:_DIFF_CHARACTERS]}
+            return {
+                "commit": git("rev-parse", "HEAD"),
+                "dirty": bool(diff),
+                "diff": redaction.redacted(diff)[:_DIFF_CHARACTERS],
+            }
     except (OSError, subprocess.SubprocessError):
         pass
     return None

@@ -64,7 +64,8 @@ class Classifier:
             parts.append(self.model.predict_on_batch(np.stack([pixels for pixels, _, _ in batch])))
         classes = len(self.bundle.class_names)
         found = np.concatenate(parts) if parts else np.empty((0, classes), np.float32)
-        table = pd.DataFrame(rows, columns=["path", "x", "y", "width", "height", "label"])
+        table = pd.DataFrame(rows, columns=["path", "x", "y", "width", "height", "label"], dtype=object)
+        table = table.astype({name: np.int64 for name in ("x", "y", "width", "height")})
         return with_probabilities(table, found, self.bundle)
 
     def _pixels(self, source: Any) -> tuple[np.ndarray, int, int]:

@@ -122,6 +122,7 @@ class Preparation(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare the sweep."""
+        logs.redact()
         try:
             _prepare(config)
         except CompactHydraException as error:

@@ -9,11 +9,20 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from hairline import checkpoint
+from hairline import checkpoint, faults, redaction
 
 log = logging.getLogger("hairline")
 
 _BEGUN = ("config.yaml", checkpoint.FILE)  # written before the images are looked at
+
+
+def redact() -> None:
+    """Let no handler of this process show passwords and tokens; Hydra makes its handlers anew for each job."""
+    for handler in logging.getLogger().handlers:
+        told = handler.formatter
+        if not isinstance(told, redaction.Formatter):
+            style = "%(message)s" if told is None else told._fmt
+            handler.setFormatter(redaction.Formatter(style, None if told is None else told.datefmt))
 
 
 def move(fresh: Path, directory: Path) -> None:
@@ -41,7 +50,7 @@ def keep_beside(directory: Path, place: Path) -> None:
 def kept(path: Path) -> Iterator[None]:
     """Write what is said in the block to a log file as well."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    handler.setFormatter(redaction.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -55,7 +64,7 @@ def plain() -> None:
     logging.basicConfig(level=logging.INFO)
     for handler in logging.getLogger().handlers:
         if not isinstance(handler, logging.FileHandler):
-            handler.setFormatter(logging.Formatter("%(message)s"))
+            handler.setFormatter(redaction.Formatter("%(message)s"))
 
 
 def tell(error: Exception) -> None:
@@ -63,7 +72,7 @@ def tell(error: Exception) -> None:
     if not is_users(error):
         log.error("ERROR: %s", "".join(traceback.format_exception(error)))
         return
-    log.error("ERROR: %s", error)
+    log.error("ERROR: %s", faults.explained(error) or error)
     record = log.makeRecord(
         log.name,
         logging.ERROR,
@@ -79,7 +88,7 @@ def tell(error: Exception) -> None:
 
 def is_users(error: Exception) -> bool:
     """Tell a fault of the user's, found by this package or by the operating system, from one of ours."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or faults.explained(error) is not None:
         return True
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return isinstance(error, ValueError) and bool(frames) and frames[-1].startswith("hairline")

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hairline import config as configuration
-from hairline import interruption, logs, sweeps, tracking
+from hairline import interruption, logs, redaction, sweeps, tracking
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, ConfigError
 from hairline.sweeps import Job, Sweep
@@ -47,6 +47,9 @@ def perform(function: Callable[[Any, Path, list[str]], Any], composed: DictConfi
     hydra = HydraConfig.get()
     sweep = Sweep.read(Path(hydra.sweep.dir))
     fresh = Path(hydra.runtime.output_dir)
+    redaction.clean(sweep.folder / "multirun.yaml")  # Hydra's own record of the command
+    if sweep.store is not None:
+        sweep.store = composed.tracking.uri  # the state on disk has it without its password
     if not directed:
         _enter(sweep)
     from hairline import preparation  # with pandas and SciPy, which a misspelt key need not wait for
@@ -237,6 +240,7 @@ def _complete(sweep: Sweep) -> int:
     from hairline import experiment
 
     full = dataclasses.replace(config, report=dataclasses.replace(config.report, level="full"))
+    full = dataclasses.replace(full, tracking=dataclasses.replace(full.tracking, uri=sweep.store))
     # Its weights are still there: it is not trained again.
     full = dataclasses.replace(full, resume=str(directory), runtime=dataclasses.replace(full.runtime, threads=None))
     log.info("The best run is completed: %s", best.name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hairline import runtime, tracking
+from hairline import faults, runtime, tracking
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
 from hairline.data import augmentation
@@ -178,15 +178,16 @@ def fit_rows(
         current.order = chosen[np.random.default_rng([config.seed, number]).permutation(len(chosen))]
         return batches
 
-    return training.fit(
-        model,
-        epoch,
-        pipeline.feature_batches(in_order, width, one_hot[data.labels[data.rows("val")]], batch_size=1024),
-        steps=-(-len(chosen) // batch_size),
-        steady=True,
-        **fit_settings(config, data, run),
-        **phase,
-    )
+    with faults.advised("batch_size" if phase["phase"] == "head" else "finetune.batch_size", batch_size):
+        return training.fit(
+            model,
+            epoch,
+            pipeline.feature_batches(in_order, width, one_hot[data.labels[data.rows("val")]], batch_size=1024),
+            steps=-(-len(chosen) // batch_size),
+            steady=True,
+            **fit_settings(config, data, run),
+            **phase,
+        )
 
 
 def viewed(part: np.ndarray, data: Data, frozen: Frozen) -> np.ndarray:
@@ -273,6 +274,7 @@ def finetune(
 
         steps = -(-len(data.rows("train")) // settings.batch_size)
         shared = fit_settings(config, data, run)
-        history = training.fit(model, epoch, batches(data.rows("val")), steps=steps, **shared, **phase)
-        scores = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
+        with faults.advised("finetune.batch_size", settings.batch_size):
+            history = training.fit(model, epoch, batches(data.rows("val")), steps=steps, **shared, **phase)
+            scores = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
     return scores, history

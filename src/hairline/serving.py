@@ -105,7 +105,7 @@ def _size(content: bytes) -> tuple[int, int]:
     from hairline.data import images
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=images.FORMATS) as image:
             return image.size
     except Exception:  # Pillow's plug-ins raise anything
         images.decode(content)  # stops where this did, and says why in words for people

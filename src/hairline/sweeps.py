@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from hairline import atomic, tracking
+from hairline import atomic, redaction, tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,9 +119,10 @@ class Sweep:
             ) from error
 
     def write(self) -> None:
-        """Write the sweep's state."""
+        """Write the sweep's state, without passwords and tokens of addresses."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / STATE, {key: value for key, value in asdict(self).items() if key != "folder"})
+        state = {key: value for key, value in asdict(self).items() if key != "folder"}
+        _write(self.folder / STATE, redaction.settings(state))
 
     def lock(self, name: str = "sweep", timeout: float = _WAIT_SECONDS) -> filelock.BaseFileLock:
         """Give a lock that all processes of the sweep share."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hairline.config.schema import Config, Data, Decision, Split, SyntheticData
+from hairline.config.values import range_faults
 
 
 class ConfigError(ValueError):
@@ -31,6 +32,7 @@ def training_faults(config: Config) -> Iterator[str]:
             "give three positive shares that sum to 1, such as 0.7, 0.24 and 0.06"
         )
     yield from grouping_faults(split)
+    yield from range_faults(config)
     yield from data_faults(config.data)
     yield from _model_faults(config)
     yield from decision_faults(config.decision)

@@ -13,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from hairline import atomic
+from hairline import atomic, redaction
 from hairline.config.checks import ConfigError, training_faults
 from hairline.config.commands import COMMANDS
 from hairline.config.schema import NOT_IDENTITY, SCHEMAS, Config
+from hairline.config.values import value_faults
 
 # The key of a group that says which of its choices, each with a schema of its own, a saved configuration has.
 CHOSEN_BY = {"data": "source", "optimizer": "name", "schedule": "name"}
@@ -34,20 +35,24 @@ def load(composed: DictConfig) -> Any:
     Raises:
         ConfigError: Naming every fault at once.
     """
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise ConfigError("\n".join(f"{key} is missing: add {key}=... to the command line" for key in missing))
-    config: Any = OmegaConf.to_object(composed)
+    try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise ConfigError("\n".join(f"{key} is missing: add {key}=... to the command line" for key in missing))
+        config: Any = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:  # an interpolation, ${...}, of a key that is not there
+        raise ConfigError(f"the configuration cannot be resolved: {str(error).strip()}") from error
     checks = {Config: training_faults, **dict(COMMANDS.values())}
-    faults = list(checks[type(config)](config))
+    faults = list(value_faults(config)) or list(checks[type(config)](config))
     if faults:
         raise ConfigError("\n".join(faults))
     return config
 
 
 def save(config: Config, path: Path) -> None:
-    """Write the resolved configuration as YAML."""
-    atomic.write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    """Write the resolved configuration as YAML, without passwords and tokens of addresses."""
+    told = redaction.settings(OmegaConf.to_container(OmegaConf.structured(config)))
+    atomic.write_text(path, OmegaConf.to_yaml(OmegaConf.create(told)))
 
 
 def read(path: Path) -> Config:

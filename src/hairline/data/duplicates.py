@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
 import numpy as np
 import pandas as pd
@@ -23,6 +21,8 @@ from hairline.data import images
 NEAR_DISTANCE = 4
 _SIDE, _LOW = 32, 8  # pixels a side of what is transformed, and of the low frequencies that are kept
 _BITS = _LOW * _LOW
+_CACHE = "hashes-2.sqlite"
+_HASHES = "CREATE TABLE IF NOT EXISTS hashes (sha256 TEXT PRIMARY KEY, phash INTEGER) WITHOUT ROWID"
 _CHUNK = 32  # files a task: threads that hand over after every file wait for each other
 
 
@@ -36,35 +36,36 @@ def perceptual_hashes(manifest: pd.DataFrame) -> NDArray[np.uint64]:
         uint64 [n], in the order of the rows.
 
     Raises:
-        ImageError: If a file can no longer be read.
+        ImageError: If a file can no longer be read, or changed since its digest was taken.
     """
     first = dict(zip(manifest["sha256"], manifest["path"], strict=True))
-    with closing(_connect()) as connection:
+    known: dict[str, int] = {}
+    with cache.database(_CACHE, _HASHES) as connection:
         query = "SELECT phash FROM hashes WHERE sha256 = ?"
         rows = ((digest, connection.execute(query, (digest,)).fetchone()) for digest in first)
         known = {digest: row[0] for digest, row in rows if row is not None}
     missing = [digest for digest in first if digest not in known]
     if missing:
-        paths = [first[digest] for digest in missing]
-        chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+        files = [(first[digest], digest) for digest in missing]
+        chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
         fresh: list[int] = []
-        with ThreadPoolExecutor() as pool, progress.bar(len(paths), "look for near-identical images", "img") as shown:
+        with ThreadPoolExecutor() as pool, progress.bar(len(files), "look for near-identical images", "img") as shown:
             for found in pool.map(_hash, chunks):
                 fresh += found
                 shown.update(len(found))
         hashed = dict(zip(missing, fresh, strict=True))
-        with closing(_connect()) as connection, connection:
+        with cache.database(_CACHE, _HASHES) as connection:
             connection.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?)", hashed.items())
         known |= hashed
     return np.array([known[digest] for digest in manifest["sha256"]], np.int64).view(np.uint64)
 
 
-def _hash(paths: list[str]) -> list[int]:
+def _hash(files: list[tuple[str, str]]) -> list[int]:
     small = []
-    for path in paths:
+    for path, digest in files:
         try:
             # Twice the pixels that the hash looks at are enough to make those from.
-            thumbnail = images.thumbnail(path, 2 * _SIDE)
+            thumbnail = images.thumbnail(images.read(path, digest), 2 * _SIDE)
         except images.ImageError as error:
             raise images.ImageError(f"{path}: {error}") from error
         small.append(np.asarray(thumbnail.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)))
@@ -73,12 +74,6 @@ def _hash(paths: list[str]) -> list[int]:
     bits = waves > np.median(waves, axis=1, keepdims=True)
     # SQLite's whole numbers are signed.
     return [int(number) for number in np.packbits(bits, axis=1).view(np.int64)[:, 0]]
-
-
-def _connect() -> sqlite3.Connection:
-    connection = sqlite3.connect(cache.folder() / "hashes-2.sqlite", timeout=60)
-    connection.execute("CREATE TABLE IF NOT EXISTS hashes (sha256 TEXT PRIMARY KEY, phash INTEGER) WITHOUT ROWID")
-    return connection
 
 
 def clusters(digests: Sequence[str], hashes: NDArray[np.uint64], distance: int = NEAR_DISTANCE) -> list[str]:

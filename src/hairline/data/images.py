@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import os
-from pathlib import Path
+import stat
+import threading
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+# Whatever a file is called, Pillow is to try no other reader: that of EPS starts Ghostscript on the file.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+MAX_BYTES = 2**31  # twice what the most pixels that Pillow opens take with 16 bits a channel
+_LARGE_PIXELS = 50_000_000  # from here on one image at a time: a folder of huge ones must not fill the memory
 
 # Part of every saved model and cache key: raise the number when the same file would give other pixels.
 RECIPE = "pillow:exif-transpose,rgb,bilinear:1"
 
 _EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _SIDEWAYS = (5, 6, 7, 8)
+_one_large = threading.Lock()
 
 
 class ImageError(ValueError):
@@ -57,14 +75,40 @@ def upright(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
                 f"received an array of {source.dtype} {list(source.shape)}: expected uint8 [height, width, 3], RGB"
             )
         return Image.fromarray(source)
-    content = source if isinstance(source, bytes) else _read(source)
+    content = source if isinstance(source, bytes) else read(source)
+    with _opened(content) as image:
+        image.load()
+        return _to_rgb(_turned(image))
+
+
+def read(path: str | os.PathLike[str], digest: str | None = None) -> bytes:
+    """Read an image file that may be anything, or may have changed.
+
+    Args:
+        path: The file.
+        digest: sha256 that its bytes are to have; None: any.
+
+    Raises:
+        ImageError: If it cannot be read, is no file (a pipe would be waited for, a device read for ever), is larger
+            than any image, or changed since its digest was taken.
+    """
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            ImageOps.exif_transpose(image, in_place=True)  # a photo that stands upright is not copied
-            image.load()
-            return _to_rgb(image)
-    except Exception as error:  # Pillow's plug-ins raise anything, from struct.error to MemoryError
-        raise ImageError(reason(content, error)) from error
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):
+            raise ImageError("cannot be opened: a folder, pipe or device, not a file")
+        if about.st_size > MAX_BYTES:
+            raise ImageError(f"larger than any image this project reads ({about.st_size / 1e9:.1f} GB)")
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise ImageError(f"cannot be opened: {error.strerror or error}") from error
+    except ImageError:
+        raise
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(f"cannot be opened: {error}") from error
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise ImageError("changed since it was checked: start again when it is whole")
+    return content
 
 
 def resize(
@@ -93,56 +137,66 @@ def inspect(content: bytes) -> tuple[int, int]:
     Raises:
         ImageError: If the bytes are no image, or end too early.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            # A JPEG is read to its end but computed at an eighth of its size: 4 times faster than decoding.
-            image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
-            image.load()
-            if image.mode == "F":
-                raise ImageError("floating-point pixels have no agreed range: save it with 8 or 16 bits a channel")
-            sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
-            return (height, width) if sideways else (width, height)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(reason(content, error)) from error
+    with _opened(content) as image:
+        width, height = image.size
+        # A JPEG is read to its end but computed at an eighth of its size: 4 times faster than decoding.
+        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+        image.load()
+        _to_rgb(image.crop((0, 0, 1, 1)))  # not every kind of pixels becomes RGB
+        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
-def thumbnail(source: str | os.PathLike[str], least: int) -> Image.Image:
+def thumbnail(content: bytes, least: int) -> Image.Image:
     """Read an image in grey, right side up, no larger than need be: several times faster than `decode`.
 
     Args:
-        source: A path.
+        content: The file's bytes.
         least: Pixels that width and height keep at least; only a JPEG is reduced at all.
 
     Returns:
         A picture of mode L.
 
     Raises:
-        ImageError: If the file is missing, empty, damaged, or no image.
+        ImageError: If it is empty, damaged, or no image.
     """
-    content = _read(source)
+    with _opened(content) as image:
+        image.draft("L", (least, least))
+        image.load()
+        upright = _turned(image)
+        return upright if upright.mode == "L" else _to_rgb(upright).convert("L")
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """Open an image for a block, in which whatever Pillow raises becomes an `ImageError`."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.draft("L", (least, least))
-            upright = ImageOps.exif_transpose(image)
-            return upright if upright.mode == "L" else _to_rgb(upright).convert("L")
-    except Exception as error:  # see `decode`
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            large = image.width * image.height > _LARGE_PIXELS
+            with _one_large if large else contextlib.nullcontext():
+                yield image
+    except Exception as error:  # Pillow's plug-ins raise anything, from struct.error to MemoryError
         raise ImageError(reason(content, error)) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """Give the EXIF orientation of a loaded image: a PNG may say it behind its pixels."""
+    found = image.getexif().get(_EXIF_ORIENTATION)
+    return found if isinstance(found, int) else 1
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Turn a loaded image upright; one that stands so is not copied.
+
+    Pillow's own `exif_transpose` also writes the other metadata anew, which fails where they are damaged.
+    """
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _resized(image: Image.Image, image_size: int) -> Image.Image:
     if image.size == (image_size, image_size):
         return image
     return image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be opened: {error.strerror or error}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,12 +8,11 @@ dtype object: pandas' own text type cannot hold file names that are not UTF-8.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
-import sqlite3
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -134,19 +133,35 @@ def read(path: Path, required: Iterable[str] = COLUMNS) -> pd.DataFrame:
         ManifestError: If the file is no such table.
     """
     try:
-        table = pd.read_csv(
-            path, dtype=object, keep_default_na=False, encoding="utf-8-sig", encoding_errors="surrogateescape"
-        )
-    except (OSError, ValueError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            # Not by pandas: it takes the first column of rows that are too long for an index, and moves the others.
+            reader = csv.reader(file, strict=True)
+            header = next(filter(None, reader), [])
+            rows = []
+            for row in reader:
+                if len(row) == len(header):
+                    rows.append(row)
+                elif row:
+                    raise ManifestError(
+                        f"{path}, line {reader.line_num}: {len(row)} fields where the first line names {len(header)} "
+                        "columns; a text that holds a comma stands in double quotes"
+                    )
+    except (OSError, csv.Error) as error:
         raise ManifestError(f"{path} cannot be read as a CSV table: {error}") from error
-    missing = [name for name in required if name not in table]
-    if missing:
-        raise ManifestError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: it has "
-            f"{', '.join(map(str, table.columns))}; the first line must name the columns"
+    missing = [name for name in required if name not in header]
+    if missing or len(set(header)) < len(header):
+        fault = (
+            f"lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}" if missing else "names a column twice"
         )
-    for name in {"width", "height"} & set(table.columns):
-        table[name] = table[name].astype(np.int64)
+        raise ManifestError(
+            f"{path} {fault}: it has {shown(', '.join(header)) or 'none'}; the first line must name the columns"
+        )
+    table = pd.DataFrame(rows, columns=header, dtype=object)
+    for name in {"width", "height"} & set(header):
+        try:
+            table[name] = table[name].astype(np.int64)
+        except (ValueError, OverflowError) as error:
+            raise ManifestError(f"{path}, column {name}: expected whole numbers of pixels ({error})") from error
     return table
 
 
@@ -165,10 +180,7 @@ def _inspect(path: Path) -> tuple[str, int, int, str]:
     if path.suffix.lower() not in images.SUFFIXES:
         return "", 0, 0, f"no image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}"
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        return "", 0, 0, f"cannot be opened: {error.strerror or error}"
-    try:
+        content = images.read(path)
         width, height = images.inspect(content)
     except images.ImageError as error:
         return "", 0, 0, str(error)
@@ -178,35 +190,34 @@ def _inspect(path: Path) -> tuple[str, int, int, str]:
 # --- what earlier scans read --------------------------------------------------------------------------------------
 
 
-def _connect() -> sqlite3.Connection:
-    # One SQLite file: safe for several processes at once; `timeout` is how long one waits for another.
-    connection = sqlite3.connect(cache.folder() / "files-1.sqlite", timeout=60)
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
-        "sha256 TEXT, width INTEGER, height INTEGER, reason TEXT) WITHOUT ROWID"
-    )
-    return connection
+# Besides size and time of change (mtime), which copying tools restore, the time of the entry's change (ctime).
+_FILES = (
+    "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, "
+    "sha256 TEXT, width INTEGER, height INTEGER, reason TEXT) WITHOUT ROWID"
+)
+_Stamp = tuple[int, int, int]
 
 
-def _remembered(paths: list[Path]) -> tuple[dict[str, tuple[str, int, int, str]], dict[str, tuple[int, int]]]:
-    """Give what is known of files that did not change, and size and time of change of those to be read."""
-    known, stamps = {}, {}
-    with closing(_connect()) as connection:
-        query = "SELECT size, mtime_ns, sha256, width, height, reason FROM files WHERE path = ?"
-        for path in paths:
-            try:
-                stat = path.stat()
-            except OSError:
-                continue  # gone or unreadable: `_inspect` says so
-            row = connection.execute(query, (os.fsencode(path),)).fetchone()
-            if row is not None and row[:2] == (stat.st_size, stat.st_mtime_ns):
-                known[str(path)] = row[2:]
-            else:
-                stamps[str(path)] = (stat.st_size, stat.st_mtime_ns)
+def _remembered(paths: list[Path]) -> tuple[dict[str, tuple[str, int, int, str]], dict[str, _Stamp]]:
+    """Give what is known of files that did not change, and the stamps of those to be read."""
+    stamps: dict[str, _Stamp] = {}
+    for path in paths:
+        try:
+            stat = path.stat()
+        except (OSError, ValueError):
+            continue  # gone, unreadable, or a NUL in the name: `_inspect` says so
+        stamps[str(path)] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    known = {}
+    with cache.database("files-2.sqlite", _FILES) as connection:
+        query = "SELECT size, mtime_ns, ctime_ns, sha256, width, height, reason FROM files WHERE path = ?"
+        for name, stamp in stamps.items():
+            row = connection.execute(query, (os.fsencode(name),)).fetchone()
+            if row is not None and row[:3] == stamp:
+                known[name] = row[3:]
     return known, stamps
 
 
-def _remember(fresh: dict[str, tuple[str, int, int, str]], stamps: dict[str, tuple[int, int]]) -> None:
+def _remember(fresh: dict[str, tuple[str, int, int, str]], stamps: dict[str, _Stamp]) -> None:
     rows = [(os.fsencode(path), *stamps[path], *result) for path, result in fresh.items() if path in stamps]
-    with closing(_connect()) as connection, connection:
-        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    with cache.database("files-2.sqlite", _FILES) as connection:
+        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)

@@ -36,7 +36,7 @@ def batches(
         image_size: Width and height of the decoded images, in pixels.
         batch_size: Images a batch; the last batch may be smaller.
         labels: float32 [n, classes], one-hot; when given, elements are (images, labels) pairs.
-        digests: sha256 of each file; needed for augmentation, where it names the image.
+        digests: sha256 of each file, to see that none changed; needed for augmentation, where it names the image.
         augment: Keyword arguments of `augmentation.view`, `seed` a whole number; None for the images as they are.
         view: Number of the view that is drawn. View 0 is the image itself, whatever `augment` says.
         seed: Seed of shuffling.
@@ -50,7 +50,8 @@ def batches(
 
     def decode(row: np.ndarray) -> np.ndarray:
         try:
-            return images.decode(os.fsdecode(files[row]), image_size)
+            content = images.read(os.fsdecode(files[row]), None if digests is None else digests[row])
+            return images.decode(content, image_size)
         except images.ImageError as error:  # it could be read when it was scanned: say which changed
             raise images.ImageError(f"{paths[row]}: {error}") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,7 @@ def from_folder(*, path: str) -> pd.DataFrame:
             f"{root} holds {_named(names)}: expected one sub-folder for each of at least two classes "
             f"(such as {root.name}/cracked and {root.name}/uncracked), or train, val and test folders of those"
         )
+    _refuse_no_text(names, f"{root} holds the class folder", "rename it")
     rows = [(str(file), folder.name, split) for split, folder in pairs for file in files(folder)]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
@@ -87,9 +88,11 @@ def from_manifest(*, path: str) -> pd.DataFrame:
         raise SourceError(
             f"{file}, line {odd[0] + 2}: split is {table['split'].iloc[odd[0]]!r}; expected train, val, test or nothing"
         )
+    _refuse_no_text(table["label"], f"{file} holds the label", "save the file as UTF-8")
     if table["label"].nunique() < 2:
         raise SourceError(f"{file} holds {_named(set(table['label']))}: expected at least two classes")
-    table["path"] = [os.path.normpath(file.parent / entry) for entry in table["path"]]
+    places = [os.path.normpath(file.parent / entry) for entry in table["path"]]
+    table["path"] = pd.Series(places, index=table.index, dtype=object)
     if table["path"].duplicated().any():
         twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
         raise SourceError(f"{file} lists {manifest.shown(twice)} more than once: keep one row an image")
@@ -154,7 +157,8 @@ def mapped(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
         raise SourceError(
             f"data.class_map names {', '.join(absent)}: no such class; the classes are {', '.join(present)}"
         )
-    return rows.assign(label=rows["label"].map(lambda name: class_map.get(name, name)))
+    names = [class_map.get(name, name) for name in rows["label"]]
+    return rows.assign(label=pd.Series(names, index=rows.index, dtype=object))
 
 
 def positive_class(class_names: list[str], named: str | None) -> str | None:
@@ -189,8 +193,12 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def files(folder: Path) -> Iterator[Path]:
     """Yield all files below a class folder in natural order; each real folder once, so that link loops end."""
+
+    def refuse(error: OSError) -> None:  # what cannot be listed must not be missing in silence
+        raise SourceError(f"{manifest.shown(str(error.filename))} cannot be listed: {error.strerror}") from error
+
     seen: set[str] = set()
-    for current, folders, files in os.walk(folder, followlinks=True):
+    for current, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(current)
         if real in seen:
             folders.clear()
@@ -207,6 +215,13 @@ def natural(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
     text = name.name if isinstance(name, Path) else name
     parts = re.split(r"([0-9]+)", text.lower())
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
+
+
+def _refuse_no_text(names: Iterable[str], where: str, advice: str) -> None:
+    """Refuse class names with bytes that are not UTF-8: they go into tables, figures and stores that take text only."""
+    odd = sorted(name for name in set(names) if any("\ud800" <= char <= "\udfff" for char in name))
+    if odd:
+        raise SourceError(f"{where} {manifest.shown(odd[0])!r}, which is not UTF-8: {advice}")
 
 
 def _named(names: set[str]) -> str:

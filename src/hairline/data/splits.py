@@ -63,13 +63,15 @@ def group(
         position = row - row.groupby(manifest["label"]).transform("min")
         names = manifest["label"] + ":" + (position // block_size).astype(str)
     else:
-        names = pd.Series([_match(pattern or "", path) for path in manifest["path"]], index=manifest.index)
+        names = pd.Series(
+            [_match(pattern or "", path) for path in manifest["path"]], index=manifest.index, dtype=object
+        )
     if group_by == "block":
         # A block is a guess at a photo. Bland patches look alike from photo to photo, and METU repeats some byte by
         # byte: uniting whole blocks for each such pair makes one group of 5,913 of 6,000 negatives, so only the images
         # themselves move together.
         return manifest.assign(group=names.groupby(same.to_numpy()).transform("first"))
-    return manifest.assign(group=_united(names, same))
+    return manifest.assign(group=pd.Series(_united(names, same), index=manifest.index, dtype=object))
 
 
 def split(manifest: pd.DataFrame, *, train: float, val: float, test: float, seed: int) -> pd.DataFrame:

@@ -95,9 +95,11 @@ class Examiner:
         """
         try:
             stamp = _stamp(path, self.identity)
-            content = path.read_bytes()
+            content = images.read(path)
         except OSError as error:
             return f"cannot be opened: {error.strerror or error}"
+        except images.ImageError as error:
+            return str(error)
         try:
             header = exif.read(content)
             if header.width * header.height > self._task.max_megapixels * 1e6:
@@ -202,7 +204,7 @@ def _place(header: exif.Header) -> dict[str, float | None] | None:
 
 def _stamp(path: Path, identity: str) -> dict[str, Any]:
     stat = path.stat()
-    return {"identity": identity, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {"identity": identity, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
 
 
 def _digest(path: Path) -> str:

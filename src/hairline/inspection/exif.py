@@ -53,7 +53,7 @@ def read(content: bytes) -> Header:
         ImageError: If the bytes are no image, or an animation or several pages.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=images.FORMATS) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format not in _STILL_FORMATS:
                 raise images.ImageError(f"animated or of several pages ({frames}): expected one still photo")

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hairline import redaction
+
 FILE = "tracking.jsonl"
 RUN_ID = "mlflow_run_id.txt"
 
@@ -75,7 +77,8 @@ class Journal:
             values["values"] = {key: value for key, value in told if key not in self._parameters}
         if values.get("values") == {}:
             return
-        entry = {"kind": kind, "time": int(time.time() * 1000), **values}
+        # The one way to MLflow, and a file of the run directory itself.
+        entry = {"kind": kind, "time": int(time.time() * 1000), **redaction.settings(values)}
         with self._lock:
             self._write(entry, durable=True)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hairline import redaction
 from hairline.tracking import store
 from hairline.tracking.store import PARENT
 
@@ -36,12 +37,14 @@ def open_parent(
     """
     client = store.client(uri)
     if run_id is None or not store.exists(uri, run_id):
-        run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
+        run_id = str(
+            client.create_run(experiment_id, **redaction.settings({"run_name": name, "tags": tags})).info.run_id
+        )
     client.update_run(run_id, status="RUNNING")
     known = client.get_run(run_id).data.params
     for key, value in values.items():
         if key not in known:  # MLflow refuses another value
-            client.log_param(run_id, key, value[:PARAMETER_CHARACTERS])
+            client.log_param(run_id, key, redaction.setting(value)[:PARAMETER_CHARACTERS])
     return run_id
 
 
@@ -65,7 +68,7 @@ def update(
         client.log_batch(
             run_id,
             metrics=[Metric(key, value, now, step) for key, value in metrics.items() if value == value],
-            tags=[RunTag(key, value) for key, value in tags.items()],
+            tags=[RunTag(key, redaction.setting(value)) for key, value in tags.items()],
         )
         for path in files:
             client.log_artifact(run_id, str(path))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hairline import redaction
 from hairline.tracking import parents, store
 from hairline.tracking.delivery import Delivery
 from hairline.tracking.journal import Journal
@@ -39,7 +40,7 @@ class Run:
 
     def parameters(self, values: dict[str, Any]) -> None:
         """Log flat parameters; a run that is resumed keeps those it has, as MLflow refuses other values."""
-        told = {key: str(value)[: parents.PARAMETER_CHARACTERS] for key, value in values.items()}
+        told = {key: redaction.text(str(value))[: parents.PARAMETER_CHARACTERS] for key, value in values.items()}
         self._tell("parameters", values=told)
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
@@ -228,7 +229,7 @@ def _noted(journal: Journal) -> Iterator[None]:
         status = "KILLED"
         raise
     except Exception:
-        journal.tell("text", text=traceback.format_exc(), path="traceback.txt")
+        journal.tell("text", text=redaction.redacted(traceback.format_exc()), path="traceback.txt")
         raise
     finally:
         for path in sorted(journal.directory.glob("*.log")):

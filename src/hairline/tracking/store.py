@@ -9,11 +9,11 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 import filelock
 
-from hairline import cache
+from hairline import cache, redaction
 
 PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 
@@ -35,6 +35,11 @@ def connect(uri: str | None, experiment: str) -> str:
         TrackingError: If the store cannot be used.
     """
     target = address(uri)
+    if f"{redaction.HIDDEN}@" in target:
+        raise TrackingError(
+            f"the tracking address {target} was stored without its password: give it again, by tracking.uri=... or "
+            "MLFLOW_TRACKING_URI"
+        )
     refuse_unreachable(target)
     pointed = point_at(target)
     try:
@@ -63,7 +68,9 @@ WITHOUT = (
 
 def address(uri: str | None) -> str:
     """Give the tracking URI: the environment's, else the configured one, else a file in the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or uri or _default_store()
+    target = os.environ.get("MLFLOW_TRACKING_URI") or uri or _default_store()
+    redaction.learn(target)
+    return target
 
 
 def _default_store() -> str:
@@ -71,22 +78,14 @@ def _default_store() -> str:
 
 
 def redacted(uri: str) -> str:
-    """Give a URI without the password it may hold.
-
-    >>> redacted("https://me:secret@host:5000/x")
-    'https://***@host:5000/x'
-    """
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    """Give a URI without the password it may hold."""
+    return redaction.setting(uri)
 
 
 def redacted_text(text: str, uri: str) -> str:
-    """Give the first line of a message without the password of `uri`."""
-    password = urlsplit(uri).password
-    line = text.strip().splitlines()[0] if text.strip() else "no reason given"
-    return line.replace(uri, redacted(uri)).replace(password, "***") if password else line
+    """Give the first line of a message without secrets, those of `uri` included."""
+    redaction.learn(uri)
+    return redaction.redacted((text.strip().splitlines() or ["no reason given"])[0])
 
 
 @contextlib.contextmanager
