@@ -36,7 +36,7 @@ ci: lint test ci-extras slow
 # What the slow tests want beyond the above, where it can be had; they are skipped, visibly, where it cannot.
 ci-extras: install
 	-$(BIN)/python -m pip install --quiet --editable ".[browser,postgres]"
-	-$(BIN)/python -m playwright install chromium
+	-timeout 300 $(BIN)/python -m playwright install chromium
 	-command -v postgres || ls /usr/lib/postgresql/*/bin/postgres || \
 	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq --yes --no-install-recommends postgresql; }
 
