@@ -23,7 +23,6 @@ _MIDDLE = "model.taps=[block_6_expand_relu:max,block_10_expand_relu:max,block_13
 CANDIDATES = {
     "last layer": [],
     "three taps": [_MIDDLE],
-    "last layer, mix 0.5": ["data.mix=0.5"],
     "three taps, mix 0.5": [_MIDDLE, "data.mix=0.5"],
     "three taps, mix 1": [_MIDDLE, "data.mix=1"],
 }

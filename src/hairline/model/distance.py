@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,7 @@ class Distance:
         places = {name: _place(name) for name in _NAMES}
         if not set(places.values()) <= set(statistics):
             return None
-        found = {name: np.asarray(statistics[place]) for name, place in places.items()}
+        found: dict[str, Any] = {name: np.asarray(statistics[place]) for name, place in places.items()}
         return cls(**{name: array.astype(np.float32) if array.ndim else array for name, array in found.items()})
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:

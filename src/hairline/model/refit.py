@@ -11,7 +11,7 @@ from scipy import optimize
 from scipy.special import log_softmax, softmax
 
 # Of the squared distance from the base head's weights, per standardised feature: from next to free to next to fixed.
-STRENGTHS = tuple(10.0**power for power in np.arange(-4, 3.5, 0.5))
+STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 4.0))
 FOLDS = 10  # each image or group by itself where there are no more of them
 _SCALE_PENALTY = (
     1e-3  # keeps the scale of the base head's scores finite where they tell the classes apart without fault
