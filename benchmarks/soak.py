@@ -24,7 +24,7 @@ import pandas as pd
 
 # Small, but through every stage: three shards of features, both phases of training, the full report, a logged model.
 SETTINGS = [
-    "data.count=1300", "data.size=48", "image_size=32", "model=mobilenetv3small", "model.weights=random",
+    "data.count=1100", "data.size=48", "image_size=32", "model=mobilenetv3small", "model.weights=random",
     "model.dropout=0.2", "features.engine=tensorflow", "epochs=12", "finetune=top", "finetune.epochs=4",
     "finetune.learning_rate=1e-3",
 ]  # fmt: skip
@@ -145,10 +145,12 @@ def corrupt(cache: Path) -> int:
 
 
 def soak(place: Path, rounds: int, seed: int) -> dict[str, Any]:
-    """Kill and resume; gives the counts."""
-    whole = place / "whole"
-    seen = watched(start(whole, *SETTINGS, f"hydra.run.dir={RUN}"), whole / RUN)
-    expected, durations = numbers(whole / RUN), lengths(seen)
+    """Kill and resume; gives the counts. The run that is not killed is taken from the folder where it is there."""
+    whole, kept = place / "whole", place / "stages.json"
+    if not kept.is_file():
+        durations = lengths(watched(start(whole, *SETTINGS, f"hydra.run.dir={RUN}"), whole / RUN))
+        kept.write_text(json.dumps(durations))
+    expected, durations = numbers(whole / RUN), json.loads(kept.read_text())
     measure.say("seconds of the stages: " + ", ".join(f"{name} {value:.1f}" for name, value in durations.items()))
     stages = list(durations)
     counts: Counter[str] = Counter()
@@ -165,9 +167,10 @@ def soak(place: Path, rounds: int, seed: int) -> dict[str, Any]:
         counts.update({f"killed in {stage}": killed, "killed": killed, "same": same, "corrupt": bad, "stray": stray})
         counts.update({f"mlflow {key}": value for key, value in told.items()})
         measure.say(f"round {number}: {stage} + {after:.1f} s, killed {killed}, same {same}, corrupt {bad}, {told}")
-        if not same:
+        if same:
+            shutil.rmtree(folder)
+        else:
             measure.say((folder / "output.txt").read_text(errors="replace")[-3000:])
-        shutil.rmtree(folder)
     return {"rounds": rounds, "seed": seed, **{key: int(value) for key, value in counts.items()}}
 
 
@@ -198,14 +201,16 @@ def main() -> None:
     line.add_argument("--rounds", type=int, default=20, help="trainings that are killed and resumed")
     line.add_argument("--seed", type=int, default=0, help="number of the first round: it chooses stage and moment")
     line.add_argument("--at-once", type=int, default=8, help="trainings at the same time on one store and one cache")
+    line.add_argument("--folder", type=Path, help="where to work, kept, so that rounds can be run in several calls")
     settings = line.parse_args()
     began = time.monotonic()
     result: dict[str, Any] = {}
-    with measure.workplace() as place:
+    with measure.workplace() as temporary:
+        place = settings.folder.absolute() if settings.folder else temporary
         if settings.rounds:
             result["soak"] = soak(place, settings.rounds, settings.seed)
         if settings.at_once:
-            result["at_once"] = at_once(place / "many", settings.at_once)
+            result["at_once"] = at_once(temporary / "many", settings.at_once)
     measure.report(result | {"seconds": time.monotonic() - began} | measure.machine())
 
 
