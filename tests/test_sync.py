@@ -321,6 +321,8 @@ class Server:
 
     def signal(self, number: int) -> None:
         os.killpg(self._process.pid, number)
+        if number == signal.SIGKILL:
+            self._process.wait()
 
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
