@@ -109,10 +109,13 @@ def test_a_read_only_disk_is_told(disk: Callable[..., Path], two_classes: Path, 
         assert "Traceback" not in said
 
 
-def test_files_and_folders_that_may_not_be_read_are_named(two_classes: Path) -> None:
+def test_files_and_folders_that_may_not_be_read_are_named(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
+        (root / "cache").mkdir()
+        (root / "cache").chmod(0o777)
+        monkeypatch.setenv("HAIRLINE_CACHE", str(root / "cache"))
         shutil.copytree(two_classes, root / "set")
         for folder in (root / "set", root / "set" / "plain", root / "set" / "cracked"):
             folder.chmod(0o755)  # copied with that of pytest's own, which are the owner's alone

@@ -99,7 +99,7 @@ class Checkpoint:
         """Whether nothing is left to be done."""
         return bool(self._about.get("finished"))
 
-    def bind(self, digest: str, images: int) -> None:
+    def expect(self, digest: str, images: int) -> None:
         """Note which images the run is of, or see that they are still the same.
 
         Args:

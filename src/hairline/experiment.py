@@ -91,7 +91,7 @@ def _train(
         if base is None:
             weights = backbones.find_weights(config.model.backbone, config.model.weights, config.image_size)
         data = prepare_data(config)
-        state.bind(manifest.digest(data.manifest), len(data.manifest))
+        state.expect(manifest.digest(data.manifest), len(data.manifest))
         if base is not None:
             data = few_labels.checked(base, data)
     with tracking.start(
