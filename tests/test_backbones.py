@@ -178,6 +178,7 @@ def test_own_weights_are_small_and_sane(name: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_own_weights_tell_a_crack_from_what_looks_like_one() -> None:
     """Drawn patches whose seeds no training drew: half of them cracked, all with look-alikes."""
     pixels = np.stack([invent(seed=(99, index), size=96, cracked=index % 2 == 0).image for index in range(160)])

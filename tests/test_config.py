@@ -98,7 +98,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         (["data=folder", "data.path=''"], r"the path is empty"),
         (["data=manifest", "data.path=."], r"expected a CSV file; for a folder of images use data=folder"),
         (["batch_size=0"], r"batch_size=0: expected a number above 0"),
-        (["learning_rate=nan"], r"learning_rate=nan: expected a number above 0"),
+        (["learning_rate=nan"], r"learning_rate=nan: expected a finite number"),
         (["augment.views=3"], r"nothing varies between views: choose augment=light"),
         (["finetune=top", "finetune.epochs=0"], r"finetune.epochs=0: expected a number above 0"),
         (["augment.mode=fresh"], r"nothing varies between views"),

@@ -50,6 +50,7 @@ def other_surface(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_taps_run_from_features_to_the_saved_model_and_its_figures(base: Path) -> None:
     bundle = bundles.read(base / "model")
     assert bundle.backbone["taps"].split() == list(TAPS)

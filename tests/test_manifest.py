@@ -99,7 +99,7 @@ def test_csv_gives_back_every_name(paths: list[str], label: str, tmp_path_factor
 
 def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     for content, message in (
-        (b"", "cannot be read"),
+        (b"", "lacks the columns path, label: it has none"),
         (b"a,b\n1,2\n", "lacks the columns path, label"),
         (b"\xff\x00,", "lacks|cannot"),
     ):

@@ -24,7 +24,7 @@ def inspection(scores: np.ndarray, width: int = 400, height: int = 300) -> Inspe
     values = heat.values[..., 0]
     decided = np.where(values >= 0.5, "cracked", np.where(values >= 0.4, CANNOT_TELL, "plain")).astype(object)
     found = tiles.regions(heat, decided == "cracked", values)
-    return Inspection(pd.DataFrame(), heat, decided, "cracked", values, found, "cracked", float(values.max()))
+    return Inspection(pd.DataFrame(), heat, decided, "cracked", values, found, "cracked", float(values.max()), None)
 
 
 def drawn(scores: np.ndarray, longest_px: int = 1000) -> np.ndarray:

@@ -36,6 +36,7 @@ def jpeg(width: int, height: int, seed: int = 0) -> bytes:
 
 def about(root: Path, **changes: Any) -> report.About:
     values: dict[str, Any] = {
+        "adaptation": "off",
         "model": {"model": "run", "backbone": "b", "engine": "litert", "digest": "0", "classes": "x", "decision": "y"},
         "positive": "cracked", "root": root, "tile_px": 227, "stride_px": 227, "tiles": 1, "mm_per_pixel": None,
         "strip_location": False, "problems": {root / "<i>broken</i>.jpg": "not an \"image\" <b>"}, "failed": 1,
@@ -62,7 +63,7 @@ def rows(folder: Path, names: list[str]) -> list[dict[str, Any]]:
             "cracked_share": 0.01 * (number % 3 == 0) * (number % 9), "cannot_tell_share": 0.0, "regions": number % 4,
             "cracked_area_px": 100, "longest_region_px": 10.0, "time": f"2026-05-{1 + number % 28:02}T10:00:00",
             "latitude": None if number % 2 else 52.5, "longitude": None if number % 2 else 13.25,
-            "overlay": examiner.overlay(path).as_posix(), "notes": "",
+            "overlay": examiner.overlay(path).as_posix(), "notes": "", "distance": 0.5, "unfamiliar": False,
         })  # fmt: skip
     return found
 

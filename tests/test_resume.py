@@ -128,11 +128,11 @@ def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) ->
     "changed",
     [
         {},
-        {"steady": False, "keep": "last"},
+        pytest.param({"steady": False, "keep": "last"}, marks=pytest.mark.slow),
         {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "constant"}, "learning_rate": 1.5,
          "epochs": 30, "patience": 4},
-        {"optimizer": {"name": "rmsprop"}},
-        {"optimizer": {"name": "lion"}},
+        pytest.param({"optimizer": {"name": "rmsprop"}}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": {"name": "lion"}}, marks=pytest.mark.slow),
     ],
     ids=lambda changed: "-".join(str(value) for value in changed) or "adam",
 )  # fmt: skip
@@ -302,6 +302,7 @@ def test_fine_tuning_goes_on_as_well(layers: str, two_classes: Path) -> None:
     assert numbers(Path("killed")) == numbers(Path("whole"))
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_killed_and_says_how_to_go_on(two_classes: Path) -> None:
     settings = (*WHOLE, f"data.path={two_classes}", "epochs=4000")
     code, said, seconds = stopped(Path("run"), *settings, number=signal.SIGINT, until=1)

@@ -160,6 +160,7 @@ def test_required_tracking_stops_the_run(place: Path, outage: threading.Event) -
     assert time.monotonic() - began < 30  # of 60
 
 
+@pytest.mark.slow
 def test_required_tracking_is_required_to_the_last_point(place: Path, outage: threading.Event) -> None:
     def train(current: tracking.Run) -> None:
         outage.set()
@@ -172,6 +173,7 @@ def test_required_tracking_is_required_to_the_last_point(place: Path, outage: th
         train(current)
 
 
+@pytest.mark.slow
 def test_a_child_of_a_sweep_begins_without_the_server(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(uri: str) -> None:
         raise tracking.TrackingError("nobody is there")
@@ -244,6 +246,7 @@ def test_what_is_sent_twice_is_there_once(place: Path, two_classes: Path) -> Non
     assert len(found()) == 1
 
 
+@pytest.mark.slow
 def test_another_store_is_told_everything(place: Path, two_classes: Path, tmp_path: Path) -> None:
     run_id = told(place, two_classes)
     before = everything(run_id)

@@ -118,6 +118,7 @@ def test_schedules_are_the_published_curves() -> None:
     np.testing.assert_allclose(steps[[0, 50, 51, 75, 76]], [1, 1, 0.1, 0.1, 0.01], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_balanced_weights_help_the_rare_class() -> None:
     rare = np.concatenate([np.flatnonzero(LABELS == 0), np.flatnonzero(LABELS == 1)[:8]])
     heads = {}
@@ -129,6 +130,7 @@ def test_balanced_weights_help_the_rare_class() -> None:
     assert heads[True] > heads[False] + 0.01
 
 
+@pytest.mark.slow
 def test_label_smoothing_keeps_probabilities_from_the_ends() -> None:
     settings = {"epochs": 12, "learning_rate": 0.3, "keep": "last"}
     sharp, soft = (

@@ -185,7 +185,7 @@ class _Course(keras.callbacks.Callback):
         measured = logs or {}
         row = {key: float(measured[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
         number = len(self.history) + 1
-        _refuse_nan(number, row["loss"])
+        _refuse_nan(number, row)
         rate = float(self.model.optimizer.learning_rate)
         row |= {"learning_rate": rate, "seconds": time.perf_counter() - (self._started or 0.0)}
         self._started = None
@@ -219,10 +219,12 @@ def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
     return {"model": model.variables, "optimizer": model.optimizer.variables}
 
 
-def _refuse_nan(epoch: int, loss: float) -> None:
-    if not math.isfinite(loss):
+def _refuse_nan(epoch: int, row: EpochRow) -> None:
+    for name, loss in {"training": row["loss"], "validation": row["val_loss"]}.items():
+        if math.isfinite(loss):
+            continue
         raise TrainingError(
-            f"the training loss became {loss} in epoch {epoch}: lower learning_rate (it is too high for this "
+            f"the {name} loss became {loss} in epoch {epoch}: lower learning_rate (it is too high for this "
             "optimizer), or set optimizer.global_clipnorm=1"
         )
 
