@@ -127,7 +127,7 @@ def test_an_evaluation_adapts_to_a_surface_and_says_so(
     dark = paint(tmp_path / "dark", {"plain": 60, "cracked": 20}, seed=9)
     for path in dark.rglob("*.jpg"):
         with Image.open(path) as image:
-            pixels = np.asarray(image) * 0.4
+            pixels = np.asarray(image) * 0.8
         Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
     plain = evaluate(tmp_path / "plain", finished, dark, *QUIET)
     with caplog.at_level("INFO", logger="hairline"):
