@@ -282,7 +282,7 @@ def test_a_size_that_is_no_number_is_named(tmp_path: Path) -> None:
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
-NAMES = ["line\nbreak", "emoji \U0001f9f1", "\"quoted\" 'name'", "<b>bold</b>", "undecodable \udcdf", "=1+1, %s", "-m"]
+NAMES = ["line\nbreak", "emoji \U0001f9f1", "\"quoted\" 'name'", "<b>bold", "undecodable \udcdf", "=1+1, %s", "-m"]
 NAMES += ["a" * 200]
 
 
@@ -302,7 +302,7 @@ def test_a_class_whose_name_is_no_text_is_named(kind: str, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_any_name_goes_from_the_folder_to_the_report(two_classes: Path, tmp_path: Path) -> None:
     root = tmp_path / "set <i>\udcff"
-    classes = ["<b>cracked</b> \U0001f9f1", 'plain "wall"\nof 2']
+    classes = ["<b>cracked \U0001f9f1", 'plain "wall"\nof 2']
     for folder, name in zip(("cracked", "plain"), classes, strict=True):
         shutil.copytree(two_classes / folder, root / name)
         for odd, path in zip(NAMES, sorted((root / name).iterdir()), strict=False):
@@ -325,7 +325,7 @@ def test_any_name_goes_from_the_folder_to_the_report(two_classes: Path, tmp_path
     page = Path("inspection/report.html").read_text(encoding="utf-8")
     for name in ("<b>", "<i>"):
         assert name not in page
-    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert "&lt;b&gt;bold" in page
 
 
 # --- configurations ---------------------------------------------------------------------------------------------------
@@ -333,6 +333,8 @@ def test_any_name_goes_from_the_folder_to_the_report(two_classes: Path, tmp_path
 
 def configured(typed: list[str]) -> str:
     """Do with a command line what train.py does before it trains, and say how that ended."""
+    if cli._unknown_choice(CONF, typed):
+        return "refused by Hydra"
     try:
         composed = compose("config", typed)
     except (CompactHydraException, ValueError):  # cli prints these as they are

@@ -193,6 +193,8 @@ def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
         group, equals, choices = argument.partition("=")
         known = group and equals and not group.startswith("hydra")
         names = {path.stem for path in (folder / group).glob("*.yaml")} if known else set()
+        if names and choices.startswith(("[", "{")):  # Hydra stumbles over what is in some of them
+            return f"{group}={choices[:80]}: expected one of {', '.join(sorted(names))}"
         for choice in choices.split(","):
             if names and choice and choice[0].isalnum() and choice not in names | {"null"}:
                 near = difflib.get_close_matches(choice, sorted(names), n=1, cutoff=0.5)
