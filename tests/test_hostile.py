@@ -301,7 +301,7 @@ def test_a_class_whose_name_is_no_text_is_named(kind: str, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_any_name_goes_from_the_folder_to_the_report(two_classes: Path, tmp_path: Path) -> None:
-    root = tmp_path / "set <i>\udcff"
+    root = tmp_path / "set <i>"
     classes = ["<b>cracked \U0001f9f1", 'plain "wall"\nof 2']
     for folder, name in zip(("cracked", "plain"), classes, strict=True):
         shutil.copytree(two_classes / folder, root / name)
@@ -408,6 +408,7 @@ def test_generated_configurations_are_refused_in_words_or_work(count: int) -> No
         ("tags={a@b:c}", "no name of a tag"),
         ("tracking.experiment=''", "give the experiment a name"),
         ("data.size=1", "data.size=1: expected a number from 16"),
+        ("data=folder data.path='x\udcff'", "no UTF-8"),
     ],
 )
 def test_values_without_meaning_are_told_before_anything_is_loaded(typed: str, message: str) -> None:

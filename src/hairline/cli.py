@@ -195,7 +195,7 @@ def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
         names = {path.stem for path in (folder / group).glob("*.yaml")} if known else set()
         if names and choices.startswith(("[", "{")):  # Hydra stumbles over what is in some of them
             return f"{group}={choices[:80]}: expected one of {', '.join(sorted(names))}"
-        for choice in choices.split(","):
+        for choice in choices.split(",") if "(" not in choices else []:  # choice(adam,sgd) and the like are Hydra's
             if names and choice and choice[0].isalnum() and choice not in names | {"null"}:
                 near = difflib.get_close_matches(choice, sorted(names), n=1, cutoff=0.5)
                 hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -82,7 +82,9 @@ def data_faults(data: Data) -> Iterator[str]:
     if data.source not in sources.SOURCES:
         yield unknown("data.source", data.source, sources.SOURCES)
     path = getattr(data, "path", None)
-    if path is not None:
+    if path is not None and any("\ud800" <= char <= "\udfff" for char in path):
+        yield f"data.path={path!r}: its bytes are no UTF-8, which settings are saved in; rename it or link to it"
+    elif path is not None:
         yield from (f"data.path={path!r}: {fault}" for fault in sources.path_faults(data.source, path))
     if isinstance(data, SyntheticData) and data.classes not in (2, 3):
         yield f"data.classes={data.classes}: the generator draws 2 or 3 classes"
