@@ -74,6 +74,7 @@ def report(manifest: pd.DataFrame, hashes: NDArray[np.uint64]) -> Leaks:
             "path": paths[rows[order]],
             "other_split": splits[partners[order]],
             "other_path": paths[partners[order]],
-        }
-    )
+        },
+        dtype=object,  # pandas' own text type holds no names that are not UTF-8
+    ).astype({"distance": np.int64})
     return Leaks(counts, pairs)
