@@ -78,8 +78,9 @@ def measured(run: Path, place: Path) -> Result:
     paths = ",".join(str(place / name) for name in SURFACES)
     settings = [f"run='{run}'", "data=folder", f"data.path={paths}", "tracking=none", "hydra.sweep.dir=."]
     grouping = ["split.group_by=regex", f"split.pattern='{tiles.PHOTO_PATTERN}'"]
+    names = ["data.class_map={cracked: Positive, uncracked: Negative}"]
     directory = run / "surfaces"
-    measure.run([sys.executable, str(EVALUATE), "-m", *settings, *grouping], directory)
+    measure.run([sys.executable, str(EVALUATE), "-m", *settings, *grouping, *names], directory)
     surfaces = {name: measure.results(directory / str(number)) for number, name in enumerate(SURFACES)}
     found = measure.results(run)
     return Result(found["val_accuracy"], found, surfaces)

@@ -1,7 +1,10 @@
-"""What the scripts do, in this process: settings composed from `conf/`, and small runs trained on them."""
+"""The scripts, as processes of their own, and what they do in this process: small runs trained on composed settings."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
 from hairline import cli, config, experiment
+from tests.conftest import ROOT
 
-CONF = Path(__file__).parents[1] / "conf"
+TINY = ("model=mobilenetv3small", "model.weights=random", "image_size=32", "batch_size=16", "epochs=2")
 SMALL = (
     "features.engine=tensorflow",  # converting takes longer than all the rest; test_features.py covers LiteRT
     "model=mobilenetv3small",
@@ -26,7 +30,7 @@ SMALL = (
 def composed(script: str, *overrides: str) -> Any:
     """Give a script's checked settings, as the command line would compose them."""
     cli.register(ConfigStore.instance())
-    with initialize_config_dir(str(CONF)):
+    with initialize_config_dir(str(ROOT / "conf")):
         return config.load(compose(script, list(overrides)))
 
 
@@ -36,3 +40,23 @@ def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
     settings = composed("config", *chosen)
     place.mkdir(parents=True)
     return experiment.train(settings, place, chosen)
+
+
+def run(
+    *arguments: str, environment: dict[str, str] | None = None, timeout: float = 200, script: str = "train.py"
+) -> subprocess.CompletedProcess[str]:
+    """Run a script with settings, as users do."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        capture_output=True, text=True, timeout=timeout, env=os.environ | (environment or {}), check=False,
+    )  # fmt: skip
+
+
+def refused(found: subprocess.CompletedProcess[str], *texts: str, code: int = 2) -> str:
+    """Check that a script ended with an exit status and in words, these among them; gives all it said."""
+    said = found.stdout + found.stderr
+    assert found.returncode == code, said
+    assert "Traceback" not in said
+    for text in texts:
+        assert text in said
+    return said

@@ -23,7 +23,7 @@ from hairline.data import manifest, pipeline, sources
 from hairline.model import bundle as bundles
 from tests import darkness
 from tests.conftest import ROOT
-from tests.test_cli import SMALL
+from tests.running import TINY
 from tests.test_experiment import train
 
 
@@ -77,7 +77,7 @@ def test_a_run_on_a_disk_that_fills_up_ends_with_a_sentence(
     place = disk(f"size={size}")
     monkeypatch.chdir(place)
     found = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *SMALL, "data=folder", f"data.path={two_classes}"],
+        [sys.executable, str(ROOT / "train.py"), *TINY, "data=folder", f"data.path={two_classes}"],
         capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip
     said = found.stdout + found.stderr

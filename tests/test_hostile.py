@@ -27,7 +27,7 @@ from hairline.data import archives, augmentation, images, manifest, members, sou
 from hairline.model import optimizers
 from tests import fuzzing
 from tests.conftest import ROOT
-from tests.test_cli import SMALL
+from tests.running import TINY
 
 CONF = ROOT / "conf"
 
@@ -258,22 +258,6 @@ def test_a_damaged_manifest_gives_right_labels_or_is_named(count: int, photos: l
     assert outcomes == {"refused", "read"}
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("path,label\na.jpg,cracked,extra\nb.jpg,plain,extra\n", "line 2: 3 fields where the first line names 2"),
-        ("path,label\nmy,wall.jpg,cracked\n", "line 2: 3 fields.*comma stands in double quotes"),
-        ("path,label\na.jpg\nb.jpg,plain\n", "line 2: 1 fields"),
-        ("path,label,label\na.jpg,x,y\n", "names a column twice"),
-        ('path,label\n"a.jpg,x\nb.jpg,y\n', "cannot be read as a CSV table"),
-    ],
-)
-def test_rows_that_do_not_fit_are_refused_and_not_moved(content: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text(content)
-    with pytest.raises(manifest.ManifestError, match=message):
-        sources.from_manifest(path=str(tmp_path / "list.csv"))
-
-
 def test_a_size_that_is_no_number_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("path,width\na,12x\n")
     with pytest.raises(manifest.ManifestError, match="column width: expected whole numbers"):
@@ -308,7 +292,7 @@ def test_any_name_goes_from_the_folder_to_the_report(two_classes: Path, tmp_path
         shutil.copytree(two_classes / folder, root / name)
         for odd, path in zip(NAMES, sorted((root / name).iterdir()), strict=False):
             path.rename(path.with_name(f"{odd}.jpg"))
-    settings = [*SMALL, "data=folder", f"data.path='{root}'", "features.engine=tensorflow"]
+    settings = [*TINY, "data=folder", f"data.path='{root}'", "features.engine=tensorflow"]
     commands = [["train.py", *settings]]
     while commands:
         command = [sys.executable, str(ROOT / commands[0][0]), *commands.pop(0)[1:]]
@@ -334,7 +318,7 @@ def test_any_name_goes_from_the_folder_to_the_report(two_classes: Path, tmp_path
 
 def configured(typed: list[str]) -> str:
     """Do with a command line what train.py does before it trains, and say how that ended."""
-    if cli._unknown_choice(CONF, typed):
+    if cli.unknown_choice(CONF, typed):
         return "refused by Hydra"
     try:
         composed = compose("config", typed)

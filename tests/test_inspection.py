@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ from hairline.inspection import cluster, examiner, photos
 from hairline.inspection.inspector import InspectionError, Inspector
 from hairline.model import bundle as bundles
 from tests import darkness
-from tests.conftest import ROOT
-from tests.running import composed
+from tests.running import composed, run
 
 TILE = darkness.PATCH_PX
 DARK = (TILE, 2 * TILE, 2 * TILE, TILE)  # of a wall of 10 x 7 tiles and a bit
@@ -60,13 +58,6 @@ def site(tmp_path: Path) -> Path:
 def predict(model: Path, place: Path | str, *overrides: str) -> int:
     chosen = [f"run={model}", f"input='{place}'", "output=out", "engine=litert", *overrides]
     return photos.inspect_photos(composed("predict", *chosen), Path("unused"))[0]
-
-
-def script(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "predict.py"), *arguments],
-        capture_output=True, text=True, timeout=120, env=os.environ | (environment or {}), check=False,
-    )  # fmt: skip
 
 
 def table(name: str) -> pd.DataFrame:
@@ -452,7 +443,7 @@ def no_tensorflow(tmp_path: Path) -> dict[str, str]:
 def test_mistakes_are_answered_without_tensorflow(
     arguments: list[str], message: str, no_tensorflow: dict[str, str]
 ) -> None:
-    found = script(*arguments, environment=no_tensorflow)
+    found = run(*arguments, environment=no_tensorflow, script="predict.py")
     assert found.returncode not in (0, None)
     assert message in found.stdout + found.stderr
     assert "Traceback" not in found.stdout + found.stderr
@@ -462,7 +453,7 @@ def test_mistakes_are_answered_without_tensorflow(
 def test_the_command(model: Path, site: Path, no_tensorflow: dict[str, str]) -> None:
     """A converted model needs no TensorFlow, so that the command starts in seconds; the exit status tells of faults."""
     hairline.inspect(site / "a.png", run=model, engine="litert")
-    found = script(f"run={model}", f"input={site}", "output=out", environment=no_tensorflow)
+    found = run(f"run={model}", f"input={site}", "output=out", environment=no_tensorflow, script="predict.py")
     said = found.stdout + found.stderr
     assert found.returncode == 0, said
     assert re.search(r"2  cracked\n +2  plain", said), said
@@ -473,7 +464,7 @@ def test_the_command(model: Path, site: Path, no_tensorflow: dict[str, str]) -> 
     assert produced == {"predictions.csv", "photos.csv", "photos.geojson", "report.html", "overlays", "records",
                         "predict.log"}  # fmt: skip
     (site / "broken.jpg").write_bytes(b"abc")
-    again = script(f"run={model}", f"input={site}/**/*.*", environment=no_tensorflow)
+    again = run(f"run={model}", f"input={site}/**/*.*", environment=no_tensorflow, script="predict.py")
     assert again.returncode == 1, again.stdout + again.stderr
     assert "broken.jpg: not an image" in again.stdout + again.stderr
     (place,) = Path("outputs").glob("*/*-predict")

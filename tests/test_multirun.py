@@ -20,9 +20,9 @@ from hydra.core.config_store import ConfigStore
 
 from hairline import cli, launching, multirun, sweeps
 from tests.conftest import ROOT
-from tests.test_cli import SMALL, run
+from tests.running import TINY, run
 
-HEAD = (*SMALL, "features.engine=tensorflow", "data=folder")
+HEAD = (*TINY, "features.engine=tensorflow", "data=folder")
 
 
 def runs() -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_cli import SMALL
+from tests.running import TINY
 from tests.test_secrets import SECRET, found_in
 
 pytestmark = pytest.mark.slow
@@ -128,7 +128,7 @@ def store(kind: str, postgres_address: str | None, place: Path) -> Iterator[str]
 
 
 def train(address: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    chosen = [*SMALL, "features.engine=tensorflow", f"tracking.uri={address}", *arguments]
+    chosen = [*TINY, "features.engine=tensorflow", f"tracking.uri={address}", *arguments]
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *chosen],
         capture_output=True, timeout=280, env=os.environ | VARIABLES, check=False,

@@ -83,6 +83,11 @@ def test_manifest_paths_are_relative_to_it(tmp_path: Path) -> None:
         ("path,label\n1.jpg,a\n2.jpg,a\n", "only the class 'a'"),
         ("path,label\n1.jpg,a\n1.jpg,b\n", "more than once"),
         ("file,class\n1.jpg,a\n", "lacks the columns path, label"),
+        ("path,label\na.jpg,cracked,extra\nb.jpg,plain,extra\n", "line 2: 3 fields where the first line names 2"),
+        ("path,label\nmy,wall.jpg,cracked\n", "line 2: 3 fields.*comma stands in double quotes"),
+        ("path,label\na.jpg\nb.jpg,plain\n", "line 2: 1 fields"),
+        ("path,label,label\na.jpg,x,y\n", "names a column twice"),
+        ('path,label\n"a.jpg,x\nb.jpg,y\n', "cannot be read as a CSV table"),
     ],
 )
 def test_manifests_with_faults(tmp_path: Path, content: str, message: str) -> None:

@@ -28,8 +28,8 @@ from hairline.config import Sync
 from hairline.tracking import delivery, mirror, store
 from hairline.tracking.journal import FILE, Journal
 from tests.conftest import ROOT
+from tests.running import TINY, run
 from tests.saved_runs import saved_run
-from tests.test_cli import SMALL, run
 
 SETTINGS: dict[str, Any] = {
     "enabled": True, "uri": None, "experiment": "e", "system_metrics": False, "name": "n", "tags": {"site": "bridge"},
@@ -344,7 +344,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def begun(place: Path, two_classes: Path, uri: str, *more: str) -> subprocess.Popen[str]:
     """Start a training of many short epochs, and wait for its tenth."""
-    settings = [*SMALL, "features.engine=tensorflow", "data=folder", f"data.path={two_classes}", "epochs=250"]
+    settings = [*TINY, "features.engine=tensorflow", "data=folder", f"data.path={two_classes}", "epochs=250"]
     settings += ["report.level=light", f"hydra.run.dir={place}", f"tracking.uri={uri}", *more]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *settings], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

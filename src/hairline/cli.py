@@ -55,7 +55,7 @@ def start(script: str, main: Callable[[], None]) -> None:
         sys.argv[1:] = launching.expanded(sys.argv[1:])
     except ValueError as error:
         sys.exit(redaction.redacted(f"ERROR: {error}"))
-    fault = _unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
+    fault = unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
     if fault:
         sys.exit(redaction.redacted(fault))
     interruption.listen()
@@ -187,7 +187,7 @@ def _way_on(directory: Path) -> str:
     return f". To go on: python train.py resume={shlex.quote(place)}"
 
 
-def _unknown_choice(folder: Path, arguments: list[str]) -> str | None:
+def unknown_choice(folder: Path, arguments: list[str]) -> str | None:
     """Say which group=choice names a file that is not there, with the nearest one that is."""
     for argument in arguments:
         group, equals, choices = argument.partition("=")

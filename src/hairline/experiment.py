@@ -24,19 +24,21 @@ from hairline import config as configuration
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
 from hairline.data import manifest
-from hairline.model import backbones
-from hairline.phases import Frozen, finetune, frozen_features, train_head
+from hairline.phases import Frozen, Head, finetune
 from hairline.preparation import Data, prepare_data
+from hairline.pretrained import Pretrained
 
 if TYPE_CHECKING:
     import keras
-    import pandas as pd
 
     from hairline.evaluation.decisions import Decision
     from hairline.evaluation.leaks import Leaks
     from hairline.model.bundle import Bundle
 
 log = logging.getLogger(__name__)
+
+# What a run starts from; both have the same methods.
+Start = Pretrained | few_labels.Base
 
 # Settings that are no part of what a run tried; config.yaml holds them.
 _UNTOLD = ("tracking", "name", "tags", "resume")
@@ -56,12 +58,12 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
     Raises:
         CheckpointError: If another process works on the run, or what it began with is no longer there.
     """
-    base = None
-    if config.base is not None:
-        base = few_labels.Base.of(config.base)
+    base = None if config.base is None else few_labels.Base.of(config.base)
+    if base is not None:
         config = base.settings(config)
     with checkpoint.held(directory):
-        return _train(config, directory, overrides, begin(config, directory), base)
+        state = begin(config, directory)
+        return _train(config, directory, overrides, state, base or Pretrained.find(config))
 
 
 def begin(config: Config, directory: Path) -> Checkpoint:
@@ -82,18 +84,13 @@ def begin(config: Config, directory: Path) -> Checkpoint:
     return state
 
 
-def _train(
-    config: Config, directory: Path, overrides: list[str], state: Checkpoint, base: few_labels.Base | None
-) -> dict[str, float]:
+def _train(config: Config, directory: Path, overrides: list[str], state: Checkpoint, start: Start) -> dict[str, float]:
     seconds = Stages()
+    from hairline.model import bundle as bundles
+
     with seconds("data"):
-        weights = None
-        if base is None:
-            weights = backbones.find_weights(config.model.backbone, config.model.weights, config.image_size)
-        data = prepare_data(config)
+        data = start.checked(prepare_data(config))
         state.expect(manifest.digest(data.manifest), len(data.manifest))
-        if base is not None:
-            data = few_labels.checked(base, data)
     with tracking.start(
         **arguments(config.tracking, "log_model", "registered_model"),
         name=config.name or run_name(config, overrides),
@@ -104,31 +101,22 @@ def _train(
             record_inputs(config, data, directory, run)
             runtime.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
-            if base is None:
-                frozen = frozen_features(config, data, weights)
-                origin = backbones.origin(config.model.weights, weights)
-            else:
-                frozen = few_labels.base_features(config, data, base)
-                origin = base.parts.bundle.backbone["weights"]
-            run.parameters({"weights": origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
+            frozen = start.features(config, data)
+            run.parameters({"weights": start.origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
         with seconds("head"):
-            decision = None
-            if base is None:
-                head, standardisation, scores, history = train_head(config, data, frozen, run, state=state)
-            else:
-                head, standardisation, scores, history, decision = few_labels.refit_head(config, data, frozen, base)
-            history.to_csv(directory / "history.csv", index=False)
+            head = start.head(config, data, frozen, run, state)
+            head.history.to_csv(directory / "history.csv", index=False)
         if config.finetune.layers != "none":
             with seconds("finetune"):
-                scores, history = finetune(config, data, frozen, head, history, run, state)
-                history.to_csv(directory / "history.csv", index=False)
+                head = finetune(config, data, frozen, head, run, state)
+                head.history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
-            decision = decision or measurement.decide(config, data, scores)
-            results = measurement.measure(config, data, scores, decision)
-            bundle = saving.describe_model(config, data, frozen, origin, decision, base)
-            probabilities = measurement.probabilities(scores, decision.temperature)
+            decision = start.decide(config, data, head.scores)
+            results = measurement.measure(config, data, head.scores, decision)
+            bundle = saving.describe_model(config, data, decision, start.network(config, frozen))
+            probabilities = measurement.probabilities(head.scores, decision.temperature)
             write_predictions(data, probabilities, bundle, directory)
-            if config.probe and base is None:
+            if config.probe:
                 results |= measurement.measure_probe(data, frozen)
         if config.repeats > 1:
             with seconds("repeats"):
@@ -138,11 +126,13 @@ def _train(
                 leaks = measurement.find_leaks(data, directory)
                 results |= leaks.counts
             with seconds("model"):
-                model, results["parity_difference"] = saving.save_model(
-                    config, data, frozen, head, standardisation, probabilities, bundle, directory, base
+                model, results["parity_difference"] = saving.join_model(
+                    config, data, frozen, head, probabilities, bundle.temperature
                 )
+                statistics = start.statistics(config, data, frozen, head, model)
+                bundles.save(directory / "model", model, bundle, statistics)
             with seconds("figures"):
-                draw(config, data, frozen, model, scores, decision, bundle, history, leaks, results, directory)
+                draw(config, data, frozen, model, head, decision, bundle, leaks, results, directory)
         results |= seconds.measured()
         atomic.write_text(directory / "metrics.json", json.dumps(results, indent=2) + "\n")
         mirror(config, data, results, directory, run)
@@ -205,10 +195,9 @@ def draw(
     data: Data,
     frozen: Frozen,
     model: keras.Model,
-    scores: np.ndarray,
+    head: Head,
     decision: Decision,
     bundle: Bundle,
-    history: pd.DataFrame,
     leaks: Leaks,
     results: dict[str, float],
     directory: Path,
@@ -225,7 +214,7 @@ def draw(
     report.draw_training(
         folder,
         manifest=data.manifest,
-        history=history,
+        history=head.history,
         image_size=config.image_size,
         augment=arguments(config.augment),
         seed=config.seed,
@@ -237,8 +226,8 @@ def draw(
         folder,
         rows=data.manifest.iloc[test],
         labels=data.labels[test],
-        probabilities=measurement.probabilities(scores[test], decision.temperature),
-        uncalibrated=measurement.probabilities(scores[test], 1.0),
+        probabilities=measurement.probabilities(head.scores[test], decision.temperature),
+        uncalibrated=measurement.probabilities(head.scores[test], 1.0),
         bundle=bundle,
         title="Test images",
         seed=config.seed,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from hairline import runtime
+from hairline.config.values import names_run
 from hairline.data import images
 from hairline.model import bundle as bundles
 from hairline.model import engine as engines
@@ -127,7 +127,7 @@ def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run
     for folder in (Path(text).expanduser() / "model", Path(text).expanduser()):
         if (folder / bundles.BUNDLE).is_file():
             return folder
-    if text.startswith(("models:/", "runs:/")) or re.fullmatch(r"[0-9a-f]{32}", text):
+    if text.startswith(("models:/", "runs:/")) or names_run(text):
         from hairline import tracking
 
         return tracking.download_model(text, uri)

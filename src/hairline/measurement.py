@@ -139,7 +139,7 @@ def repeat(config: Config, data: Data, frozen: Frozen, first: dict[str, float], 
         again = replace(quiet, seed=config.seed + number)
         log.info("repeat %d of %d, seed %d", number + 1, config.repeats, again.seed)
         everything = np.arange(len(data.rows("train")))
-        _, _, scores, _ = train_head(again, data, frozen, tracking.Run(), everything)
+        scores = train_head(again, data, frozen, tracking.Run(), everything).scores
         rows.append({"seed": again.seed} | measure(again, data, scores, decide(again, data, scores)))
     told = [name for name in ("threshold", "temperature", *(f"test_{name}" for name in _SPREAD)) if name in rows[0]]
     table = pd.DataFrame(rows)[["seed", *told]]
@@ -182,7 +182,7 @@ def learning_curve(config: Config, data: Data, frozen: Frozen, whole: dict[str, 
         ordered = [places[np.argsort(drawn[places], kind="stable")] for places in of_classes]
         part = np.sort(np.concatenate([places[: max(1, round(share * len(places)))] for places in ordered]))
         smaller = replace(quiet, batch_size=max(8, round(share * config.batch_size)))
-        _, _, scores, _ = train_head(smaller, data, frozen, tracking.Run(), part)
+        scores = train_head(smaller, data, frozen, tracking.Run(), part).scores
         found = probabilities(scores, 1.0)
         row: dict[str, float] = {"images": len(part)}
         for split, names in (("val", ("accuracy", "loss")), ("test", ("accuracy",))):

@@ -5,21 +5,18 @@ TensorFlow takes seconds to import, so whatever needs it is imported inside the 
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from hairline import faults, runtime, tracking
+from hairline import faults, tracking
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
 from hairline.data import augmentation
-from hairline.model import backbones
 from hairline.preparation import Data
 
 if TYPE_CHECKING:
@@ -51,23 +48,21 @@ class Frozen:
     views: int
 
 
-def frozen_features(config: Config, data: Data, weights: Path | None) -> Frozen:
-    """Compute, or take from the cache, the features of all images and of the training images' further views."""
-    from hairline.model import engine
-    from hairline.model.features import Recipe
+@dataclass(frozen=True)
+class Head:
+    """A head that was trained, and what came of it.
 
-    name, size = config.model.backbone, config.image_size
-    taps = tuple(config.model.taps) or (backbones.BACKBONES[name].random_taps if weights is None else ())
+    Attributes:
+        model: From features to the classes' probabilities.
+        standardisation: The one it was built with.
+        scores: Logits float32 [n, classes] of all images, each by weights that it had no part in where there are such.
+        history: A row an epoch.
+    """
 
-    @functools.cache
-    def backbone() -> keras.Model:
-        with runtime.strategy(config.runtime.devices).scope():
-            return backbones.build(name, image_size=size, weights=weights, seed=config.seed, taps=taps)
-
-    digest = backbones.identify(weights, config.seed)
-    chosen = engine.choose(config.features.engine)
-    recipe = Recipe(name, digest, size, chosen, taps=taps, precision=config.runtime.precision)
-    return pass_images(config, data, backbone, recipe, "features")
+    model: keras.Model
+    standardisation: Standardisation
+    scores: np.ndarray
+    history: pd.DataFrame
 
 
 def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], recipe: Recipe, label: str) -> Frozen:
@@ -106,7 +101,7 @@ def train_head(
     run: tracking.Run,
     part: np.ndarray | None = None,
     state: Checkpoint | None = None,
-) -> tuple[keras.Model, Standardisation, np.ndarray, pd.DataFrame]:
+) -> Head:
     """Train the head on the training images' features, and mirror the history.
 
     Args:
@@ -116,9 +111,6 @@ def train_head(
         run: Where the history goes.
         part: int64, places among the training images of those to train on; None: all of them, and every epoch is told.
         state: Of the run; None: none is kept.
-
-    Returns:
-        The head, the standardisation it was built with, the logits float32 [n, classes] of all images, and the history.
     """
     import keras
 
@@ -145,7 +137,7 @@ def train_head(
         told=part is None,
         state=None if state is None else state.phase("head"),
     )
-    return head, standardisation, classifier.logits(head, frozen.images), history
+    return Head(head, standardisation, classifier.logits(head, frozen.images), history)
 
 
 def fit_rows(
@@ -215,17 +207,16 @@ def finetune(
     config: Config,
     data: Data,
     frozen: Frozen,
-    head: keras.Model,
-    history: pd.DataFrame,
+    head: Head,
     run: tracking.Run,
     state: Checkpoint,
-) -> tuple[np.ndarray, pd.DataFrame]:
+) -> Head:
     """Train the backbone's upper layers, or all, together with the head; both are changed in place.
 
     What lies below the layers that are trained is still data: its activations are cached like any features.
 
     Returns:
-        Logits float32 [n, classes] of all images, and the history of both phases.
+        The head, with the joined model's scores and the history of both phases.
     """
     import keras
 
@@ -240,18 +231,18 @@ def finetune(
         "epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
         "phase": "fine-tune",
-        "before": history,
+        "before": head.history,
         "state": state.phase("fine-tune"),
     }
     if cut is not None:
         log.info("fine-tuning from layer %s up", cut.layer)
         recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
         below = pass_images(config, data, lambda: cut.lower, recipe, "activations")
-        model = keras.Model(cut.upper.input, head(cut.upper.output))
+        model = keras.Model(cut.upper.input, head.model(cut.upper.output))
         history = fit_rows(config, data, model, below, run, batch_size=settings.batch_size, **phase)
         scores = classifier.logits(model, below.images, chunk=256)
     else:
-        model = keras.Model(backbone.input, head(backbone.output))
+        model = keras.Model(backbone.input, head.model(backbone.output))
         one_hot = np.eye(len(data.class_names), dtype=np.float32)[data.labels]
         augment = arguments(config.augment, "mode", "views")
 
@@ -277,4 +268,4 @@ def finetune(
         with faults.advised("finetune.batch_size", settings.batch_size):
             history = training.fit(model, epoch, batches(data.rows("val")), steps=steps, **shared, **phase)
             scores = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
-    return scores, history
+    return replace(head, scores=scores, history=history)

@@ -46,8 +46,19 @@ class Data:
         return np.flatnonzero(self.manifest["split"] == split)
 
 
-# What the jobs of one sweep found, in this process: listing and grouping 12,000 files takes each of them seconds.
-_remembered: dict[str, dict[str, tuple[pd.DataFrame, pd.DataFrame, np.ndarray | None]]] = {}
+_Found = tuple[pd.DataFrame, pd.DataFrame, np.ndarray | None]  # manifest, rejected files, perceptual hashes
+
+
+@dataclass
+class _Memory:
+    """What the jobs of one sweep found last: listing and grouping 12,000 files takes each of them seconds."""
+
+    session: str | None = None
+    settings: str = ""
+    found: _Found | None = None
+
+
+_memory = _Memory()
 
 
 def remember(session: str) -> None:
@@ -56,23 +67,22 @@ def remember(session: str) -> None:
     Args:
         session: Runs of another one look anew.
     """
-    if session not in _remembered:
-        _remembered.clear()
-        _remembered[session] = {}
+    global _memory
+    if session != _memory.session:
+        _memory = _Memory(session)
 
 
 def prepare_data(config: Config) -> Data:
     """List, check and divide the images."""
     grouping = config.split.grouping()
-    key = repr((config.data, grouping, None if config.data.limit is None else config.seed))
-    found = next((known[key] for known in _remembered.values() if key in known), None)
+    settings = repr((config.data, grouping, None if config.data.limit is None else config.seed))
+    found = _memory.found if _memory.settings == settings else None
     if found is None:
         table, rejected = scanned(listed(config.data, config.seed), config.data.max_rejected)
         table, hashes = grouped(table, config.split)
         found = table, rejected, hashes
-        for known in _remembered.values():
-            known.clear()  # one is enough: sweeps seldom go over data sets
-            known[key] = found
+        if _memory.session is not None:
+            _memory.settings, _memory.found = settings, found
     table, rejected, hashes = found[0].copy(), found[1].copy(), found[2]
     table = splits.split(table, **arguments(config.split, *grouping), seed=config.seed).reset_index(drop=True)
     class_names = sorted(table["label"].unique())

@@ -1,54 +1,35 @@
-"""From a trained head to the saved model: described, joined, checked and measured.
+"""From a trained head to the saved model: described, joined and checked.
 
 TensorFlow takes seconds to import, so whatever needs it is imported inside the functions.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hairline import environment
 from hairline.config import Config
 from hairline.data import images, manifest
-from hairline.model import backbones
-from hairline.phases import Frozen
+from hairline.phases import Frozen, Head
 from hairline.preparation import Data
 
 if TYPE_CHECKING:
     import keras
 
     from hairline.evaluation.decisions import Decision
-    from hairline.few_labels import Base
     from hairline.model.bundle import Bundle
-    from hairline.model.classifier import Standardisation
-    from hairline.model.features import Features
 
 PARITY_LIMIT = 1e-4  # between the joined model's probabilities and the feature path's
 _PARITY_IMAGES = 32
-_MEASURED_IMAGES = 500  # of training and of validation, whose features are computed anew after fine-tuning
 
 
-def describe_model(
-    config: Config, data: Data, frozen: Frozen, origin: str, decision: Decision, base: Base | None
-) -> Bundle:
-    """Describe the model for whoever uses it."""
+def describe_model(config: Config, data: Data, decision: Decision, network: dict[str, Any]) -> Bundle:
+    """Describe the model, `network` its backbone, for whoever uses it."""
     from hairline.model.bundle import Bundle
 
-    row = backbones.BACKBONES[config.model.backbone]
     point = decision.point
-    network = {
-        "name": config.model.backbone,
-        "weights": origin,
-        "weights_digest": frozen.recipe.weights,
-        "taps": " ".join(frozen.recipe.taps),
-        "finetuned": config.finetune.layers,
-        "precision": config.runtime.precision,
-        "licence": {"imagenet": row.licence, "synthetic": "Apache-2.0"}.get(origin, ""),
-    }
     return Bundle(
         class_names=data.class_names,
         positive_class=None if data.positive is None else data.class_names[data.positive],
@@ -60,7 +41,7 @@ def describe_model(
         abstain=decision.abstain,
         temperature=decision.temperature,
         data_digest=manifest.digest(data.manifest),
-        backbone=network if base is None else dict(base.parts.bundle.backbone),
+        backbone=network,
         versions=environment.versions(),
         extra={
             "split": config.split.grouping(),
@@ -70,26 +51,20 @@ def describe_model(
     )
 
 
-def save_model(
-    config: Config,
-    data: Data,
-    frozen: Frozen,
-    head: keras.Model,
-    standardisation: Standardisation,
-    probabilities: np.ndarray,
-    bundle: Bundle,
-    directory: Path,
-    base: Base | None,
+def join_model(
+    config: Config, data: Data, frozen: Frozen, head: Head, probabilities: np.ndarray, temperature: float
 ) -> tuple[keras.Model, float]:
-    """Join backbone and head, check the whole against the feature path on real test images, and save it.
+    """Join backbone and head, and check the whole against the feature path on real test images.
 
     Returns:
         The joined model, and the largest difference of its probabilities.
+
+    Raises:
+        RuntimeError: If they differ by more than `PARITY_LIMIT`.
     """
-    from hairline.model import bundle as bundles
     from hairline.model import classifier
 
-    model = classifier.join(frozen.model(), head, standardisation, bundle.temperature)
+    model = classifier.join(frozen.model(), head.model, head.standardisation, temperature)
     rows = data.rows("test")[:_PARITY_IMAGES]
     pixels = np.stack([images.decode(path, config.image_size) for path in data.manifest["path"].iloc[rows]])
     # In small batches: an eager call on all of them would more than double the run's peak memory.
@@ -100,67 +75,4 @@ def save_model(
             f"the joined model's probabilities differ from the trained head's by {difference:.2g} on test images; "
             f"expected at most {PARITY_LIMIT:g}: the model was not saved"
         )
-    # Which images the model has seen, so that an evaluation elsewhere can leave them out.
-    statistics = bundles.seen_images(data.manifest["sha256"], data.manifest["split"])
-    if base is None:
-        statistics |= measure_features(config, data, frozen, model, standardisation)
-    else:
-        statistics = extend(base.statistics, statistics, frozen.images)
-    bundles.save(directory / "model", model, bundle, statistics)
     return model, difference
-
-
-def measure_features(
-    config: Config, data: Data, frozen: Frozen, model: keras.Model, standardisation: Standardisation
-) -> dict[str, np.ndarray]:
-    """Give the arrays by which new images are told from those of the training.
-
-    They belong to the model's own features, which fine-tuning has moved away from the frozen ones.
-    """
-    from hairline.model.classifier import Standardisation
-    from hairline.model.distance import Distance
-
-    rows = {split: data.rows(split) for split in ("train", "val")}
-    if config.finetune.layers == "none":
-        found = {split: frozen.images.rows(numbers) for split, numbers in rows.items()}
-        mean, deviation = standardisation.mean, standardisation.deviation
-        return Distance.of(found["train"], data.labels[rows["train"]], found["val"], mean, deviation).arrays()
-    some = {split: evenly(numbers, _MEASURED_IMAGES) for split, numbers in rows.items()}
-    found = {split: tuned_features(config, data, frozen, model, numbers) for split, numbers in some.items()}
-    tuned = Standardisation.of(found["train"])
-    labels = data.labels[some["train"]]
-    return Distance.of(found["train"], labels, found["val"], tuned.mean, tuned.deviation).arrays()
-
-
-def tuned_features(config: Config, data: Data, frozen: Frozen, model: keras.Model, rows: np.ndarray) -> Features:
-    """Give what the joined model's layer `features` says of some images; nothing is kept."""
-    import keras
-
-    from hairline.model.features import compute
-
-    table = data.manifest.iloc[rows]
-    return compute(
-        table["path"].tolist(),
-        table["sha256"].tolist(),
-        # By TensorFlow: the model is in memory, and converting it would take longer than a thousand images do.
-        replace(frozen.recipe, weights="fine-tuned", engine="tensorflow"),
-        lambda: keras.Model(model.input, model.get_layer("features").output),
-        keep=False,
-        threads=config.runtime.threads,
-        label="features of the fine-tuned model",
-    )
-
-
-def evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    """Draw at most `most` of some numbers, evenly over their order."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
-
-
-def extend(base: dict[str, np.ndarray], seen: dict[str, np.ndarray], features: Features) -> dict[str, np.ndarray]:
-    """Give the arrays of an adapted model: its base's, with the new images among what it knows."""
-    from hairline.model import bundle as bundles
-    from hairline.model.distance import Distance
-
-    found = base | bundles.seen_both(base, seen)
-    distance = Distance.read(base)
-    return found if distance is None else found | distance.widened(features).arrays()

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from hairline.config.checks import data_faults, grouping_faults, positive_faults
 from hairline.config.schema import Data, FeatureSettings, Report, Runtime, Split, Tracking
+from hairline.config.values import names_run
 
 
 @dataclass
@@ -62,7 +63,6 @@ def compare_faults(config: Compare) -> Iterator[str]:
             "MLflow experiment, mlflow_experiment=<name>"
         )
     for text in config.runs:
-        named = len(text) == 32 and set(text) <= set("0123456789abcdef")
-        if not named and not Path(text).expanduser().is_dir():
+        if not names_run(text) and not Path(text).expanduser().is_dir():
             yield f"runs: {text} is neither a folder nor an MLflow run id"
     yield from positive_faults({"resamples": config.resamples})

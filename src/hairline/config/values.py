@@ -11,6 +11,7 @@ from typing import Any
 
 from hairline.config.schema import Config
 
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _LEAST, _MOST = -(2**31), 2**32 - 1  # the largest seed; every other whole number means less
 _TAG = re.compile(r"[/\w.\- :]{1,250}")  # what MLflow takes for the name of a tag
 _TAG_CHARACTERS, _NAME_CHARACTERS = 5000, 250
@@ -35,6 +36,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optimizer.epsilon": (1e-30, 1),
     "optimizer.weight_decay": (0, 1),
 }
+
+
+def names_run(text: str) -> bool:
+    """Say whether a text has the form of an MLflow run id."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 def value_faults(config: Any) -> Iterator[str]:

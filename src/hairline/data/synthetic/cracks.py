@@ -4,21 +4,7 @@ import math
 
 import numpy as np
 
-from hairline.data.synthetic.geometry import (
-    anchor,
-    carved,
-    coverage,
-    distances,
-    grains,
-    noise,
-    patchy,
-    ribbon,
-    scale_of,
-    shaded,
-    softened,
-    tinted,
-    walk,
-)
+from hairline.data.synthetic import geometry
 
 
 def crack(
@@ -36,7 +22,7 @@ def crack(
     Returns:
         The image and the mask of the crack, bool [height, width], never empty.
     """
-    shape, scale = image.shape[:2], scale_of(image)
+    shape, scale = image.shape[:2], geometry.scale_of(image)
     height, width = shape
     limits_px, step_px, level = (0.5 * scale, 3.4 * scale), 4 * scale, 0.4
     if width_px is None:
@@ -44,7 +30,7 @@ def crack(
     else:
         limits_px, step_px = (min(0.45, 0.5 * width_px), 1.2 * width_px), max(3.0, step_px)
     heading = rng.uniform(0, 2 * math.pi)
-    middle = anchor(rng, image, 0.2)
+    middle = geometry.anchor(rng, image, 0.2)
     length_px = math.hypot(height, width) * 1.5
     if rng.random() < 0.1:  # only at a corner, across its diagonal
         corner = rng.integers(0, 2, 2)
@@ -54,28 +40,28 @@ def crack(
     elif rng.random() < 0.2:  # one that ends inside the picture
         length_px *= rng.uniform(0.3, 0.5)
     bend = rng.uniform(0.25, 0.7)
-    trunk = walk(rng, heading, length_px, step_px, bend)
+    trunk = geometry.walk(rng, heading, length_px, step_px, bend)
     trunk += middle - trunk[len(trunk) // 2]
     strokes = [_crack_outline(rng, trunk, width_px, limits_px)]
     for _ in range(rng.choice(4, p=[0.5, 0.28, 0.15, 0.07])):
         start = trunk[int(len(trunk) * rng.uniform(0.25, 0.75))]
         side = heading + rng.choice([-1, 1]) * rng.uniform(0.4, 1.2)
-        branch = start + walk(rng, side, length_px * rng.uniform(0.15, 0.5), step_px, bend)
+        branch = start + geometry.walk(rng, side, length_px * rng.uniform(0.15, 0.5), step_px, bend)
         strokes.append(_crack_outline(rng, branch, max(2 * limits_px[0], width_px * rng.uniform(0.3, 0.7)), limits_px))
-    whole = coverage(shape, strokes)
+    whole = geometry.coverage(shape, strokes)
     level *= min(1.0, float(whole.max()))  # a hairline covers no pixel wholly
     cover = whole
     if rng.random() < 0.35:  # interrupted
-        cover = whole * patchy(rng, shape, 22 * scale, rng.uniform(0.5, 1.5))
+        cover = whole * geometry.patchy(rng, shape, 22 * scale, rng.uniform(0.5, 1.5))
     if np.count_nonzero(cover > level) < 0.6 * np.count_nonzero(whole > level):
         cover = whole  # the interruptions left too little of it
     mask = cover > level
     if depth is None:
         depth = rng.uniform(0.5, 0.9) if rng.random() < 0.85 else rng.uniform(0.35, 0.5)
     if rng.random() < 0.5:  # dirt along its banks
-        cover = np.maximum(cover, rng.uniform(0.1, 0.5) * softened(cover, 3.5 * scale))
-    chips = rng.uniform(0, 0.9) * patchy(rng, shape, 12 * scale, 0.3)
-    return carved(rng, image, cover, depth, chips), mask
+        cover = np.maximum(cover, rng.uniform(0.1, 0.5) * geometry.softened(cover, 3.5 * scale))
+    chips = rng.uniform(0, 0.9) * geometry.patchy(rng, shape, 12 * scale, 0.3)
+    return geometry.carved(rng, image, cover, depth, chips), mask
 
 
 def _crack_outline(
@@ -88,7 +74,7 @@ def _crack_outline(
     taper = np.clip(4 * np.sin(np.linspace(0.02, math.pi - 0.02, count)), 0, 1)
     banks = 0.5 * width_px * swell * taper * np.exp(0.3 * rng.standard_normal((2, count)))
     banks = np.clip(banks, *limits_px)
-    return ribbon(points, *banks)
+    return geometry.ribbon(points, *banks)
 
 
 def spall(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,25 +83,25 @@ def spall(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.n
     Returns:
         The image and the mask of the broken area, bool [height, width], never empty.
     """
-    shape, scale = image.shape[:2], scale_of(image)
-    across, down = distances(shape, anchor(rng, image, 0.2))
+    shape, scale = image.shape[:2], geometry.scale_of(image)
+    across, down = geometry.distances(shape, geometry.anchor(rng, image, 0.2))
     turn = rng.uniform(0, math.pi)
     along = across * math.cos(turn) + down * math.sin(turn)
     aside = down * math.cos(turn) - across * math.sin(turn)
     reach = rng.uniform(28, 75) * scale
-    ragged = 0.26 * noise(rng, shape, 35 * scale) + 0.06 * noise(rng, shape, 12 * scale, 5 * scale)
+    ragged = 0.26 * geometry.noise(rng, shape, 35 * scale) + 0.06 * geometry.noise(rng, shape, 12 * scale, 5 * scale)
     inside = 1 - np.hypot(along, aside * rng.uniform(1, 1.8)) / reach + ragged
     inside = np.maximum(inside, 0.5 - np.hypot(along, aside) / (8 * scale))  # so that noise can't empty it
     cover = np.clip(inside * reach / (2 * scale) + 0.5, 0, 1)
     light = rng.uniform(0, 2 * math.pi)
-    relief = noise(rng, shape, 3 * scale) + 2 * noise(rng, shape, 14 * scale, 7 * scale)
-    stones = grains(rng, shape, int(rng.integers(20, 140)), rng.uniform(2.5, 6) * scale)
-    stone = coverage(shape, stones, rng.random(len(stones)))
+    relief = geometry.noise(rng, shape, 3 * scale) + 2 * geometry.noise(rng, shape, 14 * scale, 7 * scale)
+    stones = geometry.grains(rng, shape, int(rng.integers(20, 140)), rng.uniform(2.5, 6) * scale)
+    stone = geometry.coverage(shape, stones, rng.random(len(stones)))
     tone = rng.uniform(0.65, 0.9) if rng.random() < 0.5 else rng.uniform(1.02, 1.2)
     warm = rng.uniform(-0.01, 0.06)
-    bare = tone * (1 + rng.uniform(0.12, 0.3) * shaded(relief, light) + rng.uniform(-0.3, 0.35) * stone)
-    broken = softened(image, 4 * scale) * tinted(bare, (1 + warm, 1, 1 - warm))
-    edge = shaded(softened(cover, 2.5 * scale), light) * scale
+    bare = tone * (1 + rng.uniform(0.12, 0.3) * geometry.shaded(relief, light) + rng.uniform(-0.3, 0.35) * stone)
+    broken = geometry.softened(image, 4 * scale) * geometry.tinted(bare, (1 + warm, 1, 1 - warm))
+    edge = geometry.shaded(geometry.softened(cover, 2.5 * scale), light) * scale
     image = image + (broken - image) * cover[..., None]
     image = image * (1 + np.clip(rng.uniform(2, 6) * edge, -0.8, 0.4))[..., None]
     return image, cover > 0.5

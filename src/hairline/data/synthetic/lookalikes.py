@@ -5,61 +5,48 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hairline.data.synthetic.geometry import (
-    anchor,
-    arc,
-    brushed,
-    carved,
-    coverage,
-    distances,
-    grains,
-    noise,
-    patchy,
-    ribbon,
-    scale_of,
-    softened,
-    straight,
-    tinted,
-)
+from hairline.data.synthetic import geometry
 
 
 def joint(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """A straight joint or the line between two formwork boards: dark or light, of even width."""
-    shape, scale = image.shape[:2], scale_of(image)
-    points = straight(rng, image, wobble_px=rng.choice([0.0, 0.4]) * scale)
+    shape, scale = image.shape[:2], geometry.scale_of(image)
+    points = geometry.straight(rng, image, wobble_px=rng.choice([0.0, 0.4]) * scale)
     half = np.full(len(points), 0.5 * math.exp(rng.uniform(math.log(1.2), math.log(8))) * scale)
-    lines = [ribbon(points, half, half)]
+    lines = [geometry.ribbon(points, half, half)]
     if rng.random() < 0.2:
-        lines.append(ribbon(points + rng.uniform(6, 14) * scale, 0.5 * half, 0.5 * half))
-    cover = coverage(shape, lines)
+        lines.append(geometry.ribbon(points + rng.uniform(6, 14) * scale, 0.5 * half, 0.5 * half))
+    cover = geometry.coverage(shape, lines)
     if rng.random() < 0.2:  # partly filled
-        cover = cover * patchy(rng, shape, 22 * scale, rng.uniform(0.5, 1.5))
+        cover = cover * geometry.patchy(rng, shape, 22 * scale, rng.uniform(0.5, 1.5))
     if rng.random() < 0.25:  # a ridge of cement paste
-        return carved(rng, image, cover, -rng.uniform(0.08, 0.3), rng.uniform(0.1, 0.5))
-    return carved(rng, image, cover, rng.uniform(0.4, 0.95), rng.uniform(0, 0.6))
+        return geometry.carved(rng, image, cover, -rng.uniform(0.08, 0.3), rng.uniform(0.1, 0.5))
+    return geometry.carved(rng, image, cover, rng.uniform(0.4, 0.95), rng.uniform(0, 0.6))
 
 
 def scratch(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """One to four thin, gently curved scratches, light or dark, roughly parallel."""
-    shape, scale = image.shape[:2], scale_of(image)
+    shape, scale = image.shape[:2], geometry.scale_of(image)
     heading, lines = rng.uniform(0, 2 * math.pi), []
     for _ in range(rng.integers(1, 5)):
-        points = arc(rng, image, heading + rng.normal(0, 0.12), rng.uniform(40, 260) * scale, bend=0.25)
+        points = geometry.arc(rng, image, heading + rng.normal(0, 0.12), rng.uniform(40, 260) * scale, bend=0.25)
         half = 0.5 * rng.uniform(0.6, 1.6) * scale * np.sin(np.linspace(0.1, math.pi - 0.1, len(points)))
-        lines.append(ribbon(points, half, half))
+        lines.append(geometry.ribbon(points, half, half))
     depth = rng.uniform(0.35, 0.95) if rng.random() < 0.6 else -rng.uniform(0.15, 0.5)
-    return carved(rng, image, coverage(shape, lines), depth, rng.uniform(0, 0.2))
+    return geometry.carved(rng, image, geometry.coverage(shape, lines), depth, rng.uniform(0, 0.2))
 
 
 def cable(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """A cable, wire or stalk on the surface: smoothly bent, even in width, with a highlight and a shadow."""
-    shape, scale = image.shape[:2], scale_of(image)
-    points = arc(rng, image, rng.uniform(0, 2 * math.pi), 1.7 * max(shape), bend=rng.uniform(0.2, 1.4))
+    shape, scale = image.shape[:2], geometry.scale_of(image)
+    points = geometry.arc(rng, image, rng.uniform(0, 2 * math.pi), 1.7 * max(shape), bend=rng.uniform(0.2, 1.4))
     half = np.full(len(points), 0.5 * rng.uniform(1.5, 7) * scale)
-    body = coverage(shape, [ribbon(points, half, half)])[..., None]
+    body = geometry.coverage(shape, [geometry.ribbon(points, half, half)])[..., None]
     shift = rng.uniform(-5, 5, 2) * scale
-    shadow = softened(coverage(shape, [ribbon(points + shift, half, half)]), rng.uniform(0.8, 3) * scale)
-    highlight = coverage(shape, [ribbon(points, half * 0.3, half * 0.1)])[..., None]
+    shadow = geometry.softened(
+        geometry.coverage(shape, [geometry.ribbon(points + shift, half, half)]), rng.uniform(0.8, 3) * scale
+    )
+    highlight = geometry.coverage(shape, [geometry.ribbon(points, half * 0.3, half * 0.1)])[..., None]
     paint = (rng.uniform(0.04, 0.3) + rng.uniform(0, 0.06, 3)).astype(np.float32)
     image = image * (1 - rng.uniform(0.1, 0.6) * shadow[..., None])
     covered: np.ndarray = image + (paint + rng.uniform(0, 0.25) * highlight - image) * body
@@ -68,43 +55,43 @@ def cable(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 def stain(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """A damp, oily, rusty or limy patch with a soft, irregular edge."""
-    shape, scale = image.shape[:2], scale_of(image)
-    across, down = distances(shape, anchor(rng, image, 0.0))
+    shape, scale = image.shape[:2], geometry.scale_of(image)
+    across, down = geometry.distances(shape, geometry.anchor(rng, image, 0.0))
     reach = rng.uniform(15, 110) * scale
-    field = 1 - np.hypot(across, down) / reach + 0.3 * noise(rng, shape, 40 * scale, 15 * scale, 6 * scale)
+    field = 1 - np.hypot(across, down) / reach + 0.3 * geometry.noise(rng, shape, 40 * scale, 15 * scale, 6 * scale)
     cover = np.clip(field / rng.uniform(0.3, 1.5), 0, 1)
     tone = rng.uniform(0.55, 0.92) if rng.random() < 0.8 else rng.uniform(1.05, 1.2)
     rust = rng.uniform(0, 0.1) if rng.random() < 0.5 else 0.0
-    paint = tinted(cover, (tone * (1 + rust) - 1, tone - 1, tone * (1 - rust) - 1))
+    paint = geometry.tinted(cover, (tone * (1 + rust) - 1, tone - 1, tone * (1 - rust) - 1))
     stained: np.ndarray = image * (1 + paint)
     return stained
 
 
 def streaks(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Traces of running water: narrow, parallel, fading along their way, dark or limy."""
-    shape, scale = image.shape[:2], scale_of(image)
-    flow = brushed(rng, shape, rng.uniform(4, 12) * scale, rng.uniform(10, 30))
-    cover = np.clip(flow - rng.uniform(0.2, 1.0), 0, 1) * np.clip(0.6 + noise(rng, shape, 80 * scale), 0, 1)
+    shape, scale = image.shape[:2], geometry.scale_of(image)
+    flow = geometry.brushed(rng, shape, rng.uniform(4, 12) * scale, rng.uniform(10, 30))
+    cover = np.clip(flow - rng.uniform(0.2, 1.0), 0, 1) * np.clip(0.6 + geometry.noise(rng, shape, 80 * scale), 0, 1)
     depth = rng.uniform(0.2, 0.7) if rng.random() < 0.7 else -rng.uniform(0.1, 0.3)
     return image * (1 - depth * cover[..., None])
 
 
 def aggregate(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Stones flush with the surface, each of its own tone."""
-    shape, scale = image.shape[:2], scale_of(image)
-    stones = grains(rng, shape, int(rng.integers(4, 45)), rng.uniform(2, 6) * scale)
-    cover = coverage(shape, stones, rng.uniform(0.2, 1, len(stones)))
+    shape, scale = image.shape[:2], geometry.scale_of(image)
+    stones = geometry.grains(rng, shape, int(rng.integers(4, 45)), rng.uniform(2, 6) * scale)
+    cover = geometry.coverage(shape, stones, rng.uniform(0.2, 1, len(stones)))
     depth = rng.uniform(0.2, 0.7) if rng.random() < 0.6 else -rng.uniform(0.1, 0.4)
-    return carved(rng, image, cover, depth, rng.uniform(0, 0.3))
+    return geometry.carved(rng, image, cover, depth, rng.uniform(0, 0.3))
 
 
 def shadow(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """The edge of a shadow across the picture, sharp or soft, straight or wavy."""
-    shape, scale = image.shape[:2], scale_of(image)
-    across, down = distances(shape, anchor(rng, image))
+    shape, scale = image.shape[:2], geometry.scale_of(image)
+    across, down = geometry.distances(shape, geometry.anchor(rng, image))
     angle = rng.uniform(0, 2 * math.pi)
     distance = across * math.cos(angle) + down * math.sin(angle)
-    distance = distance + float(rng.choice([0, 6, 15])) * scale * noise(rng, shape, 50 * scale)
+    distance = distance + float(rng.choice([0, 6, 15])) * scale * geometry.noise(rng, shape, 50 * scale)
     cover = np.clip(distance / (rng.uniform(1, 25) * scale) + 0.5, 0, 1)
     if rng.random() < 0.4:  # of something narrow: a mast, a rail
         far_px = rng.uniform(5, 40) * scale - distance
@@ -129,7 +116,7 @@ def planking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         1 + rng.normal(0, rng.uniform(0, 0.08), len(seams) + 1), np.diff([-1, *seams, span]).astype(int) + 1
     )
     across = np.interp(np.arange(span), np.arange(len(tones)) * (span / len(tones)), tones).astype(np.float32)
-    grain = noise(rng, (8, span), 2 + rng.random() * 4)[:1] * rng.uniform(0, 0.04)
+    grain = geometry.noise(rng, (8, span), 2 + rng.random() * 4)[:1] * rng.uniform(0, 0.04)
     bands = np.broadcast_to(across + grain[0], (length, span))
     bands = bands if upright else bands.T
     image = image * bands[..., None]
@@ -156,27 +143,27 @@ def _seam(rng: np.random.Generator, image: np.ndarray, places: np.ndarray, uprig
     fray = np.exp(rng.uniform(0, 0.6) * np.interp(np.arange(count), knots, rng.standard_normal(len(knots))))
     along = np.arange(count, dtype=np.float32)
     points = np.stack([places + wobble, along] if upright else [along, places + wobble], axis=1)
-    cover = coverage(shape, [ribbon(points, 0.5 * width_px * fray, 0.5 * width_px * fray[::-1])])
+    cover = geometry.coverage(shape, [geometry.ribbon(points, 0.5 * width_px * fray, 0.5 * width_px * fray[::-1])])
     if rng.random() < 0.4:  # no gap, but a line of dirt, rust or paste
-        cover = softened(cover, rng.uniform(0.6, 2.5))
+        cover = geometry.softened(cover, rng.uniform(0.6, 2.5))
         rust, dark = rng.uniform(0, 0.3), rng.uniform(0.1, 0.6)
-        image = image * (1 + tinted(cover, (0.5 * rust - dark, -dark, -rust - dark)))
+        image = image * (1 + geometry.tinted(cover, (0.5 * rust - dark, -dark, -rust - dark)))
         cover = cover * rng.uniform(0, 0.4)
     if rng.random() < 0.5:  # broken off, or faint in parts
-        cover = cover * patchy(rng, shape, rng.uniform(0.1, 0.5) * min(shape), rng.uniform(0.2, 1.2))
+        cover = cover * geometry.patchy(rng, shape, rng.uniform(0.1, 0.5) * min(shape), rng.uniform(0.2, 1.2))
     if rng.random() < 0.4:  # paste or rust that seeped out beside it
-        halo = softened(cover, rng.uniform(2, 6)) * rng.uniform(0.1, 0.5)
+        halo = geometry.softened(cover, rng.uniform(2, 6)) * rng.uniform(0.1, 0.5)
         rust = rng.uniform(0, 0.35)
-        image = image * (1 + tinted(halo, (rust - 0.3, -0.3, -rust - 0.3)))
+        image = image * (1 + geometry.tinted(halo, (rust - 0.3, -0.3, -rust - 0.3)))
     if rng.random() < 0.15:  # a fin of paste stands out
-        return carved(rng, image, cover, -rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.5))
-    return carved(rng, image, cover, rng.uniform(0.15, 0.95), rng.uniform(0, 0.6))
+        return geometry.carved(rng, image, cover, -rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.5))
+    return geometry.carved(rng, image, cover, rng.uniform(0.15, 0.95), rng.uniform(0, 0.6))
 
 
 def banding(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Soft stripes along one direction: wood grain of the formwork, strokes of a float, stripes of damp."""
     shape = image.shape[:2]
-    strokes = brushed(rng, shape, rng.uniform(0.015, 0.12) * min(shape), rng.uniform(8, 30))
+    strokes = geometry.brushed(rng, shape, rng.uniform(0.015, 0.12) * min(shape), rng.uniform(8, 30))
     return image * (1 + rng.uniform(0.02, 0.12) * strokes)[..., None]
 
 
@@ -202,29 +189,33 @@ def courses(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     spun = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     middle = (width / 2, height / 2)
     outlines = [_even(line @ spun + middle, half) for line in lines]
-    tone = coverage(shape, [body @ spun + middle for body in bodies], rng.random(len(bodies)))
-    mortar = coverage(shape, outlines)
+    tone = geometry.coverage(shape, [body @ spun + middle for body in bodies], rng.random(len(bodies)))
+    mortar = geometry.coverage(shape, outlines)
     red = rng.uniform(0, 0.35) if rng.random() < 0.6 else 0.0
     dark = rng.uniform(0.1, 0.5)
-    paint = tinted((1 - dark * tone * rng.uniform(0.3, 1)) * (1 - 0.3 * red), (1 + red, 1 - 0.35 * red, 1 - 0.6 * red))
+    paint = geometry.tinted(
+        (1 - dark * tone * rng.uniform(0.3, 1)) * (1 - 0.3 * red), (1 + red, 1 - 0.35 * red, 1 - 0.6 * red)
+    )
     image = image * (paint + (1 - paint) * mortar[..., None])
     depth = rng.uniform(0.05, 0.7) if rng.random() < 0.6 else -rng.uniform(0, 0.4)
-    return carved(rng, image, mortar * patchy(rng, shape, 0.1 * min(shape), 1.2), depth, rng.uniform(0, 0.5))
+    return geometry.carved(
+        rng, image, mortar * geometry.patchy(rng, shape, 0.1 * min(shape), 1.2), depth, rng.uniform(0, 0.5)
+    )
 
 
 def _even(points: np.ndarray, half_px: float) -> np.ndarray:
     """Outline of a line of even width."""
     half = np.full(len(points), half_px)
-    return ribbon(points, half, half)
+    return geometry.ribbon(points, half, half)
 
 
 def marking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """A painted or taped stripe, a chalk mark or a band of another coat: light or coloured, worn, with clear edges."""
-    shape, scale = image.shape[:2], scale_of(image)
+    shape, scale = image.shape[:2], geometry.scale_of(image)
     half = 0.5 * math.exp(rng.uniform(math.log(3), math.log(90))) * scale
-    points = straight(rng, image, wobble_px=0.5 * scale)
-    worn = patchy(rng, shape, rng.uniform(3, 25) * scale, rng.uniform(0.5, 1.5))
-    cover = coverage(shape, [_even(points, half)]) * worn * rng.uniform(0.3, 1)
+    points = geometry.straight(rng, image, wobble_px=0.5 * scale)
+    worn = geometry.patchy(rng, shape, rng.uniform(3, 25) * scale, rng.uniform(0.5, 1.5))
+    cover = geometry.coverage(shape, [_even(points, half)]) * worn * rng.uniform(0.3, 1)
     colour = rng.uniform(0.5, 0.95) * (1 - rng.uniform(0, 0.35) * rng.random(3))
     painted: np.ndarray = image + cover[..., None] * (colour.astype(np.float32) - image)
     return painted
@@ -232,10 +223,10 @@ def marking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 def pits(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """One to a dozen larger holes: blowholes, tie holes, chipped spots, their shape irregular and their ground dark."""
-    shape, scale = image.shape[:2], scale_of(image)
-    stones = grains(rng, shape, int(rng.integers(1, 13)), rng.uniform(2.5, 10) * scale)
-    cover = softened(coverage(shape, stones), 0.6)
-    return carved(rng, image, cover, rng.uniform(0.2, 0.95), rng.uniform(0.1, 0.8))
+    shape, scale = image.shape[:2], geometry.scale_of(image)
+    stones = geometry.grains(rng, shape, int(rng.integers(1, 13)), rng.uniform(2.5, 10) * scale)
+    cover = geometry.softened(geometry.coverage(shape, stones), 0.6)
+    return geometry.carved(rng, image, cover, rng.uniform(0.2, 0.95), rng.uniform(0.1, 0.8))
 
 
 # How often a clean patch shows each. A defect darkens a patch by itself, so fewer look-alikes beside it keep

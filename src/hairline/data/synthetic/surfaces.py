@@ -4,35 +4,27 @@ import math
 
 import numpy as np
 
-from hairline.data.synthetic.geometry import (
-    REFERENCE_SIZE,
-    brushed,
-    carved,
-    coverage,
-    grains,
-    noise,
-    scale_of,
-    shaded,
-    tinted,
-)
+from hairline.data.synthetic import geometry
 
 
 def surface(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Bare concrete, float32 [height, width, 3]: mottling, lit relief, sand, grain, pores, a colour cast."""
-    scale = min(shape) / REFERENCE_SIZE
+    scale = min(shape) / geometry.REFERENCE_SIZE
     light = rng.uniform(0, 2 * math.pi)
-    mottle = noise(rng, shape, 110 * scale, 45 * scale, 18 * scale, rng.uniform(6, 9) * scale)
-    relief = noise(rng, shape, rng.uniform(4, 8) * scale, rng.uniform(1.5, 3) * scale)
+    mottle = geometry.noise(rng, shape, 110 * scale, 45 * scale, 18 * scale, rng.uniform(6, 9) * scale)
+    relief = geometry.noise(rng, shape, rng.uniform(4, 8) * scale, rng.uniform(1.5, 3) * scale)
     sand = np.maximum(relief - rng.uniform(1.2, 2.2), 0)  # the highest grains show through the paste
     if rng.random() < 0.3:  # the strokes of a trowel or a broom
-        relief = relief + rng.uniform(0.5, 1.6) * brushed(rng, shape, rng.uniform(2, 4) * scale, rng.uniform(4, 14))
+        relief = relief + rng.uniform(0.5, 1.6) * geometry.brushed(
+            rng, shape, rng.uniform(2, 4) * scale, rng.uniform(4, 14)
+        )
     grey = 1 + rng.uniform(0.01, 0.05) * mottle
-    grey += rng.uniform(0.01, 0.06) * shaded(relief, light)
+    grey += rng.uniform(0.01, 0.06) * geometry.shaded(relief, light)
     grey += rng.uniform(-0.25, 0.25) * sand
     grey += rng.uniform(0.02, 0.12) * (rng.random(shape, dtype=np.float32) - 0.5)
     grey *= rng.uniform(0.4, 0.75)
     warm = rng.uniform(-0.035, 0.1)
-    image = tinted(mottle, tuple(rng.normal(0, 0.004, 3)))
+    image = geometry.tinted(mottle, tuple(rng.normal(0, 0.004, 3)))
     image += np.array((1 + warm, 1 + rng.normal(0, 0.01), 1 - 1.2 * warm), np.float32)
     image *= grey[..., None]
     return pores(rng, image) if rng.random() < 0.85 else image
@@ -41,9 +33,9 @@ def surface(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 def pores(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Bug holes: air bubbles that the formwork left open, dark with one lit wall."""
     count = min(90, int(rng.lognormal(2.3, 0.8)))
-    outlines = grains(rng, image.shape[:2], count, rng.uniform(1.3, 2.6) * scale_of(image))
-    cover = coverage(image.shape[:2], outlines, rng.uniform(0.45, 1, count))
-    return carved(rng, image, cover, rng.uniform(0.55, 0.97), rng.uniform(0.1, 0.5))
+    outlines = geometry.grains(rng, image.shape[:2], count, rng.uniform(1.3, 2.6) * geometry.scale_of(image))
+    cover = geometry.coverage(image.shape[:2], outlines, rng.uniform(0.45, 1, count))
+    return geometry.carved(rng, image, cover, rng.uniform(0.55, 0.97), rng.uniform(0.1, 0.5))
 
 
 def asphalt(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -51,7 +43,7 @@ def asphalt(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     bed = rng.uniform(0.25, 0.65)
     warm = rng.uniform(-0.03, 0.12)
     grey = np.full(shape, bed, np.float32)
-    image = roughened(rng, tinted(grey, (1 + warm, 1, 1 - warm)), strength=rng.uniform(0.5, 1))
+    image = roughened(rng, geometry.tinted(grey, (1 + warm, 1, 1 - warm)), strength=rng.uniform(0.5, 1))
     return gritty(rng, image)
 
 
@@ -65,9 +57,9 @@ def roughened(rng: np.random.Generator, image: np.ndarray, strength: float | Non
     """
     shape = image.shape[:2]
     cell_px = math.exp(rng.uniform(math.log(1.5), math.log(max(2.5, 0.06 * min(shape)))))
-    relief = noise(rng, shape, 3 * cell_px, cell_px)
+    relief = geometry.noise(rng, shape, 3 * cell_px, cell_px)
     strength = rng.uniform(0.1, 1) ** 2 if strength is None else strength
-    lit = shaded(relief, rng.uniform(0, 2 * math.pi)) * (0.25 * strength * min(cell_px, 4))
+    lit = geometry.shaded(relief, rng.uniform(0, 2 * math.pi)) * (0.25 * strength * min(cell_px, 4))
     lit += rng.uniform(0, 0.12) * strength * relief
     rough: np.ndarray = image * np.clip(1 + lit, 0.15, 2)[..., None]
     return rough
@@ -77,8 +69,8 @@ def gritty(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """`image` speckled with grains of all tones and a few colours, 1 to 4 px wide in this image."""
     shape = image.shape[:2]
     amplitude = rng.uniform(0.03, 0.25)
-    grit = noise(rng, shape, rng.uniform(1, 4))
+    grit = geometry.noise(rng, shape, rng.uniform(1, 4))
     if rng.random() < 0.5:  # few dark or few light grains rather than all tones alike
         grit = np.maximum(grit - rng.uniform(0.3, 1.2), 0) * float(rng.choice([-2, 2]))
     cast = (1 + rng.uniform(-0.15, 0.15), 1.0, 1 + rng.uniform(-0.15, 0.15))
-    return image * np.clip(1 + amplitude * tinted(grit, cast), 0.2, 2)
+    return image * np.clip(1 + amplitude * geometry.tinted(grit, cast), 0.2, 2)
