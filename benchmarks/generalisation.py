@@ -23,8 +23,8 @@ _MIDDLE = "model.taps=[block_6_expand_relu:max,block_10_expand_relu:max,block_13
 CANDIDATES = {
     "last layer": [],
     "three taps": [_MIDDLE],
-    "three taps, mix 0.5": [_MIDDLE, "data.mix=0.5"],
-    "three taps, mix 1": [_MIDDLE, "data.mix=1"],
+    "three taps, mix 1 of weight 0.1": [_MIDDLE, "data.mix=1", "data.mix_weight=0.1"],
+    "three taps, mix 1 of weight 0.3": [_MIDDLE, "data.mix=1", "data.mix_weight=0.3"],
 }
 SHARED = ["split.group_by=block", "report.level=full", "tracking=none", "probe=false"]
 # Validation accuracy that a choice may cost on METU itself, below the best setting's.

@@ -55,21 +55,26 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 def brute_force(labels: np.ndarray, scores: np.ndarray, rule: str, target: float) -> float:
     """Every threshold by itself, through the tested metrics."""
-    best, merit_of_best = 0.0, -np.inf
-    tried = [(value, metrics.wilson_interval(int((scores[labels == 1] >= value).sum()), int(labels.sum()))[0])
-             for value in sorted(set(scores), reverse=True)]  # fmt: skip
-    certain = any(low >= target for _, low in tried)
-    for value, low in tried:
+    positives, negatives = int(labels.sum()), int((1 - labels).sum())
+    tried = []
+    for value in sorted(set(scores), reverse=True):
         found = metrics.classification_metrics(
             labels, np.column_stack([1 - scores, scores]), positive=1, threshold=value
         )
-        enough = low >= target if certain else found["recall_at_threshold"] >= target
-        if rule == "recall" and not enough:
-            continue
-        merit = found["f1_at_threshold" if rule == "f1" else "balanced_accuracy_at_threshold"]
-        if merit >= merit_of_best - 1e-12:
-            best, merit_of_best = value, merit
-    return best
+        hits, alarms = (int((scores[labels == label] >= value).sum()) for label in (1, 0))
+        shares = [((hits + 1) / (positives + 2), positives), ((alarms + 1) / (negatives + 2), negatives)]
+        error = 0.5 * sum(share * (1 - share) / cases for share, cases in shares) ** 0.5
+        sure = metrics.wilson_interval(hits, positives)[0] >= target
+        tried.append((value, found, error if rule == "recall" else 0.0, sure))
+    if rule == "recall":
+        certain = [row for row in tried if row[3]]
+        tried = certain or [row for row in tried if row[1]["recall_at_threshold"] >= target]
+    key = "f1_at_threshold" if rule == "f1" else "balanced_accuracy_at_threshold"
+    merits = np.array([found[key] for _, found, _, _ in tried])
+    best = len(merits) - 1 - int(merits[::-1].argmax())
+    return min(
+        row[0] for row, merit in zip(tried, merits, strict=True) if merit >= merits[best] - tried[best][2] - 1e-12
+    )
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)

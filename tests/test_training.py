@@ -22,15 +22,22 @@ FEATURES = Features.of(VALUES)
 TRAIN, VAL = np.arange(150), np.arange(150, 200)
 
 
-def batches(numbers: np.ndarray, batch_size: int, order: np.ndarray | None = None) -> tf.data.Dataset:
+def batches(
+    numbers: np.ndarray, batch_size: int, order: np.ndarray | None = None, weights: np.ndarray | None = None
+) -> tf.data.Dataset:
     rows = FEATURES.rows(numbers)
     one_hot = np.eye(2, dtype=np.float32)[LABELS[numbers]]
     current = pipeline.Pass(rows.read, np.arange(len(numbers)) if order is None else order)
-    return pipeline.feature_batches(current, rows.width, one_hot, batch_size=batch_size)
+    return pipeline.feature_batches(current, rows.width, one_hot, batch_size=batch_size, weights=weights)
 
 
 def fit(
-    seed: int = 0, batch_size: int = 32, train: np.ndarray = TRAIN, val: np.ndarray = VAL, **changed: object
+    seed: int = 0,
+    batch_size: int = 32,
+    train: np.ndarray = TRAIN,
+    val: np.ndarray = VAL,
+    weights: np.ndarray | None = None,
+    **changed: object,
 ) -> tuple[keras.Model, pd.DataFrame]:
     settings = {
         "epochs": 5, "learning_rate": 0.01, "optimizer": {"name": "adam"}, "schedule": {"name": "constant"},
@@ -40,7 +47,7 @@ def fit(
     head = classifier.build_head(classifier.Standardisation.of(FEATURES), classes=2, dropout=0.0)
 
     def epoch(number: int) -> tf.data.Dataset:
-        return batches(train, batch_size, np.random.default_rng([seed, number]).permutation(len(train)))
+        return batches(train, batch_size, np.random.default_rng([seed, number]).permutation(len(train)), weights)
 
     history = training.fit(head, epoch, batches(val, 1024), **{**settings, **changed})
     return head, history
@@ -118,12 +125,22 @@ def test_schedules_are_the_published_curves() -> None:
     np.testing.assert_allclose(steps[[0, 50, 51, 75, 76]], [1, 1, 0.1, 0.1, 0.01], rtol=1e-5)
 
 
+def test_an_image_that_counts_twice_is_as_good_as_two() -> None:
+    settings = {"epochs": 3, "optimizer": {"name": "sgd", "momentum": 0.0}, "keep": "last", "learning_rate": 0.5}
+    twice = np.concatenate([TRAIN, TRAIN[:50]])
+    doubled, _ = fit(train=twice, batch_size=len(twice), **settings)
+    counts = np.where(np.arange(len(TRAIN)) < 50, 2, 1)
+    weighed, _ = fit(batch_size=len(TRAIN), weights=(counts / counts.mean()).astype(np.float32), **settings)
+    for one, other in zip(doubled.get_weights(), weighed.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_balanced_weights_help_the_rare_class() -> None:
     rare = np.concatenate([np.flatnonzero(LABELS == 0), np.flatnonzero(LABELS == 1)[:8]])
     heads = {}
     for balanced in (False, True):
-        weights = training.class_weights(LABELS[rare], 2) if balanced else None
+        weights = training.class_weights(LABELS[rare], 2).astype(np.float32) if balanced else None
         head, _ = fit(train=rare, val=np.arange(200), epochs=10, keep="last", weights=weights)
         scores = classifier.probabilities(classifier.logits(head, FEATURES.rows(np.flatnonzero(LABELS == 1))))
         heads[balanced] = scores[:, 1].mean()

@@ -157,12 +157,19 @@ def fit_rows(
 
     one_hot = np.eye(len(data.class_names), dtype=np.float32)
     labels = np.tile(data.labels[data.rows("train")], frozen.views)
+    weights = row_weights(config, data)
     chosen = np.arange(len(labels)) if part is None else part
     val = frozen.images.rows(data.rows("val"))
 
     width = val.width
     current = pipeline.Pass(val.read, chosen)  # `epoch` fills in what it reads
-    batches = pipeline.feature_batches(current, width, one_hot[labels], batch_size=batch_size)
+    batches = pipeline.feature_batches(
+        current,
+        width,
+        one_hot[labels],
+        batch_size=batch_size,
+        weights=weights if weights is None else np.tile(weights, frozen.views),
+    )
     in_order = pipeline.Pass(val.read, np.arange(len(val)))
 
     def epoch(number: int) -> tf.data.Dataset:
@@ -187,18 +194,26 @@ def viewed(part: np.ndarray, data: Data, frozen: Frozen) -> np.ndarray:
     return np.concatenate([part + view * len(data.rows("train")) for view in range(frozen.views)])
 
 
-def fit_settings(config: Config, data: Data, run: tracking.Run) -> dict[str, Any]:
-    """Give the settings of training that all phases share."""
+def row_weights(config: Config, data: Data) -> np.ndarray | None:
+    """Say what each training image counts in the loss, float32 [n], one on average; None: all the same."""
     from hairline import training
 
-    balanced = config.model.class_weights == "balanced"
+    rows = data.rows("train")
+    weights = np.ones(len(rows))
+    if config.model.class_weights == "balanced":
+        weights = training.class_weights(data.labels[rows], len(data.class_names))
+    weights[~np.isin(rows, data.real)] *= config.data.mix_weight
+    return None if (weights == weights[0]).all() else (weights / weights.mean()).astype(np.float32)
+
+
+def fit_settings(config: Config, data: Data, run: tracking.Run) -> dict[str, Any]:
+    """Give the settings of training that all phases share."""
     return {
         "optimizer": arguments(config.optimizer),
         "schedule": arguments(config.schedule, "patience", "keep"),
         "patience": config.schedule.patience,
         "keep": config.schedule.keep,
         "label_smoothing": config.model.label_smoothing,
-        "weights": training.class_weights(data.labels[data.rows("train")], len(data.class_names)) if balanced else None,
         "on_epoch": lambda number, row: run.metrics(row, step=number),
     }
 
@@ -261,7 +276,7 @@ def finetune(
         def epoch(number: int) -> tf.data.Dataset:
             view = number if config.augment.mode == "fresh" else (number - 1) % config.augment.views
             seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
-            return batches(data.rows("train"), view=view, shuffle=True, seed=seed)
+            return batches(data.rows("train"), view=view, shuffle=True, seed=seed, weights=row_weights(config, data))
 
         steps = -(-len(data.rows("train")) // settings.batch_size)
         shared = fit_settings(config, data, run)

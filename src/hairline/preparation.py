@@ -107,7 +107,7 @@ def listed(settings: DataSettings, seed: int) -> pd.DataFrame:
         settings: The configuration group `data`.
         seed: Chooses the images where there is a limit.
     """
-    shared = ("source", "limit", "positive_class", "max_rejected", "class_map", "mix", "mix_seed")
+    shared = ("source", "limit", "positive_class", "max_rejected", "class_map", "mix", "mix_weight", "mix_seed")
     rows = sources.SOURCES[settings.source](**arguments(settings, *shared))
     return sources.limited(sources.mapped(rows, settings.class_map), settings.limit, seed)
 

@@ -26,14 +26,14 @@ class TrainingError(ValueError):
     """A training that cannot go on."""
 
 
-def class_weights(labels: np.ndarray, classes: int) -> dict[int, float]:
-    """Weigh classes so that each counts the same: n / (classes x count).
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Weigh images so that each class counts the same: n / (classes x count), of each image's class.
 
-    >>> class_weights(np.array([0, 0, 0, 1]), 2)
-    {0: 0.6666666666666666, 1: 2.0}
+    >>> class_weights(np.array([0, 0, 0, 1]), 2).round(4).tolist()
+    [0.6667, 0.6667, 0.6667, 2.0]
     """
     counts = np.bincount(labels, minlength=classes)
-    return {index: float(len(labels) / (classes * count)) for index, count in enumerate(counts)}
+    return len(labels) / (classes * counts[labels])
 
 
 def fit(
@@ -49,7 +49,6 @@ def fit(
     patience: int | None = None,
     keep: Literal["best", "last"] = "best",
     label_smoothing: float = 0.0,
-    weights: dict[int, float] | None = None,
     phase: str = "head",
     before: pd.DataFrame | None = None,
     steady: bool = False,
@@ -61,8 +60,9 @@ def fit(
 
     Args:
         model: Gives logits [batch, classes].
-        train: Gives the batches of an epoch, numbered from 1: pairs of inputs and one-hot labels.
-        val: The same for validation, which chooses the epoch that is kept.
+        train: Gives the batches of an epoch, numbered from 1: pairs of inputs and one-hot labels, or
+            triples with what each image counts in the loss.
+        val: Such pairs of validation, which chooses the epoch that is kept.
         steps: Batches an epoch.
         epochs: Passes over the training data, at most.
         learning_rate: Highest learning rate.
@@ -72,7 +72,6 @@ def fit(
         keep: Whether the weights of the epoch with the lowest validation loss are kept, or the last. In a later phase
             the weights it starts from count as well.
         label_smoothing: Share of the probability that is spread over all classes.
-        weights: Of the classes in the loss.
         phase: Name of the phase.
         before: History of the phases before; epochs are numbered on.
         steady: Whether `train` gives the same data set each time, changed in place: then Keras goes through all epochs
@@ -103,7 +102,6 @@ def fit(
             model.fit(
                 course.open(),
                 validation_data=val,
-                class_weight=weights,
                 initial_epoch=course.done,
                 epochs=epochs if steady else course.done + 1,
                 callbacks=[course, _Steps(bar)],

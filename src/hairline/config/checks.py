@@ -90,6 +90,8 @@ def data_faults(data: Data) -> Iterator[str]:
         yield f"data.classes={data.classes}: the generator draws 2 or 3 classes"
     if not 0 <= data.mix <= 4:
         yield f"data.mix={data.mix:g}: expected a number from 0 (none) to 4 drawn images a training image"
+    if not 0 < data.mix_weight <= 100:
+        yield f"data.mix_weight={data.mix_weight:g}: expected a number above 0, up to 100; data.mix=0 draws no images"
     if data.mix_seed < 0:
         yield f"data.mix_seed={data.mix_seed}: expected a whole number from 0"
     if not 0 <= data.max_rejected < 1:

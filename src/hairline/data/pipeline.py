@@ -19,6 +19,7 @@ def batches(
     image_size: int,
     batch_size: int,
     labels: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
     digests: Sequence[str] | None = None,
     augment: dict[str, Any] | None = None,
     view: int = 0,
@@ -36,6 +37,7 @@ def batches(
         image_size: Width and height of the decoded images, in pixels.
         batch_size: Images a batch; the last batch may be smaller.
         labels: float32 [n, classes], one-hot; when given, elements are (images, labels) pairs.
+        weights: float32 [n], what each image counts in the loss; when given with labels, elements are triples.
         digests: sha256 of each file, to see that none changed; needed for augmentation, where it names the image.
         augment: Keyword arguments of `augmentation.view`, `seed` a whole number; None for the images as they are.
         view: Number of the view that is drawn. View 0 is the image itself, whatever `augment` says.
@@ -80,7 +82,8 @@ def batches(
         dataset = dataset.map(lambda row, image: image)
     else:
         targets = tf.constant(labels, tf.float32)
-        dataset = dataset.map(lambda row, image: (image, targets[row]))
+        extra = () if weights is None else (tf.constant(weights, tf.float32),)
+        dataset = dataset.map(lambda row, image: (image, targets[row], *(part[row] for part in extra)))
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
@@ -99,7 +102,9 @@ class Pass:
     order: np.ndarray
 
 
-def feature_batches(rows: Pass, width: int, labels: np.ndarray, *, batch_size: int) -> tf.data.Dataset:
+def feature_batches(
+    rows: Pass, width: int, labels: np.ndarray, *, batch_size: int, weights: np.ndarray | None = None
+) -> tf.data.Dataset:
     """Batch rows of features for the head: order -> batch -> read -> prefetch.
 
     Args:
@@ -107,18 +112,21 @@ def feature_batches(rows: Pass, width: int, labels: np.ndarray, *, batch_size: i
         width: Features an image.
         labels: float32 [n, classes], one-hot.
         batch_size: Rows a batch.
+        weights: float32 [n], what each row counts in the loss; None: all the same.
 
     Returns:
-        Data set of pairs float32 [batch, width], float32 [batch, classes].
+        Data set of pairs float32 [batch, width], float32 [batch, classes], or of triples with weights float32 [batch].
     """
+    per_row = [labels] if weights is None else [labels, weights]
 
-    def read(start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(start: np.ndarray) -> list[np.ndarray]:
         numbers = rows.order[int(start) : int(start) + batch_size]
-        return rows.read(numbers), labels[numbers]
+        return [rows.read(numbers), *(values[numbers] for values in per_row)]
 
-    def gather(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        values, targets = tf.numpy_function(read, [start], (tf.float32, tf.float32))
-        return tf.ensure_shape(values, (None, width)), tf.ensure_shape(targets, (None, labels.shape[1]))
+    def gather(start: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        found = tf.numpy_function(read, [start], [tf.float32] * (1 + len(per_row)))
+        shapes = [(None, width), *((None, *values.shape[1:]) for values in per_row)]
+        return tuple(tf.ensure_shape(values, shape) for values, shape in zip(found, shapes, strict=True))
 
     # Whole batches of rows are read at once: an order of magnitude quicker than batching single rows.
     starts = tf.data.Dataset.range(0, len(rows.order), batch_size)

@@ -94,10 +94,12 @@ def choose(
 ) -> OperatingPoint:
     """Choose a threshold on validation images.
 
-    `recall`: among the thresholds whose recall has a lower bound (95 % Wilson) that meets the target, the one of best
-    balanced accuracy. Where none meets it, among those whose recall itself does, and the result says so. `f1`: the
-    threshold of the highest F1. Of thresholds that do equally well the lowest is taken, as a missed crack costs more
-    than a false alarm. A threshold lies half way to the next lower score, so that rounding cannot cross it.
+    `recall`: among the thresholds whose recall has a lower bound (95 % Wilson) that meets the target, the lowest whose
+    balanced accuracy is within one standard error of the best (the rule of Breiman et al. 1984, *CART*): the images
+    cannot tell them apart, a missed crack costs more than a false alarm, and on other surfaces scores are lower. Where
+    none meets the target, among those whose recall itself does, and the result says so. `f1`: the threshold of the
+    highest F1, of equals the lowest. A threshold lies half way to the next lower score, so that rounding cannot cross
+    it.
 
     Args:
         labels01: 1 for positive, int [n]; both must occur.
@@ -179,11 +181,25 @@ def _best(
     if target_recall is None:
         merit = 2 * true_positives / (true_positives + false_positives + positives)
         return _last_of_the_highest(merit), np.ones(len(merit), bool)
-    balanced = true_positives / positives - false_positives / negatives
+    recall, alarms = true_positives / positives, false_positives / negatives
+    balanced = (recall - alarms) / 2
     certain = np.asarray(metrics.wilson_bounds(true_positives, positives)[0] >= target_recall)
     reached = np.asarray(certain.any(axis=1))
-    allowed = np.where(reached[:, None], certain, true_positives / positives >= target_recall)
-    return _last_of_the_highest(np.where(allowed, balanced, -np.inf)), reached
+    allowed = np.where(reached[:, None], certain, recall >= target_recall)
+    merit = np.where(allowed, balanced, -np.inf)
+    highest = _last_of_the_highest(merit)[:, None]
+    error = (
+        np.hypot(*(_standard_error(*counts) for counts in ((true_positives, positives), (false_positives, negatives))))
+        / 2
+    )
+    least = np.take_along_axis(merit - error, highest, axis=1)
+    return _last_of_the_highest((merit >= least).astype(np.float64)), reached
+
+
+def _standard_error(hits: NDArray[Any], cases: NDArray[Any]) -> NDArray[np.float64]:
+    """Give the standard error of a share, after Laplace: that none or all were hit is no proof of certainty."""
+    share = (hits + 1) / (cases + 2)
+    return np.asarray(np.sqrt(share * (1 - share) / cases))
 
 
 def _last_of_the_highest(merit: NDArray[np.float64]) -> NDArray[np.int64]:
