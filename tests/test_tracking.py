@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -124,6 +125,31 @@ def test_processes_that_start_at_once_share_a_new_store() -> None:
     results = [(process.communicate(timeout=240)[0].strip(), process.returncode) for process in running]
     assert len(set(results)) == 1
     assert results[0][1] == 0
+
+
+@pytest.mark.slow
+def test_a_store_that_was_being_made_when_its_process_was_killed_is_made_anew() -> None:
+    code = "from hairline.tracking import store; store.connect(None, 'hairline')"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while not list(Path().glob(".mlflow.db.*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)  # some tables are there, most are not
+    process.kill()
+    process.wait()
+    assert not Path("mlflow.db").exists()
+    with tracking.start(**SETTINGS) as run:
+        run.metrics({"loss": 1.0}, step=1)
+    assert client().get_run(run.id).info.status == "FINISHED"
+
+
+def test_an_empty_file_is_made_a_store() -> None:
+    Path("mlflow.db").touch()
+    with tracking.start(**SETTINGS) as run:
+        run.metrics({"loss": 1.0}, step=1)
+    assert client().get_run(run.id).info.status == "FINISHED"
 
 
 def test_a_resumed_run_goes_on_without_doubling_points() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_SECONDS = 5.0
+_STALE_SECONDS = 60.0
 
 
 class TrackingError(ValueError):
@@ -45,6 +47,7 @@ def connect(uri: str | None, experiment: str) -> str:
     try:
         # Several processes that make the same SQLite schema at once crash each other.
         with locked():
+            _make_file(target)
             found = pointed.get_experiment_by_name(experiment)
             if found is None:
                 return str(pointed.create_experiment(experiment, artifact_location=_artifact_location(target)))
@@ -64,6 +67,41 @@ WITHOUT = (
     "Start the server, set tracking.uri or MLFLOW_TRACKING_URI to another one, or go on without MLflow: tracking=none "
     "(the run directory holds all results)"
 )
+
+
+def _make_file(uri: str) -> None:
+    """Make the file of a SQLite store where there is none, with all its tables, in one step.
+
+    MLflow makes them one after the other, for seconds; killed meanwhile, it leaves a file that it can never open again.
+    """
+    file = _file(uri)
+    if file is None or (file.exists() and file.stat().st_size):
+        return
+    mlflow()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left in file.parent.glob(f".{file.name}.*"):
+        if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+            left.unlink(missing_ok=True)  # by a process that was killed
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        SqlAlchemyStore(f"sqlite:///{temporary.as_posix()}", (file.parent / "mlruns").as_uri()).engine.dispose()
+        if file.exists() and not file.stat().st_size:
+            file.unlink()
+        try:
+            os.link(temporary, file)
+        except FileExistsError:
+            pass  # made by a process with another cache, and another lock
+        except OSError:
+            temporary.rename(file)  # a disk without hard links
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _file(uri: str) -> Path | None:
+    """Give the file of a SQLite store; None: it is none, or lies in memory."""
+    path = uri.partition("?")[0].removeprefix("sqlite:///")
+    return Path(path).absolute() if uri.startswith("sqlite:///") and path and path != ":memory:" else None
 
 
 def address(uri: str | None) -> str:
@@ -166,7 +204,8 @@ def _artifact_location(uri: str) -> str | None:
     if scheme in ("http", "https", "databricks"):
         return None
     # Beside the SQLite file; MLflow's own default is relative to whatever process comes first.
-    base = Path(uri.removeprefix("sqlite:///")).absolute().parent if scheme == "sqlite" else Path.cwd()
+    file = _file(uri)
+    base = Path.cwd() if file is None else file.parent
     return (base / "mlruns" / "artifacts").as_uri()
 
 
