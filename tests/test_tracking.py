@@ -119,6 +119,7 @@ def test_a_deleted_experiment_is_named() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_processes_that_start_at_once_share_a_new_store() -> None:
     code = "import sys; from hairline import tracking; print(tracking.connect(None, 'e'))"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -128,11 +129,13 @@ def test_processes_that_start_at_once_share_a_new_store() -> None:
 
 
 @pytest.mark.slow
-def test_a_store_that_was_being_made_when_its_process_was_killed_is_made_anew() -> None:
+def test_a_store_that_was_being_made_when_its_process_was_killed_is_made_anew(tmp_path: Path) -> None:
     code = "from hairline.tracking import store; store.connect(None, 'hairline')"
-    process = subprocess.Popen([sys.executable, "-c", code])
+    place = tmp_path / "temporary"
+    place.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(place)})
     deadline = time.monotonic() + 60
-    while not list(Path().glob(".mlflow.db.*")):
+    while not list(place.glob("*/mlflow.db")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import socket
-import time
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from urllib.parse import quote, urlsplit
 
 import filelock
 
-from hairline import cache, redaction
+from hairline import atomic, cache, redaction
 
 PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_SECONDS = 5.0
-_STALE_SECONDS = 60.0
 
 
 class TrackingError(ValueError):
@@ -80,22 +79,11 @@ def _make_file(uri: str) -> None:
     mlflow()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for left in file.parent.glob(f".{file.name}.*"):
-        if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-            left.unlink(missing_ok=True)  # by a process that was killed
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        SqlAlchemyStore(f"sqlite:///{temporary.as_posix()}", (file.parent / "mlruns").as_uri()).engine.dispose()
-        if file.exists() and not file.stat().st_size:
-            file.unlink()
-        try:
-            os.link(temporary, file)
-        except FileExistsError:
-            pass  # made by a process with another cache, and another lock
-        except OSError:
-            temporary.rename(file)  # a disk without hard links
-    finally:
-        temporary.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        made = Path(place, file.name)
+        SqlAlchemyStore(f"sqlite:///{made.as_posix()}", (file.parent / "mlruns").as_uri()).engine.dispose()
+        if not file.exists() or not file.stat().st_size:  # no process with another cache, and lock, was quicker
+            atomic.write(file, lambda opened: opened.write(made.read_bytes()))
 
 
 def _file(uri: str) -> Path | None:
