@@ -102,6 +102,7 @@ def test_random_weights_follow_the_seed() -> None:
     assert backbones.identify(None, 0) != backbones.identify(None, 1)
 
 
+@pytest.mark.slow
 def test_weights_file_is_loaded_and_another_networks_is_refused(tmp_path: Path) -> None:
     model = backbones.build("mobilenetv3small", image_size=32, weights=None, seed=3)
     model.save_weights(tmp_path / "own.weights.h5")

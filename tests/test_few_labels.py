@@ -19,6 +19,8 @@ from hairline.model.distance import Distance
 from tests.conftest import paint
 from tests.running import composed
 
+pytestmark = pytest.mark.slow  # a base is trained first
+
 QUICK = ("features.engine=tensorflow", "tracking=none", "report.learning_curve=false", "split.group_by=none")
 TAPS = ("block_1_expand_relu:max", "block_3_expand_relu:average")
 
@@ -50,7 +52,6 @@ def other_surface(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_taps_run_from_features_to_the_saved_model_and_its_figures(base: Path) -> None:
     bundle = bundles.read(base / "model")
     assert bundle.backbone["taps"].split() == list(TAPS)

@@ -71,6 +71,7 @@ def holder(alias: str, name: str = "hairline") -> str:
     return str(client().get_model_version_by_alias(name, alias).version)
 
 
+@pytest.mark.slow
 def test_the_best_reigns(runs: dict[str, Path]) -> None:
     first = register(runs["middling"])
     assert first.promoted
