@@ -65,7 +65,7 @@ for path in sys.argv[1:] or ["{example}"]:
 """
 
 _TEXT = """\
-# {title} model: {classes}
+# {classes} ({title})
 
 It tells {classes} apart on images of surfaces. It takes RGB pixels, `uint8 [batch, {size}, {size}, 3]`, named
 `images`, and gives `probabilities`, `float32 [batch, {count}]`, in the order of `class_names`. Scaling and
