@@ -8,9 +8,9 @@ import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from hairline import redaction
+from hairline import faults, redaction
 from hairline.tracking import parents, store
 from hairline.tracking.delivery import Delivery
 from hairline.tracking.journal import Journal
@@ -197,7 +197,7 @@ def _opened(journal: Journal, uri: str | None, about: dict[str, Any], certain: b
             journal.rewind()
     except Exception as error:
         if certain:
-            raise _as_tracking_error(error, uri) from error
+            _refuse(error, uri)
     journal.tell("begin", **about)
     tries = _TRIES if certain else 1
     while not mirror.experiment_id and tries:  # a new run's beginning is the first entry; a resumed one's has its turn
@@ -206,16 +206,18 @@ def _opened(journal: Journal, uri: str | None, about: dict[str, Any], certain: b
         except Exception as error:
             tries -= 1
             if certain and not tries:
-                raise _as_tracking_error(error, uri) from error
+                _refuse(error, uri)
     return mirror
 
 
-def _as_tracking_error(error: Exception, uri: str | None) -> TrackingError:
-    if isinstance(error, TrackingError):
-        return error
+def _refuse(error: Exception, uri: str | None) -> NoReturn:
+    if isinstance(error, TrackingError) or faults.explained(error) is not None:
+        raise error
     target = store.address(uri)
     reason = store.redacted_text(str(error), target)
-    return TrackingError(f"the tracking store {store.redacted(target)} cannot be used: {reason}\n{store.WITHOUT}")
+    raise TrackingError(
+        f"the tracking store {store.redacted(target)} cannot be used: {reason}\n{store.WITHOUT}"
+    ) from error
 
 
 @contextlib.contextmanager
@@ -278,7 +280,7 @@ def synchronise(directory: Path, uri: str | None) -> int:
             journal.mark(count)
             sent += count
     except Exception as error:
-        raise _as_tracking_error(error, uri) from error
+        _refuse(error, uri)
     return sent
 
 

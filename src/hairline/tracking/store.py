@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import filelock
 
-from hairline import atomic, cache, redaction
+from hairline import atomic, cache, faults, redaction
 
 PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 
@@ -51,6 +51,8 @@ def connect(uri: str | None, experiment: str) -> str:
             if found is None:
                 return str(pointed.create_experiment(experiment, artifact_location=_artifact_location(target)))
     except Exception as error:  # SQLAlchemy's, requests' and MLflow's own have no common ancestor
+        if faults.explained(error) is not None:
+            raise  # a full disk is no fault of the store's, and told in other words
         raise TrackingError(
             f"the tracking store {redacted(target)} cannot be used: {redacted_text(str(error), target)}\n{WITHOUT}"
         ) from error
