@@ -18,13 +18,13 @@ import tiles
 EVALUATE = Path(__file__).resolve().parents[1] / "evaluate.py"
 # Side of a tile, and crack pixels from which on it is cracked; fewer, but some, and it is left out.
 SURFACES = {"deepcrack": (128, 16), "uav75": (64, 16)}
-# What is chosen from: settings of `train.py` beside those that all share.
-_MIDDLE = "model.taps=[block_6_expand_relu:max,block_10_expand_relu:max,block_13_expand_relu:average]"
-CANDIDATES = {
-    "last layer": [],
-    "three taps": [_MIDDLE],
-    "three taps, mix 1 of weight 0.1": [_MIDDLE, "data.mix=1", "data.mix_weight=0.1"],
-    "three taps, mix 1 of weight 0.3": [_MIDDLE, "data.mix=1", "data.mix_weight=0.3"],
+# What is chosen from: an experiment, and settings of `train.py` beside those that all share.
+_EXPERIMENT = "unseen_surfaces"
+CANDIDATES: dict[str, tuple[str, list[str]]] = {
+    "last layer, by epochs": ("recipe", []),
+    "three taps": (_EXPERIMENT, ["data.mix=0"]),
+    "three taps, mix 1 of weight 0.1": (_EXPERIMENT, []),
+    "three taps, mix 1 of weight 0.3": (_EXPERIMENT, ["data.mix_weight=0.3"]),
 }
 SHARED = ["split.group_by=block", "report.level=full", "tracking=none", "probe=false"]
 # Validation accuracy that a choice may cost on METU itself, below the best setting's.
@@ -65,10 +65,10 @@ def main() -> None:
             counts[name] = tiles.cut(photos / "images", photos / "masks", place / name, side, pixels)
             measure.say(f"{name}: {counts[name]}")
         results = {}
-        for number, (name, settings) in enumerate(CANDIDATES.items(), start=1):
+        for number, (name, (experiment, settings)) in enumerate(CANDIDATES.items(), start=1):
             measure.say(f"setting {number} of {len(CANDIDATES)}: {name}")
             directory = place / f"run{number}"
-            measure.train(chosen.metu, [*SHARED, f"seed={chosen.seed}", *settings], directory)
+            measure.train(chosen.metu, [*SHARED, f"seed={chosen.seed}", *settings], directory, experiment=experiment)
             results[name] = measured(directory, place)
         measure.report(summary(results) | {"tiles": counts, **measure.machine()})
 

@@ -85,10 +85,18 @@ def run(command: list[str], directory: Path, cache: Path | None = None) -> Proce
     return Process(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
 
 
-def train(images: Path, overrides: list[str], directory: Path, cache: Path | None = None) -> Process:
-    """Run the recipe by `train.py` on a folder of images; results land in `directory`, a sweep's in `0`, `1`..."""
+def train(
+    images: Path, overrides: list[str], directory: Path, cache: Path | None = None, experiment: str = "recipe"
+) -> Process:
+    """Run an experiment by `train.py` on a folder of images; results land in `directory`, a sweep's in `0`, `1`..."""
     path = str(images.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    settings = ["experiment=recipe", "data=folder", f"data.path='{path}'", "hydra.run.dir=.", "hydra.sweep.dir=."]
+    settings = [
+        f"experiment={experiment}",
+        "data=folder",
+        f"data.path='{path}'",
+        "hydra.run.dir=.",
+        "hydra.sweep.dir=.",
+    ]
     return run([sys.executable, str(TRAIN), *settings, *overrides], directory, cache)
 
 

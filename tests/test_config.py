@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from hairline import config, runtime, tracking
+from hairline import config, runtime, tracking, training
 from hairline.data import augmentation, sources, splits
 from hairline.evaluation import decisions
 from hairline.model import backbones, optimizers
@@ -24,7 +24,7 @@ def test_all_choices_are_found() -> None:
     assert len(CHOICES) >= 25
     assert {path.stem for path in CHOICES if path.parent.name == "model"} == set(backbones.BACKBONES)
     assert {path.stem for path in CHOICES if path.parent.name == "data"} == set(sources.SOURCES)
-    assert {path.stem for path in CHOICES if path.parent.name == "optimizer"} == set(optimizers.OPTIMIZERS)
+    assert {path.stem for path in CHOICES if path.parent.name == "optimizer"} == {*optimizers.OPTIMIZERS, "lbfgs"}
     assert {path.stem for path in CHOICES if path.parent.name == "schedule"} == set(optimizers.SCHEDULES)
 
 
@@ -78,6 +78,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     assert fields(config.Split) == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
     for name, schedule in optimizers.SCHEDULES.items():
         assert fields(config.SCHEMAS[f"schedule/{name}"]) - fields(config.Schedule) == keywords(schedule), name
+    assert fields(config.SCHEMAS["optimizer/lbfgs"], "name") < keywords(training.solve)
     for name, optimizer in optimizers.OPTIMIZERS.items():
         accepted = set(inspect.signature(optimizer).parameters)
         assert fields(config.SCHEMAS[f"optimizer/{name}"], "name") <= accepted, name
@@ -118,6 +119,12 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         (["decision.abstain=[0.7,0.3]"], r"decision.abstain=\[0.7, 0.3\]: expected two rising probabilities"),
         (["repeats=0"], r"repeats=0: expected a number above 0"),
         (["repeats=2", "finetune=top"], r"repeats measures heads on frozen features"),
+        (["optimizer=lbfgs", "finetune=top"], r"optimizer=lbfgs solves a head on frozen features: .*finetune=none"),
+        (["optimizer=lbfgs", "augment=light", "augment.mode=fresh"], r"it goes with augment.mode=views only"),
+        (["optimizer=lbfgs", "model.dropout=0.1"], r"it goes with model.dropout=0 only"),
+        (["optimizer=lbfgs", "repeats=2"], r"the same head for every seed: it goes with repeats=1 only"),
+        (["optimizer=lbfgs", "optimizer.l2=-1"], r"optimizer.l2=-1: expected a number from 0"),
+        (["optimizer=lbfgs", "optimizer.iterations=0"], r"optimizer.iterations=0: expected a number from 1"),
         (["tags={a: b}", "data.max_rejected=2"], r"data.max_rejected=2"),
     ],
 )  # fmt: skip

@@ -194,6 +194,25 @@ def test_fine_tuning_improves_on_the_head_and_ships_what_it_tuned(
     np.testing.assert_allclose(again["prob_rust"], table["prob_rust"], atol=1e-4)
 
 
+def test_a_head_that_is_solved_is_better_than_one_that_is_trained_for_some_epochs(
+    three_classes: Path, tmp_path: Path
+) -> None:
+    settings = (
+        "tracking=none",
+        "report.level=light",
+        "augment=light",
+        "augment.views=2",
+        "model.class_weights=balanced",
+    )
+    by_epochs = train(tmp_path / "epochs", three_classes, *settings)
+    found = train(tmp_path / "solved", three_classes, *settings, "optimizer=lbfgs", "schedule.keep=last")
+    history = pd.read_csv(tmp_path / "solved" / "history.csv")
+    assert set(history["phase"]) == {"head"}
+    assert found["train_loss"] < by_epochs["train_loss"]
+    assert found["val_loss"] == pytest.approx(history["val_loss"].iloc[-1], rel=1e-3)
+    assert found["test_accuracy"] >= 0.8
+
+
 @pytest.mark.slow
 def test_fresh_views_stream_through_every_epoch(two_classes: Path, tmp_path: Path) -> None:
     settings = ("tracking=none", "report.level=light", "augment=light", "augment.mode=fresh", "epochs=2")

@@ -119,7 +119,6 @@ def test_a_deleted_experiment_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_processes_that_start_at_once_share_a_new_store() -> None:
     code = "import sys; from hairline import tracking; print(tracking.connect(None, 'e'))"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]

@@ -123,6 +123,9 @@ def train_head(
     standardisation = classifier.Standardisation.of(known if rows is None else known.rows(rows))
     keras.utils.set_random_seed(config.seed)
     head = classifier.build_head(standardisation, classes=len(data.class_names), dropout=config.model.dropout)
+    if config.optimizer.name == "lbfgs":
+        history = solve_rows(config, data, head, standardisation, frozen, run, part=rows, told=part is None)
+        return Head(head, standardisation, classifier.logits(head, frozen.images), history)
     history = fit_rows(
         config,
         data,
@@ -157,19 +160,13 @@ def fit_rows(
 
     one_hot = np.eye(len(data.class_names), dtype=np.float32)
     labels = np.tile(data.labels[data.rows("train")], frozen.views)
-    weights = row_weights(config, data)
     chosen = np.arange(len(labels)) if part is None else part
     val = frozen.images.rows(data.rows("val"))
 
     width = val.width
     current = pipeline.Pass(val.read, chosen)  # `epoch` fills in what it reads
-    batches = pipeline.feature_batches(
-        current,
-        width,
-        one_hot[labels],
-        batch_size=batch_size,
-        weights=weights if weights is None else np.tile(weights, frozen.views),
-    )
+    weights = row_weights(config, data, frozen.views)
+    batches = pipeline.feature_batches(current, width, one_hot[labels], batch_size=batch_size, weights=weights)
     in_order = pipeline.Pass(val.read, np.arange(len(val)))
 
     def epoch(number: int) -> tf.data.Dataset:
@@ -189,13 +186,59 @@ def fit_rows(
         )
 
 
+def solve_rows(
+    config: Config,
+    data: Data,
+    head: keras.Model,
+    standardisation: Standardisation,
+    frozen: Frozen,
+    run: tracking.Run,
+    *,
+    part: np.ndarray | None,
+    told: bool,
+) -> pd.DataFrame:
+    """Solve a head on the training images' features, or on the part of them whose rows are given.
+
+    They are read into memory. No state is kept: it takes seconds.
+    """
+    from hairline import training
+
+    rows = data.rows("train")
+    weights = row_weights(config, data, frozen.views)
+    chosen = np.arange(len(rows) * frozen.views) if part is None else part
+    smoothing = config.model.label_smoothing
+    shares = np.eye(len(data.class_names)) * (1 - smoothing) + smoothing / len(data.class_names)
+
+    def standard(features: Features, numbers: np.ndarray) -> np.ndarray:
+        found = features.read(numbers)
+        found = found - standardisation.mean
+        found /= standardisation.deviation
+        return found
+
+    val = frozen.images.rows(data.rows("val"))
+    solution, history = training.solve(
+        (standard(frozen.training(1), chosen), shares[np.tile(data.labels[rows], frozen.views)[chosen]]),
+        (standard(val, np.arange(len(val))), shares[data.labels[data.rows("val")]]),
+        None if weights is None else weights[chosen],
+        **arguments(config.optimizer, "name"),
+        keep=config.schedule.keep,
+        told=told,
+        on_epoch=lambda number, row: run.metrics(row, step=number),
+    )
+    head.get_layer("logits").set_weights([solution.kernel.astype(np.float32), solution.bias.astype(np.float32)])
+    return history
+
+
 def viewed(part: np.ndarray, data: Data, frozen: Frozen) -> np.ndarray:
     """Give the rows of all views of some training images, by their places among them."""
     return np.concatenate([part + view * len(data.rows("train")) for view in range(frozen.views)])
 
 
-def row_weights(config: Config, data: Data) -> np.ndarray | None:
-    """Say what each training image counts in the loss, float32 [n], one on average; None: all the same."""
+def row_weights(config: Config, data: Data, views: int = 1) -> np.ndarray | None:
+    """Say what each view of a training image counts in the loss, float32 [views * n]; None: all the same.
+
+    They are one on average.
+    """
     from hairline import training
 
     rows = data.rows("train")
@@ -203,7 +246,7 @@ def row_weights(config: Config, data: Data) -> np.ndarray | None:
     if config.model.class_weights == "balanced":
         weights = training.class_weights(data.labels[rows], len(data.class_names))
     weights[~np.isin(rows, data.real)] *= config.data.mix_weight
-    return None if (weights == weights[0]).all() else (weights / weights.mean()).astype(np.float32)
+    return None if (weights == weights[0]).all() else np.tile(weights / weights.mean(), views).astype(np.float32)
 
 
 def fit_settings(config: Config, data: Data, run: tracking.Run) -> dict[str, Any]:
@@ -260,6 +303,7 @@ def finetune(
         model = keras.Model(backbone.input, head.model(backbone.output))
         one_hot = np.eye(len(data.class_names), dtype=np.float32)[data.labels]
         augment = arguments(config.augment, "mode", "views")
+        weights = row_weights(config, data)
 
         def batches(rows: np.ndarray, **order: Any) -> tf.data.Dataset:
             table = data.manifest.iloc[rows]
@@ -276,7 +320,7 @@ def finetune(
         def epoch(number: int) -> tf.data.Dataset:
             view = number if config.augment.mode == "fresh" else (number - 1) % config.augment.views
             seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
-            return batches(data.rows("train"), view=view, shuffle=True, seed=seed, weights=row_weights(config, data))
+            return batches(data.rows("train"), view=view, shuffle=True, seed=seed, weights=weights)
 
         steps = -(-len(data.rows("train")) // settings.batch_size)
         shared = fit_settings(config, data, run)

@@ -14,6 +14,8 @@ from hairline.data import duplicates, manifest, mixing, sources, splits
 
 log = logging.getLogger(__name__)
 
+_MIXING = ("mix", "mix_weight", "mix_seed")  # settings of `data` that come after listing and dividing
+
 
 @dataclass(frozen=True)
 class Data:
@@ -75,7 +77,8 @@ def remember(session: str) -> None:
 def prepare_data(config: Config) -> Data:
     """List, check and divide the images."""
     grouping = config.split.grouping()
-    settings = repr((config.data, grouping, None if config.data.limit is None else config.seed))
+    seed = None if config.data.limit is None else config.seed
+    settings = repr((config.data.source, arguments(config.data, *_MIXING), grouping, seed))
     found = _memory.found if _memory.settings == settings else None
     if found is None:
         table, rejected = scanned(listed(config.data, config.seed), config.data.max_rejected)
@@ -107,7 +110,7 @@ def listed(settings: DataSettings, seed: int) -> pd.DataFrame:
         settings: The configuration group `data`.
         seed: Chooses the images where there is a limit.
     """
-    shared = ("source", "limit", "positive_class", "max_rejected", "class_map", "mix", "mix_weight", "mix_seed")
+    shared = ("source", "limit", "positive_class", "max_rejected", "class_map", *_MIXING)
     rows = sources.SOURCES[settings.source](**arguments(settings, *shared))
     return sources.limited(sources.mapped(rows, settings.class_map), settings.limit, seed)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +63,7 @@ def artifact(run_id: str, name: str, uri: str | None) -> Path | None:
     """Fetch a file of a finished run; None where it has no such file."""
     mlflow = tracking.opened(uri)
     try:
-        place = tempfile.mkdtemp(prefix="hairline-")
-        return Path(mlflow.MlflowClient().download_artifacts(run_id, name, place))
+        return Path(mlflow.MlflowClient().download_artifacts(run_id, name, tracking.passing_folder()))
     except Exception as error:  # MLflow raises OSError, its own, and requests' for a file that is not there
         log.debug("%s of run %s: %s", name, run_id, error)
         return None

@@ -40,6 +40,8 @@ def training_faults(config: Config) -> Iterator[str]:
         yield "repeats measures heads on frozen features: it goes with finetune=none only"
     if config.base is not None:
         yield from _base_faults(config)
+    if config.optimizer.name == "lbfgs":
+        yield from _exact_faults(config)
     positive: dict[str, float | None] = {
         "batch_size": config.batch_size,
         "epochs": config.epochs,
@@ -53,7 +55,7 @@ def training_faults(config: Config) -> Iterator[str]:
         "schedule.patience": config.schedule.patience,
         "features.max_gigabytes": config.features.max_gigabytes,
         "runtime.threads": config.runtime.threads,
-        "optimizer.global_clipnorm": config.optimizer.global_clipnorm,
+        "optimizer.global_clipnorm": getattr(config.optimizer, "global_clipnorm", None),
     }
     yield from positive_faults(positive)
     shares = {
@@ -137,6 +139,18 @@ def _base_faults(config: Config) -> Iterator[str]:
         yield "base fits one head, by cross-validation: it goes with repeats=1 only"
     if config.augment.mode == "fresh" or config.augment.views > 1:
         yield "base fits the images as they are: it goes with augment=none only"
+
+
+def _exact_faults(config: Config) -> Iterator[str]:
+    refused = {
+        "finetune=none": (config.finetune.layers != "none", "solves a head on frozen features"),
+        "augment.mode=views": (config.augment.mode == "fresh", "goes over the same views again and again"),
+        "model.dropout=0": (config.model.dropout > 0, "needs a loss that is no draw"),
+        "repeats=1": (config.repeats > 1, "gives the same head for every seed"),
+    }
+    for setting, (wrong, why) in refused.items():
+        if wrong:
+            yield f"optimizer=lbfgs {why}: it goes with {setting} only"
 
 
 def _model_faults(config: Config) -> Iterator[str]:

@@ -109,14 +109,32 @@ class Model:
 
 @dataclass
 class Optimizer:
-    """What every optimizer has in common; the rest are keyword arguments of `keras.optimizers`."""
+    """What every optimizer has in common."""
 
     name: str = MISSING
+
+
+@dataclass
+class LBFGS(Optimizer):
+    """L-BFGS (Liu & Nocedal 1989) solves a head on frozen features to its minimum: logistic regression, in a second.
+
+    Every epoch is an iteration over all images. `epochs`, `batch_size`, `learning_rate`, the schedule's rate and the
+    seed have no part in it; `schedule.keep` has.
+    """
+
+    l2: float = 0.01  # half of it times the weights' squares, on standardised features, is added to the loss
+    iterations: int = 1000  # at most
+
+
+@dataclass
+class GradientDescent(Optimizer):
+    """What those that go batch by batch have in common; the rest are keyword arguments of `keras.optimizers`."""
+
     global_clipnorm: float | None = None  # gradients are scaled down to this norm; null = never
 
 
 @dataclass
-class Adam(Optimizer):
+class Adam(GradientDescent):
     """Adam (Kingma & Ba 2015)."""
 
     beta_1: float = 0.9
@@ -132,7 +150,7 @@ class AdamW(Adam):
 
 
 @dataclass
-class SGD(Optimizer):
+class SGD(GradientDescent):
     """Stochastic gradient descent with momentum."""
 
     momentum: float = 0.9
@@ -140,7 +158,7 @@ class SGD(Optimizer):
 
 
 @dataclass
-class RMSprop(Optimizer):
+class RMSprop(GradientDescent):
     """RMSprop (Hinton 2012)."""
 
     rho: float = 0.9
@@ -149,7 +167,7 @@ class RMSprop(Optimizer):
 
 
 @dataclass
-class Lion(Optimizer):
+class Lion(GradientDescent):
     """Lion (Chen et al. 2023); wants a learning rate 3 to 10 times lower than Adam's."""
 
     beta_1: float = 0.9
@@ -331,6 +349,7 @@ SCHEMAS: dict[str, type] = {
     "optimizer/sgd": SGD,
     "optimizer/rmsprop": RMSprop,
     "optimizer/lion": Lion,
+    "optimizer/lbfgs": LBFGS,
     "schedule/constant": Constant,
     "schedule/cosine": Cosine,
     "schedule/piecewise": Piecewise,

@@ -35,6 +35,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optimizer.momentum": (0, 1),
     "optimizer.epsilon": (1e-30, 1),
     "optimizer.weight_decay": (0, 1),
+    "optimizer.l2": (0, 1e6),
+    "optimizer.iterations": (1, 1_000_000),
 }
 
 

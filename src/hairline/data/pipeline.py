@@ -81,9 +81,8 @@ def batches(
     if labels is None:
         dataset = dataset.map(lambda row, image: image)
     else:
-        targets = tf.constant(labels, tf.float32)
-        extra = () if weights is None else (tf.constant(weights, tf.float32),)
-        dataset = dataset.map(lambda row, image: (image, targets[row], *(part[row] for part in extra)))
+        per_row = [tf.constant(values, tf.float32) for values in (labels, weights) if values is not None]
+        dataset = dataset.map(lambda row, image: (image, *(values[row] for values in per_row)))
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
@@ -117,7 +116,7 @@ def feature_batches(
     Returns:
         Data set of pairs float32 [batch, width], float32 [batch, classes], or of triples with weights float32 [batch].
     """
-    per_row = [labels] if weights is None else [labels, weights]
+    per_row = [values for values in (labels, weights) if values is not None]
 
     def read(start: np.ndarray) -> list[np.ndarray]:
         numbers = rows.order[int(start) : int(start) + batch_size]

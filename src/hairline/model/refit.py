@@ -7,17 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
+
+from hairline.model import logistic
+from hairline.model.logistic import Solution, Table
 
 # Of the squared distance from the base head's weights, per standardised feature: from next to free to next to fixed.
 STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 4.0))
 FOLDS = 10  # each image or group by itself where there are no more of them
-_SCALE_PENALTY = (
-    1e-3  # keeps the scale of the base head's scores finite where they tell the classes apart without fault
-)
-
-Table = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -73,30 +70,32 @@ def refit(
     short = left * values
     spread = max(float(np.sqrt(np.mean(np.square(base - base.mean(axis=1, keepdims=True))))), 1e-12)
     base_short = base / spread
+    targets = np.eye(base.shape[1])[labels]
     weights = _weights(labels, base.shape[1])
     folds = _folds(labels, groups, seed)
 
-    def solved(rows: NDArray[np.int64], strength: float, start: Table | None) -> Table:
-        return _solve(short[rows], base_short[rows], labels[rows], weights[rows], strength, start)
+    def solved(rows: NDArray[np.int64], strength: float, start: Solution | None) -> Solution:
+        return logistic.fit(short[rows], targets[rows], weights[rows], strength, base=base_short[rows], start=start)
 
     everything = np.arange(len(labels))
     found: list[tuple[Table, Table]] = []
-    starts: dict[int, Table] = {}
+    starts: dict[int, Solution] = {}
     for strength in reversed(STRENGTHS):  # from the base head away: each solution is near the one before
         held_out = np.empty_like(base)
         for fold in np.unique(folds):
             starts[fold] = solved(everything[folds != fold], strength, starts.get(fold))
             rows = everything[folds == fold]
-            held_out[rows] = _logits(starts[fold], short[rows], base_short[rows])
+            held_out[rows] = starts[fold].logits(short[rows], base_short[rows])
         found.append((-log_softmax(held_out, axis=1)[everything, labels], held_out))
     losses = np.array([each for each, _ in found])
     best = _nearest_to_the_base(losses, weights)
     strength = STRENGTHS[::-1][best]
-    scale, offset, correction = _parts(solved(everything, strength, None), base.shape[1])
-    change = (right.T @ correction) / deviation[:, None] / np.sqrt(features.shape[1])
+    best_fit = solved(everything, strength, None)
+    scale = best_fit.scale / spread
+    change = (right.T @ best_fit.kernel) / deviation[:, None] / np.sqrt(features.shape[1])
     return Refit(
-        kernel=scale / spread * kernel + change,
-        bias=scale / spread * bias + offset - mean @ change,
+        kernel=scale * kernel + change,
+        bias=scale * bias + best_fit.bias - mean @ change,
         strength=strength,
         losses=(losses @ weights)[::-1],
         held_out=found[best][1],
@@ -140,33 +139,3 @@ def _folds(labels: NDArray[np.int64], groups: Sequence[object], seed: int) -> ND
         folds[rows] = np.lexsort((counts.sum(axis=1), counts @ (own > 0)))[0]
         counts[folds[rows[0]]] += own
     return folds
-
-
-def _solve(
-    short: Table, base: Table, labels: NDArray[np.int64], weights: Table, strength: float, start: Table | None
-) -> Table:
-    classes = base.shape[1]
-    one_hot = np.eye(classes)[labels]
-    weights = (weights / weights.sum())[:, None]
-
-    def objective(parameters: Table) -> tuple[float, Table]:
-        scale, _, correction = _parts(parameters, classes)
-        logits = _logits(parameters, short, base)
-        loss = -float(np.sum(weights * one_hot * log_softmax(logits, axis=1)))
-        slope = weights * (softmax(logits, axis=1) - one_hot)
-        loss += strength / 2 * float(np.sum(correction**2)) + _SCALE_PENALTY / 2 * scale**2
-        own = np.concatenate([[float(np.sum(slope * base)) + _SCALE_PENALTY * scale], slope.sum(axis=0)])
-        return loss, np.concatenate([own, (short.T @ slope + strength * correction).ravel()])
-
-    first = np.zeros(1 + classes + short.shape[1] * classes)
-    first[0] = 1.0
-    return np.asarray(optimize.minimize(objective, first if start is None else start, jac=True, method="L-BFGS-B").x)
-
-
-def _parts(parameters: Table, classes: int) -> tuple[float, Table, Table]:
-    return float(parameters[0]), parameters[1 : 1 + classes], parameters[1 + classes :].reshape(-1, classes)
-
-
-def _logits(parameters: Table, short: Table, base: Table) -> Table:
-    scale, offset, correction = _parts(parameters, base.shape[1])
-    return scale * base + offset + short @ correction

@@ -4,7 +4,7 @@ A run tells its `journal`; `delivery` hands that to its `mirror`, the MLflow run
 """
 
 from hairline.tracking.journal import begun, forget, run_id
-from hairline.tracking.models import download_model, fetch_runs, logged_model, requirements
+from hairline.tracking.models import download_model, fetch_runs, logged_model, passing_folder, requirements
 from hairline.tracking.parents import discard_children, open_parent, same_end, terminate, update
 from hairline.tracking.runs import Run, metric_name, record_failure, start, synchronise
 from hairline.tracking.store import (
@@ -37,6 +37,7 @@ __all__ = [
     "metric_name",
     "open_parent",
     "opened",
+    "passing_folder",
     "record_failure",
     "redacted",
     "redacted_text",

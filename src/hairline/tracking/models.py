@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from pathlib import Path
@@ -54,6 +55,13 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
         )
 
 
+def passing_folder() -> str:
+    """Make a folder for what is fetched from a server; it goes when the process ends."""
+    place = tempfile.mkdtemp(prefix="hairline-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
+
+
 def download_model(run: str, uri: str | None = None) -> Path:
     """Fetch the saved model of an MLflow run id or `models:/` URI.
 
@@ -68,7 +76,7 @@ def download_model(run: str, uri: str | None = None) -> Path:
     target = store.address(uri)
     address = run if run.startswith(("models:/", "runs:/")) else f"runs:/{run}/model"
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=tempfile.mkdtemp(prefix="hairline-")))
+        folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=passing_folder()))
     except Exception as error:
         raise TrackingError(
             f"run={run}: no model under {address} in {redacted(target)}: {redacted_text(str(error), target)}"
