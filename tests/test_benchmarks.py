@@ -22,6 +22,7 @@ SCRIPTS = [
     "features",
     "generalisation",
     "memory",
+    "outage",
     "photos",
     "serving",
     "soak",
@@ -51,7 +52,7 @@ def test_every_script_answers_help() -> None:
     }
     shown = {name: process.communicate(timeout=60)[0] for name, process in started.items()}
     assert {name: process.returncode for name, process in started.items()} == dict.fromkeys(SCRIPTS, 0)
-    own = ("generalisation", "soak")
+    own = ("generalisation", "outage", "soak")
     assert all("--images" in text for name, text in shown.items() if name not in own)
     assert all(f"--{name}" in shown["generalisation"] for name in ("metu", "deepcrack", "uav75"))
     assert "--child" not in shown["against_keras"]

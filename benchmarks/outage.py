@@ -1,0 +1,144 @@
+"""What a tracking server that is away for a while costs a training: time, and points lost or doubled: one JSON line.
+
+The same training twice, on the same kept features, against an MLflow server on this machine: once with the server there
+all the time, once with it stopped in the middle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import measure
+
+_SETTINGS = ["data.count=2000", "optimizer.name=adam", "report=full"]
+
+
+def main() -> None:
+    """Train without and with an outage, and compare."""
+    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    line.add_argument("--epochs", type=int, default=1500, help="of the head: the training must outlast the outage")
+    line.add_argument("--seconds", type=float, default=30.0, help="length of the outage")
+    chosen = line.parse_args()
+    with measure.workplace() as place:
+        settings = [*_SETTINGS, f"epochs={chosen.epochs}"]
+        trained("warm-up", ["epochs=1", "tracking=none"], place)
+        port = free_port()
+        with server(place, port):
+            plain = trained("plain", [*settings, address(port)], place)
+        ended = threading.Event()
+        away = threading.Thread(target=outage, args=(place, port, chosen.seconds, chosen.epochs // 4, ended))
+        away.start()
+        try:
+            interrupted = trained("interrupted", [*settings, address(port)], place)
+        finally:
+            ended.set()
+            away.join()
+        with server(place, port):
+            waiting = unsent(place / "interrupted" / "tracking.jsonl")
+            measure.run([sys.executable, str(measure.TRAIN.with_name("sync.py")), "run=."], place / "interrupted")
+            counts = points(place / "interrupted", port, chosen.epochs)
+        measure.report(
+            {
+                "plain_seconds": plain,
+                "interrupted_seconds": interrupted,
+                "outage_seconds": chosen.seconds,
+                "longer": interrupted / plain - 1,
+                "entries_left_for_sync": waiting,
+                **counts,
+                **measure.machine(),
+            }
+        )
+
+
+def trained(name: str, settings: list[str], place: Path) -> float:
+    """Train into a folder; gives seconds."""
+    command = [sys.executable, str(measure.TRAIN), "hydra.run.dir=.", *settings]
+    return measure.run(command, place / name).seconds
+
+
+def address(port: int) -> str:
+    """Give the setting that names the server."""
+    return f"tracking.uri=http://127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    """Find a port that nothing listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@contextlib.contextmanager
+def server(place: Path, port: int) -> Iterator[None]:
+    """Run MLflow's server, on loopback alone, for the block."""
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *(
+            "--backend-store-uri",
+            f"sqlite:///{place / 'server.db'}",
+            "--artifacts-destination",
+            str(place / "artifacts"),
+        ),
+    ]
+    with (place / "server.log").open("ab") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True, cwd=place)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the group: workers are processes of their own
+        process.wait(20)
+
+
+def outage(place: Path, port: int, seconds: float, epochs: int, ended: threading.Event) -> None:
+    """Run the server, stop it when some epochs were told, and run it again after some seconds, until `ended`."""
+    told = place / "interrupted" / "tracking.jsonl"
+    with server(place, port):
+        while not ended.wait(0.2) and (not told.exists() or told.read_text().count('"kind": "metrics"') < epochs):
+            pass
+    measure.say(f"server stopped after {epochs} epochs")
+    ended.wait(seconds)
+    with server(place, port):
+        measure.say("training had ended before the server was back" if ended.is_set() else "server back")
+        ended.wait()
+
+
+def unsent(journal: Path) -> int:
+    """Count the entries of a run's journal that MLflow has not."""
+    entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    sent = [entry["sent"] for entry in entries if "sent" in entry]
+    return len(entries) - len(sent) - (sent[-1] if sent else 0)
+
+
+def points(run: Path, port: int, epochs: int) -> dict[str, Any]:
+    """Count the points of the curves that the server has too few or twice."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"http://127.0.0.1:{port}")
+    run_id = (run / "mlflow_run_id.txt").read_text().strip()
+    missing = doubled = 0
+    for name in ("loss", "val_loss", "val_accuracy"):
+        steps = [point.step for point in client.get_metric_history(run_id, name)]
+        missing += epochs - len(set(steps))
+        doubled += len(steps) - len(set(steps))
+    names = json.loads((run / "metrics.json").read_text())
+    return {"points": 3 * epochs, "missing": missing, "doubled": doubled, "final_metrics": len(names)}
+
+
+if __name__ == "__main__":
+    main()
