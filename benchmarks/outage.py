@@ -28,7 +28,7 @@ _SETTINGS = ["data.count=2000", "optimizer.name=adam", "report=full"]
 def main() -> None:
     """Train without and with an outage, and compare."""
     line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    line.add_argument("--epochs", type=int, default=1500, help="of the head: the training must outlast the outage")
+    line.add_argument("--epochs", type=int, default=400, help="of the head: the training must outlast the outage")
     line.add_argument("--seconds", type=float, default=30.0, help="length of the outage")
     chosen = line.parse_args()
     with measure.workplace() as place:
