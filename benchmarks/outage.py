@@ -22,8 +22,6 @@ from typing import Any
 
 import measure
 
-_SETTINGS = ["data.count=2000", "optimizer.name=adam", "report=full"]
-
 
 def main() -> None:
     """Train without and with an outage, and compare."""
@@ -32,14 +30,15 @@ def main() -> None:
     line.add_argument("--seconds", type=float, default=30.0, help="length of the outage")
     chosen = line.parse_args()
     with measure.workplace() as place:
-        settings = [*_SETTINGS, f"epochs={chosen.epochs}"]
+        settings = [f"epochs={chosen.epochs}"]
         trained("warm-up", ["epochs=1", "tracking=none"], place)
         port = free_port()
         with server(place, port):
             plain = trained("plain", [*settings, address(port)], place)
-        ended = threading.Event()
-        away = threading.Thread(target=outage, args=(place, port, chosen.seconds, chosen.epochs // 4, ended))
+        ready, ended = threading.Event(), threading.Event()
+        away = threading.Thread(target=outage, args=(place, port, chosen.seconds, chosen.epochs // 4, ready, ended))
         away.start()
+        ready.wait()
         try:
             interrupted = trained("interrupted", [*settings, address(port)], place)
         finally:
@@ -105,10 +104,11 @@ def server(place: Path, port: int) -> Iterator[None]:
         process.wait(20)
 
 
-def outage(place: Path, port: int, seconds: float, epochs: int, ended: threading.Event) -> None:
+def outage(place: Path, port: int, seconds: float, epochs: int, ready: threading.Event, ended: threading.Event) -> None:
     """Run the server, stop it when some epochs were told, and run it again after some seconds, until `ended`."""
     told = place / "interrupted" / "tracking.jsonl"
     with server(place, port):
+        ready.set()
         while not ended.wait(0.2) and (not told.exists() or told.read_text().count('"kind": "metrics"') < epochs):
             pass
     measure.say(f"server stopped after {epochs} epochs")
