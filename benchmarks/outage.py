@@ -1,7 +1,8 @@
 """What a tracking server that is away for a while costs a training: time, and points lost or doubled: one JSON line.
 
 The same training twice, on the same kept features, against an MLflow server on this machine: once with the server there
-all the time, once with it stopped in the middle.
+all the time, once with it stopped in the middle. Starting a server takes seconds of the machine's time, so one that
+nobody asks is started in the middle of the first training, too.
 """
 
 from __future__ import annotations
@@ -33,17 +34,8 @@ def main() -> None:
         settings = [f"epochs={chosen.epochs}"]
         trained("warm-up", ["epochs=1", "tracking=none"], place)
         port = free_port()
-        with server(place, port):
-            plain = trained("plain", [*settings, address(port)], place)
-        ready, ended = threading.Event(), threading.Event()
-        away = threading.Thread(target=outage, args=(place, port, chosen.seconds, chosen.epochs // 4, ready, ended))
-        away.start()
-        ready.wait()
-        try:
-            interrupted = trained("interrupted", [*settings, address(port)], place)
-        finally:
-            ended.set()
-            away.join()
+        plain = beside("plain", settings, place, port, chosen, away=False)
+        interrupted = beside("interrupted", settings, place, port, chosen, away=True)
         with server(place, port):
             waiting = unsent(place / "interrupted" / "tracking.jsonl")
             measure.run([sys.executable, str(measure.TRAIN.with_name("sync.py")), "run=."], place / "interrupted")
@@ -65,11 +57,6 @@ def trained(name: str, settings: list[str], place: Path) -> float:
     """Train into a folder; gives seconds."""
     command = [sys.executable, str(measure.TRAIN), "hydra.run.dir=.", *settings]
     return measure.run(command, place / name).seconds
-
-
-def address(port: int) -> str:
-    """Give the setting that names the server."""
-    return f"tracking.uri=http://127.0.0.1:{port}"
 
 
 def free_port() -> int:
@@ -104,18 +91,35 @@ def server(place: Path, port: int) -> Iterator[None]:
         process.wait(20)
 
 
-def outage(place: Path, port: int, seconds: float, epochs: int, ready: threading.Event, ended: threading.Event) -> None:
-    """Run the server, stop it when some epochs were told, and run it again after some seconds, until `ended`."""
-    told = place / "interrupted" / "tracking.jsonl"
-    with server(place, port):
-        ready.set()
-        while not ended.wait(0.2) and (not told.exists() or told.read_text().count('"kind": "metrics"') < epochs):
-            pass
-    measure.say(f"server stopped after {epochs} epochs")
-    ended.wait(seconds)
-    with server(place, port):
-        measure.say("training had ended before the server was back" if ended.is_set() else "server back")
-        ended.wait()
+def beside(name: str, settings: list[str], place: Path, port: int, chosen: argparse.Namespace, *, away: bool) -> float:
+    """Train beside a server that goes away for a while, or stays while another one is started; gives seconds."""
+    ready, ended = threading.Event(), threading.Event()
+    told = place / name / "tracking.jsonl"
+
+    def serve() -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(server(place, port))
+            ready.set()
+            while not ended.wait(0.2):
+                if told.exists() and told.read_text().count('"kind": "metrics"') >= chosen.epochs // 4:
+                    break
+            measure.say(f"after {chosen.epochs // 4} epochs, for {chosen.seconds:g} s: {'away' if away else 'nothing'}")
+            if away:
+                stack.close()
+            ended.wait(chosen.seconds)
+            stack.enter_context(server(place, port) if away else server(place / "idle", free_port()))
+            measure.say("training had ended before" if ended.is_set() else "server started")
+            ended.wait()
+
+    (place / "idle").mkdir(exist_ok=True)
+    serving = threading.Thread(target=serve)
+    serving.start()
+    ready.wait()
+    try:
+        return trained(name, [*settings, f"tracking.uri=http://127.0.0.1:{port}"], place)
+    finally:
+        ended.set()
+        serving.join()
 
 
 def unsent(journal: Path) -> int:

@@ -67,6 +67,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(mirror.Mirror, "deliver", failing)
     monkeypatch.setattr(delivery, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(delivery, "_COLLECTED", 0.02)
     return down
 
 
@@ -268,14 +269,19 @@ def test_a_run_without_tracking_can_be_sent_later(place: Path, tmp_path: Path) -
     assert not (tmp_path / "hydra").exists()
 
 
-def test_a_killed_run_is_sent_as_killed_and_resumed_in_the_same_run(place: Path) -> None:
+def test_a_killed_run_is_sent_as_killed_and_resumed_in_the_same_run(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     code = (
         "import os\nfrom pathlib import Path\nfrom hairline import tracking\n"
         f"with tracking.start(**{SETTINGS!r}, directory=Path({str(place)!r})) as current:\n"
         "    current.metrics({'loss': 1.0}, step=1)\n    os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
-    tracking.synchronise(place, None)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(tmp_path_factory.mktemp("elsewhere"))
+        tracking.synchronise(place, None)  # to the run's own store, wherever it is called
+        assert not Path("mlflow.db").exists()
     (entry,) = found()
     assert entry.info.status == "KILLED"
     with tracking.start(**SETTINGS, directory=place) as current:

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 _SLOW, _SLOW_LARGE = 10.0, 120.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # between tries
 _LAST_WAIT = 3.0  # at the end of a run, for a server that does not answer
+_COLLECTED = 1.0  # points of so long go together: a request for every short epoch would take time from the training
 _WARNED_AFTER = 2  # tries: a busy SQLite file is no outage
 
 
@@ -109,7 +110,8 @@ class Delivery:
                     if self._closing.is_set():
                         return
                     self._news.wait()
-            self._trying = time.monotonic(), waiting[0]["kind"] in LARGE
+            kind = waiting[0]["kind"]
+            self._trying = time.monotonic(), kind in LARGE
             try:
                 store.refuse_unreachable(self._target)  # within seconds, where requests would try for longer
                 self._journal.mark(self._mirror.deliver(waiting))
@@ -124,6 +126,8 @@ class Delivery:
                 self._failures = 0
                 with self._news:
                     self._news.notify_all()
+                if kind == "metrics":
+                    self._closing.wait(_COLLECTED)
 
     def _failed(self, error: Exception) -> bool:
         """Note that a try failed, and pause; gives whether to go on."""

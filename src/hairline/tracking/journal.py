@@ -105,6 +105,12 @@ class Journal:
         return bool(self._entries)
 
     @property
+    def uri(self) -> str | None:
+        """The tracking server or store of the last beginning, without a password; None: there was none."""
+        begun = [entry for entry in self._entries if entry["kind"] == "begin"]
+        return begun[-1].get("uri") if begun else None
+
+    @property
     def ended(self) -> bool:
         """Whether the run's end was told after its last beginning."""
         kinds = [entry["kind"] for entry in self._entries if entry["kind"] in ("begin", "end")]

@@ -160,7 +160,7 @@ def start(
         with _noted(journal):
             yield Run(journal)
         return
-    mirror = _opened(journal, uri, about, certain=store.PARENT not in tags)
+    mirror = _opened(journal, uri, {**about, "uri": store.address(uri)}, certain=store.PARENT not in tags)
     delivery = Delivery(journal, mirror, uri, required=required)
     complete = hurried = False
     try:
@@ -183,7 +183,7 @@ def _opened(journal: Journal, uri: str | None, about: dict[str, Any], certain: b
     Args:
         journal: Of the run directory.
         uri: Tracking server or store.
-        about: Name, tags and experiment.
+        about: Name, tags, experiment and address.
         certain: Whether the server must answer now: it had its chance where a sweep has begun.
 
     Raises:
@@ -255,7 +255,7 @@ def synchronise(directory: Path, uri: str | None) -> int:
 
     Args:
         directory: Of a run that no process works on. One that was killed, and not resumed, ends KILLED.
-        uri: Tracking server or store.
+        uri: Tracking server or store; None: the one that the run was told to.
 
     Returns:
         How many entries were sent.
@@ -268,6 +268,7 @@ def synchronise(directory: Path, uri: str | None) -> int:
         raise TrackingError(f"run={directory}: nothing to send; expected a run directory with its tracking.jsonl")
     if not journal.ended:
         journal.tell("end", status="KILLED")
+    uri = uri or journal.uri
     mirror = Mirror(journal.directory, uri)
     sent = 0
     try:

@@ -36,11 +36,6 @@ def connect(uri: str | None, experiment: str) -> str:
         TrackingError: If the store cannot be used.
     """
     target = address(uri)
-    if f"{redaction.HIDDEN}@" in target:
-        raise TrackingError(
-            f"the tracking address {target} was stored without its password: give it again, by tracking.uri=... or "
-            "MLFLOW_TRACKING_URI"
-        )
     refuse_unreachable(target)
     pointed = point_at(target)
     try:
@@ -161,8 +156,13 @@ def refuse_unreachable(uri: str) -> None:
     """Try to reach a server; does nothing for a file.
 
     Raises:
-        TrackingError: If it does not answer, within seconds.
+        TrackingError: If it does not answer, within seconds, or its address lacks the password it was stored without.
     """
+    if f"{redaction.HIDDEN}@" in uri:
+        raise TrackingError(
+            f"the tracking address {uri} was stored without its password: give it again, by tracking.uri=... or "
+            "MLFLOW_TRACKING_URI"
+        )
     parts = urlsplit(uri)
     if not parts.hostname:
         return
