@@ -451,7 +451,7 @@ def test_an_own_archive_or_folder_needs_no_network(site, archive, tmp_path, capl
     assert "1 images of Negative" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", zipped({"a/b.jpg": "x"})])
+@pytest.mark.parametrize("content", [b"", b"<html>", zipped({"a/b.jpg": "x"})], ids=["empty", "page", "other"])
 def test_an_own_archive_that_is_none_is_named(archive, tmp_path, content):
     own = tmp_path / "own.zip"
     own.write_bytes(content)
