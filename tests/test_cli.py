@@ -37,7 +37,7 @@ def test_help_answers_at_once(nothing_slow: dict[str, str]) -> None:
     assert found.returncode == 0, found.stderr
     for text in (
         "data=folder data.path=",
-        "optimizer: adam, adamw, lion, rmsprop, sgd",
+        "optimizer: adam, adamw, lbfgs, lion, rmsprop, sgd",
         "mobilenetv2",
         "mlflow ui",
         "batch_size: 64",
