@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -331,6 +332,11 @@ def configured(typed: list[str]) -> str:
         return "refused"
     exercised(found, typed)
     return "accepted"
+
+
+@pytest.mark.parametrize("typed", ["+=", "=", "++=1", "~=x", "+augment=[1,[2,[3]]]", "augment={a:[1]}"])
+def test_what_hydra_stumbles_over_is_refused_before(typed: str) -> None:
+    assert re.search(r"expected (key=value|one of light, none, strong)", str(cli.unknown_choice(CONF, [typed])))
 
 
 def exercised(found: config.Config, typed: list[str]) -> None:

@@ -188,9 +188,12 @@ def _way_on(directory: Path) -> str:
 
 
 def unknown_choice(folder: Path, arguments: list[str]) -> str | None:
-    """Say which group=choice names a file that is not there, with the nearest one that is."""
+    """Say which group=choice names a file that is not there, with the nearest one that is; or which names nothing."""
     for argument in arguments:
         group, equals, choices = argument.partition("=")
+        group = group.lstrip("+~")
+        if equals and not group.strip():  # Hydra stumbles over some of them
+            return f"{argument[:80]!r}: nothing is named before the =; expected key=value, such as epochs=20"
         known = group and equals and not group.startswith("hydra")
         names = {path.stem for path in (folder / group).glob("*.yaml")} if known else set()
         if names and choices.startswith(("[", "{")):  # Hydra stumbles over what is in some of them
