@@ -1,4 +1,4 @@
-"""What the benchmarks share: running a process with its time and peak memory, and printing one JSON line."""
+"""What the benchmarks share: running a process with its time and peak memory, a port, and printing one JSON line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import tempfile
@@ -115,6 +116,13 @@ def listed(folder: Path) -> int:
     from hairline.data import sources
 
     return len(sources.from_folder(path=str(folder)))
+
+
+def free_port() -> int:
+    """Find a port of the loopback address that nothing listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def machine() -> dict[str, Any]:

@@ -33,7 +33,7 @@ def main() -> None:
     with measure.workplace() as place:
         settings = [f"epochs={chosen.epochs}"]
         trained("warm-up", ["epochs=1", "tracking=none"], place)
-        port = free_port()
+        port = measure.free_port()
         plain = beside("plain", settings, place, port, chosen, away=False)
         interrupted = beside("interrupted", settings, place, port, chosen, away=True)
         with server(place, port):
@@ -57,13 +57,6 @@ def trained(name: str, settings: list[str], place: Path) -> float:
     """Train into a folder; gives seconds."""
     command = [sys.executable, str(measure.TRAIN), "hydra.run.dir=.", *settings]
     return measure.run(command, place / name).seconds
-
-
-def free_port() -> int:
-    """Find a port that nothing listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -107,7 +100,7 @@ def beside(name: str, settings: list[str], place: Path, port: int, chosen: argpa
             if away:
                 stack.close()
             ended.wait(chosen.seconds)
-            stack.enter_context(server(place, port) if away else server(place / "idle", free_port()))
+            stack.enter_context(server(place, port) if away else server(place / "idle", measure.free_port()))
             measure.say("training had ended before" if ended.is_set() else "server started")
             ended.wait()
 

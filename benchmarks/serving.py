@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -90,9 +89,7 @@ def probabilities(model: str, images: list[bytes]) -> list[dict[str, float]]:
 @contextmanager
 def served(model: str) -> Iterator[tuple[int, psutil.Process]]:
     """Serve a model on a free port until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = measure.free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
     # uvicorn must be this environment's.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

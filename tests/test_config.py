@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from hairline import config, runtime, tracking, training
+from hairline import config, runtime, solving, tracking
 from hairline.data import augmentation, sources, splits
 from hairline.evaluation import decisions
 from hairline.model import backbones, optimizers
@@ -78,7 +78,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     assert fields(config.Split) == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
     for name, schedule in optimizers.SCHEDULES.items():
         assert fields(config.SCHEMAS[f"schedule/{name}"]) - fields(config.Schedule) == keywords(schedule), name
-    assert fields(config.SCHEMAS["optimizer/lbfgs"], "name") < keywords(training.solve)
+    assert fields(config.SCHEMAS["optimizer/lbfgs"], "name") < keywords(solving.solve)
     for name, optimizer in optimizers.OPTIMIZERS.items():
         accepted = set(inspect.signature(optimizer).parameters)
         assert fields(config.SCHEMAS[f"optimizer/{name}"], "name") <= accepted, name

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from hairline import training
+from hairline import solving
 from hairline.model import logistic
 
 GENERATOR = np.random.default_rng(3)
@@ -56,7 +56,7 @@ def solve(l2: float, keep: str = "best", width: int = 40) -> tuple[logistic.Solu
     table = generator.normal(size=(90, width)).astype(np.float32)
     table[:, 0] += labels * (width > 1)
     targets, told = np.eye(2)[labels], []
-    solution, history = training.solve(
+    solution, history = solving.solve(
         (table[:50], targets[:50]), (table[50:], targets[50:]), None, l2=l2, iterations=300, keep=keep,
         on_epoch=lambda number, row: told.append(number),
     )  # fmt: skip
@@ -82,6 +82,6 @@ def test_the_best_iteration_is_kept_or_the_last() -> None:
 def test_features_that_never_change_give_a_head_that_does_not_either() -> None:
     targets = np.eye(2)[np.arange(10) % 2]
     table = np.zeros((10, 3), np.float32)
-    solution, history = training.solve((table, targets), (table, targets), None, l2=0.1, iterations=50, keep="best")
+    solution, history = solving.solve((table, targets), (table, targets), None, l2=0.1, iterations=50, keep="best")
     assert len(history) == 1
     assert not solution.kernel.any()

@@ -179,13 +179,13 @@ def test_a_child_of_a_sweep_begins_without_the_server(place: Path, monkeypatch: 
     def refused(uri: str) -> None:
         raise tracking.TrackingError("nobody is there")
 
-    reachable = store.refuse_unreachable
+    reachable = store.refuse_unusable
     tags = {tracking.PARENT: "0" * 32}
-    monkeypatch.setattr(store, "refuse_unreachable", refused)
+    monkeypatch.setattr(store, "refuse_unusable", refused)
     with tracking.start(**{**SETTINGS, "tags": tags}, directory=place) as current:
         current.metrics({"loss": 1.0}, step=1)
     assert current.id is None
-    monkeypatch.setattr(store, "refuse_unreachable", reachable)
+    monkeypatch.setattr(store, "refuse_unusable", reachable)
     tracking.synchronise(place, None)
     (entry,) = found()
     assert entry.data.tags[tracking.PARENT] == "0" * 32

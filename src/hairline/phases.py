@@ -201,7 +201,7 @@ def solve_rows(
 
     They are read into memory. No state is kept: it takes seconds.
     """
-    from hairline import training
+    from hairline import solving
 
     rows = data.rows("train")
     weights = row_weights(config, data, frozen.views)
@@ -216,7 +216,7 @@ def solve_rows(
         return found
 
     val = frozen.images.rows(data.rows("val"))
-    solution, history = training.solve(
+    solution, history = solving.solve(
         (standard(frozen.training(1), chosen), shares[np.tile(data.labels[rows], frozen.views)[chosen]]),
         (standard(val, np.arange(len(val))), shares[data.labels[data.rows("val")]]),
         None if weights is None else weights[chosen],

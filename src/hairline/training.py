@@ -12,11 +12,10 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from scipy.special import log_softmax
 from tqdm import tqdm
 
 from hairline import checkpoint, interruption, progress
-from hairline.model import logistic, optimizers
+from hairline.model import optimizers
 
 log = logging.getLogger(__name__)
 
@@ -112,69 +111,6 @@ def fit(
     if keep == "best":
         model.set_weights(course.best_weights)
     return pd.DataFrame(course.history)
-
-
-Rows = tuple[np.ndarray, np.ndarray]  # standardised features float32 [n, width], shares of the classes [n, classes]
-
-
-def solve(
-    train: Rows,
-    val: Rows,
-    weights: np.ndarray | None,
-    *,
-    l2: float,
-    iterations: int,
-    keep: Literal["best", "last"],
-    told: bool = True,
-    on_epoch: Callable[[int, EpochRow], None] = lambda epoch, row: None,
-) -> tuple[logistic.Solution, pd.DataFrame]:
-    """Solve the head's problem, which is convex, to its minimum.
-
-    Args:
-        train: The training rows.
-        val: Those of validation.
-        weights: What each training row counts, float32 [n]; None: all the same.
-        l2: Penalty: half of it times the squared weights is added to the loss.
-        iterations: At most.
-        keep: Whether the iteration with the lowest validation loss is kept, or the last.
-        told: Whether the result is told.
-        on_epoch: Called after each iteration with its number and what it measured.
-
-    Returns:
-        The head, and the history as `fit` gives it, an iteration an epoch. Losses are without the penalty.
-    """
-    counts = np.ones(len(train[0])) if weights is None else weights
-    rows: list[dict[str, Any]] = []
-    best: list[logistic.Solution] = []
-    started = time.perf_counter()
-    with progress.bar(iterations, "train head", "step") as bar:
-
-        def each(found: logistic.Solution, scores: np.ndarray) -> None:
-            nonlocal started
-            row = _measured(scores, train[1], counts)
-            row |= {f"val_{key}": value for key, value in _measured(found.logits(val[0]), val[1]).items()}
-            if keep == "last" or not rows or row["val_loss"] < min(earlier["val_loss"] for earlier in rows):
-                best[:] = [found]
-            now = time.perf_counter()
-            row |= {"learning_rate": 0.0, "seconds": now - started}
-            rows.append({"phase": "head", "epoch": len(rows) + 1, **row})
-            started = now
-            on_epoch(len(rows), row)
-            interruption.check()
-            bar.update()
-
-        found = logistic.fit(*train, counts, l2, iterations=iterations, each=each)
-        if not rows:  # nothing to learn, from features that never change
-            each(found, found.logits(train[0]))
-    history = pd.DataFrame(rows)
-    if told:
-        kept = history.iloc[history["val_loss"].argmin() if keep == "best" else -1]
-        log.info(
-            "head solved in %d iterations; kept: iteration %d, loss %.4f  accuracy %.4f  val_loss %.4f  "
-            "val_accuracy %.4f",
-            len(rows), *kept[["epoch", "loss", "accuracy", "val_loss", "val_accuracy"]],
-        )  # fmt: skip
-    return best[0], history
 
 
 class _Steps(keras.callbacks.Callback):
@@ -289,12 +225,6 @@ def _refuse_nan(epoch: int, row: EpochRow) -> None:
             f"the {name} loss became {loss} in epoch {epoch}: lower learning_rate (it is too high for this "
             "optimizer), or set optimizer.global_clipnorm=1"
         )
-
-
-def _measured(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None) -> EpochRow:
-    losses = -np.sum(targets * log_softmax(scores, axis=1), axis=1)
-    right = scores.argmax(axis=1) == targets.argmax(axis=1)
-    return {"loss": float(np.average(losses, weights=weights)), "accuracy": float(right.mean())}
 
 
 def _say(epoch: int, epochs: int, row: EpochRow) -> None:

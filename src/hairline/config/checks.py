@@ -36,12 +36,9 @@ def training_faults(config: Config) -> Iterator[str]:
     yield from data_faults(config.data)
     yield from _model_faults(config)
     yield from decision_faults(config.decision)
-    if config.repeats > 1 and config.finetune.layers != "none":
-        yield "repeats measures heads on frozen features: it goes with finetune=none only"
-    if config.base is not None:
-        yield from _base_faults(config)
-    if config.optimizer.name == "lbfgs":
-        yield from _exact_faults(config)
+    if config.base is not None and not str(config.base).strip():
+        yield "base: the text is empty; give a run directory, an MLflow run id, or models:/<name>@<alias>"
+    yield from _conflicts(config)
     positive: dict[str, float | None] = {
         "batch_size": config.batch_size,
         "epochs": config.epochs,
@@ -128,29 +125,32 @@ def decision_faults(decision: Decision) -> Iterator[str]:
         yield f"decision.abstain={band}: expected two rising probabilities, such as [0.3,0.7], or null for none"
 
 
-def _base_faults(config: Config) -> Iterator[str]:
-    if not str(config.base).strip():
-        yield "base: the text is empty; give a run directory, an MLflow run id, or models:/<name>@<alias>"
-    if config.finetune.layers != "none":
-        yield "base adapts the head alone: it goes with finetune=none only"
-    if config.data.mix:
-        yield "base fits the images as they are: it goes with data.mix=0 only"
-    if config.repeats > 1:
-        yield "base fits one head, by cross-validation: it goes with repeats=1 only"
-    if config.augment.mode == "fresh" or config.augment.views > 1:
-        yield "base fits the images as they are: it goes with augment=none only"
-
-
-def _exact_faults(config: Config) -> Iterator[str]:
-    refused = {
-        "finetune=none": (config.finetune.layers != "none", "solves a head on frozen features"),
-        "augment.mode=views": (config.augment.mode == "fresh", "goes over the same views again and again"),
-        "model.dropout=0": (config.model.dropout > 0, "needs a loss that is no draw"),
-        "repeats=1": (config.repeats > 1, "gives the same head for every seed"),
+def _conflicts(config: Config) -> Iterator[str]:
+    """Say which settings don't go together."""
+    fresh = config.augment.mode == "fresh"
+    missed = {
+        "augment=none": fresh or config.augment.views > 1,
+        "augment.mode=views": fresh,
+        "data.mix=0": config.data.mix > 0,
+        "finetune=none": config.finetune.layers != "none",
+        "model.dropout=0": config.model.dropout > 0,
+        "repeats=1": config.repeats > 1,
     }
-    for setting, (wrong, why) in refused.items():
-        if wrong:
-            yield f"optimizer=lbfgs {why}: it goes with {setting} only"
+    based, solved = config.base is not None, config.optimizer.name == "lbfgs"
+    needed = [
+        (config.repeats > 1, "finetune=none", "repeats measures heads on frozen features"),
+        (based, "finetune=none", "base adapts the head alone"),
+        (based, "data.mix=0", "base fits the images as they are"),
+        (based, "repeats=1", "base fits one head, by cross-validation"),
+        (based, "augment=none", "base fits the images as they are"),
+        (solved, "finetune=none", "optimizer=lbfgs solves a head on frozen features"),
+        (solved, "augment.mode=views", "optimizer=lbfgs goes over the same views again and again"),
+        (solved, "model.dropout=0", "optimizer=lbfgs needs a loss that is no draw"),
+        (solved, "repeats=1", "optimizer=lbfgs gives the same head for every seed"),
+    ]
+    for asked, setting, why in needed:
+        if asked and missed[setting]:
+            yield f"{why}: it goes with {setting} only"
 
 
 def _model_faults(config: Config) -> Iterator[str]:

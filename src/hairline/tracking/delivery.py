@@ -113,7 +113,7 @@ class Delivery:
             kind = waiting[0]["kind"]
             self._trying = time.monotonic(), kind in LARGE
             try:
-                store.refuse_unreachable(self._target)  # within seconds, where requests would try for longer
+                store.refuse_unusable(self._target)  # within seconds, where requests would try for longer
                 self._journal.mark(self._mirror.deliver(waiting))
             except Exception as error:  # SQLAlchemy's, requests' and MLflow's own have no common ancestor
                 self._trying = None

@@ -118,7 +118,7 @@ def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], fold
         TrackingError: If there is no such experiment or run.
     """
     target = store.address(uri)
-    store.refuse_unreachable(target)
+    store.refuse_unusable(target)
     mlflow = store.point_at(target)
     client = mlflow.MlflowClient()
     try:

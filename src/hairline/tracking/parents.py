@@ -121,7 +121,7 @@ def _costing_nothing(uri: str | None) -> Iterator[None]:
     """Let a server that does not answer stop no sweep: its folder is complete without."""
     target = store.address(uri)
     try:
-        store.refuse_unreachable(target)
+        store.refuse_unusable(target)
         yield
     except Exception as error:
         if target not in _warned:

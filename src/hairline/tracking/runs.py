@@ -272,7 +272,7 @@ def synchronise(directory: Path, uri: str | None) -> int:
     mirror = Mirror(journal.directory, uri)
     sent = 0
     try:
-        store.refuse_unreachable(store.address(uri))
+        store.refuse_unusable(store.address(uri))
         if mirror.run_id is not None and not mirror.known():
             mirror.run_id = None
             journal.rewind()

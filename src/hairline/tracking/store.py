@@ -36,7 +36,7 @@ def connect(uri: str | None, experiment: str) -> str:
         TrackingError: If the store cannot be used.
     """
     target = address(uri)
-    refuse_unreachable(target)
+    refuse_unusable(target)
     pointed = point_at(target)
     try:
         # Several processes that make the same SQLite schema at once crash each other.
@@ -148,15 +148,15 @@ def opened(uri: str | None) -> Any:
         TrackingError: If it does not, within seconds.
     """
     target = address(uri)
-    refuse_unreachable(target)
+    refuse_unusable(target)
     return point_at(target)
 
 
-def refuse_unreachable(uri: str) -> None:
-    """Try to reach a server; does nothing for a file.
+def refuse_unusable(uri: str) -> None:
+    """Refuse an address that lacks the password it was stored without, and one whose server does not answer.
 
     Raises:
-        TrackingError: If it does not answer, within seconds, or its address lacks the password it was stored without.
+        TrackingError: If it is such an address or server.
     """
     if f"{redaction.HIDDEN}@" in uri:
         raise TrackingError(
