@@ -22,9 +22,9 @@ SURFACES = {"deepcrack": (128, 16), "uav75": (64, 16)}
 _EXPERIMENT = "unseen_surfaces"
 CANDIDATES: dict[str, tuple[str, list[str]]] = {
     "last layer, by epochs": ("recipe", []),
-    "three taps": (_EXPERIMENT, ["data.mix=0"]),
-    "three taps, mix 1 of weight 0.1": (_EXPERIMENT, []),
-    "three taps, mix 1 of weight 0.3": (_EXPERIMENT, ["data.mix_weight=0.3"]),
+    "two taps, head solved": (_EXPERIMENT, ["data.mix=0", "data.crops=0"]),
+    "the same, drawn images": (_EXPERIMENT, ["data.crops=0"]),
+    "the same, drawn images and crops": (_EXPERIMENT, []),
 }
 SHARED = ["split.group_by=block", "report.level=full", "tracking=none", "probe=false"]
 # Validation accuracy that a choice may cost on METU itself, below the best setting's.

@@ -49,7 +49,7 @@ LIGHT = {
     "registry", "standings", "sweeps",
     "tracking.delivery", "tracking.journal", "tracking.mirror", "tracking.models", "tracking.parents", "tracking.runs",
     "tracking.sampling", "tracking.store",
-    "data.archives", "data.augmentation", "data.download", "data.duplicates",
+    "data.archives", "data.augmentation", "data.cropping", "data.download", "data.duplicates",
     "data.images", "data.manifest", "data.sources", "data.splits", "data.mixing", "data.synthetic.__init__",
     "data.synthetic.camera", "data.synthetic.composites", "data.synthetic.cracks", "data.synthetic.geometry",
     "data.synthetic.lookalikes", "data.synthetic.patches", "data.synthetic.surfaces", "evaluation.calibration",
@@ -108,7 +108,7 @@ def test_arrows_point_one_way(path: Path) -> None:
     stages = (
         "data",
         "model",
-        "training evaluation",
+        "training solving evaluation",
         "inference",
         "serving preparation shipping inspection",
         "phases",

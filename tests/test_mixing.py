@@ -1,4 +1,4 @@
-"""Composites join the training part alone, and nothing of validation or test gets into them."""
+"""Composites and crops join the training part alone, and nothing of validation or test gets into them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hairline import phases, preparation
-from hairline.data import manifest, mixing
+from hairline.data import cropping, manifest, mixing
 from hairline.data.synthetic import compose
 from tests.running import composed
 
@@ -29,13 +29,13 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 
 def test_off_is_off(divided: pd.DataFrame) -> None:
-    assert mixing.mixed(divided, share=0, positive=None, seed=0) is divided
+    assert mixing.mixed(divided, share=0, crops=0, positive=None, seed=0) is divided
     assert mixing.real(divided).all()
 
 
 def test_rows_that_were_there_stay_as_they_were(divided: pd.DataFrame) -> None:
     before = {path: Path(path).read_bytes() for path in divided["path"]}
-    found = mixing.mixed(divided, share=0.5, positive="cracked", seed=0)
+    found = mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=0)
     pd.testing.assert_frame_equal(found.iloc[: len(divided)][list(manifest.COLUMNS)], divided.reset_index(drop=True))
     for split in ("val", "test"):
         assert (found["split"] == split).sum() == (divided["split"] == split).sum()
@@ -44,7 +44,7 @@ def test_rows_that_were_there_stay_as_they_were(divided: pd.DataFrame) -> None:
 
 def test_composites_are_training_images_of_their_parents_groups(divided: pd.DataFrame) -> None:
     train = divided[divided["split"] == "train"]
-    found = mixing.mixed(divided, share=1.5, positive="cracked", seed=0)
+    found = mixing.mixed(divided, share=1.5, crops=0, positive="cracked", seed=0)
     drawn = found[~mixing.real(found)]
     assert len(drawn) == round(1.5 * len(train))
     assert set(drawn["split"]) == {"train"}
@@ -61,25 +61,25 @@ def test_composites_are_training_images_of_their_parents_groups(divided: pd.Data
 
 
 def test_composites_are_files_like_any_other(divided: pd.DataFrame) -> None:
-    drawn = mixing.mixed(divided, share=0.5, positive="cracked", seed=3).iloc[len(divided) :]
+    drawn = mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=3).iloc[len(divided) :]
     scanned, rejected = manifest.scan(drawn[["path", "label", "group", "split"]])
     assert len(rejected) == 0
     pd.testing.assert_frame_equal(scanned, drawn[list(manifest.COLUMNS)])
 
 
 def test_the_same_again_is_not_drawn_again(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = mixing.mixed(divided, share=0.5, positive="cracked", seed=4)
+    first = mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=4)
     stamps = {path: Path(path).stat().st_mtime_ns for path in first["path"]}
     contents = {path: Path(path).read_bytes() for path in first["path"]}
     with monkeypatch.context() as patch:
         patch.setattr(mixing.synthetic, "compose", lambda *_, **__: pytest.fail("drawn again"))
-        pd.testing.assert_frame_equal(mixing.mixed(divided, share=0.5, positive="cracked", seed=4), first)
+        pd.testing.assert_frame_equal(mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
     assert {path: Path(path).stat().st_mtime_ns for path in first["path"]} == stamps
     gone = first["path"].iloc[-1]
     Path(gone).unlink()
-    pd.testing.assert_frame_equal(mixing.mixed(divided, share=0.5, positive="cracked", seed=4), first)
+    pd.testing.assert_frame_equal(mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
     assert Path(gone).read_bytes() == contents[gone]
-    other = mixing.mixed(divided, share=0.5, positive="cracked", seed=5)
+    other = mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=5)
     assert not set(other["sha256"].iloc[len(divided) :]) & set(first["sha256"])
 
 
@@ -92,10 +92,51 @@ def test_labels_say_what_is_drawn(divided: pd.DataFrame, monkeypatch: pytest.Mon
         return compose(picture, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(mixing.synthetic, "compose", noted)
-    found = mixing.mixed(divided, share=0.7, positive="cracked", seed=6)
+    found = mixing.mixed(divided, share=0.7, crops=0, positive="cracked", seed=6)
     drawn = found[~mixing.real(found)]
     assert sorted(asked) == sorted(drawn["label"] == "cracked")
     assert all(("-cracked" in Path(row.path).name) == (row.label == "cracked") for row in drawn.itertuples())
+
+
+def test_crops_are_parts_of_training_images_of_their_class(divided: pd.DataFrame) -> None:
+    """Without a positive class, beside composites, and the same again from the cache."""
+    train = divided[divided["split"] == "train"]
+    found = mixing.mixed(divided, share=0, crops=1.5, positive=None, seed=0)
+    cut = found[~mixing.real(found)]
+    assert set(cut[mixing.ORIGIN]) == {mixing.CROP}
+    assert set(cut["split"]) == {"train"}
+    assert len(cut) == round(1.5 * len(train))
+    assert cut["sha256"].nunique() == len(cut)
+    for row in cut.itertuples():
+        parent = train[train["sha256"].str.startswith(Path(row.path).name[:32])].iloc[0]
+        assert (row.label, row.group) == (parent["label"], parent["group"])
+        assert row.width == row.height < 0.63 * parent["width"]
+    stamps = {path: Path(path).stat().st_mtime_ns for path in cut["path"]}
+    both = mixing.mixed(divided, share=0.5, crops=1.5, positive="cracked", seed=0)
+    assert both[mixing.ORIGIN].value_counts().to_dict() == {
+        "": len(divided), mixing.CROP: len(cut), mixing.COMPOSITE: round(0.5 * len(train)),
+    }  # fmt: skip
+    assert both.loc[both[mixing.ORIGIN] == mixing.CROP, "sha256"].tolist() == cut["sha256"].tolist()
+    assert {path: Path(path).stat().st_mtime_ns for path in stamps} == stamps
+    scanned, rejected = manifest.scan(cut[["path", "label", "group", "split"]].reset_index(drop=True))
+    assert len(rejected) == 0
+    pd.testing.assert_frame_equal(scanned, cut[list(manifest.COLUMNS)].reset_index(drop=True))
+
+
+def test_a_crop_shows_what_is_darkest_more_often_than_not() -> None:
+    """A dark line down a patch is in far more crops than a part drawn anywhere would have it in."""
+    pixels = np.random.default_rng(0).normal(140, 8, (227, 227, 3)).clip(0, 255).astype(np.uint8)
+    pixels[:, 60:64] = 40
+    patch = Image.fromarray(pixels)
+    found = [np.asarray(cropping.crop(patch, seed=(number,)).convert("L")) for number in range(100)]
+    assert sum(int(crop.min()) < crop.mean() - 45 for crop in found) > 75
+    assert len({crop.shape for crop in found}) > 20
+    assert all(48 <= crop.shape[0] == crop.shape[1] <= 141 for crop in found)
+    assert np.array_equal(found[3], np.asarray(cropping.crop(patch, seed=(3,)).convert("L")))
+
+
+def test_one_pixel_can_be_cropped() -> None:
+    assert cropping.crop(Image.new("RGB", (1, 1)), seed=(0,)).size == (1, 1)
 
 
 @pytest.mark.parametrize("positive", [None, "cracked"])
@@ -104,7 +145,7 @@ def test_it_takes_two_classes_of_which_one_is_cracked(divided: pd.DataFrame, pos
         divided if positive is None else divided.assign(label=divided["label"].where(divided["group"] != "g0", "odd"))
     )
     with pytest.raises(mixing.MixError, match=r"data.mix=1: the classes are .*data.positive_class"):
-        mixing.mixed(wrong, share=1, positive=positive, seed=0)
+        mixing.mixed(wrong, share=1, crops=0, positive=positive, seed=0)
 
 
 def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:

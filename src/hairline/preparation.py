@@ -14,7 +14,7 @@ from hairline.data import duplicates, manifest, mixing, sources, splits
 
 log = logging.getLogger(__name__)
 
-_MIXING = ("mix", "mix_weight", "mix_seed")  # settings of `data` that come after listing and dividing
+_MIXING = ("mix", "crops", "mix_weight", "mix_seed")  # settings of `data` that come after listing and dividing
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Data:
 
     @property
     def real(self) -> np.ndarray:
-        """Row numbers of the source's images: all, but for what `data.mix` has drawn."""
+        """Row numbers of the source's images: all, but for what `data.mix` and `data.crops` added."""
         return np.flatnonzero(mixing.real(self.manifest))
 
     def rows(self, split: str) -> np.ndarray:
@@ -90,7 +90,8 @@ def prepare_data(config: Config) -> Data:
     table = splits.split(table, **arguments(config.split, *grouping), seed=config.seed).reset_index(drop=True)
     class_names = sorted(table["label"].unique())
     positive = sources.positive_class(class_names, config.data.positive_class)
-    table = mixing.mixed(table, share=config.data.mix, positive=positive, seed=config.data.mix_seed)
+    amounts = {"share": config.data.mix, "crops": config.data.crops}
+    table = mixing.mixed(table, **amounts, positive=positive, seed=config.data.mix_seed)
     data = Data(
         table,
         rejected,
@@ -137,8 +138,12 @@ def _say_data(config: Config, data: Data) -> None:
     for split in manifest.SPLITS:
         per_class = ", ".join(f"{manifest.shown(name)} {counts.loc[split, name]:,}" for name in data.class_names)
         log.info("%-5s %7s images  (%s)", split, f"{counts.loc[split].sum():,}", per_class)
-    if drawn := len(data.manifest) - len(data.real):
-        log.info("%s of the training images are drawn on others of them (data.mix)", f"{drawn:,}")
+    if len(data.real) < len(data.manifest):
+        kinds = data.manifest[mixing.ORIGIN].value_counts()
+        if drawn := kinds.get(mixing.COMPOSITE, 0):
+            log.info("%s of the training images are drawn on others of them (data.mix)", f"{drawn:,}")
+        if cut := kinds.get(mixing.CROP, 0):
+            log.info("%s of the training images are parts of others of them, enlarged (data.crops)", f"{cut:,}")
     if len(data.class_names) == 2:
         if data.positive is None:
             log.info("positive class: none known; set data.positive_class to one of %s", ", ".join(data.class_names))

@@ -89,6 +89,8 @@ def data_faults(data: Data) -> Iterator[str]:
         yield f"data.classes={data.classes}: the generator draws 2 or 3 classes"
     if not 0 <= data.mix <= 4:
         yield f"data.mix={data.mix:g}: expected a number from 0 (none) to 4 drawn images a training image"
+    if not 0 <= data.crops <= 4:
+        yield f"data.crops={data.crops:g}: expected a number from 0 (none) to 4 parts a training image"
     if not 0 < data.mix_weight <= 100:
         yield f"data.mix_weight={data.mix_weight:g}: expected a number above 0, up to 100; data.mix=0 draws no images"
     if data.mix_seed < 0:
@@ -120,6 +122,8 @@ def decision_faults(decision: Decision) -> Iterator[str]:
         yield f"decision.threshold={threshold:g}: expected recall, f1, or a probability between 0 and 1"
     if not 0 < decision.target_recall < 1:
         yield f"decision.target_recall={decision.target_recall:g}: expected a share between 0 and 1, such as 0.99"
+    if not 0 <= decision.standard_errors < math.inf:
+        yield f"decision.standard_errors={decision.standard_errors:g}: expected a number from 0"
     band = decision.abstain
     if band is not None and not (len(band) == 2 and 0 <= band[0] < band[1] <= 1):
         yield f"decision.abstain={band}: expected two rising probabilities, such as [0.3,0.7], or null for none"
@@ -131,6 +135,7 @@ def _conflicts(config: Config) -> Iterator[str]:
     missed = {
         "augment=none": fresh or config.augment.views > 1,
         "augment.mode=views": fresh,
+        "data.crops=0": config.data.crops > 0,
         "data.mix=0": config.data.mix > 0,
         "finetune=none": config.finetune.layers != "none",
         "model.dropout=0": config.model.dropout > 0,
@@ -141,6 +146,7 @@ def _conflicts(config: Config) -> Iterator[str]:
         (config.repeats > 1, "finetune=none", "repeats measures heads on frozen features"),
         (based, "finetune=none", "base adapts the head alone"),
         (based, "data.mix=0", "base fits the images as they are"),
+        (based, "data.crops=0", "base fits the images as they are"),
         (based, "repeats=1", "base fits one head, by cross-validation"),
         (based, "augment=none", "base fits the images as they are"),
         (solved, "finetune=none", "optimizer=lbfgs solves a head on frozen features"),

@@ -23,7 +23,8 @@ class Data:
     max_rejected: float = 0.01  # share of unreadable files above which the run stops
     class_map: dict[str, str] = field(default_factory=dict)  # other names for the classes: {Positive: cracked}
     mix: float = 0.0  # images drawn on sound training images, per training image: 0 = none
-    mix_weight: float = 0.2  # what one of them counts in the loss; an image of the source counts 1
+    crops: float = 0.0  # parts of training images, enlarged, per training image: 0 = none
+    mix_weight: float = 0.2  # what one of either counts in the loss; an image of the source counts 1
     mix_seed: int = 0  # apart from the run's seed, so that seeds share what is drawn
 
 
@@ -225,6 +226,7 @@ class Decision:
 
     threshold: float | str = "recall"  # recall, f1, or the probability from which on the positive class is answered
     target_recall: float = 0.99  # threshold=recall: the recall to be sure of
+    standard_errors: float = 1.0  # threshold=recall: how far below its best the balanced accuracy may lie
     calibration: Literal["temperature", "none"] = "temperature"
     abstain: list[float] | None = None  # [low, high]: between these the answer is "cannot tell"
 

@@ -41,6 +41,7 @@ def decide(
     *,
     threshold: float | str,
     target_recall: float,
+    standard_errors: float,
     calibration: Literal["temperature", "none"],
     abstain: list[float] | None,
     groups: Sequence[object] | None = None,
@@ -54,6 +55,7 @@ def decide(
         positive: Index of the positive class; None: no threshold, the most probable class is the answer.
         threshold: `recall`, `f1`, or the probability itself.
         target_recall: What `threshold=recall` aims at.
+        standard_errors: How far it may lie below the best balanced accuracy.
         calibration: Whether a temperature is fitted.
         abstain: The band of "cannot tell".
         groups: Of the images, for the threshold's interval.
@@ -76,7 +78,13 @@ def decide(
     if isinstance(threshold, str):
         rule: Literal["recall", "f1"] = "recall" if threshold == "recall" else "f1"
         point = thresholds.choose(
-            truth, found, rule=rule, target_recall=target_recall, groups=groups, resamples=resamples
+            truth,
+            found,
+            rule=rule,
+            target_recall=target_recall,
+            standard_errors=standard_errors,
+            groups=groups,
+            resamples=resamples,
         )
     else:
         point = thresholds.measured(truth, found, float(threshold))

@@ -88,6 +88,7 @@ def choose(
     *,
     rule: Literal["recall", "f1"],
     target_recall: float = 0.99,
+    standard_errors: float = 1.0,
     groups: Sequence[object] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -95,17 +96,18 @@ def choose(
     """Choose a threshold on validation images.
 
     `recall`: among the thresholds whose recall has a lower bound (95 % Wilson) that meets the target, the lowest whose
-    balanced accuracy is within one standard error of the best (the rule of Breiman et al. 1984, *CART*): the images
-    cannot tell them apart, a missed crack costs more than a false alarm, and on other surfaces scores are lower. Where
-    none meets the target, among those whose recall itself does, and the result says so. `f1`: the threshold of the
-    highest F1, of equals the lowest. A threshold lies half way to the next lower score, so that rounding cannot cross
-    it.
+    balanced accuracy is within so many standard errors of the best (with 1, the rule of Breiman et al. 1984, *CART*):
+    the images cannot tell them apart, a missed crack costs more than a false alarm, and on other surfaces scores are
+    lower. Where none meets the target, among those whose recall itself does, and the result says so. `f1`: the
+    threshold of the highest F1, of equals the lowest. A threshold lies half way to the next lower score, so that
+    rounding cannot cross it.
 
     Args:
         labels01: 1 for positive, int [n]; both must occur.
         scores: Probability of the positive class, [n].
         rule: See above.
         target_recall: Below 1.
+        standard_errors: From 0, the best itself.
         groups: Images of a group are drawn together in the bootstrap; None: each by itself.
         resamples: Of the bootstrap that gives the threshold's own interval; 0: none.
         seed: Of the bootstrap.
@@ -114,7 +116,7 @@ def choose(
     values, true_positives, false_positives = metrics.ranking_points(labels01, scores)
     candidates = (values + np.append(values[1:], 0.0)) / 2
     target = target_recall if rule == "recall" else None
-    best, reached = _best(true_positives[None], false_positives[None], target)
+    best, reached = _best(true_positives[None], false_positives[None], target, standard_errors)
     interval: tuple[float | None, float | None] = (None, None)
     if resamples:
         order = np.argsort(-scores, kind="stable")
@@ -126,7 +128,7 @@ def choose(
             found = np.cumsum(counted * inside, axis=1, dtype=np.float64)[:, last_of_ties]
             alarms = np.cumsum(counted * ~inside, axis=1, dtype=np.float64)[:, last_of_ties]
             both = (found[:, -1] > 0) & (alarms[:, -1] > 0)
-            drawn.append(candidates[_best(found[both], alarms[both], target)[0]])
+            drawn.append(candidates[_best(found[both], alarms[both], target, standard_errors)[0]])
         interval = intervals.percentiles(np.concatenate(drawn))
     return measured(
         labels01,
@@ -170,7 +172,7 @@ def measured(
 
 
 def _best(
-    true_positives: NDArray[Any], false_positives: NDArray[Any], target_recall: float | None
+    true_positives: NDArray[Any], false_positives: NDArray[Any], target_recall: float | None, standard_errors: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Choose among thresholds in descending order, for each row of counts [rows, thresholds].
 
@@ -192,7 +194,7 @@ def _best(
         np.hypot(*(_standard_error(*counts) for counts in ((true_positives, positives), (false_positives, negatives))))
         / 2
     )
-    least = np.take_along_axis(merit - error, highest, axis=1)
+    least = np.take_along_axis(merit - standard_errors * error, highest, axis=1)
     return _last_of_the_highest((merit >= least).astype(np.float64)), reached
 
 
