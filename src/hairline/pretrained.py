@@ -104,7 +104,8 @@ class Pretrained:
         from hairline.model.classifier import Standardisation
         from hairline.model.distance import Distance
 
-        rows = {split: data.rows(split) for split in ("train", "val")}
+        # Photos are to be told from photos: with drawn images among them, what is known would lie beside these.
+        rows = {"train": np.intersect1d(data.rows("train"), data.real), "val": data.rows("val")}
         standardisation = head.standardisation
         if config.finetune.layers == "none":
             found = {split: frozen.images.rows(numbers) for split, numbers in rows.items()}

@@ -60,15 +60,14 @@ class Distance:
         """Measure training features; validation features set the limits.
 
         Args:
-            train: Of the training images.
+            train: Of the training images, drawn ones left out.
             labels: Their classes, int64 [n]; every class occurs.
             val: Of the validation images, in the order of their files: neighbours often show one photo or surface.
             mean: Of the training features, float32 [width].
             deviation: Of the training features, float32 [width].
         """
         some = np.unique(np.linspace(0, len(train) - 1, min(_SAMPLE, len(train))).astype(np.int64))
-        # The last places of a mixed training part are drawn images; every class is among those chosen evenly, unless
-        # there are hardly any of it.
+        # Every class is among those chosen evenly, unless there are hardly any of it.
         some = np.union1d(some, [np.flatnonzero(labels == index)[0] for index in range(labels.max() + 1)])
         table = (train.read(some) - mean) / deviation
         means = [table[labels[some] == index].mean(axis=0) for index in range(labels.max() + 1)]

@@ -25,7 +25,7 @@ LEAST = 64  # images or tiles: of fewer, one photo's whims would pass for a surf
 # Of the training deviation: a feature that hardly varies on the new surface is not blown up beyond this.
 _LEAST_DEVIATION = 0.3
 # Of a photo's limit: what single photos add to the distance of a surface is lost in the mean of many. METU's own test
-# part lies at 0.2 to 0.4, DeepCrack and UAV75 at 0.55 to 1.15.
+# part lies at 0.2 to 0.4, DeepCrack and UAV75 at 0.55 to 1.3.
 _FAR = 0.5
 # Of the way to where the scores part. Measured on DeepCrack at 1 to 80 % of cracked tiles, four models: all of it loses
 # up to 0.05 of balanced accuracy, this up to 0.02 (docs/generalisation.md).
