@@ -6,6 +6,7 @@ import atexit
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hairline
 from hairline.model import bundle as bundles
@@ -31,7 +32,7 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
     """
     mlflow = store.point_at(store.address(uri))
     import pandas as pd  # half a second, which a misspelt key need not wait for
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
     bundle = bundles.read(folder)
@@ -43,8 +44,14 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
         code = shutil.copytree(
             package, Path(place, package.name), ignore=shutil.ignore_patterns("__pycache__", "*.npz")
         )
-        mlflow.pyfunc.log_model(
+        Model.log(
+            None,
+            flavor=_Flavour(),
+            flavor_name="pyfunc",
             name="model",
+            # Loading the model again to try its example takes 4 s of every run, and ends in a warning at most; the
+            # joined model was compared with the features' path on real images before it was saved.
+            validate_serving_input=False,
             python_model=str(package / "serving.py"),  # models from code: nothing is pickled
             artifacts={"model": str(folder)},
             code_paths=[str(code)],
@@ -53,6 +60,14 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
             # Given, as inferring them loads the model in a process of its own (10 s).
             pip_requirements=requirements(bundle),
         )
+
+
+class _Flavour:
+    """MLflow's pyfunc as what `Model.log` saves by; `pyfunc.log_model` does not pass all settings on."""
+
+    def save_model(self, *, validate_serving_input: bool, **options: Any) -> None:
+        """Save a model; whether its example is tried is `Model.log`'s own."""
+        store.mlflow().pyfunc.save_model(**options)
 
 
 def passing_folder() -> str:
