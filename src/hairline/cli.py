@@ -194,7 +194,7 @@ def unknown_choice(folder: Path, arguments: list[str]) -> str | None:
         group = group.lstrip("+~")
         if equals and not group.strip():  # Hydra stumbles over some of them
             return f"{argument[:80]!r}: nothing is named before the =; expected key=value, such as epochs=20"
-        known = group and equals and not group.startswith("hydra")
+        known = equals and not group.startswith("hydra")
         names = {path.stem for path in (folder / group).glob("*.yaml")} if known else set()
         if names and choices.startswith(("[", "{")):  # Hydra stumbles over what is in some of them
             return f"{group}={choices[:80]}: expected one of {', '.join(sorted(names))}"

@@ -138,9 +138,6 @@ def _drawn(
     """
     paths, digests = parents["path"].tolist(), parents["sha256"].tolist()
 
-    def work(places: Sequence[int]) -> list[tuple[str, int, int, str]]:
-        return [one(at) for at in places]
-
     def one(at: int) -> tuple[str, int, int, str]:
         number, digest = int(rounds[at]), digests[at]
         file = folder / digest[:2] / f"{digest[:32]}-{number}-{kinds[at]}{suffix}"
@@ -156,7 +153,7 @@ def _drawn(
     chunks = [range(start, min(start + _CHUNK, len(paths))) for start in range(0, len(paths), _CHUNK)]
     found: list[tuple[str, int, int, str]] = []
     with ThreadPoolExecutor() as pool, progress.bar(len(paths), told, "img") as shown:
-        for rows in pool.map(work, chunks):
+        for rows in pool.map(lambda places: [one(at) for at in places], chunks):
             found += rows
             shown.update(len(rows))
     columns = ["path", "width", "height", "sha256"]
