@@ -94,17 +94,26 @@ def choose(results: dict[str, Result], without: str) -> str:
         without: The surface that is not looked at.
 
     Returns:
-        The setting whose AUROC and balanced accuracy on the other surfaces are highest on average, among those that
-        lose at most `ALLOWED_LOSS` on METU's validation images.
+        Of the settings that the other surfaces cannot tell from the best one, the best on METU's validation images.
+        They cannot where AUROC and balanced accuracy lie within the best one's intervals; the best one is that with
+        the highest sum of the two, and loses at most `ALLOWED_LOSS` on METU's validation images.
     """
-    best = max(result.validation for result in results.values())
-    allowed = {name: found for name, found in results.items() if found.validation >= best - ALLOWED_LOSS}
+    most = max(result.validation for result in results.values())
+    others = [surface for surface in SURFACES if surface != without]
 
-    def merit(name: str) -> float:
-        others = [found for surface, found in allowed[name].surfaces.items() if surface != without]
-        return sum(found[AUROC] + found[BALANCED] for found in others)
+    def merit(result: Result) -> float:
+        return sum(result.surfaces[surface][key] for surface in others for key in (AUROC, BALANCED))
 
-    return max(allowed, key=merit)
+    best = max((found for found in results.values() if found.validation >= most - ALLOWED_LOSS), key=merit)
+
+    def rivals(result: Result) -> bool:
+        return all(
+            result.surfaces[surface][key] >= best.surfaces[surface][f"{key}_interval_low"]
+            for surface in others
+            for key in (AUROC, BALANCED)
+        )
+
+    return max((name for name, found in results.items() if rivals(found)), key=lambda name: results[name].validation)
 
 
 def summary(results: dict[str, Result]) -> dict[str, Any]:

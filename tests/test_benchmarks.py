@@ -22,6 +22,7 @@ SCRIPTS = [
     "features",
     "generalisation",
     "memory",
+    "new_surface",
     "outage",
     "photos",
     "serving",
@@ -83,7 +84,7 @@ def test_a_surface_is_told_by_the_setting_chosen_without_it(monkeypatch: pytest.
     def figures(auroc: float, balanced: float) -> dict[str, float]:
         values = {module.AUROC: auroc, module.BALANCED: balanced, "test_accuracy": auroc}
         values |= {f"test_{name}_at_threshold": balanced for name in ("recall", "specificity")}
-        ends = (("low", -0.1), ("high", 0.1))
+        ends = (("low", -0.03), ("high", 0.03))
         return values | {f"{key}_interval_{end}": values[key] + by for key in values for end, by in ends}
 
     def result(validation: float, metu: float, deepcrack: float, uav75: float) -> object:
@@ -97,9 +98,14 @@ def test_a_surface_is_told_by_the_setting_chosen_without_it(monkeypatch: pytest.
     }
     found = module.summary(results)
     assert found["chosen_without"] == {"deepcrack": "best on uav75", "uav75": "best on deepcrack"}
-    assert found["uav75_auroc"] == {"value": 0.81, "low": pytest.approx(0.71), "high": pytest.approx(0.91)}
+    assert found["uav75_auroc"] == {"value": 0.81, "low": pytest.approx(0.78), "high": pytest.approx(0.84)}
     assert found["deepcrack_balanced_accuracy"]["value"] == 0.93
     assert found["metu_accuracy"]["value"] == 0.997
+    # What another draw of the training images would turn round decides nothing: METU's validation images do.
+    results["a hair worse on uav75"] = result(0.9985, 0.998, 0.94, 0.88)
+    assert module.summary(results)["chosen_without"]["deepcrack"] == "a hair worse on uav75"
+    results["worse on uav75"] = result(0.9995, 0.999, 0.96, 0.86)
+    assert module.summary(results)["chosen_without"]["deepcrack"] == "a hair worse on uav75"
 
 
 def test_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,10 @@ from hairline.model.features import Features
 
 @pytest.mark.parametrize("scale", [1.0, 1e-12, 1e6])
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
-def test_joined_model_equals_the_feature_path(scale: float, temperature: float) -> None:
+def test_joined_model_equals_the_feature_path(
+    scale: float, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hairline.model.features._BLOCK_BYTES", 5 * 4 * 576)  # 5 of 16 rows at once
     backbone = backbones.build("mobilenetv3small", image_size=32, weights=None, seed=0)
     convolution = backbone.layers[-2] if backbone.layers[-2].weights else backbone.get_layer("conv_1")
     convolution.set_weights([weights * scale for weights in convolution.get_weights()])
@@ -26,7 +29,7 @@ def test_joined_model_equals_the_feature_path(scale: float, temperature: float) 
             np.array([0.3, -0.2, 0.0], np.float32),
         ]
     )
-    expected = classifier.probabilities(classifier.logits(head, features, chunk=5), temperature)
+    expected = classifier.probabilities(classifier.logits(head, features), temperature)
     assert expected.std(axis=0).max() > 0.05  # the test would pass with constant outputs otherwise
     joined = classifier.join(backbone, head, standardisation, temperature)
     np.testing.assert_allclose(np.asarray(joined(pixels, training=False)), expected, atol=1e-4)
@@ -34,9 +37,10 @@ def test_joined_model_equals_the_feature_path(scale: float, temperature: float) 
     assert joined.input.dtype == "uint8"
 
 
-def test_standardisation_keeps_constant_features_finite() -> None:
+def test_standardisation_keeps_constant_features_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hairline.model.features._BLOCK_BYTES", 7 * 4 * 3)  # 7 of 100 rows at once
     features = np.random.default_rng(0).normal(5, [1.0, 1e-9, 0.0], (100, 3)).astype(np.float32)
-    found = classifier.Standardisation.of(Features.of(features), chunk=7)
+    found = classifier.Standardisation.of(Features.of(features))
     assert found.deviation[1] == found.deviation[2] == 1.0
     np.testing.assert_allclose(found.deviation[0], features[:, 0].std(), rtol=1e-5)
     tiny = classifier.Standardisation.of(Features.of((features[:, :1] - 5) * np.float32(1e-12)))

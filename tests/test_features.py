@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 import tensorflow as tf
 
 from hairline.data import images
+from hairline.data.decoded import Decoded
 from hairline.model import backbones, engine, features
 from hairline.model.features import Features, Recipe
 from tests.conftest import paint
@@ -99,6 +101,53 @@ def test_engines_agree_with_keras(files: list[str], own_cache: Path) -> None:
         found = compute(files, dataclasses.replace(RECIPE, engine=name))
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_decoded_images_are_decoded_once_and_stay_the_same(
+    files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = [dataclasses.replace(RECIPE, view=view, augment=AUGMENT) for view in (1, 2)]
+    paths = [*files, files[0]]  # one image twice
+    expected = [compute(paths, view, keep=False) for view in views]
+    decoded = Decoded(len(paths), SIZE, max_gigabytes=1)
+    first = compute(paths, views[0], keep=False, decoded=decoded)
+    assert not list(own_cache.glob("*tmp*")), "the file has a name, so a killed process would leave it"
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("decoded once more"))
+    second = compute(paths, views[1], keep=False, decoded=decoded)
+    np.testing.assert_array_equal(first, expected[0])
+    np.testing.assert_array_equal(second, expected[1])
+
+
+@pytest.mark.parametrize("fault", ["too large", "raises", "short"])
+def test_decoded_images_that_find_no_room_are_decoded_every_time(
+    fault: str, files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = compute(files, keep=False)
+    limit = SIZE * SIZE * 3
+    decoded = Decoded(len(files), SIZE, max_gigabytes=(len(files) * limit - (fault == "too large")) / 1e9)
+    if fault != "too large":
+        whole, written = decoded._file, []
+
+        class Full:
+            def __getattr__(self, name: str) -> object:
+                return getattr(whole, name)
+
+            def write(self, content: memoryview) -> int:
+                written.append(len(content))
+                if len(written) < 20:
+                    return whole.write(content)
+                if fault == "raises":
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return 7
+
+        monkeypatch.setattr(decoded, "_file", Full())
+    for _ in range(2):
+        np.testing.assert_array_equal(compute(files, keep=False, decoded=decoded), expected)
+    assert [record.message for record in caplog.records if "decoded every epoch" in record.message] == (
+        []
+        if fault == "too large"
+        else ["WARNING: no room for decoded images (No space left on device): they are decoded every epoch"]
+    )
 
 
 @pytest.mark.slow

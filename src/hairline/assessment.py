@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 ABOUT = "evaluation.json"
 _NOTED_DISTANCE = 0.5  # of a set of images, from which on adapt=surface would adapt to them
 _MOST_ADAPTED = 20_000  # images that a surface is learned from
-_CHUNK = 4096  # images whose features are in memory at once
 CROSS_METRICS = (
     "test_accuracy",
     "test_balanced_accuracy_at_threshold",
@@ -173,8 +172,7 @@ def compute_features(config: Evaluate, parts: inference.Parts, table: pd.DataFra
 
 def read(features: Features, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Give the logits float32 [n, classes] that a last layer reads off features, temperature applied."""
-    starts = range(0, len(features), _CHUNK)
-    return np.concatenate([features.read(slice(start, start + _CHUNK)) @ kernel + bias for start in starts])
+    return np.concatenate([block @ kernel + bias for block in features.blocks()])
 
 
 def unseen_rows(table: pd.DataFrame) -> np.ndarray:
@@ -197,8 +195,7 @@ def distances(folder: Path, features: Features) -> np.ndarray:
     distance = Distance.read(bundles.read_statistics(folder))
     if distance is None:
         return np.full(len(features), np.nan, np.float32)
-    starts = range(0, len(features), _CHUNK)
-    return np.concatenate([distance(features.read(slice(start, start + _CHUNK))) for start in starts])
+    return np.concatenate([distance(block) for block in features.blocks()])
 
 
 def measure(

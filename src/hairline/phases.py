@@ -17,6 +17,7 @@ from hairline import faults, tracking
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
 from hairline.data import augmentation
+from hairline.data.decoded import Decoded
 from hairline.preparation import Data
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], re
 
     train_rows = data.rows("train")
 
-    def outputs(view: int, rows: np.ndarray, keep: bool, place: str) -> Features:
+    def outputs(view: int, rows: np.ndarray, keep: bool, place: str, decoded: Decoded | None = None) -> Features:
         table = data.manifest.iloc[rows]
         augment = {**arguments(config.augment, "mode", "views"), "recipe": augmentation.RECIPE} if view else {}
         return compute(
@@ -83,11 +84,16 @@ def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], re
             max_gigabytes=config.features.max_gigabytes,
             threads=config.runtime.threads,
             label=label + place,
+            decoded=decoded,
         )
 
     everything = outputs(0, np.arange(len(data.manifest)), config.features.keep, "")
     if config.augment.mode == "fresh":
-        return Frozen(model, recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}"), 1)
+        room = config.features.max_gigabytes if config.features.keep and config.epochs > 1 else 0.0
+        decoded = Decoded(len(train_rows), recipe.image_size, max_gigabytes=room)
+        return Frozen(
+            model, recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}", decoded), 1
+        )
     count = config.augment.views
     views = [outputs(view, train_rows, config.features.keep, f", view {view + 1}/{count}") for view in range(1, count)]
     joined = Features.joined([everything.rows(train_rows), *views])
@@ -298,7 +304,7 @@ def finetune(
         below = pass_images(config, data, lambda: cut.lower, recipe, "activations")
         model = keras.Model(cut.upper.input, head.model(cut.upper.output))
         history = fit_rows(config, data, model, below, run, batch_size=settings.batch_size, **phase)
-        scores = classifier.logits(model, below.images, chunk=256)
+        scores = classifier.logits(model, below.images)
     else:
         model = keras.Model(backbone.input, head.model(backbone.output))
         one_hot = np.eye(len(data.class_names), dtype=np.float32)[data.labels]

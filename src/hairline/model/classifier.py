@@ -23,8 +23,8 @@ class Standardisation:
     deviation: np.ndarray
 
     @classmethod
-    def of(cls, features: Features, chunk: int = 4096) -> Standardisation:
-        """Measure features in chunks of rows, so that they need not fit into memory.
+    def of(cls, features: Features) -> Standardisation:
+        """Measure features.
 
         A feature that never changes keeps deviation 1. What counts as never is relative to the largest deviation:
         random frozen features are as small as 1e-12 altogether, and still tell cracks from none.
@@ -32,10 +32,10 @@ class Standardisation:
         # float64, and about the first row: sums of squares would lose small deviations from a large mean.
         origin = features.read(slice(0, 1))[0].astype(np.float64)
         total, squares = np.zeros_like(origin), np.zeros_like(origin)
-        for start in range(0, len(features), chunk):
-            block = features.read(slice(start, start + chunk)) - origin
-            total += block.sum(axis=0)
-            squares += np.square(block).sum(axis=0)
+        for block in features.blocks():
+            apart = block - origin
+            total += apart.sum(axis=0)
+            squares += np.square(apart, out=apart).sum(axis=0)
         mean = total / len(features)
         deviation = np.sqrt(np.maximum(squares / len(features) - np.square(mean), 0.0))
         constant = deviation <= 1e-6 * deviation.max(initial=0.0)
@@ -63,10 +63,9 @@ def build_head(standardisation: Standardisation, *, classes: int, dropout: float
     return keras.Model(inputs, logits, name="head")
 
 
-def logits(head: keras.Model, features: Features, chunk: int = 4096) -> np.ndarray:
+def logits(head: keras.Model, features: Features) -> np.ndarray:
     """Run the head on features; gives float32 [n, classes]."""
-    starts = range(0, len(features), chunk)
-    return np.concatenate([np.asarray(head(features.read(slice(at, at + chunk)), training=False)) for at in starts])
+    return np.concatenate([np.asarray(head(block, training=False)) for block in features.blocks()])
 
 
 def probabilities(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:

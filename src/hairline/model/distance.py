@@ -17,7 +17,6 @@ SET_IMAGES, SET_QUANTILE = 64, 0.95  # the same for sets: so many validation ima
 LEAST_SET = 8  # images: the mean of fewer says little
 _LEAST_SET_LIMIT = 0.1
 _SAMPLE = 2048  # training images that the components are found from
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Distance:
             class_means=np.array(means, np.float16).astype(np.float32),
             set_limit=np.float64(1),  # type: ignore[arg-type]
         )
-        squared = np.concatenate([found.squared(val.read(slice(at, at + _CHUNK))) for at in range(0, len(val), _CHUNK)])
+        squared = np.concatenate([found.squared(block) for block in val.blocks()])
         size = max(2, min(SET_IMAGES, len(val) // LEAST_SET))
         starts = range(0, max(1, len(val) - size + 1), size)
         apart = [found.apart(val.read(slice(start, start + size))) for start in starts]

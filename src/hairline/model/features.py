@@ -7,6 +7,7 @@ shards; a shard holds some hundred images' rows and is written in one step, so t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ import numpy as np
 
 from hairline import atomic, cache, progress
 from hairline.data import augmentation, images
+from hairline.data.decoded import Decoded
 from hairline.model import engine as engines
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHARD_IMAGES = 512
+_BLOCK_BYTES = 6_000_000  # of rows read at once; what is made of them takes several times as much
 _SHARD = re.compile(r"\d{6}-\d+\.json")
 _SHARD_ARRAY = re.compile(r"\d{6}-\d+\.npy")
 _TORN = re.compile(r"\.\d{6}-\d+\.(npy|json)")
@@ -120,6 +123,11 @@ class Features:
             found[chosen] = self._shards[shard][places[chosen, 1]]
         return found
 
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Give all rows in order, float32 [some, width], few at a time: together they need not fit into memory."""
+        rows = max(1, _BLOCK_BYTES // (4 * self.width))
+        return (self.read(slice(start, start + rows)) for start in range(0, len(self), rows))
+
 
 def compute(
     paths: Sequence[str],
@@ -131,6 +139,7 @@ def compute(
     max_gigabytes: float = 20.0,
     threads: int | None = None,
     label: str = "features",
+    decoded: Decoded | None = None,
 ) -> Features:
     """Give the features of image files, computing those that are not kept yet.
 
@@ -143,6 +152,7 @@ def compute(
         max_gigabytes: Size of all kept features above which the least recently used recipes are deleted.
         threads: CPU threads; None for all cores.
         label: Caption of the progress bar.
+        decoded: Keeps the pixels of `paths` from one call to the next.
 
     Returns:
         One row an image, in the order of `paths`.
@@ -152,11 +162,11 @@ def compute(
         ImageError: If a file can no longer be read, or changed since its digest was taken.
     """
     try:
-        return _compute(paths, digests, recipe, backbone, keep, max_gigabytes, threads, label)
+        return _compute(paths, digests, recipe, backbone, keep, max_gigabytes, threads, label, decoded)
     except engines.ConversionError:
         log.warning("going on with TensorFlow")
         other = replace(recipe, engine="tensorflow")  # it rounds differently, so what it makes is kept apart
-        return _compute(paths, digests, other, backbone, keep, max_gigabytes, threads, label)
+        return _compute(paths, digests, other, backbone, keep, max_gigabytes, threads, label, decoded)
 
 
 def _compute(
@@ -168,12 +178,13 @@ def _compute(
     max_gigabytes: float,
     threads: int | None,
     label: str,
+    decoded: Decoded | None,
 ) -> Features:
     first = dict(reversed([(digest, row) for row, digest in enumerate(digests)]))  # each image once
     if not keep:
         order = list(first)
         rows = [first[digest] for digest in order]
-        blocks = _passed(paths, digests, rows, recipe, backbone, threads, label)
+        blocks = _passed(paths, digests, rows, recipe, backbone, threads, label, decoded)
         table = {digest: number for number, digest in enumerate(order)}
         return Features.of(np.concatenate(list(blocks))).rows(np.array([table[digest] for digest in digests]))
     store = _Store(recipe)
@@ -184,7 +195,7 @@ def _compute(
             log.info("%s: %s computed, %s from the cache %s", label, f"{len(missing):,}", f"{kept:,}", store.folder)
             made: list[np.ndarray] = []
             done = waiting = 0
-            for block in _passed(paths, digests, missing, recipe, backbone, threads, label):
+            for block in _passed(paths, digests, missing, recipe, backbone, threads, label, decoded):
                 made.append(block)
                 waiting += len(block)
                 if waiting >= SHARD_IMAGES or done + waiting == len(missing):
@@ -206,15 +217,19 @@ def _passed(
     backbone: Callable[[], keras.Model],
     threads: int | None,
     label: str,
+    decoded: Decoded | None,
 ) -> Any:
     """Run the engine over some rows, with a progress bar; yields float32 [images, width]."""
 
-    def decode(number: int) -> np.ndarray:
-        row = rows[number]
+    def read(row: int) -> np.ndarray:
         try:
-            pixels = images.decode(images.read(paths[row], digests[row]), recipe.image_size)
+            return images.decode(images.read(paths[row], digests[row]), recipe.image_size)
         except images.ImageError as error:
             raise images.ImageError(f"{paths[row]}: {error}") from error
+
+    def decode(number: int) -> np.ndarray:
+        row = rows[number]
+        pixels = read(row) if decoded is None else decoded.get(row, functools.partial(read, row))
         return draw(pixels, digests[row], recipe) if recipe.view else pixels
 
     chosen: Any = recipe.engine

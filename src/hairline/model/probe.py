@@ -37,32 +37,31 @@ def ridge(train: Features, labels: np.ndarray, val: Features, val_labels: np.nda
     return best
 
 
-def classify(weights: np.ndarray, features: Features, chunk: int = 4096) -> np.ndarray:
+def classify(weights: np.ndarray, features: Features) -> np.ndarray:
     """Give the class int64 [n] of each row of features."""
-    starts = range(0, len(features), chunk)
-    scores = [features.read(slice(at, at + chunk)) @ weights[:-1] + weights[-1] for at in starts]
-    return np.argmax(np.concatenate(scores), axis=1)
+    return np.argmax(np.concatenate([block @ weights[:-1] + weights[-1] for block in features.blocks()]), axis=1)
 
 
 def _moments(
-    features: Features, labels: np.ndarray, classes: int, chunk: int = 4096
+    features: Features, labels: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Give mean and deviation of the features, their centred products, and those with the centred targets.
 
-    Read in chunks of rows, so that the features need not fit into memory. The last row of the targets' products are
-    the classes' counts.
+    The last row of the targets' products are the classes' counts.
     """
     one_hot = np.eye(classes)[labels]
-    origin = features.read(slice(0, min(chunk, len(features)))).mean(axis=0)
+    origin = next(features.blocks()).mean(axis=0)
     total = np.zeros(features.width)
     products = np.zeros((features.width, features.width))
     targets = np.zeros((features.width, classes))
-    for start in range(0, len(features), chunk):
+    start = 0
+    for block in features.blocks():
         # Products in single precision, four times as fast, about a mean that keeps them small; sums in double.
-        block = features.read(slice(start, start + chunk)) - origin
+        block -= origin
         total += block.sum(axis=0, dtype=np.float64)
         products += block.T @ block
-        targets += block.T @ one_hot[start : start + chunk].astype(np.float32)
+        targets += block.T @ one_hot[start : start + len(block)].astype(np.float32)
+        start += len(block)
     shift = total / len(features)
     counts = one_hot.sum(axis=0)
     products -= len(features) * np.outer(shift, shift)
