@@ -129,4 +129,5 @@ def feature_batches(
 
     # Whole batches of rows are read at once: an order of magnitude quicker than batching single rows.
     starts = tf.data.Dataset.range(0, len(rows.order), batch_size)
-    return starts.map(gather).prefetch(tf.data.AUTOTUNE)
+    # Two batches ahead keep the step busy; left to itself TensorFlow holds as many as an epoch has.
+    return starts.map(gather).prefetch(2)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import filelock
 
-from hairline import atomic, cache, faults, redaction
+from hairline import atomic, cache, faults, redaction, runtime
 
 PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 
@@ -222,7 +223,8 @@ def mlflow() -> Any:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # A store that fails, on a full disk say, is told of in our own words; MLflow prints every statement's traceback.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    import mlflow
+    with contextlib.nullcontext() if "mlflow" in sys.modules else runtime.uncollected():
+        import mlflow
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
