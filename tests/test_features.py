@@ -118,14 +118,21 @@ def test_decoded_images_are_decoded_once_and_stay_the_same(
     np.testing.assert_array_equal(second, expected[1])
 
 
-@pytest.mark.parametrize("fault", ["too large", "raises", "short"])
+@pytest.mark.parametrize("fault", ["too large", "no file", "raises", "short"])
 def test_decoded_images_that_find_no_room_are_decoded_every_time(
     fault: str, files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = compute(files, keep=False)
     limit = SIZE * SIZE * 3
-    decoded = Decoded(len(files), SIZE, max_gigabytes=(len(files) * limit - (fault == "too large")) / 1e9)
-    if fault != "too large":
+
+    def refused(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        if fault == "no file":
+            patched.setattr("tempfile.TemporaryFile", refused)
+        decoded = Decoded(len(files), SIZE, max_gigabytes=(len(files) * limit - (fault == "too large")) / 1e9)
+    if fault in ("raises", "short"):
         whole, written = decoded._file, []
 
         class Full:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +30,15 @@ class Decoded:
         self._bytes = int(np.prod(self._shape))
         self._kept = bytearray(count)
         self._lock = threading.Lock()
-        fits = count * self._bytes <= max_gigabytes * 1e9
-        # Without a buffer, which would be written once more when the file is closed, full disk or not.
-        self._file = tempfile.TemporaryFile(buffering=0, dir=cache.folder()) if fits else None
-        if self._file is not None:
-            weakref.finalize(self, self._file.close)
+        self._file: Any = None
+        if count * self._bytes <= max_gigabytes * 1e9:
+            try:
+                # Without a buffer, which would be written once more when the file is closed, full disk or not.
+                self._file = tempfile.TemporaryFile(buffering=0, dir=cache.folder())
+            except OSError as error:
+                self._give_up(error)
+            else:
+                weakref.finalize(self, self._file.close)
 
     def get(self, number: int, decode: Callable[[], np.ndarray]) -> np.ndarray:
         """Give an image's pixels, uint8 [image_size, image_size, 3]; from several threads at once.
@@ -59,8 +64,11 @@ class Decoded:
             if self._file.write(np.ascontiguousarray(pixels).data) != self._bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            log.warning("WARNING: no room for decoded images (%s): they are decoded every epoch", error.strerror)
             self._file.close()
             self._file, self._kept = None, bytearray(len(self._kept))
+            self._give_up(error)
         else:
             self._kept[number] = 1
+
+    def _give_up(self, error: OSError) -> None:
+        log.warning("WARNING: no room for decoded images (%s): they are decoded every epoch", error.strerror)
