@@ -22,7 +22,7 @@ SURFACES = {"deepcrack": (128, 16), "uav75": (64, 16)}
 _EXPERIMENT = "unseen_surfaces"
 CANDIDATES: dict[str, tuple[str, list[str]]] = {
     "last layer, by epochs": ("recipe", []),
-    "three taps, head solved": (_EXPERIMENT, ["data.mix=0", "data.crops=0"]),
+    "two taps, head solved": (_EXPERIMENT, ["data.mix=0", "data.crops=0"]),
     "the same, drawn images": (_EXPERIMENT, ["data.crops=0"]),
     "the same, drawn images and crops": (_EXPERIMENT, []),
 }

@@ -117,7 +117,6 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         (["decision.threshold=recal"], r"decision.threshold=recal: expected recall, f1, or a probability"),
         (["decision.threshold=1.5"], r"decision.threshold=1.5: expected recall, f1, or a probability"),
         (["decision.standard_errors=-1"], r"decision.standard_errors=-1: expected a number from 0"),
-        (["decision.tolerance=0.5"], r"decision.tolerance=0.5: expected a balanced accuracy to lose"),
         (["decision.target_recall=1"], r"decision.target_recall=1: expected a share between 0 and 1"),
         (["decision.abstain=[0.7,0.3]"], r"decision.abstain=\[0.7, 0.3\]: expected two rising probabilities"),
         (["repeats=0"], r"repeats=0: expected a number above 0"),

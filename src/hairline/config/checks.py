@@ -124,8 +124,6 @@ def decision_faults(decision: Decision) -> Iterator[str]:
         yield f"decision.target_recall={decision.target_recall:g}: expected a share between 0 and 1, such as 0.99"
     if not 0 <= decision.standard_errors < math.inf:
         yield f"decision.standard_errors={decision.standard_errors:g}: expected a number from 0"
-    if not 0 <= decision.tolerance < 0.5:
-        yield f"decision.tolerance={decision.tolerance:g}: expected a balanced accuracy to lose, such as 0.003"
     band = decision.abstain
     if band is not None and not (len(band) == 2 and 0 <= band[0] < band[1] <= 1):
         yield f"decision.abstain={band}: expected two rising probabilities, such as [0.3,0.7], or null for none"

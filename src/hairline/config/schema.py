@@ -227,7 +227,6 @@ class Decision:
     threshold: float | str = "recall"  # recall, f1, or the probability from which on the positive class is answered
     target_recall: float = 0.99  # threshold=recall: the recall to be sure of
     standard_errors: float = 1.0  # threshold=recall: how far below its best the balanced accuracy may lie
-    tolerance: float = 0.0  # the same as a difference, where it is more: on other surfaces scores are lower
     calibration: Literal["temperature", "none"] = "temperature"
     abstain: list[float] | None = None  # [low, high]: between these the answer is "cannot tell"
 

@@ -42,7 +42,6 @@ def decide(
     threshold: float | str,
     target_recall: float,
     standard_errors: float,
-    tolerance: float,
     calibration: Literal["temperature", "none"],
     abstain: list[float] | None,
     groups: Sequence[object] | None = None,
@@ -57,7 +56,6 @@ def decide(
         threshold: `recall`, `f1`, or the probability itself.
         target_recall: What `threshold=recall` aims at.
         standard_errors: How far it may lie below the best balanced accuracy.
-        tolerance: The same, where it is more.
         calibration: Whether a temperature is fitted.
         abstain: The band of "cannot tell".
         groups: Of the images, for the threshold's interval.
@@ -85,7 +83,6 @@ def decide(
             rule=rule,
             target_recall=target_recall,
             standard_errors=standard_errors,
-            tolerance=tolerance,
             groups=groups,
             resamples=resamples,
         )

@@ -89,7 +89,6 @@ def choose(
     rule: Literal["recall", "f1"],
     target_recall: float = 0.99,
     standard_errors: float = 1.0,
-    tolerance: float = 0.0,
     groups: Sequence[object] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -109,8 +108,6 @@ def choose(
         rule: See above.
         target_recall: Below 1.
         standard_errors: From 0, the best itself.
-        tolerance: Balanced accuracy that a lower threshold may cost, where standard errors come to less: what more
-            images make certain is not worth a missed crack on another surface.
         groups: Images of a group are drawn together in the bootstrap; None: each by itself.
         resamples: Of the bootstrap that gives the threshold's own interval; 0: none.
         seed: Of the bootstrap.
@@ -119,8 +116,7 @@ def choose(
     values, true_positives, false_positives = metrics.ranking_points(labels01, scores)
     candidates = (values + np.append(values[1:], 0.0)) / 2
     target = target_recall if rule == "recall" else None
-    aims = target, standard_errors, tolerance
-    best, reached = _best(true_positives[None], false_positives[None], *aims)
+    best, reached = _best(true_positives[None], false_positives[None], target, standard_errors)
     interval: tuple[float | None, float | None] = (None, None)
     if resamples:
         order = np.argsort(-scores, kind="stable")
@@ -132,7 +128,7 @@ def choose(
             found = np.cumsum(counted * inside, axis=1, dtype=np.float64)[:, last_of_ties]
             alarms = np.cumsum(counted * ~inside, axis=1, dtype=np.float64)[:, last_of_ties]
             both = (found[:, -1] > 0) & (alarms[:, -1] > 0)
-            drawn.append(candidates[_best(found[both], alarms[both], *aims)[0]])
+            drawn.append(candidates[_best(found[both], alarms[both], target, standard_errors)[0]])
         interval = intervals.percentiles(np.concatenate(drawn))
     return measured(
         labels01,
@@ -176,11 +172,7 @@ def measured(
 
 
 def _best(
-    true_positives: NDArray[Any],
-    false_positives: NDArray[Any],
-    target_recall: float | None,
-    standard_errors: float,
-    tolerance: float,
+    true_positives: NDArray[Any], false_positives: NDArray[Any], target_recall: float | None, standard_errors: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Choose among thresholds in descending order, for each row of counts [rows, thresholds].
 
@@ -202,7 +194,7 @@ def _best(
         np.hypot(*(_standard_error(*counts) for counts in ((true_positives, positives), (false_positives, negatives))))
         / 2
     )
-    least = np.take_along_axis(merit - np.maximum(standard_errors * error, tolerance), highest, axis=1)
+    least = np.take_along_axis(merit - standard_errors * error, highest, axis=1)
     return _last_of_the_highest((merit >= least).astype(np.float64)), reached
 
 
