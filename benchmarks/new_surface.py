@@ -97,19 +97,19 @@ def adapted(parts: Any, surface: Surface, before: dict[str, float], draws: int) 
 
     Told on all tiles, as a draw with few cracks says little about recall.
     """
-    everything = parts.adapted(surface.features)
-    found: dict[str, Any] = {"distance": round(everything.distance, 3)}
 
-    def change(rows: np.ndarray | slice) -> float:
-        made = parts.adapted(surface.features[rows])
+    def change(made: Any) -> float:
         after = figures(surface, scores(parts, made.kernel, made.bias))
         return after["balanced_accuracy"] - before["balanced_accuracy"]
 
-    found["all"] = round(change(slice(None)), 4)
+    everything = parts.adapted(surface.features)
+    means = {}
     for share in PREVALENCES:
-        changes = [change(drawn(surface, share, np.random.default_rng(seed))) for seed in range(draws)]
-        found[f"{share:g}"] = round(float(np.mean(changes)), 4)
-    return found | {"worst": min(found[f"{share:g}"] for share in PREVALENCES)}
+        samples = [drawn(surface, share, np.random.default_rng(seed)) for seed in range(draws)]
+        changes = [change(parts.adapted(surface.features[rows])) for rows in samples]
+        means[f"{share:g}"] = round(float(np.mean(changes)), 4)
+    whole = {"distance": round(everything.distance, 3), "all": round(change(everything), 4)}
+    return whole | means | {"worst": min(means.values())}
 
 
 def drawn(surface: Surface, share: float, random: np.random.Generator) -> np.ndarray:

@@ -96,12 +96,14 @@ def uncollected() -> Iterator[None]:
 
     A second of the six that TensorFlow's import takes, and some of each collection later.
     """
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager
