@@ -21,7 +21,7 @@ def listed(folder: Path) -> pd.DataFrame:
 
 def test_scan_fills_the_columns(two_classes: Path) -> None:
     table, rejected = manifest.scan(listed(two_classes))
-    assert tuple(table.columns) == manifest.COLUMNS
+    assert tuple(table.columns) == (*manifest.COLUMNS, "phash")
     assert (len(table), len(rejected)) == (120, 0)
     assert set(table["width"]) == set(table["height"]) == {40}
     first = Path(table["path"].iloc[0])
@@ -51,11 +51,13 @@ def test_unchanged_files_are_not_read_again(two_classes: Path, tmp_path: Path, m
     before, _ = manifest.scan(listed(tmp_path))
     read: list[bytes] = []
     original = images.inspect
-    monkeypatch.setattr(images, "inspect", lambda data: read.append(data) or original(data))
+    monkeypatch.setattr(images, "inspect", lambda data, least: read.append(data) or original(data, least))
     (tmp_path / "1.jpg").write_bytes(content + b"more")
     after, _ = manifest.scan(listed(tmp_path))
     assert read == [content + b"more"]
     assert list(before["sha256"] == after["sha256"]) == [True, False, True]
+    assert before["phash"].dtype == "uint64"
+    assert list(before["phash"]) == list(after["phash"])  # the same picture, with bytes behind it
 
 
 def test_a_vanished_file_is_rejected(tmp_path: Path) -> None:

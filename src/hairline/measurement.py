@@ -11,7 +11,7 @@ import pandas as pd
 
 from hairline import tracking
 from hairline.config import Config, arguments
-from hairline.data import duplicates, manifest
+from hairline.data import manifest
 from hairline.evaluation import decisions, intervals, leaks, measures, metrics
 from hairline.evaluation.decisions import Decision
 from hairline.model import probe
@@ -197,8 +197,7 @@ def learning_curve(config: Config, data: Data, frozen: Frozen, whole: dict[str, 
 def find_leaks(data: Data, directory: Path) -> leaks.Leaks:
     """Report what the split keeps apart and what not; `leaks.csv` gets the closest pairs."""
     images = data.manifest.iloc[data.real]  # what is drawn on a training image is no leak of another's
-    hashes = duplicates.perceptual_hashes(images) if data.hashes is None else data.hashes
-    found = leaks.report(images, hashes)
+    found = leaks.report(images, data.hashes)
     manifest.write(found.pairs, directory / "leaks.csv")
     counts = found.counts
     log.info(

@@ -27,8 +27,7 @@ class Data:
         class_names: Sorted.
         positive: Index of the class that precision, recall and the threshold refer to; None: macro averages.
         labels: int64 [n], index of each row's class.
-        hashes: Perceptual hash of each image of the source, uint64 [as many as `real`]; None with
-            split.group_by=none, which needs none.
+        hashes: Perceptual hash of each image of the source, uint64 [as many as `real`].
     """
 
     manifest: pd.DataFrame
@@ -36,7 +35,7 @@ class Data:
     class_names: list[str]
     positive: int | None
     labels: np.ndarray
-    hashes: np.ndarray | None = None
+    hashes: np.ndarray
 
     @property
     def real(self) -> np.ndarray:
@@ -48,7 +47,7 @@ class Data:
         return np.flatnonzero(self.manifest["split"] == split)
 
 
-_Found = tuple[pd.DataFrame, pd.DataFrame, np.ndarray | None]  # manifest, rejected files, perceptual hashes
+_Found = tuple[pd.DataFrame, pd.DataFrame, np.ndarray]  # manifest, rejected files, perceptual hashes
 
 
 @dataclass
@@ -117,20 +116,22 @@ def listed(settings: DataSettings, seed: int) -> pd.DataFrame:
 
 
 def scanned(rows: pd.DataFrame, max_rejected: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read every file once; gives the manifest of the readable images, and the rejected files."""
+    """Read every file once; gives what `manifest.scan` does."""
     table, rejected = manifest.scan(rows)
     manifest.refuse_rejected(rejected, len(rows), max_rejected)
     manifest.refuse_contradictions(table)
     return table, rejected
 
 
-def grouped(table: pd.DataFrame, settings: Split) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """Say which images belong together, near-identical ones among them; gives the perceptual hashes as well."""
-    hashes = clusters = None
-    if settings.group_by != "none":
-        hashes = duplicates.perceptual_hashes(table)
-        clusters = duplicates.clusters(table["sha256"].tolist(), hashes)
-    return splits.group(table, clusters, **settings.grouping()), hashes
+def grouped(table: pd.DataFrame, settings: Split) -> tuple[pd.DataFrame, np.ndarray]:
+    """Say which images belong together, near-identical ones among them.
+
+    Returns:
+        The manifest, and its column phash, which it loses.
+    """
+    hashes = table["phash"].to_numpy()
+    clusters = None if settings.group_by == "none" else duplicates.clusters(table["sha256"].tolist(), hashes)
+    return splits.group(table.drop(columns="phash"), clusters, **settings.grouping()), hashes
 
 
 def _say_data(config: Config, data: Data) -> None:

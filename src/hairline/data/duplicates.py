@@ -1,79 +1,46 @@
-"""Images that are one and the same to the eye: perceptual hashes, kept by file digest, and who is near whom."""
+"""Images that are one and the same to the eye: perceptual hashes, and who is near whom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hairline import cache, progress
-from hairline.data import images
-
 # In bits of 64. Measured on METU's first 12,000 patches: at 4 the largest cluster is 4 images, at 6 it is 44, and at 10
 # chains of likenesses make one of 837.
 NEAR_DISTANCE = 4
-_SIDE, _LOW = 32, 8  # pixels a side of what is transformed, and of the low frequencies that are kept
+SHAPE = (32, 32)  # pixels of what is transformed
+THUMBNAIL = 64  # pixels a side from which those are made
+_LOW = 8  # frequencies a side that are kept
 _BITS = _LOW * _LOW
-_CACHE = "hashes-2.sqlite"
-_HASHES = "CREATE TABLE IF NOT EXISTS hashes (sha256 TEXT PRIMARY KEY, phash INTEGER) WITHOUT ROWID"
-_CHUNK = 32  # files a task: threads that hand over after every file wait for each other
 
 
-def perceptual_hashes(manifest: pd.DataFrame) -> NDArray[np.uint64]:
-    """Give the perceptual hash (pHash: the signs of low frequencies) of each image, from the cache where it is kept.
+def shrink(picture: Image.Image) -> NDArray[np.uint8]:
+    """Give what a picture's hash is made of, uint8 `SHAPE`.
 
     Args:
-        manifest: With the columns path and sha256.
+        picture: Of mode L and any size; `THUMBNAIL` pixels a side are enough.
+    """
+    return np.asarray(picture.resize(SHAPE, Image.Resampling.LANCZOS))
+
+
+def perceptual_hashes(pictures: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Give the perceptual hash (pHash: the signs of low frequencies) of each picture, as the package imagehash does.
+
+    Args:
+        pictures: uint8 [n, *SHAPE]; many at once, as threads that take one by one wait for each other.
 
     Returns:
-        uint64 [n], in the order of the rows.
-
-    Raises:
-        ImageError: If a file can no longer be read, or changed since its digest was taken.
+        uint64 [n].
     """
-    first = dict(zip(manifest["sha256"], manifest["path"], strict=True))
-    known: dict[str, int] = {}
-    with cache.database(_CACHE, _HASHES) as connection:
-        query = "SELECT phash FROM hashes WHERE sha256 = ?"
-        rows = ((digest, connection.execute(query, (digest,)).fetchone()) for digest in first)
-        known = {digest: row[0] for digest, row in rows if row is not None}
-    missing = [digest for digest in first if digest not in known]
-    if missing:
-        files = [(first[digest], digest) for digest in missing]
-        chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-        fresh: list[int] = []
-        with ThreadPoolExecutor() as pool, progress.bar(len(files), "look for near-identical images", "img") as shown:
-            for found in pool.map(_hash, chunks):
-                fresh += found
-                shown.update(len(found))
-        hashed = dict(zip(missing, fresh, strict=True))
-        with cache.database(_CACHE, _HASHES) as connection:
-            connection.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?)", hashed.items())
-        known |= hashed
-    return np.array([known[digest] for digest in manifest["sha256"]], np.int64).view(np.uint64)
-
-
-def _hash(files: list[tuple[str, str]]) -> list[int]:
-    small = []
-    for path, digest in files:
-        try:
-            # Twice the pixels that the hash looks at are enough to make those from.
-            thumbnail = images.thumbnail(images.read(path, digest), 2 * _SIDE)
-        except images.ImageError as error:
-            raise images.ImageError(f"{path}: {error}") from error
-        small.append(np.asarray(thumbnail.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)))
-    # As the package imagehash does it, many images at once: one by one, threads wait for each other most of the time.
-    waves = dctn(np.stack(small).astype(np.float64), axes=(1, 2))[:, :_LOW, :_LOW].reshape(len(small), _BITS)
+    waves = dctn(pictures.astype(np.float64), axes=(1, 2))[:, :_LOW, :_LOW].reshape(len(pictures), _BITS)
     bits = waves > np.median(waves, axis=1, keepdims=True)
-    # SQLite's whole numbers are signed.
-    return [int(number) for number in np.packbits(bits, axis=1).view(np.int64)[:, 0]]
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
 def clusters(digests: Sequence[str], hashes: NDArray[np.uint64], distance: int = NEAR_DISTANCE) -> list[str]:

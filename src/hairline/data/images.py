@@ -125,45 +125,26 @@ def resize(
     return np.asarray(_resized(picture if box is None else picture.crop(box), image_size))
 
 
-def inspect(content: bytes) -> tuple[int, int]:
-    """Check that an image can be read to its end, cheaply.
+def inspect(content: bytes, least: int = 1) -> tuple[int, int, Image.Image]:
+    """Check that an image can be read to its end, and give it small and in grey: several times faster than `decode`.
 
     Args:
         content: The file's bytes.
+        least: Pixels that width and height of the small one keep at least; only a JPEG is reduced at all.
 
     Returns:
-        Its width and height in pixels, as seen right side up.
+        Width and height in pixels, and a picture of mode L, all as seen right side up.
 
     Raises:
         ImageError: If the bytes are no image, or end too early.
     """
     with _opened(content) as image:
         width, height = image.size
-        # A JPEG is read to its end but computed at an eighth of its size: 4 times faster than decoding.
-        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+        image.draft("L", (least, least))  # a JPEG is read to its end all the same
         image.load()
-        _to_rgb(image.crop((0, 0, 1, 1)))  # not every kind of pixels becomes RGB
-        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
-
-
-def thumbnail(content: bytes, least: int) -> Image.Image:
-    """Read an image in grey, right side up, no larger than need be: several times faster than `decode`.
-
-    Args:
-        content: The file's bytes.
-        least: Pixels that width and height keep at least; only a JPEG is reduced at all.
-
-    Returns:
-        A picture of mode L.
-
-    Raises:
-        ImageError: If it is empty, damaged, or no image.
-    """
-    with _opened(content) as image:
-        image.draft("L", (least, least))
-        image.load()
-        upright = _turned(image)
-        return upright if upright.mode == "L" else _to_rgb(upright).convert("L")
+        small = _turned(image)
+        small = small if small.mode == "L" else _to_rgb(small).convert("L")
+        return (height, width, small) if _orientation(image) in _SIDEWAYS else (width, height, small)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,9 @@ import numpy as np
 import pandas as pd
 
 from hairline import cache, progress
-from hairline.data import images
+from hairline.data import duplicates, images
+
+_Found = tuple[str, int, int, str, int]  # sha256, width, height, reason of rejection ("" = readable), perceptual hash
 
 COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
 SPLITS = ("train", "val", "test")
@@ -31,7 +33,7 @@ class ManifestError(ValueError):
 
 
 def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read every file once: its digest, its size, and whether it is a whole image.
+    """Read every file once: its digest, its size, its perceptual hash, and whether it is a whole image.
 
     What was read is remembered by path, size and time of the last change, so that a second scan opens no file.
 
@@ -39,26 +41,28 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows: Columns path and label, optionally group and split; the index is kept.
 
     Returns:
-        The manifest of the readable images, and the rejected files with the columns path, label, reason.
+        The manifest of the readable images, with the further column phash (perceptual hash, uint64), and the rejected
+        files with the columns path, label, reason.
     """
     paths = [Path(path) for path in rows["path"]]
     known, stamps = _remembered(paths)
     unread = [path for path in paths if str(path) not in known]
-    fresh: dict[str, tuple[str, int, int, str]] = {}
+    fresh: dict[str, _Found] = {}
     if unread:
         chunks = [unread[start : start + _CHUNK] for start in range(0, len(unread), _CHUNK)]
         with ThreadPoolExecutor() as pool, progress.bar(len(unread), "check images", "img") as shown:
-            for chunk, results in zip(chunks, pool.map(lambda files: [*map(_inspect, files)], chunks), strict=True):
+            for chunk, results in zip(chunks, pool.map(_inspect, chunks), strict=True):
                 fresh |= {str(path): result for path, result in zip(chunk, results, strict=True)}
                 shown.update(len(chunk))
         _remember(fresh, stamps)
     known |= fresh
     found = [known[str(path)] for path in paths]
-    table = pd.DataFrame(found, columns=["sha256", "width", "height", "reason"], index=rows.index, dtype=object)
-    table = table.astype({"width": np.int64, "height": np.int64})
+    names = ["sha256", "width", "height", "reason", "phash"]
+    table = pd.DataFrame(found, columns=names, index=rows.index, dtype=object)
+    table = table.astype({"width": np.int64, "height": np.int64, "phash": np.int64}).astype({"phash": np.uint64})
     table = rows.assign(**{name: "" for name in ("group", "split") if name not in rows}).join(table)
     readable = table["reason"] == ""
-    return table.loc[readable, list(COLUMNS)], table.loc[~readable, ["path", "label", "reason"]]
+    return table.loc[readable, [*COLUMNS, "phash"]], table.loc[~readable, ["path", "label", "reason"]]
 
 
 def refuse_contradictions(manifest: pd.DataFrame) -> None:
@@ -175,16 +179,24 @@ def digest(manifest: pd.DataFrame) -> str:
     return hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _inspect(path: Path) -> tuple[str, int, int, str]:
-    """Give digest, width, height and reason of rejection ("" = readable) of one file."""
+def _inspect(files: list[Path]) -> list[_Found]:
+    """Give what there is to know of some files."""
+    found, pictures = zip(*map(_read, files), strict=True)
+    hashes = duplicates.perceptual_hashes(np.stack(pictures)).view(np.int64)  # SQLite's whole numbers are signed
+    return [(*about, phash) for about, phash in zip(found, hashes.tolist(), strict=True)]
+
+
+def _read(path: Path) -> tuple[tuple[str, int, int, str], np.ndarray]:
+    """Give digest, width, height and reason of rejection ("" = readable) of one file, and what its hash is made of."""
+    nothing = np.zeros(duplicates.SHAPE, np.uint8)
     if path.suffix.lower() not in images.SUFFIXES:
-        return "", 0, 0, f"no image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}"
+        return ("", 0, 0, f"no image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}"), nothing
     try:
         content = images.read(path)
-        width, height = images.inspect(content)
+        width, height, thumbnail = images.inspect(content, duplicates.THUMBNAIL)
     except images.ImageError as error:
-        return "", 0, 0, str(error)
-    return hashlib.sha256(content).hexdigest(), width, height, ""
+        return ("", 0, 0, str(error)), nothing
+    return (hashlib.sha256(content).hexdigest(), width, height, ""), duplicates.shrink(thumbnail)
 
 
 # --- what earlier scans read --------------------------------------------------------------------------------------
@@ -193,12 +205,12 @@ def _inspect(path: Path) -> tuple[str, int, int, str]:
 # Besides size and time of change (mtime), which copying tools restore, the time of the entry's change (ctime).
 _FILES = (
     "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, "
-    "sha256 TEXT, width INTEGER, height INTEGER, reason TEXT) WITHOUT ROWID"
+    "sha256 TEXT, width INTEGER, height INTEGER, reason TEXT, phash INTEGER) WITHOUT ROWID"
 )
 _Stamp = tuple[int, int, int]
 
 
-def _remembered(paths: list[Path]) -> tuple[dict[str, tuple[str, int, int, str]], dict[str, _Stamp]]:
+def _remembered(paths: list[Path]) -> tuple[dict[str, _Found], dict[str, _Stamp]]:
     """Give what is known of files that did not change, and the stamps of those to be read."""
     stamps: dict[str, _Stamp] = {}
     for path in paths:
@@ -208,8 +220,8 @@ def _remembered(paths: list[Path]) -> tuple[dict[str, tuple[str, int, int, str]]
             continue  # gone, unreadable, or a NUL in the name: `_inspect` says so
         stamps[str(path)] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     known = {}
-    with cache.database("files-2.sqlite", _FILES) as connection:
-        query = "SELECT size, mtime_ns, ctime_ns, sha256, width, height, reason FROM files WHERE path = ?"
+    with cache.database("files-3.sqlite", _FILES) as connection:
+        query = "SELECT size, mtime_ns, ctime_ns, sha256, width, height, reason, phash FROM files WHERE path = ?"
         for name, stamp in stamps.items():
             row = connection.execute(query, (os.fsencode(name),)).fetchone()
             if row is not None and row[:3] == stamp:
@@ -217,7 +229,7 @@ def _remembered(paths: list[Path]) -> tuple[dict[str, tuple[str, int, int, str]]
     return known, stamps
 
 
-def _remember(fresh: dict[str, tuple[str, int, int, str]], stamps: dict[str, _Stamp]) -> None:
+def _remember(fresh: dict[str, _Found], stamps: dict[str, _Stamp]) -> None:
     rows = [(os.fsencode(path), *stamps[path], *result) for path, result in fresh.items() if path in stamps]
-    with cache.database("files-2.sqlite", _FILES) as connection:
-        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    with cache.database("files-3.sqlite", _FILES) as connection:
+        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)

@@ -147,7 +147,7 @@ def _drawn(
             file.parent.mkdir(exist_ok=True)
             atomic.write(file, lambda opened: opened.write(content))
         content = file.read_bytes()
-        width, height = images.inspect(content)
+        width, height, _ = images.inspect(content)
         return str(file), width, height, hashlib.sha256(content).hexdigest()
 
     chunks = [range(start, min(start + _CHUNK, len(paths))) for start in range(0, len(paths), _CHUNK)]
