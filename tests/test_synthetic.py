@@ -282,17 +282,28 @@ def test_composites_hold_hairlines_and_wide_cracks_on_many_scales():
     assert {name for scene in scenes for name in scene.shown} >= {part.__name__ for part in WALL_LOOK_ALIKES}
 
 
+def test_some_composites_show_a_crack_at_their_border_alone():
+    """As tiles of a photo do: a corner of a crack, its end, or one along the border; but always enough of it to see."""
+    inner = []
+    for index in range(150):
+        mask = compose(photo(), seed=(8, index), cracked=True).mask
+        assert np.count_nonzero(mask) >= 10
+        edge = len(mask) // 4
+        inner.append(mask[edge:-edge, edge:-edge].any())
+    assert 0.1 < 1 - np.mean(inner) < 0.3
+
+
 def test_neither_brightness_nor_look_alikes_tell_composites_apart():
     rows, labels = [], []
-    for index in range(280):
+    for index in range(600):
         scene = compose(photo(), seed=(6, index), cracked=index % 2 == 0)
         pixels = scene.image.reshape(-1, 3).astype(np.float32)
         shown = [part.__name__ in scene.shown for part in WALL_LOOK_ALIKES]
         rows.append([*pixels.mean(0), *pixels.std(0), *shown])
         labels.append(index % 2)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
-    classifier.fit(rows[:160], labels[:160])
-    assert classifier.score(rows[160:], labels[160:]) <= 0.65
+    classifier.fit(rows[:300], labels[:300])
+    assert classifier.score(rows[300:], labels[300:]) <= 0.68
 
 
 def test_a_crack_is_as_wide_as_asked():

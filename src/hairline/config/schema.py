@@ -24,7 +24,7 @@ class Data:
     class_map: dict[str, str] = field(default_factory=dict)  # other names for the classes: {Positive: cracked}
     mix: float = 0.0  # images drawn on sound training images, per training image: 0 = none
     crops: float = 0.0  # parts of training images, enlarged, per training image: 0 = none
-    mix_weight: float = 0.2  # what one of either counts in the loss; an image of the source counts 1
+    mix_weight: float = 0.1  # what one of either counts in the loss; an image of the source counts 1
     mix_seed: int = 0  # apart from the run's seed, so that seeds share what is drawn
 
 

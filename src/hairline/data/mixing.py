@@ -22,7 +22,7 @@ from hairline.data import cropping, images, synthetic
 
 ORIGIN = "origin"  # column of a mixed manifest: empty for an image of the source
 COMPOSITE, CROP = "composite", "crop"  # what else it says
-VERSION = 1  # raise it when the same parent and number would give another picture
+VERSION = 2  # raise it when the same parent and number would give another picture
 _QUALITY = (45, 95)
 _CHUNK = 32
 

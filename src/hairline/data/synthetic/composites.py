@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,9 @@ from hairline.data.synthetic.lookalikes import WALL_LOOK_ALIKES
 from hairline.data.synthetic.surfaces import asphalt, gritty, roughened, surface
 
 SMALLEST_PX = 48  # a tile of a photo taken from afar
+_CUT_OUT = 0.2  # share of the patches that are a part of a larger picture
+_LARGER = 1.5  # its side, to that of the patch
+_LEAST_CRACK = 0.002  # share of such a patch that a crack covers at least
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ def compose(photo: Image.Image, *, seed: Sequence[int], cracked: bool) -> Scene:
     left, top = rng.uniform(0, photo.width - part), rng.uniform(0, photo.height - part)
     size = max(SMALLEST_PX, round(math.exp(rng.uniform(math.log(SMALLEST_PX), math.log(227)))))
     box = (left, top, left + part, top + part)
-    ground = photo.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    cut = rng.random() < _CUT_OUT
+    drawn = round(_LARGER * size) if cut else size
+    ground = photo.resize((drawn, drawn), Image.Resampling.BILINEAR, box=box)
     if rng.random() < 0.5:
         ground = ground.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.5:
@@ -68,7 +73,24 @@ def compose(photo: Image.Image, *, seed: Sequence[int], cracked: bool) -> Scene:
     if rng.random() < 0.4:  # its own texture, stronger
         smooth = softened(image, rng.uniform(1.6, 6))
         image = smooth + rng.uniform(1, 3.5) * (image - smooth)
-    return _finished(rng, image, "photo", cracked)
+    scene = _finished(rng, image, "photo", cracked)
+    return _cut_out(rng, scene, size) if cut else scene
+
+
+def _cut_out(rng: np.random.Generator, scene: Scene, size: int) -> Scene:
+    """Cut a patch of `size` pixels a side out of a larger one, as the tiles of a photo are cut: wherever they come.
+
+    Of places that show enough of a crack that with the least of it is taken: its end, a corner of it, or what runs
+    along the border. Look-alikes are cut as they come.
+    """
+    places = rng.integers(0, len(scene.mask) - size + 1, (24, 2))
+    windows = [(slice(top, top + size), slice(left, left + size)) for top, left in places]
+    window = windows[0]
+    if scene.mask.any():
+        shown = np.array([np.count_nonzero(scene.mask[part]) for part in windows])
+        enough = np.flatnonzero(shown >= max(12, _LEAST_CRACK * size**2))
+        window = windows[enough[shown[enough].argmin()] if len(enough) else shown.argmax()]
+    return replace(scene, image=np.ascontiguousarray(scene.image[window]), mask=scene.mask[window])
 
 
 def invent(*, seed: Sequence[int], size: int, cracked: bool) -> Scene:
