@@ -102,13 +102,13 @@ def test_too_few_tiles_are_left_alone() -> None:
     assert not adapted(np.empty((0, WIDTH), np.float32)).used
 
 
-def test_scale_is_brought_back_about_the_surfaces_own_mean() -> None:
-    """Before the threshold moves: the new logits are the old ones of features whose deviation is that of training."""
+def test_scale_is_brought_half_way_back_about_the_surfaces_own_mean() -> None:
+    """Before the threshold moves: the new logits are the old ones of features whose deviation lies between the two."""
     features, _ = tiles(3000, 0.4, shift=2.0)
     features = KNOWN.mean + 1.7 * (features - KNOWN.mean)
     found = adapted(features)
     own = features.mean(axis=0)
-    brought = own + (features - own) * KNOWN.deviation / features.std(axis=0)
+    brought = own + (features - own) * np.sqrt(KNOWN.deviation / features.std(axis=0))
     expected = brought @ KERNEL + BIAS
     logits = features @ found.kernel + found.bias
     np.testing.assert_allclose(logits[:, 0] - logits[:, 1], expected[:, 0] - expected[:, 1] - found.shift, atol=1e-2)
