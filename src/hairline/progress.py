@@ -28,22 +28,30 @@ class _Lines:
     """Says every few seconds how far the work is."""
 
     def __init__(self, total: int | None, description: str, unit: str, done: int) -> None:
-        self._total, self._description, self._unit = total, description, unit
-        self._done, self._before = done, done
-        self._started = self._said = time.monotonic()
+        scale = 1e6 if unit == "B" else 1
+        self._total, self._done, self._scale = total, done, scale
+        self._description, self._unit = description, "MB" if unit == "B" else unit
+        self._said = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def update(self, n: int = 1) -> None:
         self._done += n
         now = time.monotonic()
-        if now - self._said < _LINE_SECONDS:
-            return
-        self._said = now
-        rate = (self._done - self._before) / (now - self._started)
-        line = f"{self._description}: {self._done:,}"
-        if self._total:
-            left = (self._total - self._done) / rate if rate else 0.0
-            line += f" of {self._total:,} {self._unit}, {rate:,.0f} {self._unit}/s, {left:,.0f} s left"
-        log.info(line)
+        if now - self._said >= _LINE_SECONDS:
+            self._said = now
+            log.info(f"{self._description}: {self._done / self._scale:,.0f}{self._rest(now)}")
+        if self._first is None:
+            self._first = now, self._done
+
+    def _rest(self, now: float) -> str:
+        of = f" of {self._total / self._scale:,.0f} {self._unit}" if self._total else f" {self._unit}"
+        # What went before the first units, like tracing a graph, says nothing of their rate.
+        if self._first is None or self._first[1] == self._done:
+            return of
+        rate = (self._done - self._first[1]) / (now - self._first[0])
+        scaled = rate / self._scale
+        speed = f"{scaled:,.0f} {self._unit}/s" if scaled >= 1 else f"{1 / scaled:,.1f} s/{self._unit}"
+        return f"{of}, {speed}" + (f", {(self._total - self._done) / rate:,.0f} s left" if self._total else "")
 
 
 @contextmanager
@@ -53,7 +61,7 @@ def bar(total: int | None, description: str, unit: str, *, done: int = 0) -> Ite
     Args:
         total: Units in all, where known.
         description: What is being done.
-        unit: Name of a unit; "B" are bytes, shown as kB, MB and GB.
+        unit: Name of a unit; "B" are bytes, shown as such multiples as can be read.
         done: Units that were done before.
     """
     if not sys.stderr.isatty():
