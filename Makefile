@@ -34,11 +34,11 @@ slow: install
 ci: lint test ci-extras slow
 
 # What the slow tests want beyond the above, where it can be had; they are skipped, visibly, where it cannot.
+APT = [ "$$(id -u)" = 0 ] && apt-get update -qq && timeout 600 apt-get install -qq --yes --no-install-recommends
 ci-extras: install
 	-$(BIN)/python -m pip install --quiet --editable ".[browser,postgres]"
-	-timeout 300 $(BIN)/python -m playwright install chromium
-	-command -v postgres || ls /usr/lib/postgresql/*/bin/postgres || \
-	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq --yes --no-install-recommends postgresql; }
+	-command -v chromium || timeout 300 $(BIN)/python -m playwright install chromium || { $(APT) chromium; }
+	-command -v postgres || ls /usr/lib/postgresql/*/bin/postgres || { $(APT) postgresql; }
 
 soak: install
 	$(BIN)/python benchmarks/soak.py
