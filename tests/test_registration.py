@@ -127,7 +127,7 @@ def test_an_export_is_logged_to_the_finished_run(runs: dict[str, Path], tmp_path
         told = export.export(Export(run=run_id, format="litert", images=number, threads=1), tmp_path / "out")
         assert told["images"] == number
     found = client().get_run(run_id)
-    assert found.data.metrics["export_litert/accuracy"] == told["accuracy"]
+    assert found.data.metrics["export_litert_accuracy"] == told["accuracy"]
     assert found.info.status == "FINISHED"
     assert {item.path for item in client().list_artifacts(run_id, "exports/litert")} == {
         "exports/litert/README.md",

@@ -140,7 +140,7 @@ def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
     assert best.number == 1
     found = client.get_run(parent)
     assert found.data.metrics["best_val_loss"] == 0.25
-    assert found.data.metrics["jobs/failed"] == 1
+    assert found.data.metrics["jobs_failed"] == 1
     assert found.data.tags["best_run_id"] == table["run_id"][1]
     assert "learning_rate=d" in found.data.tags["mlflow.note.content"]
     # Updated after every job: the best so far, by the number of jobs.

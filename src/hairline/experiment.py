@@ -10,9 +10,10 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from hairline import config as configuration
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
 from hairline.data import manifest
+from hairline.evaluation import measures
 from hairline.phases import Frozen, Head, finetune
 from hairline.preparation import Data, prepare_data
 from hairline.pretrained import Pretrained
@@ -42,6 +44,8 @@ Start = Pretrained | few_labels.Base
 
 # Settings that are no part of what a run tried; config.yaml holds them.
 _UNTOLD = ("tracking", "name", "tags", "resume")
+# Figures that metrics.json alone holds.
+_ASIDE = re.compile(r"_interval_(low|high)$|_uncalibrated$|_images$|^seconds_(?!total$)|^leak_(?!\w+_across$)")
 
 
 def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, float]:
@@ -237,23 +241,32 @@ def draw(
 
 def mirror(config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run) -> None:
     """Log the final metrics and files."""
-    # The epochs' own val_loss and val_accuracy are curves; the kept weights' values get names of their own.
-    grouped = {f"best_{key}" if key.startswith("val_") else key: value for key, value in results.items()}
-    # A slash makes MLflow draw a section of its own, so that stages' seconds don't come before accuracies.
-    sections = {"seconds_": "seconds/", "_images": "/images", "leak_": "leak/", "repeats_": "repeats/"}
-    for start, section in sections.items():
-        grouped = {key.replace(start, section, 1): value for key, value in grouped.items()}
-    run.metrics({tracking.metric_name(key): value for key, value in grouped.items()})
+    shown = headlines(results, data.class_names)
+    run.metrics({tracking.metric_name(key): value for key, value in shown.items()})
+    told = "\n".join(told_test(config, data, results))
     run.note(
         f"Test accuracy **{results['test_accuracy']:.4f}** on {len(data.rows('test')):,} images "
         f"({', '.join(data.class_names)}); split by `{config.split.group_by}`."
-        f"\n\n`{shlex.join(environment.command())}`"
+        f"\n\n```\n{told}\n```\n\n`{shlex.join(environment.command())}`"
     )
     for name in ("history.csv", "predictions.csv", "metrics.json", "leaks.csv", "repeats.csv", "learning_curve.csv"):
         if (directory / name).is_file():
             run.artifacts(directory / name)
     if (directory / "figures").is_dir():
         run.figures(directory / "figures")
+
+
+def headlines(results: dict[str, float], class_names: Sequence[str]) -> dict[str, float]:
+    """Choose the figures that MLflow gets: it draws a chart of each, and among all of them the curves would be lost.
+
+    Without a slash in their names: sections are drawn above all that has none, the curves included.
+    """
+    # The epochs' own val_loss and val_accuracy are curves; the kept weights' values get names of their own.
+    found = {f"best_{key}" if key.startswith("val_") else key: value for key, value in results.items()}
+    aside = {f"test_{metric}_{name}" for metric in measures.OF_A_CLASS for name in class_names}
+    if len(class_names) > 2:  # of two classes each tells what the other does
+        aside = set()
+    return {key: value for key, value in found.items() if not _ASIDE.search(key) and key not in aside}
 
 
 def run_name(config: Config, overrides: list[str]) -> str:

@@ -89,7 +89,7 @@ def log_export(run_id: str, uri: str | None, row: dict[str, Any], files: list[Pa
         return False
     for key, value in row.items():
         if isinstance(value, int | float):
-            client.log_metric(run_id, f"export_{row['format']}/{key}", float(value))
+            client.log_metric(run_id, f"export_{row['format']}_{key}", float(value))
     for path in files:
         client.log_artifact(run_id, str(path), f"exports/{row['format']}")
     with warnings.catch_warnings():

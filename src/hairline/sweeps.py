@@ -276,7 +276,7 @@ class Sweep:
 
     def _mirror(self, table: pd.DataFrame, files: list[Path]) -> None:
         counts = table["status"].value_counts()
-        metrics = {f"jobs/{status}": float(counts.get(status, 0)) for status in ("finished", "failed")}
+        metrics = {f"jobs_{status}": float(counts.get(status, 0)) for status in ("finished", "failed")}
         tags = {"mlflow.note.content": self.note(table)}
         best = self.best()
         if best is not None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hairline.evaluation import intervals, metrics
 
-_OF_A_CLASS = ("precision", "recall", "f1", "specificity")
+OF_A_CLASS = ("precision", "recall", "f1", "specificity", "auroc", "average_precision")
 
 
 def measure(
@@ -53,10 +53,9 @@ def measure(
             labels, probabilities, positive=positive, threshold=threshold, groups=groups, resamples=resamples
         )
     for index, row in enumerate(metrics.per_class(labels, probabilities, class_names)):
-        found |= {f"{name}_{row['class']}": row[name] for name in _OF_A_CLASS}
-        inside = (labels == index).astype(np.int64)
-        found[f"auroc_{row['class']}"] = metrics.auroc(inside, probabilities[:, index])
-        found[f"average_precision_{row['class']}"] = metrics.average_precision(inside, probabilities[:, index])
+        inside, score = (labels == index).astype(np.int64), probabilities[:, index]
+        row |= {"auroc": metrics.auroc(inside, score), "average_precision": metrics.average_precision(inside, score)}
+        found |= {f"{name}_{row['class']}": row[name] for name in OF_A_CLASS}
     return found
 
 
