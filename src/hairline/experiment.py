@@ -26,9 +26,10 @@ from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
 from hairline.data import manifest
 from hairline.evaluation import measures
-from hairline.phases import Frozen, Head, finetune
+from hairline.phases import Frozen, Head
 from hairline.preparation import Data, prepare_data
 from hairline.pretrained import Pretrained
+from hairline.tuning import finetune
 
 if TYPE_CHECKING:
     import keras
