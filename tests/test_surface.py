@@ -85,6 +85,26 @@ def test_a_surface_on_which_all_is_called_cracked_gets_a_higher_threshold() -> N
     assert balanced(features, cracked, found.kernel, found.bias) > before + 0.05
 
 
+@pytest.mark.parametrize(("prevalence", "least", "most"), [(0.0, 0.0, 0.3), (0.3, 1.0, 1.0)])
+def test_the_threshold_goes_as_far_as_the_scores_are_two_groups(prevalence: float, least: float, most: float) -> None:
+    went = []
+    for seed in range(10):
+        features, _ = tiles(2000, prevalence, fainter=2.2, shift=2.0, seed=seed)
+        found = adapted(features)
+        logits = features @ found.kernel + found.bias
+        # Before the threshold moved; what lies below 0 is called sound.
+        scores = logits[:, 0] - logits[:, 1] + found.shift - np.log(THRESHOLD / (1 - THRESHOLD))
+        went.append(found.shift / surface.parting(scores))
+    assert least - 1e-3 <= np.mean(went) <= most + 1e-3
+
+
+def test_a_surface_that_is_the_same_everywhere_moves_no_threshold() -> None:
+    features, _ = tiles(1, 0.0, shift=2.0)
+    found = adapted(np.repeat(features, 100, axis=0))
+    assert found.shift == 0
+    assert np.isfinite(found.kernel).all()
+
+
 def test_what_looks_like_the_training_images_is_left_alone() -> None:
     features, _ = tiles(500, 0.3)
     found = adapted(features)
