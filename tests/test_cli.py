@@ -75,13 +75,21 @@ def test_cfg_job_shows_the_settings(no_tensorflow: dict[str, str]) -> None:
 
 
 def test_a_misspelt_key_is_answered_at_once(nothing_slow: dict[str, str]) -> None:
-    assert "Did you mean: 'batch_size'?" in run("btch_size=3", environment=nothing_slow).stderr
+    said = run("btch_size=3", environment=nothing_slow).stderr
+    assert "Did you mean: 'batch_size'?" in said
+    assert "+btch_size" not in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["batch_size=many"], "could not be converted to Integer"),
+        (["+epoch=3"], "epoch: there is no such setting. Did you mean 'epochs'?"),
+        (["+model.extra=3"], "model.extra: there is no such setting"),
+        (["data.path=/nowhere"], "Only data=folder, data=manifest, data=concrete_cracks has it"),
+        (["data=folder", "data.path=/nowhere/brücke (1)"], "data.path='/nowhere/brücke (1)': nothing is there"),
+        (["data=folder", "data.path=/nowhere/a[1]"], "data.path='/nowhere/a[1]': nothing is there"),
+        (["data=folder", "data.path=/nowhere", "+tags.site=bridge"], "nothing is there"),
         (["model=mobilnetv2"], "Did you mean 'mobilenetv2'? Available: convnexttiny"),
         (["-m", "optimizer=adam,sdg"], "Did you mean 'sgd'?"),
         (["data=folder"], "data.path is missing"),

@@ -182,7 +182,8 @@ def test_other_class_names_are_mapped_or_both_lists_told(finished: Path, other_i
     shutil.copytree(other_images / "plain", renamed / "Negative")
     shutil.copytree(other_images / "cracked", renamed / "Positive")
     with pytest.raises(
-        ValueError, match=r"has the classes Negative, Positive; the model knows cracked, plain.*class_map"
+        ValueError,
+        match=r"has the classes Negative, Positive; the model knows cracked, plain.*'data.class_map={Negative: plain, ",
     ):
         evaluate(tmp_path / "a", finished, renamed, *QUIET)
     with pytest.raises(ValueError, match=r"data.class_map names positive: no such class"):
@@ -190,6 +191,10 @@ def test_other_class_names_are_mapped_or_both_lists_told(finished: Path, other_i
     mapped = evaluate(tmp_path / "c", finished, renamed, "data.class_map={Positive: cracked, Negative: plain}", *QUIET)
     plain = evaluate(tmp_path / "d", finished, other_images, *QUIET)
     assert mapped["test_auroc"] == plain["test_auroc"]
+    shutil.rmtree(renamed / "Negative")
+    alone = evaluate(tmp_path / "e", finished, renamed, "data.class_map={Positive: cracked}", *QUIET)
+    assert alone["test_recall"] == plain["test_recall"]
+    assert alone["test_auroc"] is None
 
 
 def test_one_image_and_an_empty_class_are_measured(finished: Path, other_images: Path, tmp_path: Path) -> None:

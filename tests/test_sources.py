@@ -52,7 +52,14 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
 def test_folders_that_are_no_classes(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
     touch(tmp_path, *files)
     with pytest.raises(sources.SourceError, match=message + ".*expected one sub-folder"):
-        sources.from_folder(path=str(tmp_path))
+        sources.refuse_few_classes(set(sources.from_folder(path=str(tmp_path))["label"]), str(tmp_path))
+
+
+def test_a_list_of_one_class_can_be_evaluated_but_not_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label\n1.jpg,a\n2.jpg,a\n")
+    assert list(sources.from_manifest(path=str(tmp_path / "list.csv"))["label"]) == ["a", "a"]
+    with pytest.raises(sources.SourceError, match="only the class 'a': expected at least two classes in the column"):
+        sources.refuse_few_classes({"a"}, str(tmp_path / "list.csv"))
 
 
 def test_class_folders_without_files(tmp_path: Path) -> None:
@@ -80,7 +87,7 @@ def test_manifest_paths_are_relative_to_it(tmp_path: Path) -> None:
     [
         ("path,label\n1.jpg,a\n2.jpg,\n", "line 3: the label is empty"),
         ("path,label,split\n1.jpg,a,train\n2.jpg,b,dev\n", "line 3: split is 'dev'; expected train, val, test"),
-        ("path,label\n1.jpg,a\n2.jpg,a\n", "only the class 'a'"),
+        ("path,label\n", "no images: expected at least two classes"),
         ("path,label\n1.jpg,a\n1.jpg,b\n", "more than once"),
         ("file,class\n1.jpg,a\n", "lacks the columns path, label"),
         ("path,label\na.jpg,cracked,extra\nb.jpg,plain,extra\n", "line 2: 3 fields where the first line names 2"),

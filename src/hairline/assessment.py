@@ -19,7 +19,7 @@ import pandas as pd
 from hairline import inference, preparation, runtime, tracking
 from hairline.config import arguments
 from hairline.config.commands import Evaluate
-from hairline.data import manifest
+from hairline.data import manifest, sources
 from hairline.evaluation import measures
 from hairline.model import bundle as bundles
 from hairline.model.bundle import Bundle
@@ -150,8 +150,7 @@ def refuse_other_classes(found: list[str], expected: list[str]) -> None:
     if other:
         raise EvaluationError(
             f"the data has the classes {', '.join(map(manifest.shown, found))}; the model knows "
-            f"{', '.join(map(manifest.shown, expected))}. Say which is which: "
-            f"data.class_map={{{other[0]}: {expected[0]}}}"
+            f"{', '.join(map(manifest.shown, expected))}. Say which is which: {sources.class_map_hint(found, expected)}"
         )
 
 

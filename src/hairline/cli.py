@@ -23,7 +23,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hairline import checkpoint, interruption, launching, logs, multirun, redaction
 from hairline import config as configuration
@@ -55,7 +54,7 @@ def start(script: str, main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # a damaged image is named with its reason, once
     register(ConfigStore.instance())
     try:
-        sys.argv[1:] = launching.expanded(sys.argv[1:])
+        sys.argv[1:] = launching.readable(launching.expanded(sys.argv[1:]))
     except ValueError as error:
         sys.exit(redaction.redacted(f"ERROR: {error}"))
     fault = unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
@@ -101,8 +100,7 @@ def _run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (CompactHydraException, ValueError) as error:  # jobs deal with their own: these are Hydra's
-        cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        sys.exit(f"{error}{cause}")
+        sys.exit(launching.told(error))
     except OSError as error:
         sys.exit(
             f"ERROR: the output folder cannot be written: {error}\n"

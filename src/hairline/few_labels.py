@@ -17,7 +17,7 @@ import pandas as pd
 from hairline import inference, tracking
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
-from hairline.data import manifest
+from hairline.data import manifest, sources
 from hairline.model import bundle as bundles
 from hairline.phases import Frozen, Head, pass_images
 from hairline.preparation import Data
@@ -76,7 +76,7 @@ class Base:
             raise BaseError(
                 f"the images have the classes {', '.join(map(manifest.shown, data.class_names))}; the base knows "
                 f"{', '.join(map(manifest.shown, known))}, and needs some images of each. Say which is which: "
-                f"'data.class_map={{{data.class_names[0]}: {known[0]}}}', or train without a base"
+                f"{sources.class_map_hint(data.class_names, known)}, or train without a base"
             )
         positive = self.parts.bundle.positive_class
         return replace(data, positive=None if positive is None else known.index(positive))

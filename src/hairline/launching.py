@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from hairline import config as configuration
 from hairline import logs, multirun, search, sweeps, tracking
@@ -35,6 +37,9 @@ _CARRIED = ("HAIRLINE_CACHE", "KERAS_HOME")  # what jobs on other machines need 
 # What `expanded` put before the overrides that the user gave: it says nothing of the user's wishes.
 added: list[str] = []
 _NAME = re.compile(r"[\w][\w .-]*")
+# Lines of an error that say how Hydra works, and the one that says which key there is none of.
+_HYDRAS_OWN = re.compile(r"To append to your config|See https://hydra|\s+(full_key|reference_type|object_type)\b")
+_FULL_KEY = re.compile(r"not in '\w+'[\s\S]*full_key: (\S+)")
 
 
 # --- the command line, before Hydra reads it --------------------------------------------------------------------------
@@ -70,6 +75,31 @@ def expanded(arguments: list[str]) -> list[str]:
     return arguments if many & set(arguments) or _asks(arguments) else ["-m", *arguments]
 
 
+def readable(arguments: list[str]) -> list[str]:
+    """Quote the values that Hydra's grammar has no reading for, such as paths with umlauts or brackets.
+
+    Args:
+        arguments: The command line, without the script.
+    """
+    parser = OverridesParser.create()
+
+    def read(argument: str) -> bool:
+        try:
+            parser.parse_overrides([argument])
+        except CompactHydraException:
+            return False
+        return True
+
+    found = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        other = f"{key}={_quoted(value)}"
+        # What begins so was meant to be a text, a list or a mapping: its fault is for the user to see.
+        takes_none = not value or argument.startswith("-") or value[0] in "'\"[{"
+        found.append(argument if takes_none or read(argument) or not read(other) else other)
+    return found
+
+
 def _resuming(arguments: list[str], given: dict[str, str]) -> list[str]:
     """Go where a run was started, and make its folder and its kind of data those of this call.
 
@@ -100,6 +130,21 @@ def _resuming(arguments: list[str], given: dict[str, str]) -> list[str]:
     return [*own, *(argument for argument in arguments if not argument.startswith("resume="))]
 
 
+def told(error: Exception) -> str:
+    """Put a fault that Hydra found into words for the user: without its advice to add what no setting is."""
+    cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    text = f"{error}{cause}"
+    lines = [line for line in text.splitlines() if line.strip() and not _HYDRAS_OWN.match(line)]
+    missing = _FULL_KEY.search(text)
+    if missing:
+        group, _, name = missing[1].rpartition(".")
+        choices = [kind for kind, schema in configuration.SCHEMAS.items() if kind.startswith(f"{group}/")]
+        fitting = [kind for kind in choices if name in {entry.name for entry in fields(configuration.SCHEMAS[kind])}]
+        if fitting:
+            lines.append(f"Only {', '.join(kind.replace('/', '=') for kind in fitting)} has it: add that as well")
+    return "\n".join(lines)
+
+
 def _asks(arguments: list[str]) -> bool:
     """Tell whether Hydra is only asked a question: --help, --cfg, --info, shell completion."""
     return any(argument.startswith("-") for argument in arguments)
@@ -126,7 +171,7 @@ class Preparation(Callback):
         try:
             _prepare(config)
         except CompactHydraException as error:
-            sys.exit(f"{error}{f'{chr(10)}{error.__cause__}' if error.__cause__ else ''}")
+            sys.exit(told(error))
         except Exception as error:
             sys.exit(f"ERROR: {error}" if logs.is_users(error) else "".join(traceback.format_exception(error)))
 

@@ -80,7 +80,9 @@ def prepare_data(config: Config) -> Data:
     settings = repr((config.data.source, arguments(config.data, *_MIXING), grouping, seed))
     found = _memory.found if _memory.settings == settings else None
     if found is None:
-        table, rejected = scanned(listed(config.data, config.seed), config.data.max_rejected)
+        rows = listed(config.data, config.seed)
+        sources.refuse_few_classes(set(rows["label"]), str(getattr(config.data, "path", None)))
+        table, rejected = scanned(rows, config.data.max_rejected)
         table, hashes = grouped(table, config.split)
         found = table, rejected, hashes
         if _memory.session is not None:

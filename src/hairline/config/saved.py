@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,21 @@ def load(composed: DictConfig) -> Any:
     except OmegaConfBaseException as error:  # an interpolation, ${...}, of a key that is not there
         raise ConfigError(f"the configuration cannot be resolved: {str(error).strip()}") from error
     checks = {Config: training_faults, **dict(COMMANDS.values())}
-    faults = list(value_faults(config)) or list(checks[type(config)](config))
+    faults = list(_strays(composed, config)) or list(value_faults(config)) or list(checks[type(config)](config))
     if faults:
         raise ConfigError("\n".join(faults))
     return config
+
+
+def _strays(composed: DictConfig, config: Any) -> Iterator[str]:
+    """Give the keys that no setting has: a plus sign before an override adds whatever it names."""
+    known = flatten(dataclasses.asdict(config))
+    for key in flatten(OmegaConf.to_container(composed)):  # type: ignore[arg-type]
+        if key not in known and not any(
+            isinstance(value, dict) and _below(key, [name]) for name, value in known.items()
+        ):
+            near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+            yield f"{key}: there is no such setting.{f' Did you mean {near[0]!r}?' if near else ''} --help lists all"
 
 
 def save(config: Config, path: Path) -> None:

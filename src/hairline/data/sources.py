@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def from_folder(*, path: str) -> pd.DataFrame:
     """List a folder with one sub-folder a class, or with train/val/test folders of those.
 
     Raises:
-        SourceError: If there are fewer than two classes, or no files.
+        SourceError: If there are no class folders, or no files in them.
     """
     root = Path(path).expanduser().absolute()
     children = _subfolders(root)
@@ -57,11 +57,8 @@ def from_folder(*, path: str) -> pd.DataFrame:
     else:
         pairs = [("", folder) for folder in children]
     names = {folder.name for _, folder in pairs}
-    if len(names) < 2:
-        raise SourceError(
-            f"{root} holds {_named(names)}: expected one sub-folder for each of at least two classes "
-            f"(such as {root.name}/cracked and {root.name}/uncracked), or train, val and test folders of those"
-        )
+    if not names:
+        refuse_few_classes(names, path)
     _refuse_no_text(names, f"{root} holds the class folder", "rename it")
     rows = [(str(file), folder.name, split) for split, folder in pairs for file in files(folder)]
     if not rows:
@@ -89,8 +86,8 @@ def from_manifest(*, path: str) -> pd.DataFrame:
             f"{file}, line {odd[0] + 2}: split is {table['split'].iloc[odd[0]]!r}; expected train, val, test or nothing"
         )
     _refuse_no_text(table["label"], f"{file} holds the label", "save the file as UTF-8")
-    if table["label"].nunique() < 2:
-        raise SourceError(f"{file} holds {_named(set(table['label']))}: expected at least two classes")
+    if table.empty:
+        refuse_few_classes(set(), path)
     places = [os.path.normpath(file.parent / entry) for entry in table["path"]]
     table["path"] = pd.Series(places, index=table.index, dtype=object)
     if table["path"].duplicated().any():
@@ -161,6 +158,47 @@ def mapped(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
     return rows.assign(label=pd.Series(names, index=rows.index, dtype=object))
 
 
+def refuse_few_classes(names: set[str], path: str) -> None:
+    """Refuse what no classifier can be trained on; a set of one class can be evaluated.
+
+    Raises:
+        SourceError: If there are fewer than two classes; it says how to lay them out.
+    """
+    place = Path(path).expanduser().absolute()
+    if len(names) < 2:
+        listed = place.is_file()
+        nothing = "no images" if listed else "no class folders"
+        expected = (
+            "at least two classes in the column label"
+            if listed
+            else f"one sub-folder for each of at least two classes (such as {place.name}/cracked and "
+            f"{place.name}/uncracked), or train, val and test folders of those"
+        )
+        held = f"only the class {next(iter(names))!r}" if names else nothing
+        raise SourceError(f"{place} holds {held}: expected {expected}")
+
+
+def class_map_hint(found: Sequence[str], expected: Sequence[str]) -> str:
+    """Write the setting that gives the classes of a set the names a model knows, as far as they tell by themselves.
+
+    >>> class_map_hint(["cracked", "uncracked"], ["Negative", "Positive"])
+    "'data.class_map={cracked: Positive, uncracked: Negative}'"
+    >>> class_map_hint(["intact", "Positive"], ["Negative", "Positive"])
+    "'data.class_map={intact: Negative}'"
+    >>> class_map_hint(["a", "b"], ["Negative", "Positive"])
+    "'data.class_map={a: <Negative or Positive>, b: <Negative or Positive>}'"
+    """
+    other = [name for name in found if name not in expected]
+    free = [name for name in expected if name not in found]
+    cracked = positive_class(list(found), None), positive_class(list(expected), None)
+    if len(other) == len(free) == 2 and None not in cracked:
+        other, free = (sorted(names, key=lambda name: name in cracked) for names in (other, free))
+    elif len(other) > 1 or len(free) != 1:
+        free = [f"<{' or '.join(expected)}>"] * len(other)
+    pairs = sorted(zip(other, free, strict=True))
+    return f"'data.class_map={{{', '.join(f'{name}: {known}' for name, known in pairs)}}}'"
+
+
 def positive_class(class_names: list[str], named: str | None) -> str | None:
     """Say which class precision, recall and thresholds refer to.
 
@@ -222,7 +260,3 @@ def _refuse_no_text(names: Iterable[str], where: str, advice: str) -> None:
     odd = sorted(name for name in set(names) if any("\ud800" <= char <= "\udfff" for char in name))
     if odd:
         raise SourceError(f"{where} {manifest.shown(odd[0])!r}, which is not UTF-8: {advice}")
-
-
-def _named(names: set[str]) -> str:
-    return f"only the class {next(iter(names))!r}" if names else "no class folders"
