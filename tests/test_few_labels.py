@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,17 @@ def test_an_adapted_model_knows_the_base_and_the_new_images(base: Path, other_su
     assert first.limit >= second.limit
     digests = pd.read_csv(tmp_path / "adapted" / "manifest.csv")["sha256"]
     assert set(bundles.splits_of(tmp_path / "adapted" / "model", digests)) == {"train", "val", "test"}
+
+
+def test_test_images_that_the_base_was_made_with_are_told(
+    base: Path, two_classes: Path, other_surface: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path / "new", other_surface, f"base={base}", "report=none")
+    assert "that the base was made with" not in caplog.text
+    train(tmp_path / "known", two_classes, f"base={base}", "report=none", "seed=5")
+    assert re.search(
+        r"WARNING: [1-9]\d* of the \d+ test images are among those that the base was made with", caplog.text
+    )
 
 
 def test_other_classes_than_the_bases_are_refused(base: Path, tmp_path: Path) -> None:

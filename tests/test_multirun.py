@@ -103,6 +103,7 @@ def test_faults_of_the_whole_sweep_are_told_before_it_begins(tmp_path: Path) -> 
     for arguments, message in {
         ("-m", "btch_size=3,4"): "Did you mean: 'batch_size'?",
         ("-m", "data=folder", "seed=0,1"): "data.path is missing",
+        ("-m", "learning_rate=1e-2,foo"): "could not be converted to Float",
         ("-m", "learning_rate=-1,-2"): "learning_rate=-1: expected a number above 0",
         ("-m", "sweep.name=a/b", "seed=0,1"): "names a folder",
         ("sweep.resume=nowhere",): "holds no sweep",

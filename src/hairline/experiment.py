@@ -306,7 +306,11 @@ def say_results(config: Config, data: Data, results: dict[str, float], directory
     """Print what came out, where it lies, and what to try next."""
     lines = ["", f"{'':7}{'images':>9}{'accuracy':>11}{'loss':>9}"]
     for split in manifest.SPLITS:
-        accuracy, loss = results[f"{split}_accuracy"], results[f"{split}_loss"]
+        # Before the temperature, as the curves are: after it, the test's loss would not compare with the others.
+        accuracy, loss = (
+            results[f"{split}_accuracy"],
+            results.get(f"{split}_loss_uncalibrated", results[f"{split}_loss"]),
+        )
         lines.append(f"{split:7}{len(data.rows(split)):>9,}{accuracy:>11.4f}{loss:>9.4f}")
     lines += ["", *told_test(config, data, results)]
     stages = {key.removeprefix("seconds_"): value for key, value in results.items() if key.startswith("seconds_")}
@@ -315,7 +319,9 @@ def say_results(config: Config, data: Data, results: dict[str, float], directory
     lines.append(f"Run directory   {place}")
     if run.id is not None:
         lines.append("Compare runs    " + "   then open ".join(run.how_to_see(config.tracking.uri)))
-    if config.data.source == "synthetic":
+    if config.base is not None:
+        lines.append(f"Try next        python predict.py run={shlex.quote(place)} input=<photos of that surface>")
+    elif config.data.source == "synthetic":
         lines.append("Try next        python train.py data=folder data.path=<folder with one sub-folder a class>")
     else:
         lines.append("Try next        add -m optimizer=adam,sgd learning_rate=1e-2,1e-3: a run for each combination")

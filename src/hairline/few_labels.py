@@ -78,6 +78,16 @@ class Base:
                 f"{', '.join(map(manifest.shown, known))}, and needs some images of each. Say which is which: "
                 f"{sources.class_map_hint(data.class_names, known)}, or train without a base"
             )
+        test = data.rows("test")
+        splits = bundles.splits_of(self.parts.folder, data.manifest["sha256"].iloc[test])
+        seen = int(np.isin(splits, ["train", "val"]).sum())
+        if seen:
+            log.warning(
+                "WARNING: %d of the %d test images are among those that the base was made with: what is measured on "
+                "them says nothing of new ones",
+                seen,
+                len(test),
+            )
         positive = self.parts.bundle.positive_class
         return replace(data, positive=None if positive is None else known.index(positive))
 

@@ -179,6 +179,7 @@ class Preparation(Callback):
 def _prepare(composed: DictConfig) -> None:
     swept = _swept(composed)
     config = _first_sound(composed)
+    _compose_each(composed)
     if config.resume:
         raise ConfigError("resume= goes on with one run: leave out -m, or go on with a sweep by sweep.resume=<folder>")
     folder = _folder(composed, config)
@@ -299,8 +300,24 @@ def _first_sound(composed: DictConfig) -> Config:
     raise first if first is not None else ConfigError("the sweep has no job: a list of values is empty")
 
 
+def _compose_each(composed: DictConfig) -> None:
+    """Compose a job with each of the values: Hydra refuses a whole sweep for one of another type, but late."""
+    choices = _choices(_parsed(composed))
+    first = [values[0] for values in choices]
+    for place, values in enumerate(choices):
+        for value in values[1:]:
+            overrides = [*first[:place], value, *first[place + 1 :]]
+            GlobalHydra.instance().config_loader().load_sweep_config(composed, overrides)
+
+
 def _combinations(parsed: list[Override]) -> Iterator[list[str]]:
-    """Give every job's overrides; an interval, which has no list of values, is represented by its start."""
+    """Give every job's overrides."""
+    for combination in itertools.product(*_choices(parsed)):
+        yield list(combination)
+
+
+def _choices(parsed: list[Override]) -> list[list[str]]:
+    """Give the values of each override; an interval, which has no list of values, is represented by its start."""
     choices = []
     for override in parsed:
         key, value = override.get_key_element(), override.value()
@@ -310,8 +327,7 @@ def _combinations(parsed: list[Override]) -> Iterator[list[str]]:
             choices.append([f"{key}={text}" for text in override.sweep_string_iterator()])
         else:
             choices.append([override.input_line or ""])
-    for combination in itertools.product(*choices):
-        yield list(combination)
+    return choices
 
 
 def _title(swept: dict[str, str], folder: Path) -> str:

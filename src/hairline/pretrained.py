@@ -55,7 +55,7 @@ class Pretrained:
 
     def features(self, config: Config, data: Data) -> Frozen:
         """Compute, or take from the cache, the features of all images and of the training images' further views."""
-        from hairline.model import engine
+        from hairline.model import engine, finetuning
         from hairline.model.features import Recipe
 
         name, size = config.model.backbone, config.image_size
@@ -66,6 +66,8 @@ class Pretrained:
             with runtime.strategy(config.runtime.devices).scope():
                 return backbones.build(name, image_size=size, weights=self.weights, seed=config.seed, taps=taps)
 
+        if config.finetune.layers == "top" and config.finetune.from_layer is not None:
+            finetuning.first_layer(backbone(), config.finetune.from_layer)  # a wrong name is told before all the work
         digest = backbones.identify(self.weights, config.seed)
         chosen = engine.choose(config.features.engine)
         recipe = Recipe(name, digest, size, chosen, taps=taps, precision=config.runtime.precision)

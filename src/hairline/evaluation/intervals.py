@@ -182,10 +182,12 @@ class _Resampled:
         present = np.where(support > 0, 1.0, np.nan)
         found = {
             "accuracy": right.sum(axis=1) / total[:, 0],
-            "balanced_accuracy": np.nanmean(columns["recall"], axis=1),
+            "balanced_accuracy": mean_of_defined(columns["recall"], axis=1),
         }
         for name, values in columns.items():
-            found[name] = np.nanmean(values * present, axis=1) if self._positive is None else values[:, self._positive]
+            found[name] = (
+                mean_of_defined(values * present, axis=1) if self._positive is None else values[:, self._positive]
+            )
         return found
 
     def _of_rankings(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:

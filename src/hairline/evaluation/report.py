@@ -154,13 +154,15 @@ def worst_errors(
         if len(picked) >= 2 * _PICTURES:  # of many classes the first wrong cells fill the page
             break
     entries = rows.iloc[picked]
+    errors = int((truths != chosen).sum())
+    surest = f"the surest of {errors:,} errors, by kind; then " if errors > 1 else "the one error; then " * errors
     return figures.prediction_gallery(
         np.stack([images.decode(path, image_size) for path in entries["path"]]),
         [class_names[index] for index in truths[picked]],
         [class_names[index] for index in chosen[picked]],
         sure[picked].tolist(),
         [os.path.basename(path) for path in entries["path"]],
-        title=f"{title}: the surest of {(truths != chosen).sum():,} errors, by kind; then the least sure right answers",
+        title=f"{title}: {surest}the least sure right answers",
     )
 
 
@@ -243,5 +245,5 @@ def predictions(
         [class_names[index] for index in chosen[picked]],
         found[picked].max(axis=1).tolist(),
         [os.path.basename(path) for path in entries["path"]],
-        title=f"Test predictions: {right.sum():,} of {len(right):,} right, {len(wrong):,} wrong",
+        title=f"Test predictions by the most probable class: {right.sum():,} right, {len(wrong):,} wrong",
     )

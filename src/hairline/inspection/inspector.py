@@ -121,6 +121,8 @@ class Inspector:
         bundles.verify(folder, self.bundle)
         self.positive = _positive(self.bundle, positive_class)
         self.tile_px = size_px or int(self.bundle.extra.get(PATCH_SIZE, self.bundle.image_size))
+        if not 0 <= overlap < 1:
+            raise InspectionError(f"overlap={overlap:g}: expected a number from 0 up to, not including, 1")
         self.stride_px = stride_px or max(1, round(self.tile_px * (1 - overlap)))
         if self.stride_px > self.tile_px:
             raise InspectionError(

@@ -140,6 +140,11 @@ def listed(text: str, output: Path) -> Listing:
             )
         else:
             listing.others.append(path)
+    if not seen and found:
+        raise InputError(
+            f"output={output}: holds all of input={text}; expected a folder of its own for the results, which may lie "
+            "within the input"
+        )
     if not listing.photos and not listing.problems:
         raise InputError(
             f"input={text}: no photos there ({len(listing.others)} other files); expected files named "
@@ -253,7 +258,7 @@ def _say(
     if about.failed:
         lines.append(f"{about.failed:>7,}  not examined")
     if unfamiliar := sum(row["unfamiliar"] for row in rows):
-        lines.append(f"{unfamiliar:>7,}  of them unlike the images the model was trained on: check these by eye")
+        lines.append(f"{unfamiliar:>7,}  unlike the images the model was trained on: check these by eye")
     if listing.others:
         lines.append(f"{len(listing.others):>7,}  other files passed over: {_names(listing.others)}")
     if about.problems:

@@ -229,7 +229,8 @@ def _converted(build: Callable[[], keras.Model], key: str) -> Path | None:
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     log.info("converting the model for LiteRT, once")
-    model = build()
+    with runtime.quiet():  # on a machine without a GPU TensorFlow's search for one is told as an error
+        model = build()
     try:
         with _quiet():
             pixels = tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)

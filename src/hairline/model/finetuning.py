@@ -47,24 +47,30 @@ def unfreeze(backbone: keras.Model, layers: Literal["top", "all"], from_layer: s
     Raises:
         FinetuneError: If no layer's name begins so, or several branches of the network pass by it.
     """
-    places = cuts(backbone)
     if layers == "all":
         start, found = 0, None
     else:
-        name = from_layer or _upper_third(backbone, places)
-        start = next((row for row, layer in enumerate(backbone.operations) if layer.name.startswith(name)), -1)
-        if start not in places:
-            some = ", ".join(backbone.operations[row].name for row in places[-1:0:-5])
-            raise FinetuneError(
-                f"finetune.from_layer={name}: "
-                + ("no layer's name begins so" if start < 0 else "other branches of the network pass by that layer")
-                + f"; layers of {backbone.name} it can be cut at include {some}"
-            )
+        start = first_layer(backbone, from_layer)
         found = _halves(backbone, start)
     for layer in backbone.operations[start:]:
         if isinstance(layer, keras.Layer):  # some networks hold bare operations, which have no weights
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     return found
+
+
+def first_layer(backbone: keras.Model, from_layer: str | None) -> int:
+    """Give the number of the first layer above a cut; arguments and errors as those of `unfreeze`."""
+    places = cuts(backbone)
+    name = from_layer or _upper_third(backbone, places)
+    start = next((row for row, layer in enumerate(backbone.operations) if layer.name.startswith(name)), -1)
+    if start not in places:
+        some = ", ".join(backbone.operations[row].name for row in places[-1:0:-5])
+        raise FinetuneError(
+            f"finetune.from_layer={name}: "
+            + ("no layer's name begins so" if start < 0 else "other branches of the network pass by that layer")
+            + f"; layers of {backbone.name} it can be cut at include {some}"
+        )
+    return start
 
 
 def cuts(backbone: keras.Model) -> list[int]:

@@ -85,7 +85,13 @@ def adapt(
         threshold: Probability of the positive class from which on it is decided, which stays the same.
     """
     if len(features) < LEAST:
-        return Adapted(kernel, bias, False, f"{len(features)} tiles are too few to tell a surface by: {LEAST}", 0.0)
+        return Adapted(
+            kernel,
+            bias,
+            False,
+            f"{len(features)} tiles are too few to tell a surface by, at least {LEAST} are needed",
+            0.0,
+        )
     far = distance.apart(features) / float(distance.set_limit)
     if far <= _FAR:
         return Adapted(kernel, bias, False, f"they look like the training images (distance {far:.2f})", far)
