@@ -111,7 +111,7 @@ def closed() -> str:
             marks=pytest.mark.slow,
         ),
         pytest.param("train.py", ["model.weights='https://host/w.h5?token={s}'"], {}, marks=pytest.mark.slow),
-        ("train.py", ["trackng.uri=http://me:{s}@{h}"], {}),
+        ("train.py", ["tracking.uri='http://me:{s}@{h}"], {}),  # the quote is never closed
         ("train.py", ["resume=http://me:{s}@{h}"], {}),
         pytest.param("predict.py", ["run=http://me:{s}@{h}", "input=x"], {}, marks=pytest.mark.slow),
         pytest.param(
