@@ -289,14 +289,18 @@ def test_classes_come_from_folders_and_wrong_ones_are_named(model: Path, tmp_pat
 def test_no_photos_is_an_error(model: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     (tmp_path / "nothing" / "notes.txt").write_text("")
+    (tmp_path / "empty").mkdir()
     for place, message in {
         "nothing": "no photos there",
+        "empty": "no photos there",
         "nowhere": "nothing is there",
         "*.jpg": "nothing is there",
     }.items():
         with pytest.raises(photos.InputError, match=message):
             predict(model, place)
     assert not Path("out").exists()
+    with pytest.raises(photos.InputError, match="output=nothing: holds all of input=nothing"):
+        photos.listed("nothing", Path("nothing"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

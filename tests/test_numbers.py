@@ -78,6 +78,7 @@ def test_a_run_tells_its_decision_its_split_and_its_spread(finished: Path) -> No
     run = store.get_run((finished / "mlflow_run_id.txt").read_text().strip())
     assert "split by `none`" in run.data.tags["mlflow.note.content"]
     assert run.data.metrics["leak_near_across"] == found["leak_near_across"]
+    assert found["leak_groups"] == 120
 
 
 def test_the_abstain_band_answers_cannot_tell(finished: Path) -> None:

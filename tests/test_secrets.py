@@ -136,6 +136,14 @@ def test_a_fault_is_told_without_secrets(
     assert not found_in(tmp_path, said)
 
 
+def test_a_misspelt_key_does_not_repeat_its_value(closed: str, tmp_path: Path) -> None:
+    found = run("train.py", f"trackng.uri=http://me:{SECRET}@{closed}")
+    said = found.stdout + found.stderr
+    assert found.returncode != 0
+    assert b"Did you mean: 'tracking'" in said
+    assert not found_in(tmp_path, said)
+
+
 def test_nothing_that_is_recorded_holds_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a run that fails: its command, configuration, parameters, tags, name, note, files, log and traceback."""
     address = f"http://me:{SECRET}@host/?token={SECRET}"

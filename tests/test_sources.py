@@ -52,14 +52,14 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
 def test_folders_that_are_no_classes(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
     touch(tmp_path, *files)
     with pytest.raises(sources.SourceError, match=message + ".*expected one sub-folder"):
-        sources.refuse_few_classes(set(sources.from_folder(path=str(tmp_path))["label"]), str(tmp_path))
+        sources.refuse_few_classes(set(sources.from_folder(path=str(tmp_path))["label"]), str(tmp_path), listed=False)
 
 
 def test_a_list_of_one_class_can_be_evaluated_but_not_trained_on(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label\n1.jpg,a\n2.jpg,a\n")
     assert list(sources.from_manifest(path=str(tmp_path / "list.csv"))["label"]) == ["a", "a"]
     with pytest.raises(sources.SourceError, match="only the class 'a': expected at least two classes in the column"):
-        sources.refuse_few_classes({"a"}, str(tmp_path / "list.csv"))
+        sources.refuse_few_classes({"a"}, str(tmp_path / "list.csv"), listed=True)
 
 
 def test_class_folders_without_files(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
-import difflib
 import functools
 import gc
 import io
@@ -201,9 +200,7 @@ def unknown_choice(folder: Path, arguments: list[str]) -> str | None:
             return f"{group}={choices[:80]}: expected one of {', '.join(sorted(names))}"
         for choice in choices.split(",") if "(" not in choices else []:  # choice(adam,sgd) and the like are Hydra's
             if names and choice and choice[0].isalnum() and choice not in names | {"null"}:
-                near = difflib.get_close_matches(choice, sorted(names), n=1, cutoff=0.5)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                return f"{group}={choice}: unknown.{hint} Available: {', '.join(sorted(names))}"
+                return configuration.unknown(group, choice, names)
     return None
 
 

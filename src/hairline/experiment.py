@@ -264,9 +264,8 @@ def headlines(results: dict[str, float], class_names: Sequence[str]) -> dict[str
     """
     # The epochs' own val_loss and val_accuracy are curves; the kept weights' values get names of their own.
     found = {f"best_{key}" if key.startswith("val_") else key: value for key, value in results.items()}
-    aside = {f"test_{metric}_{name}" for metric in measures.OF_A_CLASS for name in class_names}
-    if len(class_names) > 2:  # of two classes each tells what the other does
-        aside = set()
+    told_twice = class_names if len(class_names) == 2 else ()  # of two classes each tells what the other does
+    aside = {f"test_{metric}_{name}" for metric in measures.OF_A_CLASS for name in told_twice}
     return {key: value for key, value in found.items() if not _ASIDE.search(key) and key not in aside}
 
 
@@ -306,11 +305,9 @@ def say_results(config: Config, data: Data, results: dict[str, float], directory
     """Print what came out, where it lies, and what to try next."""
     lines = ["", f"{'':7}{'images':>9}{'accuracy':>11}{'loss':>9}"]
     for split in manifest.SPLITS:
+        accuracy = results[f"{split}_accuracy"]
         # Before the temperature, as the curves are: after it, the test's loss would not compare with the others.
-        accuracy, loss = (
-            results[f"{split}_accuracy"],
-            results.get(f"{split}_loss_uncalibrated", results[f"{split}_loss"]),
-        )
+        loss = results.get(f"{split}_loss_uncalibrated", results[f"{split}_loss"])
         lines.append(f"{split:7}{len(data.rows(split)):>9,}{accuracy:>11.4f}{loss:>9.4f}")
     lines += ["", *told_test(config, data, results)]
     stages = {key.removeprefix("seconds_"): value for key, value in results.items() if key.startswith("seconds_")}

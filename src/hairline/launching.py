@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -178,8 +177,9 @@ class Preparation(Callback):
 
 def _prepare(composed: DictConfig) -> None:
     swept = _swept(composed)
-    config = _first_sound(composed)
-    _compose_each(composed)
+    choices = _choices(_parsed(composed))
+    config = _first_sound(composed, choices)
+    _compose_each(composed, choices)
     if config.resume:
         raise ConfigError("resume= goes on with one run: leave out -m, or go on with a sweep by sweep.resume=<folder>")
     folder = _folder(composed, config)
@@ -279,7 +279,7 @@ def _swept(composed: DictConfig) -> dict[str, str]:
     return found
 
 
-def _first_sound(composed: DictConfig) -> Config:
+def _first_sound(composed: DictConfig, choices: list[list[str]]) -> Config:
     """Give the configuration of the first job that has a valid one.
 
     A fault of single jobs fails these alone; one that all share is told before anything is made.
@@ -288,8 +288,8 @@ def _first_sound(composed: DictConfig) -> Config:
         ConfigError: If no job has a valid configuration; it names the first one's faults.
     """
     first: ConfigError | None = None
-    for overrides in _combinations(_parsed(composed)):
-        job = GlobalHydra.instance().config_loader().load_sweep_config(composed, overrides)
+    for overrides in itertools.product(*choices):
+        job = GlobalHydra.instance().config_loader().load_sweep_config(composed, list(overrides))
         with open_dict(job):
             del job["hydra"]
         try:
@@ -300,20 +300,13 @@ def _first_sound(composed: DictConfig) -> Config:
     raise first if first is not None else ConfigError("the sweep has no job: a list of values is empty")
 
 
-def _compose_each(composed: DictConfig) -> None:
+def _compose_each(composed: DictConfig, choices: list[list[str]]) -> None:
     """Compose a job with each of the values: Hydra refuses a whole sweep for one of another type, but late."""
-    choices = _choices(_parsed(composed))
     first = [values[0] for values in choices]
     for place, values in enumerate(choices):
         for value in values[1:]:
             overrides = [*first[:place], value, *first[place + 1 :]]
             GlobalHydra.instance().config_loader().load_sweep_config(composed, overrides)
-
-
-def _combinations(parsed: list[Override]) -> Iterator[list[str]]:
-    """Give every job's overrides."""
-    for combination in itertools.product(*_choices(parsed)):
-        yield list(combination)
 
 
 def _choices(parsed: list[Override]) -> list[list[str]]:

@@ -81,7 +81,8 @@ def prepare_data(config: Config) -> Data:
     found = _memory.found if _memory.settings == settings else None
     if found is None:
         rows = listed(config.data, config.seed)
-        sources.refuse_few_classes(set(rows["label"]), str(getattr(config.data, "path", None)))
+        place, listed_so = getattr(config.data, "path", None), config.data.source == "manifest"
+        sources.refuse_few_classes(set(rows["label"]), place, listed=listed_so)
         table, rejected = scanned(rows, config.data.max_rejected)
         table, hashes = grouped(table, config.split)
         found = table, rejected, hashes

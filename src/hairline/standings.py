@@ -228,7 +228,7 @@ def verdict(one: str, two: str, rows: pd.DataFrame) -> str:
     sign = np.where(rows["metric"].isin(_LOWER_IS_BETTER), -1, 1) * np.sign(rows["difference"])
     parts = [
         f"{'better' if better > 0 else 'worse'} in {row.metric.replace('_', ' ')} by {abs(row.difference):.4f} "
-        f"({min(abs(row.low), abs(row.high)):.4f} to {max(abs(row.low), abs(row.high)):.4f})"
+        "({:.4f} to {:.4f})".format(*sorted((abs(row.low), abs(row.high))))
         for row, better in zip(rows.itertuples(), sign, strict=True)
         if row.decided
     ]

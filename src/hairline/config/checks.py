@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,10 @@ def _model_faults(config: Config) -> Iterator[str]:
 
 def unknown(key: str, value: str, known: Any) -> str:
     """Say that `value` is no valid choice for `key`, with the nearest valid name."""
-    near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{key}={value}: unknown.{hint} Available: {', '.join(sorted(known))}"
+    return f"{key}={value}: unknown.{did_you_mean(value, known)} Available: {', '.join(sorted(known))}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Ask, after a space, for the nearest known name; empty where none is near."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hairline import atomic, redaction
-from hairline.config.checks import ConfigError, training_faults
+from hairline.config.checks import ConfigError, did_you_mean, training_faults
 from hairline.config.commands import COMMANDS
 from hairline.config.schema import NOT_IDENTITY, SCHEMAS, Config
 from hairline.config.values import value_faults
@@ -52,13 +51,10 @@ def load(composed: DictConfig) -> Any:
 
 def _strays(composed: DictConfig, config: Any) -> Iterator[str]:
     """Give the keys that no setting has: a plus sign before an override adds whatever it names."""
-    known = flatten(dataclasses.asdict(config))
-    for key in flatten(OmegaConf.to_container(composed)):  # type: ignore[arg-type]
-        if key not in known and not any(
-            isinstance(value, dict) and _below(key, [name]) for name, value in known.items()
-        ):
-            near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-            yield f"{key}: there is no such setting.{f' Did you mean {near[0]!r}?' if near else ''} --help lists all"
+    known = leaves(config)
+    for key in flatten(OmegaConf.to_container(composed, resolve=True)):  # type: ignore[arg-type]
+        if key not in known:
+            yield f"{key}: there is no such setting.{did_you_mean(key, known)} --help lists all"
 
 
 def save(config: Config, path: Path) -> None:

@@ -58,7 +58,7 @@ def from_folder(*, path: str) -> pd.DataFrame:
         pairs = [("", folder) for folder in children]
     names = {folder.name for _, folder in pairs}
     if not names:
-        refuse_few_classes(names, path)
+        refuse_few_classes(names, path, listed=False)
     _refuse_no_text(names, f"{root} holds the class folder", "rename it")
     rows = [(str(file), folder.name, split) for split, folder in pairs for file in files(folder)]
     if not rows:
@@ -87,7 +87,7 @@ def from_manifest(*, path: str) -> pd.DataFrame:
         )
     _refuse_no_text(table["label"], f"{file} holds the label", "save the file as UTF-8")
     if table.empty:
-        refuse_few_classes(set(), path)
+        refuse_few_classes(set(), path, listed=True)
     places = [os.path.normpath(file.parent / entry) for entry in table["path"]]
     table["path"] = pd.Series(places, index=table.index, dtype=object)
     if table["path"].duplicated().any():
@@ -158,24 +158,29 @@ def mapped(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
     return rows.assign(label=pd.Series(names, index=rows.index, dtype=object))
 
 
-def refuse_few_classes(names: set[str], path: str) -> None:
+def refuse_few_classes(names: set[str], path: str | None, *, listed: bool) -> None:
     """Refuse what no classifier can be trained on; a set of one class can be evaluated.
+
+    Args:
+        names: All classes.
+        path: Of the source; None where it has none.
+        listed: Whether the classes stand in a CSV file, not in folders.
 
     Raises:
         SourceError: If there are fewer than two classes; it says how to lay them out.
     """
-    place = Path(path).expanduser().absolute()
-    if len(names) < 2:
-        listed = place.is_file()
-        nothing = "no images" if listed else "no class folders"
+    if len(names) > 1:
+        return
+    place = Path(path or "data").expanduser().absolute()
+    nothing, expected = "no images", "at least two classes in the column label"
+    if not listed:
+        nothing = "no class folders"
         expected = (
-            "at least two classes in the column label"
-            if listed
-            else f"one sub-folder for each of at least two classes (such as {place.name}/cracked and "
+            f"one sub-folder for each of at least two classes (such as {place.name}/cracked and "
             f"{place.name}/uncracked), or train, val and test folders of those"
         )
-        held = f"only the class {next(iter(names))!r}" if names else nothing
-        raise SourceError(f"{place} holds {held}: expected {expected}")
+    held = f"only the class {next(iter(names))!r}" if names else nothing
+    raise SourceError(f"{place if path else 'the data'} holds {held}: expected {expected}")
 
 
 def class_map_hint(found: Sequence[str], expected: Sequence[str]) -> str:

@@ -155,14 +155,14 @@ def worst_errors(
             break
     entries = rows.iloc[picked]
     errors = int((truths != chosen).sum())
-    surest = f"the surest of {errors:,} errors, by kind; then " if errors > 1 else "the one error; then " * errors
+    wrong = {0: "", 1: "the one error; then "}.get(errors, f"the surest of {errors:,} errors, by kind; then ")
     return figures.prediction_gallery(
         np.stack([images.decode(path, image_size) for path in entries["path"]]),
         [class_names[index] for index in truths[picked]],
         [class_names[index] for index in chosen[picked]],
         sure[picked].tolist(),
         [os.path.basename(path) for path in entries["path"]],
-        title=f"{title}: {surest}the least sure right answers",
+        title=f"{title}: {wrong}the least sure right answers",
     )
 
 

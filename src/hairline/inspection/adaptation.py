@@ -43,9 +43,8 @@ def learn(model: Path, settings: dict[str, Any], photos: list[Path], output: Pat
     if not file.is_file() or surface.kept(file)[2]["key"] != key:
         surface.keep(_adapted(parts, settings, photos), key, file)
     told = surface.kept(file)[2]
-    said = f"not adapted: {told['reason']}"
-    if told["used"]:
-        said = f"adapted to these photos: {told['reason']}; what the decision says of validation is from before"
+    used = "adapted to these photos: {}; what the decision says of validation is from before"
+    said = (used if told["used"] else "not adapted: {}").format(told["reason"])
     log.info("adapt=surface: %s", said)
     return file, said
 

@@ -126,6 +126,11 @@ def listed(text: str, output: Path) -> Listing:
         )
     listing = Listing(root=place if place.is_dir() else _common(found))
     results, seen = Path(os.path.realpath(output)), set()
+    if all(Path(os.path.realpath(path)).is_relative_to(results) for path in found):
+        raise InputError(
+            f"output={output}: holds all of input={text}; expected a folder of its own for the results, which may lie "
+            "within the input"
+        )
     for path in _files(found):
         real = Path(os.path.realpath(path))
         if real in seen or real.is_relative_to(results):
@@ -140,11 +145,6 @@ def listed(text: str, output: Path) -> Listing:
             )
         else:
             listing.others.append(path)
-    if not seen and found:
-        raise InputError(
-            f"output={output}: holds all of input={text}; expected a folder of its own for the results, which may lie "
-            "within the input"
-        )
     if not listing.photos and not listing.problems:
         raise InputError(
             f"input={text}: no photos there ({len(listing.others)} other files); expected files named "
