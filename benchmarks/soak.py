@@ -190,7 +190,7 @@ def at_once(place: Path, processes: int) -> dict[str, Any]:
         "exit_status_0": codes.count(0),
         "finished": told["runs"] - told["not_finished"],
         "wrong_points": told["wrong_points"],
-        "feature_passes": sum(text.count(" computed, ") for text in logs),
+        "feature_passes": sum(text.count(" to compute, ") for text in logs),
         "corrupt": corrupt(place / "cache"),
     }
 

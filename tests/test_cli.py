@@ -69,6 +69,26 @@ def test_the_other_scripts_answer_without_tensorflow(
     assert (found.returncode == 0) == ("--help" in arguments)
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments", "shown"),
+    [
+        ("train.py", ["+experiment=recipe"], "batch_size: 512"),
+        ("train.py", ["--config-dir", "mine", "experiment=own"], "epochs: 7"),
+        ("train.py", ["hydra.searchpath=[file://mine]", "experiment=own"], "epochs: 7"),
+        ("export.py", ["data.path=moved"], "path: moved"),
+    ],
+)
+def test_choices_and_settings_that_are_taken(
+    script: str, arguments: list[str], shown: str, tmp_path: Path, no_tensorflow: dict[str, str]
+) -> None:
+    own = tmp_path / "mine" / "experiment" / "own.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\nepochs: 7\n")
+    given = [argument.replace("mine", str(tmp_path / "mine")) for argument in arguments]
+    found = run("--cfg", "job", *given, environment=no_tensorflow, script=script)
+    assert shown in found.stdout, found.stderr
+
+
 def test_cfg_job_shows_the_settings(no_tensorflow: dict[str, str]) -> None:
     found = run("--cfg", "job", "batch_size=512", environment=no_tensorflow)
     assert "batch_size: 512" in found.stdout

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 import hairline
-from hairline import inference
+from hairline import experiment, inference, preparation
+from hairline.checkpoint import CheckpointError
 from hairline.data import images, manifest
 from hairline.evaluation import metrics
-from tests.running import train
+from tests.running import SMALL, composed, train
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +277,29 @@ def test_seed_zero_repeats_and_differs_from_seed_one(two_classes: Path, tmp_path
     ]
     losses = [(run["train_loss"], run["val_loss"]) for run in found]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_finished_runs_folder_is_not_written_over(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with pytest.raises(CheckpointError, match=f"holds a finished run.*resume={finished}"):
+        experiment.train(composed("config", *SMALL, "data=synthetic"), finished, [])
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_parts_of_the_source_that_share_images_are_told(
+    two_classes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(two_classes, tmp_path / "set" / part)
+    data = preparation.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={tmp_path / 'set'}"))
+    assert data.split_by == "the source, the rest by hash"
+    assert "as the source divides them, belong together with training images" in caplog.text
+    caplog.clear()
+    assert (
+        preparation.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={two_classes}")).split_by
+        == "hash"
+    )
+    assert "belong together" not in caplog.text
 
 
 def test_unreadable_files_are_listed_and_the_run_goes_on(two_classes: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 import hairline
 from hairline import config, experiment
 from hairline.evaluation import gradcam
-from hairline.few_labels import BaseError
+from hairline.few_labels import Base, BaseError
 from hairline.model import bundle as bundles
 from hairline.model.distance import Distance
 from tests.conftest import paint
@@ -122,6 +122,21 @@ def test_other_classes_than_the_bases_are_refused(base: Path, tmp_path: Path) ->
 def test_what_a_base_does_not_go_with_is_said(override: str, message: str, two_classes: Path, tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match=message):
         train(tmp_path / "run", two_classes, "base=somewhere", "augment=light", "augment.views=2", override)
+
+
+@pytest.mark.parametrize(
+    ("override", "idle"),
+    [
+        ("model=densenet121", "model.backbone=densenet121"),
+        ("image_size=64", "image_size=64"),
+        ("optimizer=sgd", "optimizer.name=sgd"),
+        ("epochs=50", "epochs=50"),
+    ],
+)
+def test_settings_that_a_base_would_ignore_are_refused(base: Path, override: str, idle: str) -> None:
+    chosen = [f"base={base}", "data=synthetic", override]
+    with pytest.raises(BaseError, match=f"fits its head outright: {idle} would have no say"):
+        Base.of(str(base)).settings(composed("config", *chosen))
 
 
 def test_a_base_that_is_none_is_named(two_classes: Path, tmp_path: Path) -> None:

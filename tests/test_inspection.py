@@ -153,6 +153,7 @@ def test_places_are_valid_geojson_and_can_be_left_out(model: Path, site: Path) -
     assert table("photos.csv")["latitude"].tolist() == ["", "", "-33.8569444", ""]
     assert "33.85694&deg; S" in Path("out/report.html").read_text()
 
+    (site / "d.jpg").rename(site / "e.jpg")  # nor of photos that are there no longer
     predict(model, site, "privacy.strip_location=true")
     assert not Path("out/photos.geojson").exists()
     for path in [path for path in Path("out").rglob("*") if path.is_file()]:
@@ -356,6 +357,38 @@ def test_cannot_tell(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert inspector.inspect(wall).predicted == "cracked"
 
 
+def test_another_threshold_than_the_models(model: Path) -> None:
+    wall = darkness.wall(*SIZE, [])
+    wall[:TILE, :TILE] = 125
+    tile = Inspector(model, engine="tensorflow").inspect(wall).highest
+    found = [Inspector(model, engine="tensorflow", threshold=tile + change).inspect(wall) for change in (-0.01, 0.01)]
+    assert [entry.predicted for entry in found] == ["cracked", "plain"]
+    with pytest.raises(InspectionError, match=r"share\('crack'\): expected one of cracked, plain, cannot tell"):
+        found[0].share("crack")
+    with pytest.raises(InspectionError, match="positive_class=plain: the model was made to look for cracked"):
+        Inspector(model, positive_class="plain")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "abstain", "told"),
+    [
+        (0.3, None, "cracked from a probability of 0.3 (for a recall of 0.99)"),
+        (0.3, [0.2, 0.7], "cracked from a probability of 0.7, cannot tell from 0.2 up to 0.7"),
+        (None, None, "the most probable class"),
+    ],
+)
+def test_the_decision_in_words(threshold: float | None, abstain: list[float] | None, told: str) -> None:
+    about = {"image_size": 8, "decode": "", "data_digest": "", "backbone": {}, "versions": {}}
+    bundle = bundles.Bundle(["cracked", "plain"], "cracked", **about, threshold=threshold, abstain=abstain)
+    bundle.threshold_chosen = "for a recall of 0.99"
+    assert bundle.describe_decision("cracked") == told
+    if threshold is None:
+        with pytest.raises(bundles.BundleError, match="threshold=0.5: this model has none"):
+            bundle.at(0.5)
+    else:
+        assert (bundle.at(0.5).threshold, bundle.at(0.5).abstain, bundle.at(None)) == (0.5, None, bundle)
+
+
 def test_tiles_that_contradict_each_other_are_a_case_for_a_person(model: Path) -> None:
     wall = darkness.wall(2 * TILE, TILE, [])
     wall[:, TILE // 2 : -TILE // 2] = 110  # the middle tile says cracked (0.86), its neighbours' halves say plain
@@ -402,7 +435,7 @@ def test_groups_are_keyword_arguments() -> None:
         {field.name for field in dataclasses.fields(kind)} for kind in (inspection.Tiles, inspection.RayCluster)
     )
     inspector = set(inspect.signature(Inspector).parameters)
-    assert inspector - tiles == {"run", "engine", "threads", "positive_class", "adaptation"}
+    assert inspector - tiles == {"run", "engine", "threads", "positive_class", "threshold", "adaptation"}
     assert set(inspect.signature(cluster.examine).parameters) - ray == {"task", "paths"}
 
 
@@ -415,6 +448,7 @@ def test_groups_are_keyword_arguments() -> None:
         ("max_megapixels=500", "up to 178"),
         ("overlay.longest_px=1", "expected 64 to 20000"),
         ("threads=0", "threads=0: expected a number above 0"),
+        ("threshold=1.5", "threshold=1.5: expected a probability between 0 and 1"),
     ],
 )
 def test_faults_say_what_to_do(change: str, message: str) -> None:

@@ -185,7 +185,9 @@ class TestUndefined:
         assert {name for name, value in received.items() if math.isnan(value)} == {
             "specificity",
             "auroc",
+            "balanced_accuracy",
             "specificity_at_threshold",
+            "balanced_accuracy_at_threshold",
         }
         assert (received["accuracy"], received["accuracy_at_threshold"]) == (1, 0)
         assert (received["precision"], received["precision_at_threshold"]) == (1, 0)
@@ -193,9 +195,9 @@ class TestUndefined:
 
     def test_no_positive_image(self):
         received = metrics.classification_metrics([0, 0], [[0.9, 0.1], [0.8, 0.2]], positive=1)
-        undefined = {"precision", "recall", "f1", "auroc", "average_precision"}
+        undefined = {"precision", "recall", "f1", "auroc", "average_precision", "balanced_accuracy"}
         assert {name for name, value in received.items() if math.isnan(value)} == undefined
-        assert received["specificity"] == received["accuracy"] == received["balanced_accuracy"] == 1
+        assert received["specificity"] == received["accuracy"] == 1
 
     def test_false_alarms_alone(self):
         received = metrics.classification_metrics([0, 0], [[0.9, 0.1], [0.2, 0.8]], positive=1)

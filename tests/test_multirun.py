@@ -20,7 +20,7 @@ from hydra.core.config_store import ConfigStore
 
 from hairline import cli, launching, multirun, sweeps
 from tests.conftest import ROOT
-from tests.running import TINY, run
+from tests.running import TINY, refused, run
 
 HEAD = (*TINY, "features.engine=tensorflow", "data=folder")
 
@@ -92,6 +92,21 @@ def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
     parent, children = runs()
     assert {entry.info.run_id for entry in children} == ids
     assert statuses(children) == {"FINISHED": 2, "FAILED": 1}
+
+
+def test_another_sweep_of_the_same_name_is_refused() -> None:
+    command = ["epochs=2", "learning_rate=0.01,0.02", "name=first"]
+    sweeps.Sweep(Path("outputs/sweeps/s").absolute(), "s", command=command).write()
+    told = {
+        "epochs=3 learning_rate=0.01,0.02": "this command lacks its epochs=2",
+        "epochs=2 learning_rate=0.01,0.03": "this command lacks its learning_rate=0.02",
+        "epochs=2 learning_rate=0.01,0.02 seed=1": "brings seed=1, which it did not set",
+        "learning_rate=interval(0.01,0.02)": "an interval has no list of values",
+        "epochs=2 learning_rate=0.02,0.01,0.04 model=glob(mobilenetv3*) resume=x": "resume= goes on with one run",
+    }
+    for given, message in told.items():
+        refused(run("-m", *given.split(), "sweep.name=s"), message)
+    assert sweeps.Sweep.read(Path("outputs/sweeps/s")).command == command
 
 
 @pytest.mark.slow
@@ -241,7 +256,7 @@ def test_every_launcher_gives_the_same_numbers(launcher: str, two_classes: Path)
             for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
                 assert [point.step for point in store.get_metric_history(entry.info.run_id, key)] == [1, 2]
     folder = Path("outputs", "sweeps", "parallel")
-    assert sum(path.read_text().count(" computed, ") for path in folder.glob("*/train.log")) == 1  # engine passes
+    assert sum(path.read_text().count(" to compute, ") for path in folder.glob("*/train.log")) == 1  # engine passes
     assert run(*command, "sweep.name=alone", "tracking=none").returncode == 1
     pd.testing.assert_frame_equal(numbers(folder), numbers(folder.with_name("alone")), rtol=1e-5)
     assert os.environ.get("MLFLOW_TRACKING_URI") is None

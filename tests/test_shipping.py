@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from hairline import config, inference
-from hairline.config import Export, Tracking
+from hairline.config import Export, ExportData, Tracking
 from hairline.data import images
 from hairline.model import bundle as bundles
 from hairline.shipping import export, formats, instructions, parity, runtimes
@@ -271,16 +271,16 @@ def test_images_that_are_gone_are_named_and_may_lie_elsewhere(two_classes: Path,
     shutil.copytree(two_classes, data)
     run = saved_run(tmp_path / "run", data)
     moved = data.rename(tmp_path / "moved")
-    with pytest.raises(ExportError, match="30 of the 30 images to try the export on are gone.*data=<folder>"):
+    with pytest.raises(ExportError, match="30 of the 30 images to try the export on are gone.*data.path=<folder>"):
         export.export(settings(run, format="litert"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    told = export.export(settings(run, format="litert", data=str(moved)), tmp_path / "out")
+    told = export.export(settings(run, format="litert", data=ExportData(str(moved))), tmp_path / "out")
     assert told["images"] == 30  # the run's validation images, known by their bytes, and not all 120
     shutil.rmtree(moved / "plain")
     (moved / "granite").mkdir()
     shutil.copy(next((moved / "cracked").iterdir()), moved / "granite")
     with pytest.raises(ExportError, match="granite: the model knows cracked, plain"):
-        export.export(settings(run, format="litert", data=str(moved)), tmp_path / "out")
+        export.export(settings(run, format="litert", data=ExportData(str(moved))), tmp_path / "out")
 
 
 def test_a_model_folder_alone_needs_images(finished: Path, two_classes: Path, tmp_path: Path) -> None:
@@ -289,10 +289,14 @@ def test_a_model_folder_alone_needs_images(finished: Path, two_classes: Path, tm
     shutil.copytree(finished / "model", tmp_path / "alone")
     with pytest.raises(ExportError, match=r"its manifest\.csv is not at hand"):
         export.export(settings(tmp_path / "alone", format="litert"), tmp_path / "out")
-    told = export.export(settings(tmp_path / "alone", format="litert", data=str(two_classes)), tmp_path / "out")
+    told = export.export(
+        settings(tmp_path / "alone", format="litert", data=ExportData(str(two_classes))), tmp_path / "out"
+    )
     assert told["images"] == 120
     with pytest.raises(ExportError, match="holds no training images"):
-        export.export(settings(tmp_path / "alone", format="litert_int8", data=str(two_classes)), tmp_path / "two")
+        export.export(
+            settings(tmp_path / "alone", format="litert_int8", data=ExportData(str(two_classes))), tmp_path / "two"
+        )
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -300,7 +304,7 @@ def test_a_model_folder_alone_needs_images(finished: Path, two_classes: Path, tm
 
 def test_the_defaults() -> None:
     found = composed("export", "run=x", "format=litert")
-    assert (found.images, found.output, found.data, found.threads) == (1000, None, None, None)
+    assert (found.images, found.output, found.data.path, found.threads) == (1000, None, None, None)
     assert found.tracking.registered_model == "hairline"
 
 

@@ -62,6 +62,17 @@ def test_a_list_of_one_class_can_be_evaluated_but_not_trained_on(tmp_path: Path)
         sources.refuse_few_classes({"a"}, str(tmp_path / "list.csv"), listed=True)
 
 
+def test_what_is_left_out_beside_the_classes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    sources.from_folder(path=str(tmp_path))
+    assert not caplog.text
+    touch(tmp_path, "3.jpg", "notes.txt")
+    (tmp_path / "empty").mkdir()
+    assert list(sources.from_folder(path=str(tmp_path))["label"]) == ["a", "b"]
+    assert f"1 image lies in no class folder and is left out, such as {tmp_path / '3.jpg'}" in caplog.text
+    assert "no files for the class empty" in caplog.text
+
+
 def test_class_folders_without_files(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -82,9 +93,19 @@ def test_manifest_paths_are_relative_to_it(tmp_path: Path) -> None:
     }
 
 
+def test_names_and_parts_are_read_in_any_case(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("Path,Label,Split\n1.jpg,A,Train\n2.jpg,b,Valid\n3.jpg,b,TEST\n")
+    rows = sources.from_manifest(path=str(tmp_path / "list.csv"))
+    assert rows[["label", "split"]].to_numpy().tolist() == [["A", "train"], ["b", "val"], ["b", "test"]]
+    (tmp_path / "list.csv").write_text("path,label\n1.jpg,a\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="encoded as UTF-16: save it as UTF-8"):
+        sources.from_manifest(path=str(tmp_path / "list.csv"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("path;label\n1.jpg;a\n", "with commas between them, not ';'"),
         ("path,label\n1.jpg,a\n2.jpg,\n", "line 3: the label is empty"),
         ("path,label,split\n1.jpg,a,train\n2.jpg,b,dev\n", "line 3: split is 'dev'; expected train, val, test"),
         ("path,label\n", "no images: expected at least two classes"),

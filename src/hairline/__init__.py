@@ -42,8 +42,8 @@ def inspect(
     Args:
         photo: A path, the bytes of an image file, or uint8 RGB [height, width, 3].
         run: A run directory, its `model/` folder, an MLflow run id, or a `models:/` URI.
-        settings: Any of `size_px` (side of a tile in pixels of the photo), `stride_px`, `overlap`, `engine`, `threads`
-            and `positive_class`.
+        settings: Any of `size_px` (side of a tile in pixels of the photo), `stride_px`, `overlap`, `engine`, `threads`,
+            `threshold` and `positive_class`.
 
     Returns:
         `heat_map`, float32 [height, width], is the probability of the positive class at each pixel; `table` has one row

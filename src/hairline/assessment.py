@@ -60,7 +60,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         that were among its training or validation images.
     """
     folder = inference.find(config.run)
-    bundle = bundles.read(folder)
+    bundle = bundles.read(folder).at(config.threshold)
     table, rejected = list_images(config, folder, bundle)
     name = config.name or data_name(config)
     with tracking.start(
@@ -86,6 +86,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         results["rejected_images"] = len(rejected)
         about = {"run": config.run, "data": name, "part": config.part, "group_by": config.split.group_by}
         about["adapt"] = config.adapt
+        about["decision"] = bundle.describe_decision(bundle.positive_class or "")
         if adapted is not None:
             results |= {"adapted": float(adapted.used), "adapted_shift": adapted.shift}
             about["adapt"] = f"{config.adapt}: {'' if adapted.used else 'not adapted: '}{adapted.reason}"
@@ -269,8 +270,9 @@ def say(config: Evaluate, name: str, results: dict[str, float], directory: Path)
         )
     for key in CROSS_METRICS:
         if key in results:
-            line = f"{key.removeprefix('test_').replace('_', ' '):32}{results[key]:.4f}"
-            if f"{key}_interval_low" in results:
+            line = f"{key.removeprefix('test_').replace('_', ' '):32}"
+            line += "-  (takes images of both classes)" if math.isnan(results[key]) else f"{results[key]:.4f}"
+            if f"{key}_interval_low" in results and not math.isnan(results[key]):
                 line += f"  ({results[f'{key}_interval_low']:.4f} to {results[f'{key}_interval_high']:.4f})"
             lines.append(line)
     if "test_distance" in results:

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -53,12 +53,13 @@ def start(script: str, main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # a damaged image is named with its reason, once
     register(ConfigStore.instance())
     try:
-        sys.argv[1:] = launching.readable(launching.expanded(sys.argv[1:]))
+        given = [_without_plus(argument, Path(script).with_name(CONF)) for argument in sys.argv[1:]]
+        sys.argv[1:] = launching.readable(launching.expanded(given))
     except ValueError as error:
-        sys.exit(redaction.redacted(f"ERROR: {error}"))
+        _refuse(f"ERROR: {error}")
     fault = unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
     if fault:
-        sys.exit(redaction.redacted(fault))
+        _refuse(fault)
     interruption.listen()
     code = 1
     try:
@@ -73,6 +74,11 @@ def start(script: str, main: Callable[[], None]) -> None:
         sys.exit(code or 1)
 
 
+def _refuse(fault: str) -> NoReturn:
+    print(redaction.redacted(fault), file=sys.stderr)
+    sys.exit(2)
+
+
 def _ended(main: Callable[[], None]) -> int:
     """Call Hydra's entry and give the exit status."""
     try:
@@ -80,7 +86,7 @@ def _ended(main: Callable[[], None]) -> int:
     except SystemExit as ending:
         if isinstance(ending.code, str):
             print(redaction.redacted(ending.code), file=sys.stderr)
-            return 1
+            return 2
         return ending.code or 0
     except KeyboardInterrupt as ending:
         return interruption.exit_code(ending)
@@ -187,14 +193,23 @@ def _way_on(directory: Path) -> str:
     return f". To go on: python train.py resume={shlex.quote(place)}"
 
 
+def _without_plus(argument: str, folder: Path) -> str:
+    """Take the plus off a choice such as +experiment=recipe: each group has its place, as Hydra wants."""
+    group = argument.partition("=")[0]
+    known = group.startswith("+") and "=" in argument and (folder / group.lstrip("+")).is_dir()
+    return argument.lstrip("+") if known and group != "+" else argument
+
+
 def unknown_choice(folder: Path, arguments: list[str]) -> str | None:
     """Say which group=choice names a file that is not there, with the nearest one that is; or which names nothing."""
+    flags = ("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath")
+    elsewhere = any(argument.startswith(flags) for argument in arguments)  # the user's own choices: Hydra finds them
     for argument in arguments:
         group, equals, choices = argument.partition("=")
         group = group.lstrip("+~")
         if equals and not group.strip():  # Hydra stumbles over some of them
             return f"{argument[:80]!r}: nothing is named before the =; expected key=value, such as epochs=20"
-        known = equals and not group.startswith("hydra")
+        known = equals and not group.startswith("hydra") and not elsewhere
         names = {path.stem for path in (folder / group).glob("*.yaml")} if known else set()
         if names and choices.startswith(("[", "{")):  # Hydra stumbles over what is in some of them
             return f"{group}={choices[:80]}: expected one of {', '.join(sorted(names))}"

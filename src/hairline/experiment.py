@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hairline import atomic, checkpoint, environment, few_labels, interruption, measurement, runtime, saving, tracking
+from hairline import (
+    atomic,
+    checkpoint,
+    environment,
+    few_labels,
+    interruption,
+    measurement,
+    preparation,
+    runtime,
+    saving,
+    tracking,
+)
 from hairline import config as configuration
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, arguments
@@ -74,6 +85,11 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
 def begin(config: Config, directory: Path) -> Checkpoint:
     """Write down what is needed to go on with the run, before anything that takes time; or read where it stood."""
     identity = configuration.identity(config)
+    if config.resume is None and (directory / "metrics.json").is_file():
+        raise checkpoint.CheckpointError(
+            f"{directory} holds a finished run, whose model and figures would stand beside this run's numbers: choose "
+            f"another hydra.run.dir, delete that folder, or go on with that run: resume={shlex.quote(str(directory))}"
+        )
     state = Checkpoint.read(directory) if config.resume else None
     if config.resume is None:
         tracking.forget(directory)  # a folder that another run was in
@@ -117,6 +133,7 @@ def _train(config: Config, directory: Path, overrides: list[str], state: Checkpo
                 head.history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
             decision = start.decide(config, data, head.scores)
+            measurement.say_decision(config, data, decision)
             results = measurement.measure(config, data, head.scores, decision)
             bundle = saving.describe_model(config, data, decision, start.network(config, frozen))
             probabilities = measurement.probabilities(head.scores, decision.temperature)
@@ -224,7 +241,7 @@ def draw(
         augment=arguments(config.augment),
         seed=config.seed,
         leaks=leaks,
-        group_by=config.split.group_by,
+        split_by=data.split_by,
         curve=curve,
     )
     report.draw_predictions(
@@ -247,7 +264,7 @@ def mirror(config: Config, data: Data, results: dict[str, float], directory: Pat
     told = "\n".join(told_test(config, data, results))
     run.note(
         f"Test accuracy **{results['test_accuracy']:.4f}** on {len(data.rows('test')):,} images "
-        f"({', '.join(data.class_names)}); split by `{config.split.group_by}`."
+        f"({', '.join(data.class_names)}); split by `{data.split_by}`."
         f"\n\n```\n{told}\n```\n\n`{shlex.join(environment.command())}`"
     )
     for name in ("history.csv", "predictions.csv", "metrics.json", "leaks.csv", "repeats.csv", "learning_curve.csv"):
@@ -274,7 +291,8 @@ def run_name(config: Config, overrides: list[str]) -> str:
     hidden = ("model=", "optimizer=", "data=folder", "data.path=", "name=", "tags", "tracking", "report", "runtime")
     told = [entry.lstrip("+") for entry in overrides]
     told = [entry.removeprefix("experiment=") for entry in told if not entry.startswith((*hidden, "hydra"))]
-    return " ".join([*reversed(told), config.model.backbone, config.optimizer.name])[:250]
+    solver = "refit" if config.base is not None else config.optimizer.name
+    return " ".join([*reversed(told), config.model.backbone, solver])[:250]
 
 
 def told_test(config: Config, data: Data, results: dict[str, float]) -> list[str]:
@@ -296,9 +314,12 @@ def told_test(config: Config, data: Data, results: dict[str, float]) -> list[str
         values = [results[f"repeats_test_accuracy_{key}"] for key in ("mean", "deviation", "lowest", "highest")]
         told = "test accuracy of {:.0f} heads: mean {:.4f}, deviation {:.4f}, from {:.4f} to {:.4f}"
         lines.append(told.format(results["repeats"], *values))
-    by = config.split.group_by
-    warning = ": images of one scene may stand on both sides, and figures be too good" if by == "none" else ""
-    return [*lines, f"split by {by}{warning}"]
+    if "test_abstained" in results:
+        lines.append(f"{'test images without an answer':37} {results['test_abstained']:.4f}  (inside decision.abstain)")
+    warning = (
+        ": images of one scene may stand on both sides, and figures be too good" if data.split_by == "none" else ""
+    )
+    return [*lines, f"split by {data.split_by}{warning}"]
 
 
 def say_results(config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run) -> None:
@@ -314,12 +335,20 @@ def say_results(config: Config, data: Data, results: dict[str, float], directory
     lines += ["", "seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in stages.items()), ""]
     place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
     lines.append(f"Run directory   {place}")
-    if run.id is not None:
+    alone = not preparation.is_shared()  # the jobs of a sweep leave this to its end
+    if alone and run.id is not None:
         lines.append("Compare runs    " + "   then open ".join(run.how_to_see(config.tracking.uri)))
-    if config.base is not None:
-        lines.append(f"Try next        python predict.py run={shlex.quote(place)} input=<photos of that surface>")
-    elif config.data.source == "synthetic":
-        lines.append("Try next        python train.py data=folder data.path=<folder with one sub-folder a class>")
-    else:
-        lines.append("Try next        add -m optimizer=adam,sgd learning_rate=1e-2,1e-3: a run for each combination")
+    if alone:
+        lines += _next_steps(config, shlex.quote(place))
     log.info("\n".join(lines))
+
+
+def _next_steps(config: Config, place: str) -> list[str]:
+    if config.report.level != "full":
+        return [f"No model saved  for model and figures: python train.py resume={place} report=full"]
+    if config.data.source == "synthetic":
+        return ["Try next        python train.py data=folder data.path=<folder with one sub-folder a class>"]
+    steps = [f"Try next        python predict.py run={place} input=<photos>"]
+    if config.base is None and config.optimizer.name != "lbfgs":
+        steps.append("                or add -m optimizer=adam,sgd learning_rate=1e-2,1e-3: a run for each combination")
+    return steps

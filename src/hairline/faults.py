@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import shutil
+import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hairline import cache
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 # Libraries that write files by themselves, as SQLite and HDF5 do, say so in words only.
@@ -17,6 +22,7 @@ _ROOM = (
     "make room, or write elsewhere: hydra.run.dir=<folder> for the run (hydra.sweep.dir with -m), tracking.uri or "
     "tracking=none for MLflow, the environment variable HAIRLINE_CACHE for the cache"
 )
+_ROOM_BYTES = 1 << 20
 _IMAGE = re.compile(r"ImageError: (.+)")
 
 
@@ -37,12 +43,27 @@ def explained(error: BaseException) -> str | None:
         place = getattr(cause, "filename", None)
         named = f"{place} cannot be written" if place else "a file cannot be written"
         if getattr(cause, "errno", None) in _FULL or any(words in text for words in _FULL_WORDS):
-            return f"the disk is full: {named}; {_ROOM}"
+            return f"the disk is full: {named if place else _full() or named}; {_ROOM}"
         if getattr(cause, "errno", None) == errno.EROFS or any(words in text for words in _READ_ONLY_WORDS):
             return f"the disk is read-only: {named}; {_ROOM}"
         if _is_memory(cause):
             return "memory ran out: give smaller batches (batch_size, finetune.batch_size) or a smaller image_size"
     return None
+
+
+def _full() -> str:
+    """Name those of the places written to that have no room, as most errors do not; empty where none is known to."""
+    places: dict[str, Callable[[], Path | str]] = {
+        "the working directory": Path.cwd,
+        "the cache": cache.folder,
+        "temporary files": tempfile.gettempdir,
+    }
+    found = []
+    for name, place in places.items():
+        with contextlib.suppress(OSError, ValueError):
+            if shutil.disk_usage(place()).free < _ROOM_BYTES:
+                found.append(f"{name} {place()}")
+    return f"no room is left for {' and '.join(found)}" if found else ""
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 
 from hairline import inference, tracking
 from hairline.checkpoint import Checkpoint
-from hairline.config import Config, arguments
+from hairline.config import Config, arguments, flatten
 from hairline.data import manifest, sources
 from hairline.model import bundle as bundles
 from hairline.phases import Frozen, Head, pass_images
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from hairline.evaluation.decisions import Decision
 
 log = logging.getLogger(__name__)
+
+_USUAL = {"optimizer.name": "adam", "schedule.name": "constant"}  # what conf/config.yaml chooses
+# What a head that is trained by epochs takes.
+_IDLE = (*_USUAL, "model.dropout", "model.label_smoothing", "epochs", "batch_size", "learning_rate")
 
 
 class BaseError(ValueError):
@@ -58,9 +62,21 @@ class Base:
         return cls(inference.Parts(folder), bundles.read_statistics(folder))
 
     def settings(self, config: Config) -> Config:
-        """Give the configuration with the base's network and image size in place of the ones it names."""
+        """Give the configuration with the base's network and image size in place of the ones it names.
+
+        Raises:
+            BaseError: If it asks for another network, or for a training by epochs, which there is none of.
+        """
         bundle = self.parts.bundle
         about = bundle.backbone
+        own = {"model.backbone": about["name"], "model.taps": about["taps"].split(), "image_size": bundle.image_size}
+        asked, usual = flatten(asdict(config)), flatten(asdict(Config())) | _USUAL
+        idle = [key for key in (*own, *_IDLE) if asked[key] != usual[key] and asked[key] != own.get(key, usual[key])]
+        if idle:
+            raise BaseError(
+                "base brings its own network and image size, and fits its head outright: "
+                f"{', '.join(f'{key}={asked[key]}' for key in idle)} would have no say; leave that out"
+            )
         model = replace(config.model, backbone=about["name"], taps=about["taps"].split(), weights="auto")
         runtime = replace(config.runtime, precision=about.get("precision", "float32"))
         return replace(config, model=model, image_size=bundle.image_size, runtime=runtime, probe=False)

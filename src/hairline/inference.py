@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,11 @@ def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run
         from hairline import tracking
 
         return tracking.download_model(text, uri)
+    if (Path(text).expanduser() / "metrics.json").is_file() and (Path(text).expanduser() / "config.yaml").is_file():
+        raise bundles.BundleError(
+            f"{key}={text}: that run saved no model, as its report was not full; this makes it, without training anew: "
+            f"python train.py resume={shlex.quote(text)} report=full"
+        )
     raise bundles.BundleError(
         f"{key}={text}: no saved model there (looked for model/{bundles.BUNDLE} and {bundles.BUNDLE}); expected a run "
         "directory such as outputs/<date>/<time>, an MLflow run id, or a models:/ URI"
@@ -201,7 +207,7 @@ class Parts:
             about["name"],
             self.bundle.model_sha256 if tuned else about["weights_digest"],
             self.bundle.image_size,
-            engines.choose(engine),
+            engines.choose(engine, about.get("precision", "float32")),
             taps=tuple(about["taps"].split()),
             precision=about.get("precision", "float32"),
         )

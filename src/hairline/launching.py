@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hairline import config as configuration
-from hairline import logs, multirun, search, sweeps, tracking
+from hairline import logs, multirun, redaction, search, sweeps, tracking
 from hairline.checkpoint import Checkpoint
 from hairline.config import Config, ConfigError
 from hairline.sweeps import Sweep
@@ -37,7 +37,9 @@ _CARRIED = ("HAIRLINE_CACHE", "KERAS_HOME")  # what jobs on other machines need 
 added: list[str] = []
 _NAME = re.compile(r"[\w][\w .-]*")
 # Lines of an error that say how Hydra works, and the one that says which key there is none of.
-_HYDRAS_OWN = re.compile(r"To append to your config|See https://hydra|\s+(full_key|reference_type|object_type)\b")
+_HYDRAS_OWN = re.compile(
+    r"To append to your (?:config|default list)|To override a value use|See https://hydra|\s+(full_key|reference_type|object_type)\b"
+)
 _FULL_KEY = re.compile(r"not in '\w+'[\s\S]*full_key: (\S+)")
 
 
@@ -134,6 +136,8 @@ def told(error: Exception) -> str:
     cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
     text = f"{error}{cause}"
     lines = [line for line in text.splitlines() if line.strip() and not _HYDRAS_OWN.match(line)]
+    if "is not a ListConfig" in text:
+        lines.append("A list is written in brackets: 'key=[one,other]'")
     missing = _FULL_KEY.search(text)
     if missing:
         group, _, name = missing[1].rpartition(".")
@@ -177,7 +181,15 @@ class Preparation(Callback):
 
 def _prepare(composed: DictConfig) -> None:
     swept = _swept(composed)
-    choices = _choices(_parsed(composed))
+    parsed = _parsed(composed)
+    if str(composed.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
+        for override in parsed:
+            if override.is_interval_sweep():
+                raise ConfigError(
+                    f"{override.input_line}: an interval has no list of values; name them, "
+                    f"{override.get_key_element()}=<one>,<other>, or let a search draw from it: search=head"
+                )
+    choices = _choices(parsed)
     config = _first_sound(composed, choices)
     _compose_each(composed, choices)
     if config.resume:
@@ -195,6 +207,8 @@ def _prepare(composed: DictConfig) -> None:
     own = ("hydra.sweep.dir=", "hydra.mode=")
     command = [entry for entry in composed.hydra.overrides.hydra if not entry.startswith(own)]
     command += [entry for entry in composed.hydra.overrides.task if not entry.startswith("sweep.resume=")]
+    if earlier and config.sweep.resume is None:
+        _refuse_another(sweep, command)
     sweep = dataclasses.replace(
         sweep,
         name=config.sweep.name or sweep.name or config.name or _title(swept, folder),
@@ -224,6 +238,36 @@ def _prepare(composed: DictConfig) -> None:
     if OmegaConf.select(composed, "hydra.sweeper.n_trials") is not None:
         _prepare_search(composed, sweep)
     log.info("Sweep           %s   (to go on after an interruption: sweep.resume=%s)", sweep.name, folder)
+
+
+def _refuse_another(sweep: Sweep, command: list[str]) -> None:
+    """Refuse a command that does not extend what lies in its folder: jobs could not be told apart, nor gone on with.
+
+    Raises:
+        SweepError: If a setting or a value of the earlier command is missing, or a setting is new.
+    """
+    before, now = _values(sweep.command), _values(redaction.settings(command))
+    lost = [f"{key}={value}" for key, values in before.items() for value in values if value not in now.get(key, [])]
+    new = [f"{key}={','.join(values)}" for key, values in now.items() if key not in before]
+    if lost or new:
+        fault = f"lacks its {', '.join(lost)}" if lost else f"brings {', '.join(new)}, which it did not set"
+        raise sweeps.SweepError(
+            f"{sweep.folder} holds another sweep, of {' '.join(sweep.command)!r}, and this command {fault}. Repeat its "
+            "settings and add values to extend it, give another sweep.name, or delete that folder"
+        )
+
+
+def _values(command: list[str]) -> dict[str, list[str]]:
+    """Give the values of each setting of a sweep that may change its numbers."""
+    free = (*configuration.NOT_IDENTITY, "hydra.", "hydra/")
+    found = {}
+    for override in OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(command):
+        key = override.get_key_element().lstrip("+")
+        if not key.startswith(free):
+            listed = override.is_sweep_override() and not override.is_interval_sweep()
+            values = override.sweep_string_iterator() if listed else [(override.input_line or "").partition("=")[2]]
+            found[key] = [str(value) for value in values]
+    return found
 
 
 def _folder(composed: DictConfig, config: Config) -> Path:
@@ -263,7 +307,7 @@ def _set(composed: DictConfig, key: str, value: Any) -> None:
 def _parsed(composed: DictConfig) -> list[Override]:
     params = OmegaConf.select(composed, "hydra.sweeper.params") or {}
     texts = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
-    parsed = OverridesParser.create().parse_overrides(texts)
+    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(texts)  # for glob(...)
     return list({override.get_key_element(): override for override in parsed}.values())  # the later one wins
 
 

@@ -34,7 +34,7 @@ def decide(config: Config, data: Data, scores: np.ndarray) -> Decision:
     """
     rows = data.rows("val")
     thorough = {} if config.report.level == "full" else {"resamples": 0}
-    decision = decisions.decide(
+    return decisions.decide(
         scores[rows],
         data.labels[rows],
         data.positive,
@@ -42,13 +42,20 @@ def decide(config: Config, data: Data, scores: np.ndarray) -> Decision:
         groups=data.manifest["group"].to_numpy()[rows],
         **thorough,
     )
+
+
+def say_decision(config: Config, data: Data, decision: Decision) -> None:
+    """Print the threshold, how it was chosen, and what the abstain band makes of it."""
     point, band = decision.point, decision.abstain
     if point is not None:
         name = manifest.shown(data.class_names[data.positive or 0])
         log.info("threshold %.4g on %s, %s", point.threshold, name, point.describe())
         if band is not None and not band[0] <= point.threshold <= band[1]:
             log.warning("WARNING: the threshold %.4g lies outside decision.abstain=%s", point.threshold, band)
-    return decision
+        elif band is not None:
+            log.info(
+                "decision.abstain=%s: no answer between these, so %s is answered from %.4g on", band, name, band[1]
+            )
 
 
 def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:

@@ -14,6 +14,7 @@ from hairline.data import duplicates, manifest, mixing, sources, splits
 
 log = logging.getLogger(__name__)
 
+_FEW = 20  # test images: one of them is five points of accuracy
 _MIXING = ("mix", "crops", "mix_weight", "mix_seed")  # settings of `data` that come after listing and dividing
 
 
@@ -28,6 +29,7 @@ class Data:
         positive: Index of the class that precision, recall and the threshold refer to; None: macro averages.
         labels: int64 [n], index of each row's class.
         hashes: Perceptual hash of each image of the source, uint64 [as many as `real`].
+        split_by: What made the split, in words: `split.group_by`, or the source.
     """
 
     manifest: pd.DataFrame
@@ -36,6 +38,7 @@ class Data:
     positive: int | None
     labels: np.ndarray
     hashes: np.ndarray
+    split_by: str
 
     @property
     def real(self) -> np.ndarray:
@@ -73,6 +76,11 @@ def remember(session: str) -> None:
         _memory = _Memory(session)
 
 
+def is_shared() -> bool:
+    """Say whether the run is a job of a sweep."""
+    return _memory.session is not None
+
+
 def prepare_data(config: Config) -> Data:
     """List, check and divide the images."""
     grouping = config.split.grouping()
@@ -82,14 +90,23 @@ def prepare_data(config: Config) -> Data:
     if found is None:
         rows = listed(config.data, config.seed)
         place, listed_so = getattr(config.data, "path", None), config.data.source == "manifest"
-        sources.refuse_few_classes(set(rows["label"]), place, listed=listed_so)
+        sources.refuse_few_classes(set(rows["label"]), place, listed=listed_so, chosen=_chosen(config.data))
+        if config.split.group_by != "column" and (rows.get("group", pd.Series("")) != "").any():
+            log.info("the column group is not used: split.group_by=column keeps the images of a group together")
         table, rejected = scanned(rows, config.data.max_rejected)
         table, hashes = grouped(table, config.split)
         found = table, rejected, hashes
         if _memory.session is not None:
             _memory.settings, _memory.found = settings, found
     table, rejected, hashes = found[0].copy(), found[1].copy(), found[2]
+    own = set(table["split"]) - {""}
+    split_by = config.split.group_by
+    if own:
+        whole = own == set(manifest.SPLITS) and (table["split"] != "").all()
+        split_by = "the source" if whole else f"the source, the rest by {split_by}"
     table = splits.split(table, **arguments(config.split, *grouping), seed=config.seed).reset_index(drop=True)
+    if own:
+        _warn_of_leaks(table)
     class_names = sorted(table["label"].unique())
     positive = sources.positive_class(class_names, config.data.positive_class)
     amounts = {"share": config.data.mix, "crops": config.data.crops}
@@ -101,6 +118,7 @@ def prepare_data(config: Config) -> Data:
         None if positive is None else class_names.index(positive),
         pd.Categorical(table["label"], categories=class_names).codes.astype(np.int64),
         hashes,
+        split_by,
     )
     _say_data(config, data)
     return data
@@ -114,8 +132,14 @@ def listed(settings: DataSettings, seed: int) -> pd.DataFrame:
         seed: Chooses the images where there is a limit.
     """
     shared = ("source", "limit", "positive_class", "max_rejected", "class_map", *_MIXING)
-    rows = sources.SOURCES[settings.source](**arguments(settings, *shared))
-    return sources.limited(sources.mapped(rows, settings.class_map), settings.limit, seed)
+    rows = sources.mapped(sources.SOURCES[settings.source](**arguments(settings, *shared)), settings.class_map)
+    for alike in sources.spelt_alike(rows["label"]):
+        log.warning(
+            "WARNING: the classes %s differ in their letters' case alone and are kept apart; to make them one: %s",
+            ", ".join(map(manifest.shown, alike)),
+            f"'data.class_map={{{', '.join(f'{name}: {alike[-1]}' for name in alike[:-1])}}}'",
+        )
+    return sources.limited(rows, settings.limit, seed)
 
 
 def scanned(rows: pd.DataFrame, max_rejected: float) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -137,6 +161,26 @@ def grouped(table: pd.DataFrame, settings: Split) -> tuple[pd.DataFrame, np.ndar
     return splits.group(table.drop(columns="phash"), clusters, **settings.grouping()), hashes
 
 
+def _chosen(settings: DataSettings) -> str:
+    """Name the settings that may have left classes out."""
+    named = {"data.limit": settings.limit if settings.limit == 1 else None, "data.class_map": settings.class_map}
+    return " and ".join(f"{key}={value}" for key, value in named.items() if value)
+
+
+def _warn_of_leaks(table: pd.DataFrame) -> None:
+    """Say how many images of the source's own validation and test parts belong together with training images."""
+    training = table["split"] == "train"
+    across = ~training & table["group"].isin(table.loc[training, "group"])
+    if across.any():
+        log.warning(
+            "WARNING: %s of the %s validation and test images, as the source divides them, belong together with "
+            "training images (identical, near-identical or of one group): figures will be too good. Move them, or "
+            "leave the division to split.group_by",
+            f"{across.sum():,}",
+            f"{(~training).sum():,}",
+        )
+
+
 def _say_data(config: Config, data: Data) -> None:
     counts = pd.crosstab(data.manifest["split"], data.manifest["label"])
     for split in manifest.SPLITS:
@@ -150,7 +194,10 @@ def _say_data(config: Config, data: Data) -> None:
             log.info("%s of the training images are parts of others of them, enlarged (data.crops)", f"{cut:,}")
     if len(data.class_names) == 2:
         if data.positive is None:
-            log.info("positive class: none known; set data.positive_class to one of %s", ", ".join(data.class_names))
+            log.warning(
+                "WARNING: neither class has a name that means cracked, so no threshold, recall or AUROC: add %s",
+                " or ".join(f"\"data.positive_class='{manifest.shown(name)}'\"" for name in data.class_names),
+            )
         else:
             how = "as set" if config.data.positive_class else "guessed by its name"
             log.info("positive class: %s (%s)", manifest.shown(data.class_names[data.positive]), how)
@@ -160,7 +207,13 @@ def _say_data(config: Config, data: Data) -> None:
             len(data.rejected),
             manifest.describe_rejected(data.rejected),
         )
-    if config.batch_size > counts.loc["train"].sum():
+    few = counts.loc["test"].sum()
+    if few < _FEW:
+        log.warning(
+            "WARNING: the test part has %d images, too few to tell one model from another: read the intervals", few
+        )
+    by_epochs = config.base is None and config.optimizer.name != "lbfgs"
+    if by_epochs and config.batch_size > counts.loc["train"].sum():
         log.warning(
             "WARNING: batch_size=%d is larger than the training part (%d images): each epoch is one step",
             config.batch_size,

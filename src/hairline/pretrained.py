@@ -69,7 +69,7 @@ class Pretrained:
         if config.finetune.layers == "top" and config.finetune.from_layer is not None:
             finetuning.first_layer(backbone(), config.finetune.from_layer)  # a wrong name is told before all the work
         digest = backbones.identify(self.weights, config.seed)
-        chosen = engine.choose(config.features.engine)
+        chosen = engine.choose(config.features.engine, config.runtime.precision)
         recipe = Recipe(name, digest, size, chosen, taps=taps, precision=config.runtime.precision)
         return pass_images(config, data, backbone, recipe, "features")
 

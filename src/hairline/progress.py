@@ -50,7 +50,7 @@ class _Lines:
             return of
         rate = (self._done - self._first[1]) / (now - self._first[0])
         scaled = rate / self._scale
-        speed = f"{scaled:,.0f} {self._unit}/s" if scaled >= 1 else f"{1 / scaled:,.1f} s/{self._unit}"
+        speed = f"{scaled:,.0f} {self._unit}/s" if scaled >= 1 else f"{1 / scaled:,.1f} s/{self._unit.rstrip('s')}"
         return f"{of}, {speed}" + (f", {(self._total - self._done) / rate:,.0f} s left" if self._total else "")
 
 

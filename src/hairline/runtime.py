@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import logging
 import os
 import platform
 import sys
@@ -33,6 +34,7 @@ def prepare(*, precision: str, threads: int | None, deterministic: bool, seed: i
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
+    tf.get_logger().addFilter(_says_something)
     keras.utils.clear_session()
     _forget_gradients()
     keras.config.set_dtype_policy(precision)
@@ -46,6 +48,11 @@ def prepare(*, precision: str, threads: int | None, deterministic: bool, seed: i
         # On a CPU the operations used here are deterministic anyway, and this switch would make tf.data decode
         # one image at a time.
         tf.config.experimental.enable_op_determinism()
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Leave out that functions are traced again: every job of a sweep has models of its own."""
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 def _few_heaps() -> None:

@@ -49,7 +49,7 @@ def solve(
     best: logistic.Solution | None = None
     best_row: dict[str, Any] = {}
     started = time.perf_counter()
-    with progress.bar(iterations, "train head", "step") as bar:
+    with progress.bar(iterations, "train head", "steps") as bar:
 
         def each(found: logistic.Solution, scores: np.ndarray) -> None:
             nonlocal best, best_row, started

@@ -28,6 +28,8 @@ _SHOWN = (
     "test_auroc",
     "test_loss",
 )
+# On the screen; comparison.csv and differences.csv hold all.
+_MOST_SETTINGS, _MOST_LETTERS, _MOST_INCOMPARABLE = 6, 40, 3
 _LOWER_IS_BETTER = ("loss", "ece", "brier")
 
 
@@ -66,17 +68,19 @@ def compare(config: Compare, directory: Path) -> pd.DataFrame:
     """
     with tempfile.TemporaryDirectory(prefix="hairline-") as fetched:
         entries = [read(name, place) for name, place in find(config, Path(fetched)).items()]
-    missing = [entry.name for entry in entries if entry.metrics.get(config.metric) is None]
-    if missing:
+    metric = config.metric
+    if all(metric not in entry.metrics and f"test_{metric}" in entry.metrics for entry in entries):
+        metric = f"test_{metric}"  # as the table's columns are headed
+    if any(entry.metrics.get(metric) is None for entry in entries):
         known = sorted(set.intersection(*(set(entry.metrics) for entry in entries)))
         raise StandingsError(configuration.unknown("metric", config.metric, known))
-    downwards = not config.metric.removesuffix("_uncalibrated").endswith(_LOWER_IS_BETTER)
-    entries.sort(key=lambda entry: entry.metrics[config.metric], reverse=downwards)
+    downwards = not metric.removesuffix("_uncalibrated").endswith(_LOWER_IS_BETTER)
+    entries.sort(key=lambda entry: entry.metrics[metric], reverse=downwards)
     table = tabulate(entries)
     differences = against_the_best(entries, config.resamples)
     manifest.write(table, directory / "comparison.csv")
     manifest.write(differences, directory / "differences.csv")
-    shown = [name for name in dict.fromkeys([config.metric, *_SHOWN]) if name in table][:4]
+    shown = [name for name in dict.fromkeys([metric, *_SHOWN]) if name in table][:4]
     figure = charts.intervals(
         table, shown, names=table["run"].tolist(), title=f"{len(entries)} runs on their test images"
     )
@@ -204,9 +208,12 @@ def against_the_best(entries: list[Entry], resamples: int) -> pd.DataFrame:
 def say(table: pd.DataFrame, shown: list[str], differences: pd.DataFrame, directory: Path) -> None:
     """Print the table, and which differences are beyond chance."""
     told = pd.DataFrame({"run": table["run"].map(manifest.shown)})
+    settings = [key for key in table.columns[1:] if not key.startswith(("test_", "repeats"))]
+    # Of runs of many kinds the settings that most of them have say most.
+    settings = sorted(settings, key=lambda key: table[key].isna().sum())[:_MOST_SETTINGS]
     for key in table.columns[1:]:
-        if not key.startswith(("test_", "repeats")):
-            told[key] = table[key].astype(str)
+        if key in settings:
+            told[key] = table[key].astype(object).where(table[key].notna(), "-").astype(str).str.slice(0, _MOST_LETTERS)
     for name in shown:
         low, high = (table.get(f"{name}_interval_{end}", pd.Series(np.nan, table.index)) for end in ("low", "high"))
         told[name.removeprefix("test_")] = [
@@ -214,8 +221,13 @@ def say(table: pd.DataFrame, shown: list[str], differences: pd.DataFrame, direct
             for value, one, two in zip(table[name].astype(float), low.astype(float), high.astype(float), strict=True)
         ]
     lines = ["", told.to_string(index=False), ""]
+    incomparable = 0
     for (one, two), rows in differences.groupby(["better", "other"], sort=False):
-        lines.append(verdict(str(one), str(two), rows))
+        incomparable += bool(rows["note"].iloc[0])
+        if not rows["note"].iloc[0] or incomparable <= _MOST_INCOMPARABLE:
+            lines.append(verdict(str(one), str(two), rows))
+    if incomparable > _MOST_INCOMPARABLE:
+        lines.append(f"and {incomparable - _MOST_INCOMPARABLE} more that cannot be compared with it (differences.csv)")
     place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
     log.info("\n".join([*lines, "", f"Directory   {place}"]))
 

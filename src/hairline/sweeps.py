@@ -14,7 +14,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -310,7 +310,9 @@ def describe(sweep: Sweep, table: pd.DataFrame, most: int = 10) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
     lines = ["", f"Sweep           {_near(sweep.folder)}   {len(table)} jobs: {counts or 'none'}"]
     if len(ranked):
-        shown = ranked.to_string(index=False, float_format="{:.4f}".format, formatters={"seconds": "{:.1f}".format})
+        formats: dict[str, Callable[..., str]] = {str(key): _short for key in ranked if ranked[key].dtype == object}
+        formats["seconds"] = "{:.1f}".format
+        shown = ranked.to_string(index=False, float_format="{:.4f}".format, formatters=formats)
         lines += ["", shown]
     best = sweep.best()
     if best is not None:
@@ -330,6 +332,15 @@ def describe(sweep: Sweep, table: pd.DataFrame, most: int = 10) -> str:
 def new_session() -> str:
     """Name a start of a sweep."""
     return f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{uuid.uuid4().hex[:8]}"
+
+
+def _short(value: object) -> str:
+    """Write a number that a search drew with four digits; any other value as it is."""
+    text = str(value)
+    try:
+        return f"{float(text):.4g}" if len(text) > 8 else text
+    except ValueError:
+        return text
 
 
 def _near(path: Path) -> str:

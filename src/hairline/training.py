@@ -97,7 +97,7 @@ def fit(
     earlier = [] if before is None else before.to_dict("records")
     course = _Course(train, phase, earlier, epochs, patience, told, on_epoch, state)
     course.restore(model)
-    with progress.bar(epochs * steps, f"train {phase}", "step", done=course.done * steps) as bar:
+    with progress.bar(epochs * steps, f"train {phase}", "steps", done=course.done * steps) as bar:
         while not course.ended:
             model.fit(
                 course.open(),

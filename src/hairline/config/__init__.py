@@ -17,7 +17,7 @@ from hairline.config.schema import (
     SyntheticData,
     Tracking,
 )
-from hairline.config.shipping import Export, Register, Sync
+from hairline.config.shipping import Export, ExportData, Register, Sync
 
 __all__ = [
     "Augment",
@@ -29,6 +29,7 @@ __all__ = [
     "Data",
     "Evaluate",
     "Export",
+    "ExportData",
     "NOT_IDENTITY",
     "Predict",
     "Register",

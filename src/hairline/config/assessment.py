@@ -9,7 +9,7 @@ from typing import Literal
 
 from omegaconf import MISSING
 
-from hairline.config.checks import data_faults, grouping_faults, positive_faults
+from hairline.config.checks import data_faults, grouping_faults, positive_faults, threshold_faults
 from hairline.config.schema import Data, FeatureSettings, Report, Runtime, Split, Tracking
 from hairline.config.values import names_run
 
@@ -22,6 +22,7 @@ class Evaluate:
     data: Data = MISSING
     part: Literal["all", "train", "val", "test"] = "all"  # as the source's own folders say, or else the run's split
     adapt: Literal["none", "surface"] = "none"  # surface: scale and threshold are fitted to the images, without labels
+    threshold: float | None = None  # probability from which on an image is positive; null = the model's own
     split: Split = field(default_factory=Split)  # group_by, block_size, pattern: what the bootstrap draws together
     features: FeatureSettings = field(default_factory=FeatureSettings)
     runtime: Runtime = field(default_factory=Runtime)
@@ -34,6 +35,7 @@ class Evaluate:
 def evaluate_faults(config: Evaluate) -> Iterator[str]:
     """Give every fault of an evaluation's configuration."""
     yield from data_faults(config.data)
+    yield from threshold_faults(config.threshold)
     yield from grouping_faults(config.split)
     yield from positive_faults(
         {

@@ -113,6 +113,12 @@ def positive_faults(values: Mapping[str, float | None]) -> Iterator[str]:
             yield f"{key}={value:g}: expected a number above 0"
 
 
+def threshold_faults(threshold: float | None) -> Iterator[str]:
+    """Say whether a threshold that replaces a model's own is no probability."""
+    if threshold is not None and not 0 < threshold < 1:
+        yield f"threshold={threshold:g}: expected a probability between 0 and 1, or null for the model's own"
+
+
 def decision_faults(decision: Decision) -> Iterator[str]:
     """Give every fault of the group `decision`."""
     threshold = decision.threshold
@@ -141,6 +147,9 @@ def _conflicts(config: Config) -> Iterator[str]:
         "model.dropout=0": config.model.dropout > 0,
         "repeats=1": config.repeats > 1,
     }
+    if config.features.engine == "litert" and config.runtime.precision != "float32":
+        precision = config.runtime.precision
+        yield f"features.engine=litert computes in 32 bits: it does not go with runtime.precision={precision}"
     based, solved = config.base is not None, config.optimizer.name == "lbfgs"
     needed = [
         (config.repeats > 1, "finetune=none", "repeats measures heads on frozen features"),

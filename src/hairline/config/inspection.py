@@ -9,7 +9,7 @@ from typing import Literal
 
 from omegaconf import MISSING
 
-from hairline.config.checks import positive_faults
+from hairline.config.checks import positive_faults, threshold_faults
 
 _MOST_MEGAPIXELS = 178  # what Pillow opens without taking it for an attack
 
@@ -77,7 +77,8 @@ class Predict:
     engine: Literal["auto", "litert", "tensorflow"] = "auto"  # auto: TensorFlow where a GPU is present, else LiteRT
     threads: int | None = None  # null = all cores; with compute=ray, of each worker, null = 1
     adapt: Literal["none", "surface"] = "none"  # surface: scale and threshold are fitted to the photos, without labels
-    positive_class: str | None = None  # what is looked for; null = the class stored with the model
+    threshold: float | None = None  # probability from which on a tile is of that class; null = the model's own
+    positive_class: str | None = None  # what is looked for, of a model that stores none
     labels: Literal["none", "folder"] = "none"  # folder: the name of a photo's folder is its true class
     max_megapixels: float = 80.0  # larger photos are named and left out
 
@@ -93,6 +94,7 @@ def predict_faults(config: Predict) -> Iterator[str]:
         "threads": config.threads,
     }
     yield from positive_faults(positive)
+    yield from threshold_faults(config.threshold)
     tiles = config.tiles
     if not 0 <= tiles.overlap < 1:
         yield f"tiles.overlap={tiles.overlap:g}: expected a number from 0 up to, not including, 1"

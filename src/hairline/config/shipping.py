@@ -13,13 +13,20 @@ from hairline.config.schema import Tracking
 
 
 @dataclass
+class ExportData:
+    """The images an export is tried on."""
+
+    path: str | None = None  # labelled images, or where the run's lie now; null = those of the run's manifest
+
+
+@dataclass
 class Export:
     """One export."""
 
     run: str = MISSING  # a run directory, an MLflow run id, or models:/<name>@<alias>
     format: str = MISSING  # litert, litert_int8, onnx, saved_model, keras
     output: str | None = None  # the export's folder; with -m <output>/<format>; null = below outputs/<date>
-    data: str | None = None  # labelled images, or where the run's lie now; null = those of the run's manifest
+    data: ExportData = field(default_factory=ExportData)
     images: int | None = 1000  # validation images the export is tried on, drawn evenly from the classes; null = all
     threads: int | None = None  # CPU threads; null = all cores
     tracking: Tracking = field(default_factory=Tracking)
@@ -39,7 +46,7 @@ def export_faults(config: Export) -> Iterator[str]:
     for key, value in {"images": config.images, "threads": config.threads}.items():
         if value is not None and value <= 0:
             yield f"{key}={value}: expected a whole number from 1"
-    for key, text in {"run": config.run, "output": config.output, "data": config.data}.items():
+    for key, text in {"run": config.run, "output": config.output, "data.path": config.data.path}.items():
         if text is not None and not text.strip():
             yield f"{key}: the text is empty"
 

@@ -8,6 +8,7 @@ dtype object: pandas' own text type cannot hold file names that are not UTF-8.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import os
@@ -24,6 +25,7 @@ from hairline.data import duplicates, images
 _Found = tuple[str, int, int, str, int]  # sha256, width, height, reason of rejection ("" = readable), perceptual hash
 
 COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
+_OWN_NAMES = {name: name for name in COLUMNS[:4]}  # what users' files name, in whatever case
 SPLITS = ("train", "val", "test")
 _CHUNK = 32  # files a task: threads that hand over after every file wait for each other
 
@@ -137,10 +139,13 @@ def read(path: Path, required: Iterable[str] = COLUMNS) -> pd.DataFrame:
         ManifestError: If the file is no such table.
     """
     try:
+        with path.open("rb") as raw:
+            if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise ManifestError(f"{path} is encoded as UTF-16: save it as UTF-8 (in Excel: CSV UTF-8)")
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             # Not by pandas: it takes the first column of rows that are too long for an index, and moves the others.
             reader = csv.reader(file, strict=True)
-            header = next(filter(None, reader), [])
+            header = [_OWN_NAMES.get(name.strip().lower(), name) for name in next(filter(None, reader), [])]
             rows = []
             for row in reader:
                 if len(row) == len(header):
@@ -157,9 +162,11 @@ def read(path: Path, required: Iterable[str] = COLUMNS) -> pd.DataFrame:
         fault = (
             f"lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}" if missing else "names a column twice"
         )
-        raise ManifestError(
-            f"{path} {fault}: it has {shown(', '.join(header)) or 'none'}; the first line must name the columns"
-        )
+        other = next((mark for mark in ";\t|" if mark in "".join(header)), None)
+        advice = "the first line must name the columns"
+        if other is not None:
+            advice += f", with commas between them, not {other!r}"
+        raise ManifestError(f"{path} {fault}: it has {shown(', '.join(header)) or 'none'}; {advice}")
     table = pd.DataFrame(rows, columns=header, dtype=object)
     for name in {"width", "height"} & set(header):
         try:

@@ -6,6 +6,7 @@ group and split where it knows them. Rows come in natural file order, classes in
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from hairline import cache
-from hairline.data import download, manifest, synthetic
+from hairline.data import download, images, manifest, synthetic
+
+log = logging.getLogger(__name__)
 
 # Names of the class that is looked for, most specific first; compared in lower case.
 POSITIVE_NAMES = ("cracked", "crack", "cracks", "positive", "pos", "with_crack", "defect", "defective", "damaged")
@@ -63,6 +66,7 @@ def from_folder(*, path: str) -> pd.DataFrame:
     rows = [(str(file), folder.name, split) for split, folder in pairs for file in files(folder)]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
+    _tell_of_left_out([root] if not pairs[0][0] else [root, *children], names - {label for _, label, _ in rows})
     return pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object)
 
 
@@ -80,6 +84,7 @@ def from_manifest(*, path: str) -> pd.DataFrame:
     # Line numbers as an editor shows them: the header is line 1.
     if (unlabelled := np.flatnonzero(table["label"] == "")).size:
         raise SourceError(f"{file}, line {unlabelled[0] + 2}: the label is empty ({unlabelled.size} such rows)")
+    table["split"] = [_SPLIT_FOLDERS.get(name.lower(), name) for name in table["split"]]
     odd = np.flatnonzero(~table["split"].isin([*manifest.SPLITS, ""]))
     if odd.size:
         raise SourceError(
@@ -158,13 +163,26 @@ def mapped(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
     return rows.assign(label=pd.Series(names, index=rows.index, dtype=object))
 
 
-def refuse_few_classes(names: set[str], path: str | None, *, listed: bool) -> None:
+def spelt_alike(labels: Iterable[str]) -> list[list[str]]:
+    """Give the classes whose names differ in the case of their letters alone, together.
+
+    >>> spelt_alike(["Cracked", "sound", "cracked"])
+    [['Cracked', 'cracked']]
+    """
+    found: dict[str, list[str]] = {}
+    for name in sorted(set(labels)):
+        found.setdefault(name.casefold(), []).append(name)
+    return [names for names in found.values() if len(names) > 1]
+
+
+def refuse_few_classes(names: set[str], path: str | None, *, listed: bool, chosen: str = "") -> None:
     """Refuse what no classifier can be trained on; a set of one class can be evaluated.
 
     Args:
         names: All classes.
         path: Of the source; None where it has none.
         listed: Whether the classes stand in a CSV file, not in folders.
+        chosen: Settings that may have left classes out; empty where there are none.
 
     Raises:
         SourceError: If there are fewer than two classes; it says how to lay them out.
@@ -180,6 +198,8 @@ def refuse_few_classes(names: set[str], path: str | None, *, listed: bool) -> No
             f"{place.name}/uncracked), or train, val and test folders of those"
         )
     held = f"only the class {next(iter(names))!r}" if names else nothing
+    if names and chosen:
+        raise SourceError(f"{chosen} leaves {held} of {place if path else 'the data'}: expected at least two classes")
     raise SourceError(f"{place if path else 'the data'} holds {held}: expected {expected}")
 
 
@@ -223,6 +243,21 @@ def positive_class(class_names: list[str], named: str | None) -> str | None:
         return named if len(class_names) == 2 else None
     by_name = {name.lower(): name for name in class_names}
     return next((by_name[name] for name in POSITIVE_NAMES if name in by_name), None)
+
+
+def _tell_of_left_out(parents: list[Path], empty: set[str]) -> None:
+    """Warn of images that lie beside the class folders, so have no class, and of class folders without files."""
+    loose = [entry for place in parents for entry in place.iterdir() if entry.suffix.lower() in images.SUFFIXES]
+    if loose:
+        log.warning(
+            "WARNING: %s image%s in no class folder and %s left out, such as %s",
+            f"{len(loose):,}",
+            " lies" if len(loose) == 1 else "s lie",
+            "is" if len(loose) == 1 else "are",
+            manifest.shown(str(min(loose))),
+        )
+    if empty:
+        log.warning("WARNING: no files for the class %s: it is left out", ", ".join(map(manifest.shown, sorted(empty))))
 
 
 def _subfolders(folder: Path) -> list[Path]:

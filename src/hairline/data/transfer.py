@@ -205,7 +205,7 @@ def _no_answer(error: Exception, url: str, seconds: float) -> DownloadError:
         return BrokenOffError(f"{shown(url)}: the connection failed ({reason}). Check the network. {_BY_HAND}")
     else:
         fault = f"the request could not be made ({reason})"
-    return DownloadError(f"{shown(url)}: {fault}; expected the file. Check the network. {_BY_HAND}")
+    return DownloadError(f"{shown(url)}: {fault}. Check the network. {_BY_HAND}")
 
 
 def _read_body(response: HTTPResponse, job: Job, offset: int, total_bytes: int | None) -> None:

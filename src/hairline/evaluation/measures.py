@@ -56,7 +56,8 @@ def measure(
         inside, score = (labels == index).astype(np.int64), probabilities[:, index]
         row |= {"auroc": metrics.auroc(inside, score), "average_precision": metrics.average_precision(inside, score)}
         found |= {f"{name}_{row['class']}": row[name] for name in OF_A_CLASS}
-    return found
+    ends = [f"{name}_interval_{end}" for name, value in found.items() if np.isnan(value) for end in ("low", "high")]
+    return found | dict.fromkeys(set(ends) & set(found), np.nan)  # what is not measured has no interval either
 
 
 def _answered(

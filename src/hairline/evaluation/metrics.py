@@ -308,7 +308,9 @@ def _decision_metrics(
     scores = {"accuracy": float(np.trace(matrix) / matrix.sum())}
     for name, values in columns.items():
         scores[name] = float(values[present].mean() if positive is None else values[positive])
-    return scores | {"balanced_accuracy": float(columns["recall"][present].mean())}
+    # Of two classes with one missing there is nothing to balance.
+    balanced = columns["recall"][present].mean() if classes > 2 or present.all() else np.nan
+    return scores | {"balanced_accuracy": float(balanced)}
 
 
 def _one_sided(matrix: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:

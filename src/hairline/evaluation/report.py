@@ -39,7 +39,7 @@ def draw_training(
     augment: dict[str, Any],
     seed: int,
     leaks: Leaks,
-    group_by: str,
+    split_by: str,
     curve: pd.DataFrame | None,
 ) -> None:
     """Draw samples, curves, the closest pairs across the split, and accuracy over the number of training images.
@@ -52,13 +52,13 @@ def draw_training(
         augment: Keys of the configuration group `augment`.
         seed: Chooses which images are shown.
         leaks: Of the split.
-        group_by: How it was made.
+        split_by: How it was made.
         curve: Columns images, val_accuracy, val_loss, test_accuracy; None: not measured.
     """
     train = np.flatnonzero(manifest["split"] == "train")
     figures.save(samples(manifest.iloc[train], image_size, augment, seed), folder / "samples.png")
     figures.save(figures.learning_curves(history), folder / "curves.png")
-    figures.save(closest_pairs(leaks, image_size, group_by), folder / "leaks.png")
+    figures.save(closest_pairs(leaks, image_size, split_by), folder / "leaks.png")
     if curve is not None:
         figures.save(charts.training_size(curve), folder / "learning_curve.png")
 
@@ -118,7 +118,7 @@ def draw_predictions(
         figures.save(attention, folder / "gradcam.png")
 
 
-def closest_pairs(leaks: Leaks, image_size: int, group_by: str) -> Figure:
+def closest_pairs(leaks: Leaks, image_size: int, split_by: str) -> Figure:
     """Show the most alike images of two parts, side by side."""
     rows = leaks.pairs.head(_PAIRS)
     pairs, titles = [], []
@@ -128,7 +128,7 @@ def closest_pairs(leaks: Leaks, image_size: int, group_by: str) -> Figure:
         one, two = (os.path.basename(str(path)) for path in (row.path, row.other_path))
         titles.append(f"{row.distance} bits: {row.split} {one}, {row.other_split} {two}")
     across = leaks.counts["leak_near_across"] + leaks.counts["leak_identical_across"]
-    title = f"Most alike across the split (split.group_by={group_by}): {across:,} near-identical or identical images"
+    title = f"Most alike across the split (split by {split_by}): {across:,} near-identical or identical images"
     return figures.sample_grid(np.stack(pairs), titles, columns=3, title=title)
 
 

@@ -81,6 +81,17 @@ class Examiner:
         except (OSError, ValueError):
             return False
 
+    def forget_others(self) -> None:
+        """Delete the records that were made with other settings: they may hold positions."""
+        for file in (self._task.output / RECORDS).glob("*/*"):
+            try:
+                with file.open(encoding="ascii") as record:
+                    known = json.loads(record.readline())["identity"] == self.identity
+            except (OSError, ValueError, KeyError, TypeError):
+                known = False
+            if not known:
+                file.unlink(missing_ok=True)
+
     def examine(self, path: Path) -> str | None:
         """Look at one photo, and write its overlay and record.
 

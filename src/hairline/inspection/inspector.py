@@ -73,7 +73,15 @@ class Inspection:
         return self.heat.pixels(self.probabilities)
 
     def share(self, decision: str) -> float:
-        """Give the share of the photo's surface, 0 to 1, that was decided to be `decision`."""
+        """Give the share of the photo's surface, 0 to 1, that was decided to be `decision`, a class or "cannot tell".
+
+        Raises:
+            InspectionError: If it is neither.
+        """
+        columns = map(str, self.table.columns)
+        known = [column.removeprefix("prob_") for column in columns if column.startswith("prob_")]
+        if decision not in (*known, CANNOT_TELL):
+            raise InspectionError(f"share({decision!r}): expected one of {', '.join(known)}, {CANNOT_TELL}")
         areas = self.heat.areas()
         return float(areas[self.decided == decision].sum() / areas.sum())
 
@@ -99,6 +107,7 @@ class Inspector:
         engine: engines.Name = "auto",
         threads: int | None = None,
         positive_class: str | None = None,
+        threshold: float | None = None,
         adaptation: str | os.PathLike[str] | None = None,
     ) -> None:
         """Open a model.
@@ -110,14 +119,15 @@ class Inspector:
             overlap: Share of a tile that the next one covers again, 0 up to, not including, 1.
             engine: LiteRT, TensorFlow, or whichever is quicker on this machine.
             threads: CPU threads; None for all cores.
-            positive_class: The class that is looked for; None for the one stored with the model.
+            positive_class: The class that is looked for, for a model that stores none; None for the one stored.
+            threshold: Its probability from which on it is answered; None for the one stored with the model.
             adaptation: File of `surface.keep`: the last layer as it was adapted to a surface; None for the model's own.
 
         Raises:
             ValueError: If there is no such model, or the settings do not fit it.
         """
         folder = inference.find(run)
-        self.bundle = bundles.read(folder)
+        self.bundle = bundles.read(folder).at(threshold)
         bundles.verify(folder, self.bundle)
         self.positive = _positive(self.bundle, positive_class)
         self.tile_px = size_px or int(self.bundle.extra.get(PATCH_SIZE, self.bundle.image_size))
@@ -137,7 +147,7 @@ class Inspector:
         self._distance = Distance.read(bundles.read_statistics(folder))
         key = f"told-{self.bundle.model_sha256[:32]}"
         settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads}
-        self.engine = engines.choose(engine)
+        self.engine = engines.choose(engine, self.bundle.backbone.get("precision", "float32"))
         try:
             self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
         except engines.ConversionError as error:
@@ -231,6 +241,11 @@ def _positive(bundle: bundles.Bundle, named: str | None) -> str:
     known = ", ".join(bundle.class_names)
     if named is not None:
         if named in bundle.class_names:
+            if bundle.positive_class not in (None, named):
+                raise InspectionError(
+                    f"positive_class={named}: the model was made to look for {bundle.positive_class}, and its "
+                    "threshold is of that class; leave positive_class out"
+                )
             return named
         near = difflib.get_close_matches(named, bundle.class_names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""

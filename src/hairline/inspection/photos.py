@@ -6,6 +6,7 @@ import glob
 import logging
 import mimetypes
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREDICTIONS, PHOTOS, PLACES, REPORT = "predictions.csv", "photos.csv", "photos.geojson", "report.html"
+_TIMED = 5  # photos from which on a rate says something
 _MOST_NAMED = 20  # on the screen; photos.csv and the report name all
 
 
@@ -74,6 +76,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         "engine": config.engine,
         "threads": config.threads,
         "positive_class": config.positive_class,
+        "threshold": config.threshold,
     }
     adapted = None
     if config.adapt == "surface" and listing.photos:
@@ -90,16 +93,28 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
     )
     examiner = Examiner(task)
     waiting = [path for path in listing.photos if not examiner.is_done(path)]
-    if done := len(listing.photos) - len(waiting):
+    if config.privacy.strip_location:
+        examiner.forget_others()
+    done = len(listing.photos) - len(waiting)
+    if done:
         log.info("%s photos were done before with these settings, %s to do", f"{done:,}", f"{len(waiting):,}")
     ready = time.perf_counter()
     results = _examined(config, task, examiner, waiting)
     problems = dict(listing.problems)
-    for path, problem in progress.over(results, len(waiting), "photos", "photos"):
-        if problem is not None:
-            problems[path] = problem
+    begun = len(problems)
+    finished = 0
+    try:
+        for path, problem in progress.over(results, len(waiting), "photos", "photos"):
+            finished += 1
+            if problem is not None:
+                problems[path] = problem
+    except KeyboardInterrupt:
+        again = "the same command" if config.output else f"the same command with output={shlex.quote(str(output))}"
+        log.info("%s of %s photos are done; %s goes on from here", done + finished, len(listing.photos), again)
+        raise
     seconds = {"start": ready - started, "photos": time.perf_counter() - ready}
-    return _conclude(config, examiner, listing, problems, output, seconds, len(waiting), adapted), output
+    fresh = len(waiting) - (len(problems) - begun)
+    return _conclude(config, examiner, listing, problems, output, seconds, fresh, adapted), output
 
 
 def listed(text: str, output: Path) -> Listing:
@@ -234,13 +249,7 @@ def describe(run: str, inspector: Any) -> dict[str, str]:
     bundle = inspector.bundle
     told = {"model": manifest.shown(run), "backbone": str(bundle.backbone.get("name", "")), "engine": inspector.engine}
     told |= {"digest": bundle.model_sha256[:16], "classes": ", ".join(bundle.class_names)}
-    if bundle.threshold is None:
-        return told | {"decision": "the most probable class"}
-    decision = f"{inspector.positive} from a probability of {bundle.threshold:.4g} ({bundle.threshold_chosen})"
-    if bundle.abstain:
-        low, high = bundle.abstain
-        decision += f"; cannot tell between {low:.4g} and {high:.4g}"
-    return told | {"decision": decision}
+    return told | {"decision": bundle.describe_decision(inspector.positive)}
 
 
 def _say(
@@ -268,11 +277,12 @@ def _say(
         if len(about.problems) > len(named):
             lines.append(f"  and {len(about.problems) - len(named):,} more: columns problem and notes of {PHOTOS}")
     told = "  ".join(f"{name} {value:.1f}" for name, value in seconds.items())
-    rate = f", {fresh / seconds['photos']:.2f} photos a second" if fresh and seconds["photos"] > 0 else ""
+    rate = f", {fresh / seconds['photos']:.2f} photos a second" if fresh >= _TIMED and seconds["photos"] > 0 else ""
     place = os.path.relpath(output) if output.is_relative_to(Path.cwd()) else str(output)
     lines += [
         "",
-        f"{len(rows):,} photos, {about.tiles:,} tiles of {about.tile_px} pixels, {places:,} with a position{rate}",
+        f"{len(rows):,} photo{'s' * (len(rows) != 1)}, {about.tiles:,} tile{'s' * (about.tiles != 1)} of "
+        f"{about.tile_px} pixels, {places:,} with a position{rate}",
         f"seconds  {told}",
         "",
         f"Report   {manifest.shown(place)}{os.sep}{REPORT}   open it in a browser",

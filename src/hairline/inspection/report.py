@@ -132,7 +132,13 @@ def _summary(rows: list[dict[str, Any]], listed: list[dict[str, Any]], about: Ab
     surface = sum(row["width"] * row["height"] for row in rows)
     area = sum(row["cracked_area_px"] for row in rows)
     if surface:
-        cards.append(_card(markup.percent(area / surface), f"of the surface {about.positive}", "bad" if area else ""))
+        cards.append(
+            _card(
+                markup.percent(area / surface),
+                f"of the surface in tiles called {about.positive}",
+                "bad" if area else "",
+            )
+        )
     if about.mm_per_pixel is not None:
         cards.append(_card(markup.area(area * about.mm_per_pixel**2), f"in tiles {about.positive}", ""))
     if about.failed:

@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,36 @@ class Bundle:
             if self.abstain is not None:
                 chosen = np.where((score >= self.abstain[0]) & (score < self.abstain[1]), -1, chosen)
         return [CANNOT_TELL if index < 0 else self.class_names[index] for index in chosen]
+
+    def at(self, threshold: float | None) -> Bundle:
+        """Give the description with another threshold, and without abstaining; None keeps both.
+
+        Raises:
+            BundleError: If there is no threshold to replace.
+        """
+        if threshold is None:
+            return self
+        if self.threshold is None:
+            raise BundleError(
+                f"threshold={threshold:g}: this model has none, as it answers the most probable of "
+                f"{', '.join(self.class_names)}; leave threshold out"
+            )
+        return replace(self, threshold=threshold, threshold_chosen="as given", operating_point={}, abstain=None)
+
+    def describe_decision(self, positive: str) -> str:
+        """Say in a line from when on `positive` is answered."""
+        if self.threshold is None:
+            return "the most probable class"
+        told = f"{positive} from a probability of {self.threshold:.4g} ({self.threshold_chosen})"
+        if self.abstain is None:
+            return told
+        low, high = self.abstain
+        band = f"cannot tell from {low:.4g} up to {high:.4g}"
+        return (
+            f"{positive} from a probability of {high:.4g}, {band}"
+            if low <= self.threshold < high
+            else f"{told}; {band}"
+        )
 
 
 def save(folder: Path, model: keras.Model, bundle: Bundle, statistics: dict[str, np.ndarray]) -> None:

@@ -49,8 +49,12 @@ class ConversionError(EngineError):
     """A backbone that does not convert to LiteRT."""
 
 
-def choose(name: Name) -> Literal["litert", "tensorflow"]:
+def choose(name: Name, precision: str = "float32") -> Literal["litert", "tensorflow"]:
     """Say which engine runs: TensorFlow where a GPU is present, else LiteRT where it is installed.
+
+    Args:
+        name: What is asked for.
+        precision: Data type policy of the model; one of 16 bits does not convert to LiteRT.
 
     Raises:
         EngineError: If LiteRT is asked for and not installed.
@@ -63,7 +67,7 @@ def choose(name: Name) -> Literal["litert", "tensorflow"]:
         )
     if name != "auto":
         return name
-    if not installed:
+    if not installed or precision != "float32":
         return "tensorflow"
     if sys.platform == "linux" and not any(Path(place).exists() for place in _GPU_DEVICES):
         return "litert"  # TensorFlow takes seconds to say the same

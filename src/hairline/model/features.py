@@ -180,7 +180,7 @@ def _compute(
         missing = [row for digest, row in first.items() if digest not in store]
         if missing:
             kept = len(first) - len(missing)
-            log.info("%s: %s computed, %s from the cache %s", label, f"{len(missing):,}", f"{kept:,}", store.folder)
+            log.info("%s: %s to compute, %s from the cache %s", label, f"{len(missing):,}", f"{kept:,}", store.folder)
             made: list[np.ndarray] = []
             done = waiting = 0
             for block in _passed(paths, digests, missing, recipe, backbone, threads, label, decoded):

@@ -45,7 +45,7 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
     refuse_taken(folder)
     source = record.read(config.run, config.tracking.uri)
     entry, bundle = FORMATS[config.format], bundles.read(source.model)
-    found = samples.find(source, config.data, config.images, bundle.class_names, training=entry.quantised)
+    found = samples.find(source, config.data.path, config.images, bundle.class_names, training=entry.quantised)
     with published(folder, (source.model / bundles.MODEL).stat().st_size) as place:
         _prepare_machine(config.threads)
         classifier = inference.Classifier(source.model)

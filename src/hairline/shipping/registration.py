@@ -62,14 +62,15 @@ def register(config: Register) -> Decision:
     if former is None:
         decision = Decision(True, f"the first champion of {name}: there was none to compare it with")
     elif former == version:
-        decision = Decision(True, f"version {version.number} of {name} is the champion already")
+        log.info("Nothing to do: version %d of %s is the champion already", version.number, name)
+        return Decision(True, f"version {version.number} of {name} is the champion already")
     else:
         try:
             decision = compared(offered, record.read(former.address, uri), former)
         except (BundleError, TrackingError, ComparisonError, RegistryError, ManifestError) as error:
             decision = Decision(False, f"not compared: {error}")
     registry.decide(version, uri, promoted=decision.promoted, reason=decision.reason, figures=decision.figures)
-    if decision.promoted and former not in (None, version):
+    if decision.promoted and former is not None:
         registry.note_successor(former, version, uri)
     aliases = " and ".join([registry.CANDIDATE, *([registry.CHAMPION] if decision.promoted else [])])
     log.info("Registered      %s, version %d: %s\nWhy             %s", name, version.number, aliases, decision.reason)

@@ -53,17 +53,17 @@ def find(record: Record, data: str | None, limit: int | None, class_names: list[
     elif known is None:
         raise ExportError(
             f"run={record.run}: its manifest.csv is not at hand, which says what images to try the export on: "
-            "give some with data=<folder with one sub-folder a class, or CSV file>"
+            "give some with data.path=<folder with one sub-folder a class, or CSV file>"
         )
     else:
         table = known
     validation, train = (table[table["split"] == split] for split in ("val", "train"))
     if validation.empty:
-        raise ExportError(f"{data or record.run} holds no validation images: give some with data=<folder>")
+        raise ExportError(f"{data or record.run} holds no validation images: give some with data.path=<folder>")
     if training and train.empty:
         raise ExportError(
             f"{data or record.run} holds no training images, from which the ranges of 8-bit numbers are taken: "
-            "give data=<folder with train and val folders>, or the images that the run was trained on"
+            "give data.path=<folder with train and val folders>, or the images that the run was trained on"
         )
     chosen = sources.limited(validation, limit, 0)
     _refuse_missing(chosen, record, data)
@@ -76,11 +76,13 @@ def _given(data: str, known: pd.DataFrame | None, class_names: list[str]) -> pd.
     """Scan the images the user gives; where the run knows them by their bytes, its own split counts."""
     place = Path(data).expanduser()
     if not place.exists():
-        raise ExportError(f"data={data}: nothing is there (looked for {place.absolute()})")
+        raise ExportError(f"data.path={data}: nothing is there (looked for {place.absolute()})")
     rows = sources.from_manifest(path=data) if place.is_file() else sources.from_folder(path=data)
     odd = sorted(set(rows["label"]) - set(class_names))
     if odd:
-        raise ExportError(f"data={data} holds the classes {', '.join(odd)}: the model knows {', '.join(class_names)}")
+        raise ExportError(
+            f"data.path={data} holds the classes {', '.join(odd)}: the model knows {', '.join(class_names)}"
+        )
     table, _ = manifest.scan(rows)
     if known is not None:
         split = dict(zip(known["sha256"], known["split"], strict=True))
@@ -96,7 +98,7 @@ def _refuse_missing(table: pd.DataFrame, record: Record, data: str | None) -> No
     if gone:
         raise ExportError(
             f"{len(gone)} of the {len(table)} images to try the export on are gone, such as "
-            f"{manifest.shown(gone[0])}: with data=<folder> give the place where they lie now, or other labelled images"
-            + ("" if data is None else f" (data={data})")
+            f"{manifest.shown(gone[0])}: say where they lie now, data.path=<folder>, or give other labelled images"
+            + ("" if data is None else f" (data.path={data})")
             + f" (run={record.run})"
         )
