@@ -141,6 +141,8 @@ def test_the_saved_command_is_taken_up_again(tmp_path: Path) -> None:
     ]  # fmt: skip
     added = launching.expanded(["-m", f"sweep.resume={folder}", "seed=0,1,2", "hydra/launcher=basic"])
     assert added == ["optimizer=sgd", "-m", "seed=0,1,2", "hydra/launcher=basic", *place]
+    elsewhere = launching.expanded(["--config-dir", "mine", f"sweep.resume={folder}"])
+    assert elsewhere == ["-m", "seed=0,1", "optimizer=sgd", "hydra/launcher=joblib", "--config-dir", "mine", *place]
     assert launching.expanded(["search=head"]) == ["-m", "search=head"]
     assert launching.expanded(["search=head", "--cfg", "job"]) == ["search=head", "--cfg", "job"]
     assert launching.expanded(["seed=1"]) == ["seed=1"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import logging
@@ -173,13 +172,8 @@ def _settings(sweep: Sweep, overrides: list[str]) -> dict[str, str]:
 
 
 def _told(job: Job) -> list[str]:
-    """Give what the run is named after; sampled numbers are shortened."""
-    shown = []
-    for key, value in job.settings.items():
-        with contextlib.suppress(ValueError):
-            value = f"{float(value):.4g}" if len(value) > 8 else value
-        shown.append(f"{key}={value}")
-    return shown
+    """Give what the run is named after."""
+    return [f"{key}={sweeps.short(value)}" for key, value in job.settings.items()]
 
 
 def _enter(sweep: Sweep) -> None:

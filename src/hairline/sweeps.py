@@ -65,7 +65,8 @@ class Job:
     @property
     def name(self) -> str:
         """What tells it from the others, on one line."""
-        told = (value if key in _SPEAKING else f"{key}={value}" for key, value in self.settings.items())
+        pairs = ((key, short(value)) for key, value in self.settings.items())
+        told = (value if key in _SPEAKING else f"{key}={value}" for key, value in pairs)
         return " ".join(told) or f"job {self.number}"
 
 
@@ -310,7 +311,7 @@ def describe(sweep: Sweep, table: pd.DataFrame, most: int = 10) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
     lines = ["", f"Sweep           {_near(sweep.folder)}   {len(table)} jobs: {counts or 'none'}"]
     if len(ranked):
-        formats: dict[str, Callable[..., str]] = {str(key): _short for key in ranked if ranked[key].dtype == object}
+        formats: dict[str, Callable[..., str]] = {key: short for key in sweep.swept if key in ranked}
         formats["seconds"] = "{:.1f}".format
         shown = ranked.to_string(index=False, float_format="{:.4f}".format, formatters=formats)
         lines += ["", shown]
@@ -334,11 +335,15 @@ def new_session() -> str:
     return f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{uuid.uuid4().hex[:8]}"
 
 
-def _short(value: object) -> str:
-    """Write a number that a search drew with four digits; any other value as it is."""
+def short(value: object) -> str:
+    """Write a fraction that a search drew with four digits; any other value as it is.
+
+    >>> short("0.0012345678901"), short("123456789"), short("sgd")
+    ('0.001235', '123456789', 'sgd')
+    """
     text = str(value)
     try:
-        return f"{float(text):.4g}" if len(text) > 8 else text
+        return f"{float(text):.4g}" if len(text) > 8 and "." in text else text
     except ValueError:
         return text
 
