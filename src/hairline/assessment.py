@@ -86,7 +86,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         results["rejected_images"] = len(rejected)
         about = {"run": config.run, "data": name, "part": config.part, "group_by": config.split.group_by}
         about["adapt"] = config.adapt
-        about["decision"] = bundle.describe_decision(bundle.positive_class or "")
+        about["decision"] = bundle.describe_decision()
         if adapted is not None:
             results |= {"adapted": float(adapted.used), "adapted_shift": adapted.shift}
             about["adapt"] = f"{config.adapt}: {'' if adapted.used else 'not adapted: '}{adapted.reason}"

@@ -52,12 +52,13 @@ def start(script: str, main: Callable[[], None]) -> None:
     logging.raiseExceptions = False  # a log file on a full disk is no reason for a traceback a line
     warnings.filterwarnings("ignore", module="PIL")  # a damaged image is named with its reason, once
     register(ConfigStore.instance())
+    conf = Path(script).with_name(CONF)
     try:
-        given = [_without_plus(argument, Path(script).with_name(CONF)) for argument in sys.argv[1:]]
+        given = [_without_plus(argument, conf) for argument in sys.argv[1:]]
         sys.argv[1:] = launching.readable(launching.expanded(given))
     except ValueError as error:
         _refuse(f"ERROR: {error}")
-    fault = unknown_choice(Path(script).with_name(CONF), sys.argv[1:])
+    fault = unknown_choice(conf, sys.argv[1:])
     if fault:
         _refuse(fault)
     interruption.listen()
@@ -202,8 +203,8 @@ def _without_plus(argument: str, folder: Path) -> str:
 
 def unknown_choice(folder: Path, arguments: list[str]) -> str | None:
     """Say which group=choice names a file that is not there, with the nearest one that is; or which names nothing."""
-    flags = ("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath")
-    elsewhere = any(argument.startswith(flags) for argument in arguments)  # the user's own choices: Hydra finds them
+    # The user's own choices: Hydra finds them.
+    elsewhere = any(argument.startswith((*launching.PLACES, "hydra.searchpath")) for argument in arguments)
     for argument in arguments:
         group, equals, choices = argument.partition("=")
         group = group.lstrip("+~")

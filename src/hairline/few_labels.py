@@ -78,7 +78,7 @@ class Base:
                 f"{', '.join(f'{key}={asked[key]}' for key in idle)} would have no say; leave that out"
             )
         model = replace(config.model, backbone=about["name"], taps=about["taps"].split(), weights="auto")
-        runtime = replace(config.runtime, precision=about.get("precision", "float32"))
+        runtime = replace(config.runtime, precision=bundle.precision)
         return replace(config, model=model, image_size=bundle.image_size, runtime=runtime, probe=False)
 
     def checked(self, data: Data) -> Data:

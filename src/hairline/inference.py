@@ -125,14 +125,15 @@ def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run
         BundleError: If there is none.
     """
     text = os.fspath(run)
-    for folder in (Path(text).expanduser() / "model", Path(text).expanduser()):
+    place = Path(text).expanduser()
+    for folder in (place / "model", place):
         if (folder / bundles.BUNDLE).is_file():
             return folder
     if text.startswith(("models:/", "runs:/")) or names_run(text):
         from hairline import tracking
 
         return tracking.download_model(text, uri)
-    if (Path(text).expanduser() / "metrics.json").is_file() and (Path(text).expanduser() / "config.yaml").is_file():
+    if (place / "metrics.json").is_file() and (place / "config.yaml").is_file():
         raise bundles.BundleError(
             f"{key}={text}: that run saved no model, as its report was not full; this makes it, without training anew: "
             f"python train.py resume={shlex.quote(text)} report=full"
@@ -207,9 +208,9 @@ class Parts:
             about["name"],
             self.bundle.model_sha256 if tuned else about["weights_digest"],
             self.bundle.image_size,
-            engines.choose(engine, about.get("precision", "float32")),
+            engines.choose(engine, self.bundle.precision),
             taps=tuple(about["taps"].split()),
-            precision=about.get("precision", "float32"),
+            precision=self.bundle.precision,
         )
 
 

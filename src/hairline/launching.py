@@ -35,8 +35,7 @@ _LAUNCHERS = {"joblib": "hydra_joblib_launcher", "slurm": "hydra_submitit_launch
 _CARRIED = ("HAIRLINE_CACHE", "KERAS_HOME")  # what jobs on other machines need to know
 # What `expanded` put before the overrides that the user gave: it says nothing of the user's wishes.
 added: list[str] = []
-# Flags that say where settings lie.
-_PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+PLACES = ("--config-dir", "-cd", "--config-path", "-cp")  # flags that say where settings lie
 _NAME = re.compile(r"[\w][\w .-]*")
 # Lines of an error that say how Hydra works, and the one that says which key there is none of.
 _HYDRAS_OWN = re.compile(
@@ -152,7 +151,10 @@ def told(error: Exception) -> str:
 
 def _asks(arguments: list[str]) -> bool:
     """Tell whether Hydra is only asked a question: --help, --cfg, --info, shell completion."""
-    return any(argument.startswith("-") and not argument.startswith(_PLACES) for argument in arguments)
+    return any(
+        argument.startswith("-") and not argument.startswith((*PLACES, "--config-name", "-cn"))
+        for argument in arguments
+    )
 
 
 def _quoted(value: object) -> str:

@@ -128,7 +128,7 @@ def closest_pairs(leaks: Leaks, image_size: int, split_by: str) -> Figure:
         one, two = (os.path.basename(str(path)) for path in (row.path, row.other_path))
         titles.append(f"{row.distance} bits: {row.split} {one}, {row.other_split} {two}")
     across = leaks.counts["leak_near_across"] + leaks.counts["leak_identical_across"]
-    title = f"Most alike across the split (split by {split_by}): {across:,} near-identical or identical images"
+    title = f"Most alike across the split (by {split_by}): {across:,} near-identical or identical images"
     return figures.sample_grid(np.stack(pairs), titles, columns=3, title=title)
 
 

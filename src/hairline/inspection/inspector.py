@@ -147,7 +147,7 @@ class Inspector:
         self._distance = Distance.read(bundles.read_statistics(folder))
         key = f"told-{self.bundle.model_sha256[:32]}"
         settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads}
-        self.engine = engines.choose(engine, self.bundle.backbone.get("precision", "float32"))
+        self.engine = engines.choose(engine, self.bundle.precision)
         try:
             self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
         except engines.ConversionError as error:

@@ -101,7 +101,6 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
     ready = time.perf_counter()
     results = _examined(config, task, examiner, waiting)
     problems = dict(listing.problems)
-    begun = len(problems)
     finished = 0
     try:
         for path, problem in progress.over(results, len(waiting), "photos", "photos"):
@@ -113,7 +112,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         log.info("%s of %s photos are done; %s goes on from here", done + finished, len(listing.photos), again)
         raise
     seconds = {"start": ready - started, "photos": time.perf_counter() - ready}
-    fresh = len(waiting) - (len(problems) - begun)
+    fresh = sum(path not in problems for path in waiting)
     return _conclude(config, examiner, listing, problems, output, seconds, fresh, adapted), output
 
 
@@ -249,7 +248,7 @@ def describe(run: str, inspector: Any) -> dict[str, str]:
     bundle = inspector.bundle
     told = {"model": manifest.shown(run), "backbone": str(bundle.backbone.get("name", "")), "engine": inspector.engine}
     told |= {"digest": bundle.model_sha256[:16], "classes": ", ".join(bundle.class_names)}
-    return told | {"decision": bundle.describe_decision(inspector.positive)}
+    return told | {"decision": bundle.describe_decision()}
 
 
 def _say(

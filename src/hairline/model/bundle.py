@@ -102,20 +102,23 @@ class Bundle:
             )
         return replace(self, threshold=threshold, threshold_chosen="as given", operating_point={}, abstain=None)
 
-    def describe_decision(self, positive: str) -> str:
-        """Say in a line from when on `positive` is answered."""
-        if self.threshold is None:
+    @property
+    def precision(self) -> str:
+        """Data type policy that the network was built with."""
+        return self.backbone.get("precision", "float32")
+
+    def describe_decision(self) -> str:
+        """Say in a line how probabilities become answers."""
+        if self.positive_class is None or self.threshold is None:
             return "the most probable class"
-        told = f"{positive} from a probability of {self.threshold:.4g} ({self.threshold_chosen})"
+        told = f"{self.positive_class} from a probability of {self.threshold:.4g} ({self.threshold_chosen})"
         if self.abstain is None:
             return told
         low, high = self.abstain
         band = f"cannot tell from {low:.4g} up to {high:.4g}"
-        return (
-            f"{positive} from a probability of {high:.4g}, {band}"
-            if low <= self.threshold < high
-            else f"{told}; {band}"
-        )
+        if low <= self.threshold < high:
+            return f"{self.positive_class} from a probability of {high:.4g}, {band}"
+        return f"{told}; {band}"
 
 
 def save(folder: Path, model: keras.Model, bundle: Bundle, statistics: dict[str, np.ndarray]) -> None:

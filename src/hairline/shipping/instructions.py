@@ -219,7 +219,7 @@ def write_readme(
         classes=" and ".join([", ".join(bundle.class_names[:-1]), bundle.class_names[-1]]),
         count=len(bundle.class_names),
         size=bundle.image_size,
-        decision=_decision(bundle),
+        decision=f"The answer: {bundle.describe_decision()}.",
         packages=" ".join(f"'{package}'" for package in _pinned(entry.runtime)),
         example=EXAMPLE,
         code=code(name, bundle),
@@ -230,16 +230,6 @@ def write_readme(
         **measured,
     )
     (folder / README).write_text(text, encoding="utf-8")
-
-
-def _decision(bundle: Bundle) -> str:
-    if bundle.positive_class is None or bundle.threshold is None:
-        return "The most probable class is the answer."
-    return (
-        f"An image is {bundle.positive_class} from a probability of {bundle.threshold:g} on "
-        f"({bundle.threshold_chosen})."
-        + ("" if bundle.abstain is None else " From {:g} up to {:g} it cannot tell.".format(*bundle.abstain))
-    )
 
 
 def _pinned(packages: tuple[str, ...]) -> list[str]:
