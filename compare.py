@@ -4,18 +4,18 @@ from pathlib import Path
 
 import hydra
 
-from hairline import cli
+from hairline.app import start
 from hairline.config.commands import Compare
 
 
-@hydra.main(config_path=cli.CONF, config_name="compare")
-@cli.job
+@hydra.main(config_path=start.CONF, config_name="compare")
+@start.job
 def main(config: Compare, directory: Path, overrides: list[str]) -> None:
     """Compare and report."""
-    from hairline import standings
+    from hairline.evaluation import compare
 
-    standings.compare(config, directory)
+    compare.compare(config, directory)
 
 
 if __name__ == "__main__":
-    cli.start(__file__, main)
+    start.start(__file__, main)

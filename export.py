@@ -6,12 +6,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from hairline import cli
+from hairline.app import start
 from hairline.config import Export
 
 
-@hydra.main(config_path=cli.CONF, config_name="export")
-@cli.job
+@hydra.main(config_path=start.CONF, config_name="export")
+@start.job
 def main(config: Export, directory: Path, overrides: list[str]) -> None:
     """Convert, try on real images, and publish; several formats at once get a folder each."""
     from hairline.shipping import export
@@ -22,4 +22,4 @@ def main(config: Export, directory: Path, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(__file__, main)
+    start.start(__file__, main)

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import hydra
 
-from hairline import cli, logs
+from hairline.app import log, start
 from hairline.config import Predict
 
 
-@hydra.main(config_path=cli.CONF, config_name="predict")
-@cli.job
+@hydra.main(config_path=start.CONF, config_name="predict")
+@start.job
 def main(config: Predict, directory: Path, overrides: list[str]) -> None:
     """Inspect and report; the exit status is 1 where a person has to see to a photo."""
-    from hairline.inspection import photos
+    from hairline.inspection import predict
 
-    to_see_to, output = photos.inspect_photos(config, directory)
-    logs.keep_beside(directory, output)
+    to_see_to, output = predict.inspect_photos(config, directory)
+    log.keep_beside(directory, output)
     if to_see_to:
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    cli.start(__file__, main)
+    start.start(__file__, main)

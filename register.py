@@ -4,18 +4,18 @@ from pathlib import Path
 
 import hydra
 
-from hairline import cli
+from hairline.app import start
 from hairline.config import Register
 
 
-@hydra.main(config_path=cli.CONF, config_name="register")
-@cli.job
+@hydra.main(config_path=start.CONF, config_name="register")
+@start.job
 def main(config: Register, directory: Path, overrides: list[str]) -> None:
     """Register a version, compare it with the champion, and record what was decided and why."""
-    from hairline.shipping import registration
+    from hairline.shipping import register
 
-    registration.register(config)
+    register.register(config)
 
 
 if __name__ == "__main__":
-    cli.start(__file__, main)
+    start.start(__file__, main)

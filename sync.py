@@ -1,21 +1,26 @@
 """Send what MLflow missed of a run: python sync.py run=<run directory>; --help lists all settings."""
 
+import logging
 from pathlib import Path
 
 import hydra
 
-from hairline import cli
+from hairline.app import log, start
 from hairline.config import Sync
 
 
-@hydra.main(config_path=cli.CONF, config_name="sync")
-@cli.job
+@hydra.main(config_path=start.CONF, config_name="sync")
+@start.job
 def main(config: Sync, directory: Path, overrides: list[str]) -> None:
-    """Send the rest of the run's journal."""
-    from hairline import synchronisation
+    """Send the rest of the journal of a run, or of every job of a sweep."""
+    from hairline.app.sweep import state
+    from hairline.tracking import sync
 
-    synchronisation.synchronise(config, directory)
+    sent = sync.synchronise(state.run_directories(Path(config.run)), config.tracking.uri)
+    state.refresh(Path(config.run))
+    logging.getLogger("hairline").info("%d entries sent to MLflow; all of %s is there", sent, config.run)
+    log.remove_if_empty(directory)
 
 
 if __name__ == "__main__":
-    cli.start(__file__, main)
+    start.start(__file__, main)

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import hydra
 
-from hairline import cli
+from hairline.app import start
 from hairline.config import Config
 
 
-@hydra.main(config_path=cli.CONF, config_name="config", execution_whitelist=cli.TARGETS)
-@cli.job
+@hydra.main(config_path=start.CONF, config_name="config", execution_whitelist=start.TARGETS)
+@start.job
 def main(config: Config, directory: Path, overrides: list[str]) -> float:
     """Train and report; the validation loss is what a search minimises."""
-    from hairline import experiment
+    from hairline.training import train
 
-    return experiment.train(config, directory, overrides)["val_loss"]
+    return train.train(config, directory, overrides)["val_loss"]
 
 
 if __name__ == "__main__":
-    cli.start(__file__, main)
+    start.start(__file__, main)

@@ -36,15 +36,15 @@ def main() -> None:
 
 def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[str, Any]:
     """Measure images a second; gives the JSON line."""
-    from hairline import runtime
     from hairline.data import images, manifest, sources
     from hairline.model import backbones, engine, features
+    from hairline.system import tensorflow
 
     table, _ = manifest.scan(sources.limited(sources.from_folder(path=str(folder)), limit, 0))
     paths, digests, count = table["path"].tolist(), table["sha256"].tolist(), len(table)
     gemm = [sgemm_gflops()]  # before TensorFlow starts its threads, and again at the end
 
-    runtime.prepare(precision="float32", threads=None, deterministic=False, seed=0)
+    tensorflow.prepare(precision="float32", threads=None, deterministic=False, seed=0)
     weights = backbones.find_weights(name, "auto", size)
     model = backbones.build(name, image_size=size, weights=weights)
     recipe = features.Recipe(name, backbones.identify(weights, 0), size, engine.choose("litert"))

@@ -45,12 +45,13 @@ def main() -> None:
     line.add_argument("--draws", type=int, default=6, help="of tiles for a share of cracks, of photos for labels")
     chosen = line.parse_args()
     with measure.workplace() as place:
-        from hairline import inference
+        from hairline import tracking
+        from hairline.model import saved
 
         folder = place / "tiles"
         counts = tiles.cut(chosen.images / "images", chosen.images / "masks", folder, chosen.size, chosen.pixels)
         measure.say(f"{counts}")
-        parts = inference.Parts(inference.find(chosen.run))
+        parts = saved.Parts(tracking.find(chosen.run))
         surface = seen(parts, sorted(folder.rglob("*.png")))
         kernel, bias = parts.dense
         as_it_is = figures(surface, scores(parts, kernel, bias))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hairline import runtime
+from hairline.system import tensorflow
 
 ROOT = Path(__file__).parents[1]
 
 # Imported here, before pytest turns warnings into errors: what these libraries say at import is not ours to mend.
-with warnings.catch_warnings(), runtime.quiet_import():
+with warnings.catch_warnings(), tensorflow.quiet_import():
     warnings.simplefilter("ignore")
     import mlflow.pyfunc  # noqa: F401
     import tensorflow as tf

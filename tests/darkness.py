@@ -10,9 +10,9 @@ import numpy as np
 
 from hairline.data import images
 from hairline.model import bundle as bundles
-from hairline.model.classifier import Standardisation
 from hairline.model.distance import Distance
 from hairline.model.features import Features
+from hairline.model.head import Standardisation
 
 IMAGE_SIZE, PATCH_PX = 16, 32
 _SLOPE, _GREY = 30.0, 0.5

@@ -11,7 +11,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from hairline import cli, config, experiment
+from hairline.app import settings, start
+from hairline.training import train as experiment
 from tests.conftest import ROOT
 
 TINY = ("model=mobilenetv3small", "model.weights=random", "image_size=32", "batch_size=16", "epochs=2")
@@ -29,9 +30,9 @@ SMALL = (
 
 def composed(script: str, *overrides: str) -> Any:
     """Give a script's checked settings, as the command line would compose them."""
-    cli.register(ConfigStore.instance())
+    start.register(ConfigStore.instance())
     with initialize_config_dir(str(ROOT / "conf")):
-        return config.load(compose(script, list(overrides)))
+        return settings.load(compose(script, list(overrides)))
 
 
 def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:

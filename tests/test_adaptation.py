@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hairline.inspection import adaptation, photos
+from hairline.inspection import adaptation, predict
 from hairline.model import bundle as bundles
 from hairline.model import surface
 from tests import darkness
@@ -37,7 +37,7 @@ def wall(path: Path, *, tint: float = 1.0, brightness: float = 1.0, dark: bool =
 
 def inspect(model: Path, place: Path, *overrides: str) -> pd.DataFrame:
     chosen = (f"run={model}", f"input='{place}'", "output=out", "engine=litert", *overrides)
-    photos.inspect_photos(composed("predict", *chosen), Path("unused"))
+    predict.inspect_photos(composed("predict", *chosen), Path("unused"))
     return pd.read_csv("out/photos.csv", keep_default_na=False)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hairline.model import backbones, classifier
+from hairline.model import backbones
+from hairline.model import head as classifier
 from hairline.model.features import Features
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import keras
 import pytest
 
-from hairline import config, runtime, solving, tracking
+from hairline import config, tracking
 from hairline.data import augmentation, sources, splits
 from hairline.evaluation import decisions
 from hairline.model import backbones, optimizers
+from hairline.system import tensorflow
+from hairline.training import solve
 from tests.running import composed
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -69,7 +71,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     assert fields(config.Augment, "mode", "views") == keywords(augmentation.view)
     shared = {"groups", "resamples"}
     assert fields(config.SCHEMAS["decision"]) == keywords(decisions.decide) - shared
-    assert fields(config.Runtime, "devices") == keywords(runtime.prepare) - {"seed"}
+    assert fields(config.Runtime, "devices") == keywords(tensorflow.prepare) - {"seed"}
     assert fields(config.Tracking, "log_model", "registered_model") == keywords(tracking.start) - {
         "name",
         "tags",
@@ -78,7 +80,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     assert fields(config.Split) == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
     for name, schedule in optimizers.SCHEDULES.items():
         assert fields(config.SCHEMAS[f"schedule/{name}"]) - fields(config.Schedule) == keywords(schedule), name
-    assert fields(config.SCHEMAS["optimizer/lbfgs"], "name") < keywords(solving.solve)
+    assert fields(config.SCHEMAS["optimizer/lbfgs"], "name") < keywords(solve.solve)
     for name, optimizer in optimizers.OPTIMIZERS.items():
         accepted = set(inspect.signature(optimizer).parameters)
         assert fields(config.SCHEMAS[f"optimizer/{name}"], "name") <= accepted, name

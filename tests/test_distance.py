@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hairline.model import classifier
+from hairline.model import head
 from hairline.model.distance import QUANTILE, Distance
 from hairline.model.features import Features
 
@@ -21,7 +21,7 @@ def drawn(rows: int, seed: int, shift: float = 0.0) -> Features:
 
 
 def fitted(train: Features, val: Features) -> Distance:
-    standardisation = classifier.Standardisation.of(train)
+    standardisation = head.Standardisation.of(train)
     labels = np.arange(len(train)) % 2
     return Distance.of(train, labels, val, standardisation.mean, standardisation.deviation)
 
@@ -57,7 +57,7 @@ def test_a_set_is_told_by_its_mean_whatever_the_share_of_its_classes() -> None:
         return (generator.normal(size=(count, WIDTH)) + classes + shift * (np.arange(WIDTH) == 1)).astype(np.float32)
 
     train = images(1000, 0.5, 0.0)
-    standardisation = classifier.Standardisation.of(Features.of(train))
+    standardisation = head.Standardisation.of(Features.of(train))
     labels = (np.arange(1000) >= 500).astype(np.int64)
     val = Features.of(images(1000, 0.5, 0.0))
     found = Distance.of(Features.of(train), labels, val, standardisation.mean, standardisation.deviation)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 import hairline
-from hairline import experiment, inference, preparation
-from hairline.checkpoint import CheckpointError
-from hairline.data import images, manifest
+from hairline.data import images, manifest, prepare
 from hairline.evaluation import metrics
+from hairline.training import train as experiment
+from hairline.training.checkpoint import CheckpointError
 from tests.running import SMALL, composed, train
 
 
@@ -177,10 +177,10 @@ def test_a_damaged_model_is_refused(finished: Path, tmp_path: Path) -> None:
         file.seek(1000)
         file.write(b"damage")
     with pytest.raises(ValueError, match=r"is not the model that was saved"):
-        inference.load(tmp_path)
+        hairline.load(tmp_path)
     (copy / "bundle.json").write_text("{")
     with pytest.raises(ValueError, match=r"bundle.json is damaged"):
-        inference.load(copy)
+        hairline.load(copy)
 
 
 @pytest.mark.slow
@@ -291,13 +291,12 @@ def test_parts_of_the_source_that_share_images_are_told(
 ) -> None:
     for part in ("train", "test"):
         shutil.copytree(two_classes, tmp_path / "set" / part)
-    data = preparation.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={tmp_path / 'set'}"))
+    data = prepare.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={tmp_path / 'set'}"))
     assert data.split_by == "the source, the rest by hash"
     assert "as the source divides them, belong together with training images" in caplog.text
     caplog.clear()
     assert (
-        preparation.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={two_classes}")).split_by
-        == "hash"
+        prepare.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={two_classes}")).split_by == "hash"
     )
     assert "belong together" not in caplog.text
 

@@ -18,9 +18,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from hairline import faults, logs
+from hairline.app import log
 from hairline.data import manifest, pipeline, sources
 from hairline.model import bundle as bundles
+from hairline.system import errors
 from tests import darkness
 from tests.conftest import ROOT
 from tests.running import TINY
@@ -64,9 +65,9 @@ def test_a_full_disk_is_told_whoever_meets_it(disk: Callable[..., Path], tmp_pat
     for write in writers:
         with pytest.raises(Exception) as caught:  # noqa: PT011 (HDF5 and zip have errors of their own)
             write()
-        assert logs.is_users(caught.value), repr(caught.value)
-        assert "the disk is full" in str(faults.explained(caught.value))
-        assert "make room, or write elsewhere" in str(faults.explained(caught.value))
+        assert log.is_users(caught.value), repr(caught.value)
+        assert "the disk is full" in str(errors.explained(caught.value))
+        assert "make room, or write elsewhere" in str(errors.explained(caught.value))
 
 
 @pytest.mark.slow
@@ -92,7 +93,7 @@ def test_a_read_only_disk_is_told(disk: Callable[..., Path], two_classes: Path, 
     disk("ro", place)
     with pytest.raises(OSError, match="Read-only") as caught:
         manifest.write(pd.DataFrame({"path": ["x"]}), place / "manifest.csv")
-    assert "the disk is read-only" in str(faults.explained(caught.value))
+    assert "the disk is read-only" in str(errors.explained(caught.value))
     # Nothing needs TensorFlow for this answer: it comes in a second.
     command = [sys.executable, str(ROOT / "train.py"), "data=folder", f"data.path={two_classes}"]
     for overrides, environment in (
@@ -146,10 +147,10 @@ def test_files_and_folders_that_may_not_be_read_are_named(two_classes: Path, mon
 )
 @pytest.mark.parametrize(("size", "advice"), [(512, "try batch_size=256"), (1, "try a smaller image_size")])
 def test_out_of_memory_says_which_batch_size_to_try(error: Exception, size: int, advice: str) -> None:
-    with pytest.raises(faults.OutOfMemoryError, match=advice) as caught, faults.advised("batch_size", size):
+    with pytest.raises(errors.OutOfMemoryError, match=advice) as caught, errors.advised("batch_size", size):
         raise error
-    assert logs.is_users(caught.value)
-    assert "memory ran out" in str(faults.explained(error))
+    assert log.is_users(caught.value)
+    assert "memory ran out" in str(errors.explained(error))
 
 
 def test_a_step_that_is_too_large_ends_the_run_with_advice(
@@ -159,15 +160,15 @@ def test_a_step_that_is_too_large_ends_the_run_with_advice(
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     monkeypatch.setattr(keras.Model, "fit", exhausted)
-    with pytest.raises(faults.OutOfMemoryError, match="with batch_size=16: try batch_size=8"):
+    with pytest.raises(errors.OutOfMemoryError, match="with batch_size=16: try batch_size=8"):
         train(tmp_path / "run", two_classes, "tracking=none", "report.level=light")
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(ZeroDivisionError), faults.advised("batch_size", 4):
+    with pytest.raises(ZeroDivisionError), errors.advised("batch_size", 4):
         1 / 0  # noqa: B018
-    assert faults.explained(ZeroDivisionError()) is None
-    assert faults.explained(OSError("elsewhere")) is None
+    assert errors.explained(ZeroDivisionError()) is None
+    assert errors.explained(OSError("elsewhere")) is None
 
 
 def test_an_image_that_changes_while_it_is_trained_on_is_named(tmp_path: Path) -> None:
@@ -178,6 +179,6 @@ def test_an_image_that_changes_while_it_is_trained_on_is_named(tmp_path: Path) -
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     Image.new("RGB", (8, 8), (200,) * 3).save(paths[2])
     batches = pipeline.batches([str(path) for path in paths], image_size=8, batch_size=2, digests=digests)
-    with pytest.raises(faults.UnreadableError, match=r"2\.png: changed since it was checked"):  # noqa: SIM117
-        with faults.advised("batch_size", 2):
+    with pytest.raises(errors.UnreadableError, match=r"2\.png: changed since it was checked"):  # noqa: SIM117
+        with errors.advised("batch_size", 2):
             list(batches)

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from hairline.data import images
 from hairline.data.decoded import Decoded
-from hairline.model import backbones, engine, feature_store, features
+from hairline.model import backbones, engine, features, store
 from hairline.model.features import Features, Recipe
 from tests.conftest import paint
 
@@ -262,12 +262,12 @@ def test_a_killed_pass_goes_on_where_it_was(files: list[str], own_cache: Path, t
 import os, signal, time
 from tests.test_features import *
 features.SHARD_IMAGES = 16
-original = feature_store.Store.add
+original = store.Store.add
 def add(self, digests, rows):
     original(self, digests, rows)
     if len(self.shards) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-feature_store.Store.add = add
+store.Store.add = add
 features.compute({files!r}, digests({files!r}), RECIPE, model)
 """
     process = subprocess.run(
@@ -312,7 +312,7 @@ def test_a_full_disk_is_an_error_with_advice_and_leaves_no_broken_entry(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(feature_store.CacheError, match=r"No space left.*HAIRLINE_CACHE.*features.keep=false"):
+    with pytest.raises(store.CacheError, match=r"No space left.*HAIRLINE_CACHE.*features.keep=false"):
         compute(files)
     folder = own_cache / "features" / RECIPE.key()
     assert not [path for path in folder.iterdir() if path.suffix in (".npy", ".json") or path.name.startswith(".")]

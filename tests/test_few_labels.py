@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 import hairline
-from hairline import config, experiment
+from hairline import config
 from hairline.evaluation import gradcam
-from hairline.few_labels import Base, BaseError
 from hairline.model import bundle as bundles
 from hairline.model.distance import Distance
+from hairline.training import train as experiment
+from hairline.training.base import Base, BaseError
 from tests.conftest import paint
 from tests.running import composed
 

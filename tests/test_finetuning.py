@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from hairline.model import backbones, finetuning
+from hairline.model import backbones
+from hairline.model import cut as finetuning
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 QUICK = ("mobilenetv2", "mobilenetv3small")

@@ -23,8 +23,10 @@ from hydra.errors import CompactHydraException
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from hairline import cli, config, logs, preparation
-from hairline.data import archives, augmentation, images, manifest, members, sources
+from hairline import config
+from hairline.app import log, start
+from hairline.app import settings as settings_of
+from hairline.data import archives, augmentation, images, manifest, members, prepare, sources
 from hairline.model import optimizers
 from tests import fuzzing
 from tests.conftest import ROOT
@@ -318,16 +320,16 @@ def test_any_name_goes_from_the_folder_to_the_report(two_classes: Path, tmp_path
 
 def configured(typed: list[str]) -> str:
     """Do with a command line what train.py does before it trains, and say how that ended."""
-    if cli.unknown_choice(CONF, typed):
+    if start.unknown_choice(CONF, typed):
         return "refused by Hydra"
     try:
         composed = compose("config", typed)
     except (CompactHydraException, ValueError):  # cli prints these as they are
         return "refused by Hydra"
     try:
-        found = config.load(composed)
+        found = settings_of.load(composed)
     except Exception as error:
-        assert logs.is_users(error), f"{typed}: {type(error).__name__} would be shown with a traceback"
+        assert log.is_users(error), f"{typed}: {type(error).__name__} would be shown with a traceback"
         assert str(error).strip()
         return "refused"
     exercised(found, typed)
@@ -336,7 +338,7 @@ def configured(typed: list[str]) -> str:
 
 @pytest.mark.parametrize("typed", ["+=", "=", "++=1", "~=x", "+augment=[1,[2,[3]]]", "augment={a:[1]}"])
 def test_what_hydra_stumbles_over_is_refused_before(typed: str) -> None:
-    assert re.search(r"expected (key=value|one of light, none, strong)", str(cli.unknown_choice(CONF, [typed])))
+    assert re.search(r"expected (key=value|one of light, none, strong)", str(start.unknown_choice(CONF, [typed])))
 
 
 def exercised(found: config.Config, typed: list[str]) -> None:
@@ -355,9 +357,9 @@ def exercised(found: config.Config, typed: list[str]) -> None:
         assert drawn.shape == (9, 8, 3)
         np.random.default_rng([found.seed, 1])
         if found.data.source == "folder":
-            preparation.listed(found.data, found.seed)
+            prepare.listed(found.data, found.seed)
     except Exception as error:
-        assert logs.is_users(error), f"{typed}: {type(error).__name__}: {error}"
+        assert log.is_users(error), f"{typed}: {type(error).__name__}: {error}"
 
 
 @pytest.mark.timeout(1200)
@@ -376,7 +378,7 @@ def test_generated_configurations_are_refused_in_words_or_work(count: int) -> No
     def run(typed: list[str]) -> None:
         outcomes.append(configured(typed))
 
-    cli.register(ConfigStore.instance())
+    start.register(ConfigStore.instance())
     with initialize_config_dir(str(CONF)):
         run()
     assert len(outcomes) >= count
@@ -403,9 +405,9 @@ def test_generated_configurations_are_refused_in_words_or_work(count: int) -> No
     ],
 )
 def test_values_without_meaning_are_told_before_anything_is_loaded(typed: str, message: str) -> None:
-    cli.register(ConfigStore.instance())
+    start.register(ConfigStore.instance())
     with initialize_config_dir(str(CONF)), pytest.raises(config.ConfigError, match=message):
-        config.load(compose("config", typed.split(" ")))
+        settings_of.load(compose("config", typed.split(" ")))
 
 
 def test_a_seed_makes_the_same_inputs_again() -> None:

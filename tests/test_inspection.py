@@ -21,9 +21,11 @@ import hairline
 from hairline import config
 from hairline.config import inspection
 from hairline.data import images
-from hairline.inspection import cluster, examiner, photos
+from hairline.inspection import examiner
+from hairline.inspection import predict as photos
 from hairline.inspection.inspector import InspectionError, Inspector
 from hairline.model import bundle as bundles
+from hairline.system import cluster
 from tests import darkness
 from tests.running import composed, run
 
@@ -219,7 +221,7 @@ def test_an_inspection_that_was_killed_goes_on(model: Path, site: Path, monkeypa
 
 def test_a_photo_that_takes_down_its_workers_is_given_up(model: Path, site: Path, tmp_path: Path) -> None:
     task = examiner.Task(model, tmp_path / "out", {"engine": "tensorflow"})
-    worker, path = cluster.Worker(task), site / "a.png"
+    worker, path = examiner.Worker(task), site / "a.png"
     tries = examiner.record_file(task.output, path).with_suffix(".tries")
     tries.parent.mkdir(parents=True)
     row = {"path": os.fsencode(path)}
@@ -436,7 +438,7 @@ def test_groups_are_keyword_arguments() -> None:
     )
     inspector = set(inspect.signature(Inspector).parameters)
     assert inspector - tiles == {"run", "engine", "threads", "positive_class", "threshold", "adaptation"}
-    assert set(inspect.signature(cluster.examine).parameters) - ray == {"task", "paths"}
+    assert set(inspect.signature(cluster.map_files).parameters) - ray == {"worker", "arguments", "paths", "threads"}
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from hairline import solving
 from hairline.model import logistic
+from hairline.training import solve as solving
 
 GENERATOR = np.random.default_rng(3)
 WEIGHTS = GENERATOR.uniform(0.2, 2.0, 240)

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hairline import phases, preparation
-from hairline.data import cropping, manifest, mixing
+from hairline.data import cropping, manifest, prepare
+from hairline.data import drawn as mixing
 from hairline.data.synthetic import compose
+from hairline.training import head
 from tests.running import composed
 
 
@@ -150,9 +151,9 @@ def test_it_takes_two_classes_of_which_one_is_cracked(divided: pd.DataFrame, pos
 
 def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:
     """Splits, labels and hashes of the source's images are those of a run without composites."""
-    plain = preparation.prepare_data(composed("config", "data=folder", f"data.path={two_classes}"))
+    plain = prepare.prepare_data(composed("config", "data=folder", f"data.path={two_classes}"))
     settings = composed("config", "data=folder", f"data.path={two_classes}", "data.mix=0.5", "data.mix_weight=0.25")
-    found = preparation.prepare_data(settings)
+    found = prepare.prepare_data(settings)
     columns = list(manifest.COLUMNS)
     pd.testing.assert_frame_equal(found.manifest.iloc[found.real][columns], plain.manifest[columns])
     assert mixing.ORIGIN not in plain.manifest
@@ -161,10 +162,10 @@ def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:
     for split in ("val", "test"):
         assert np.array_equal(found.rows(split), plain.rows(split))
     assert len(found.rows("train")) == round(1.5 * len(plain.rows("train")))
-    weights = phases.row_weights(settings, found)
+    weights = head.row_weights(settings, found)
     assert weights is not None
     own = np.isin(found.rows("train"), found.real)
     assert np.unique(weights[own]).size == np.unique(weights[~own]).size == 1
     assert weights[~own][0] / weights[own][0] == pytest.approx(0.25)
     assert weights.mean() == pytest.approx(1)
-    assert phases.row_weights(settings, plain) is None
+    assert head.row_weights(settings, plain) is None

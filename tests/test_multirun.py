@@ -18,7 +18,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from hairline import cli, launching, multirun, sweeps
+from hairline.app import start
+from hairline.app.sweep import command as launching
+from hairline.app.sweep import job, state
 from tests.conftest import ROOT
 from tests.running import TINY, refused, run
 
@@ -96,7 +98,7 @@ def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
 
 def test_another_sweep_of_the_same_name_is_refused() -> None:
     command = ["epochs=2", "learning_rate=0.01,0.02", "name=first"]
-    sweeps.Sweep(Path("outputs/sweeps/s").absolute(), "s", command=command).write()
+    state.Sweep(Path("outputs/sweeps/s").absolute(), "s", command=command).write()
     told = {
         "epochs=3 learning_rate=0.01,0.02": "this command lacks its epochs=2",
         "epochs=2 learning_rate=0.01,0.03": "this command lacks its learning_rate=0.02",
@@ -106,7 +108,7 @@ def test_another_sweep_of_the_same_name_is_refused() -> None:
     }
     for given, message in told.items():
         refused(run("-m", *given.split(), "sweep.name=s"), message)
-    assert sweeps.Sweep.read(Path("outputs/sweeps/s")).command == command
+    assert state.Sweep.read(Path("outputs/sweeps/s")).command == command
 
 
 @pytest.mark.slow
@@ -134,7 +136,7 @@ def test_faults_of_the_whole_sweep_are_told_before_it_begins(tmp_path: Path) -> 
 
 def test_the_saved_command_is_taken_up_again(tmp_path: Path) -> None:
     folder = tmp_path / "a sweep"
-    sweeps.Sweep(folder, "s", command=["seed=0,1", "optimizer=sgd", "hydra/launcher=joblib"]).write()
+    state.Sweep(folder, "s", command=["seed=0,1", "optimizer=sgd", "hydra/launcher=joblib"]).write()
     place = [f"hydra.sweep.dir='{folder}'", f"sweep.resume='{folder}'"]
     assert launching.expanded([f"sweep.resume={folder}"]) == [
         "-m", "seed=0,1", "optimizer=sgd", "hydra/launcher=joblib", *place,
@@ -150,19 +152,16 @@ def test_the_saved_command_is_taken_up_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
 def test_launchers_compose(launcher: str) -> None:
-    cli.register(ConfigStore.instance())
+    start.register(ConfigStore.instance())
     with initialize_config_dir(str(ROOT / "conf")):
         composed = compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True).hydra.launcher
         assert composed._target_.startswith("hydra_plugins.")
-        assert (
-            multirun._threads(composed)
-            == {"joblib": max(1, (os.cpu_count() or 1) // 2), "slurm": 4, "ray": 1}[launcher]
-        )
+        assert job._threads(composed) == {"joblib": max(1, (os.cpu_count() or 1) // 2), "slurm": 4, "ray": 1}[launcher]
 
 
 def test_a_launcher_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(sweeps.SweepError, match=r'pip install -e "\.\[ray\]"'):
+    with pytest.raises(state.SweepError, match=r'pip install -e "\.\[ray\]"'):
         launching.expanded(["-m", "hydra/launcher=ray", "seed=0,1"])
 
 

@@ -15,10 +15,12 @@ from PIL import Image
 from scipy.special import softmax
 
 import hairline
-from hairline import assessment, config, experiment, standings
+from hairline import config
 from hairline.data import manifest
-from hairline.evaluation import metrics
+from hairline.evaluation import compare, metrics
+from hairline.evaluation import evaluate as assessment
 from hairline.model import bundle as bundles
+from hairline.training import train as experiment
 from tests.conftest import paint
 from tests.running import SMALL, composed, train
 
@@ -269,7 +271,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory, two_classes: Path) -> Pat
 
 def test_runs_are_compared(two_runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    table = standings.compare(composed("compare", f"runs=[{two_runs}]", "metric=test_loss"), tmp_path)
+    table = compare.compare(composed("compare", f"runs=[{two_runs}]", "metric=test_loss"), tmp_path)
     assert list(table["run"]) == ["sweep/0", "sweep/1"]
     assert table["learning_rate"].tolist() == [0.01, 1e-6]
     assert "batch_size" not in table
@@ -287,10 +289,10 @@ def test_runs_are_compared(two_runs: Path, tmp_path: Path, caplog: pytest.LogCap
 
 def test_runs_of_an_experiment_are_compared(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(two_runs.parent)
-    table = standings.compare(composed("compare", "mlflow_experiment=hairline", "metric=test_loss"), tmp_path)
+    table = compare.compare(composed("compare", "mlflow_experiment=hairline", "metric=test_loss"), tmp_path)
     assert list(table["run"]) == ["rate 0.01", "rate 1e-6"]
     with pytest.raises(ValueError, match=r"mlflow_experiment=nothing: none of that name.*hairline"):
-        standings.compare(composed("compare", "mlflow_experiment=nothing"), tmp_path)
+        compare.compare(composed("compare", "mlflow_experiment=nothing"), tmp_path)
 
 
 def test_what_cannot_be_compared_is_said(two_runs: Path, tmp_path: Path) -> None:
@@ -299,11 +301,11 @@ def test_what_cannot_be_compared_is_said(two_runs: Path, tmp_path: Path) -> None
     with pytest.raises(config.ConfigError, match=r"runs: nowhere is neither a folder nor an MLflow run id"):
         composed("compare", "runs=[nowhere]")
     with pytest.raises(ValueError, match=r"1 finished runs.*two at least"):
-        standings.compare(composed("compare", f"runs=[{two_runs}/0]"), tmp_path)
+        compare.compare(composed("compare", f"runs=[{two_runs}/0]"), tmp_path)
     with pytest.raises(ValueError, match=r"metric=test_acuracy: unknown. Did you mean 'test_accuracy'"):
-        standings.compare(composed("compare", f"runs=[{two_runs}]", "metric=test_acuracy"), tmp_path)
+        compare.compare(composed("compare", f"runs=[{two_runs}]", "metric=test_acuracy"), tmp_path)
     copy = Path(shutil.copytree(two_runs, tmp_path / "copy"))
     table = pd.read_csv(copy / "1" / "predictions.csv")
     table.assign(prob_plain=np.nan).to_csv(copy / "1" / "predictions.csv", index=False)
     with pytest.raises(ValueError, match=r"48 images have probabilities that are no numbers \(nan\)"):
-        standings.compare(composed("compare", f"runs=[{copy}]"), tmp_path)
+        compare.compare(composed("compare", f"runs=[{copy}]"), tmp_path)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from hairline import progress
+from hairline.system import progress
 
 
 def said(

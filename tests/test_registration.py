@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hairline import config, inference, tracking
+import hairline
+from hairline import config, tracking
 from hairline.config import Export, Register
 from hairline.data import manifest
 from hairline.evaluation.comparison import Difference
 from hairline.model import bundle as bundles
-from hairline.registry import RegistryError
-from hairline.shipping import export, registration
+from hairline.model import saved
+from hairline.shipping import export
+from hairline.shipping import register as registration
+from hairline.tracking.registry import RegistryError
 from tests.running import composed
 from tests.saved_runs import saved_run
 
@@ -33,7 +36,7 @@ def tracked_run(place: Path, data: Path, wrong: int, *, seed: int = 0) -> Path:
     right = np.arange(len(test)) >= wrong
     cracked = np.where((test["label"] == "cracked") == right, 0.9, 0.1)
     bundle = bundles.read(place / "model")
-    predicted = inference.with_probabilities(
+    predicted = saved.with_probabilities(
         test[["path", "width", "height", "label"]].assign(x=0, y=0), np.stack([cracked, 1 - cracked], axis=1), bundle
     )
     manifest.write(predicted, place / "predictions.csv")
@@ -104,7 +107,7 @@ def test_the_best_reigns(runs: dict[str, Path]) -> None:
     assert len(client().search_model_versions("name = 'hairline'")) == 3
 
     # What serving and the others take.
-    assert inference.find("models:/hairline@champion").joinpath("bundle.json").is_file()
+    assert tracking.find("models:/hairline@champion").joinpath("bundle.json").is_file()
     entry = registration.record.read("models:/hairline@champion")
     assert (len(entry.manifest()), entry.commit(), entry.directory) == (120, "c0ffee", None)
 
@@ -115,7 +118,7 @@ def test_a_champion_that_cannot_be_read_stays_champion(runs: dict[str, Path], mo
     def gone(*arguments: object) -> Path:
         raise tracking.TrackingError("its artifacts are gone")
 
-    monkeypatch.setattr(tracking, "download_model", gone)
+    monkeypatch.setattr("hairline.tracking.models.download_model", gone)
     decision = register(runs["better"], "unreadable")
     assert decision.reason == "not compared: its artifacts are gone"
     assert (holder("candidate", "unreadable"), holder("champion", "unreadable")) == ("2", "1")
@@ -157,7 +160,7 @@ def test_images_without_predictions_are_predicted(runs: dict[str, Path], tmp_pat
     entry = registration.record.read(str(runs["worse"]))
     images = entry.manifest().query("split == 'val'").head(3).reset_index(drop=True)
     found = registration.predictions(entry, images)
-    expected = inference.load(runs["worse"]).predict(images["path"].tolist())
+    expected = hairline.load(runs["worse"]).predict(images["path"].tolist())
     assert found["path"].tolist() == images["sha256"].tolist()
     assert np.allclose(found["prob_cracked"], expected["prob_cracked"])
     with pytest.raises(RegistryError, match="gone or changed"):

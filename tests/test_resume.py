@@ -16,10 +16,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hairline import atomic, checkpoint, config, interruption, launching, training
-from hairline.checkpoint import Checkpoint
+from hairline import config
+from hairline.app.sweep import command as launching
 from hairline.data import pipeline
-from hairline.model import classifier
+from hairline.model import head as classifier
+from hairline.system import files, signals
+from hairline.training import checkpoint
+from hairline.training import epochs as training
+from hairline.training.checkpoint import Checkpoint
 from tests.conftest import ROOT
 from tests.running import TINY, composed, refused, run
 from tests.test_training import FEATURES, TRAIN, VAL, batches
@@ -84,10 +88,8 @@ def test_other_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
-    code = (
-        f"from hairline import checkpoint\nfrom pathlib import Path\nwith checkpoint.held(Path({str(tmp_path)!r})): 1"
-    )
-    with checkpoint.held(tmp_path):
+    code = f"from hairline.system import files\nfrom pathlib import Path\nwith files.locked(Path({str(tmp_path)!r})): 1"
+    with files.locked(tmp_path):
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "another process is working on this run" in found.stderr
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -206,15 +208,15 @@ def test_what_changes_numbers_is_refused_and_leaves_nothing(two_classes: Path, t
 def test_the_first_signal_is_raised_and_remembered(number: int) -> None:
     before = {entry: signal.getsignal(entry) for entry in (signal.SIGINT, signal.SIGTERM)}
     try:
-        interruption.listen()
+        signals.listen()
         with pytest.raises(KeyboardInterrupt, match=signal.Signals(number).name) as caught:
             os.kill(os.getpid(), number)
-        assert interruption.exit_code(caught.value) == 128 + number
-        with pytest.raises(interruption.Stopped):  # somebody swallowed it
-            interruption.check()
+        assert signals.exit_code(caught.value) == 128 + number
+        with pytest.raises(signals.Stopped):  # somebody swallowed it
+            signals.check()
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
-        interruption.listen()
+        signals.listen()
         for entry, handler in before.items():
             signal.signal(entry, handler)
 
@@ -313,7 +315,7 @@ def test_an_interrupt_ends_killed_and_says_how_to_go_on(two_classes: Path) -> No
 
 
 def test_atomic_text_replaces(tmp_path: Path) -> None:
-    atomic.write_text(tmp_path / "a", "größer")
-    atomic.write_text(tmp_path / "a", "klein")
+    files.write_text(tmp_path / "a", "größer")
+    files.write_text(tmp_path / "a", "klein")
     assert (tmp_path / "a").read_text(encoding="utf-8") == "klein"
     assert len(list(tmp_path.iterdir())) == 1

@@ -6,7 +6,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from hairline import search
+from hairline.app.sweep import search
 
 STORAGE = "sqlite:///optuna.db"
 SPACE = {"rate": FloatDistribution(0.1, 1.0), "optimizer": CategoricalDistribution(["adam", "sgd"])}

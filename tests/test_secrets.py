@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from hairline import cli, config, environment, logs, redaction, sweeps, tracking
+from hairline import config, tracking
+from hairline.app import log, start
+from hairline.app.sweep import state
 from hairline.config.schema import SGD, Constant
+from hairline.system import provenance, redaction
 from tests.conftest import ROOT
 
 SECRET = "Pl4nted-s3cret"  # with what address, query or variable it is planted stands behind it
@@ -154,8 +157,8 @@ def test_nothing_that_is_recorded_holds_one(tmp_path: Path, monkeypatch: pytest.
     def fail(run: tracking.Run) -> None:
         run.parameters({"data.path": address})
         run.tags({"a": address})
-        run.note(f"`{' '.join(environment.command())}`")
-        (tmp_path / "environment.json").write_text(json.dumps(environment.describe()))
+        run.note(f"`{' '.join(provenance.command())}`")
+        (tmp_path / "environment.json").write_text(json.dumps(provenance.describe()))
         chosen = {"optimizer": SGD(name="sgd"), "schedule": Constant(name="constant"), "tags": {"a": address}}
         config.save(config.Config(data=config.SyntheticData(source=address), **chosen), tmp_path / "config.yaml")
         for path in (tmp_path / "environment.json", tmp_path / "config.yaml"):
@@ -167,12 +170,12 @@ def test_nothing_that_is_recorded_holds_one(tmp_path: Path, monkeypatch: pytest.
             try:
                 fail(run)
             except ValueError as error:
-                logs.tell(error)
+                log.tell(error)
                 raise
 
-    with logs.kept(tmp_path / "train.log"), pytest.raises(ValueError, match="failed"):
+    with log.kept(tmp_path / "train.log"), pytest.raises(ValueError, match="failed"):
         told()
-    sweeps.Sweep(tmp_path / "sweep", name="s", command=[f"tracking.uri={address}"], store=address).write()
+    state.Sweep(tmp_path / "sweep", name="s", command=[f"tracking.uri={address}"], store=address).write()
     (tmp_path / "multirun.yaml").write_text(f"tracking:\n  uri: {address}\n")
     redaction.clean(tmp_path / "multirun.yaml")
     written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
@@ -231,4 +234,4 @@ def test_configurations_name_nothing_to_call() -> None:
     assert len(files) >= 30
     for path in files:
         targets |= set(re.findall(r"_target_: *(\S+)", path.read_text(encoding="utf-8")))
-    assert {name for name in targets if name.startswith("hairline")} <= set(cli.TARGETS)
+    assert {name for name in targets if name.startswith("hairline")} <= set(start.TARGETS)

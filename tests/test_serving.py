@@ -19,8 +19,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from hairline import gateway, inference, serving, tracking
+import hairline
+from hairline import tracking
 from hairline.model import bundle as bundles
+from hairline.tracking import gateway, serving
 from tests.conftest import ROOT
 from tests.saved_runs import saved_run
 
@@ -46,7 +48,7 @@ def encoded(width: int = 40, height: int = 30, mode: str = "RGB") -> bytes:
 def test_it_says_what_the_classifier_says(model: serving.CrackClassifier, finished: Path, two_classes: Path) -> None:
     paths = sorted(two_classes.glob("*/*.jpg"))[::9]
     found = model.predict(None, pd.DataFrame({"image": [path.read_bytes() for path in paths]}))
-    expected = inference.load(finished).predict(paths)
+    expected = hairline.load(finished).predict(paths)
     names = ["prob_cracked", "prob_plain"]
     assert np.abs(found[names].to_numpy() - expected[names].to_numpy()).max() <= 1e-6
     assert found["label"].tolist() == expected["predicted"].tolist()

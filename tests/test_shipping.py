@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from hairline import config, inference
+import hairline
+from hairline import config
 from hairline.config import Export, ExportData, Tracking
 from hairline.data import images
 from hairline.model import bundle as bundles
-from hairline.shipping import export, formats, instructions, parity, runtimes
+from hairline.shipping import export, formats, parity, readme, runners
 from hairline.shipping.formats import ExportError
 from tests.conftest import ROOT
 from tests.running import composed
@@ -78,7 +79,7 @@ def test_the_readme_runs_without_this_project(shipped: Path, finished: Path, two
             cwd=shipped, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True,
         ).stdout.splitlines()
     ]  # fmt: skip
-    expected = inference.load(finished).predict(paths)
+    expected = hairline.load(finished).predict(paths)
     names = ["cracked", "plain"]
     found = np.array([[line["probabilities"][name] for name in names] for line in lines])
     limit = 0.05 if shipped.name == "litert_int8" else 1e-4
@@ -115,7 +116,7 @@ def test_the_bundle_says_what_a_user_has_to_know(shipped: Path, finished: Path) 
 
 def test_batches_of_any_size_are_taken(shipped: Path, finished: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), dtype=np.uint8)
-    run = runtimes.load(shipped.name, shipped / formats.FORMATS[shipped.name].file, 2)
+    run = runners.load(shipped.name, shipped / formats.FORMATS[shipped.name].file, 2)
     one_by_one = np.concatenate([run(image[None]) for image in pixels])
     assert one_by_one.dtype == np.float32
     assert np.abs(run(pixels) - one_by_one).max() < 1e-5
@@ -145,7 +146,7 @@ def test_the_lines_decode_as_the_project_does(kind: str, tmp_path: Path) -> None
     image.save(path, **extra)
     for size in (32, 61, 200):
         place = {"path": path, "bundle": {"input_size": [size, size]}, "np": np, "Image": Image, "ImageOps": ImageOps}
-        exec(instructions.DECODE, place)
+        exec(readme.DECODE, place)
         assert np.array_equal(place["pixels"], images.decode(path, size))
 
 
@@ -154,7 +155,7 @@ def test_the_lines_decode_as_the_project_does(kind: str, tmp_path: Path) -> None
 )
 def test_the_lines_abstain_in_the_band(score: float, answer: str, finished: Path) -> None:
     bundle = replace(bundles.read(finished / "model"), abstain=[0.3, 0.6])
-    expression = re.findall(r'"label": (.*), "probabilities"', instructions.code("keras", bundle))[0]
+    expression = re.findall(r'"label": (.*), "probabilities"', readme.code("keras", bundle))[0]
     assert eval(expression, {"found": {"cracked": score, "plain": 1 - score}}) == answer
 
 
@@ -201,13 +202,13 @@ def test_the_gates_limits() -> None:
 def test_an_export_that_differs_is_not_let_out(
     twist: Any, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = runtimes.load
+    load = runners.load
 
     def twisted(*arguments: Any) -> Any:
         run = load(*arguments)
         return lambda pixels: twist(run(pixels))
 
-    monkeypatch.setattr(runtimes, "load", twisted)
+    monkeypatch.setattr(runners, "load", twisted)
     with pytest.raises(ExportError, match="fails the gate on 30 validation images: its probabilities differ"):
         export.export(settings(finished, format="litert"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -216,7 +217,7 @@ def test_an_export_that_differs_is_not_let_out(
 def test_readme_lines_that_decode_otherwise_are_not_let_out(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instructions, "DECODE", instructions.DECODE.replace("BILINEAR", "NEAREST"))
+    monkeypatch.setattr(readme, "DECODE", readme.DECODE.replace("BILINEAR", "NEAREST"))
     with pytest.raises(ExportError, match="the README's lines give probabilities that differ"):
         export.export(settings(finished, format="litert"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hairline import sweeps, tracking
+from hairline import tracking
+from hairline.app.sweep import state
+from hairline.app.sweep.state import Sweep
 from hairline.evaluation import figures, sweep_figure
-from hairline.sweeps import Sweep
 
 
 def started(folder: Path, session: str, **changes: object) -> Sweep:
@@ -102,7 +103,7 @@ def test_a_job_that_still_runs_is_waited_for_and_no_orphan(tmp_path: Path) -> No
         waiting.start()
         waiting.join(0.3)
         assert waiting.is_alive()
-        sweeps._write(second.directory(job) / sweeps.JOB, {**job.__dict__, "status": "finished", "value": 1.0})
+        state._write(second.directory(job) / state.JOB, {**job.__dict__, "status": "finished", "value": 1.0})
     waiting.join(60)
     assert found == [(0, True)]
 
@@ -146,7 +147,7 @@ def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
     # Updated after every job: the best so far, by the number of jobs.
     assert [point.value for point in client.get_metric_history(parent, "best_val_loss")] == [0.5, 0.25, 0.25, 0.25]
     assert {item.path for item in client.list_artifacts(parent)} == {"sweep.csv", "comparison.png"}
-    said = sweeps.describe(sweep, table)
+    said = state.describe(sweep, table)
     assert "1 job failed" in said
     assert "s/3 (learning_rate=d): no" in said
     # A child whose process died before it could note the run is deleted, a noted one ends.
@@ -160,10 +161,10 @@ def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
 
 
 def test_what_is_no_sweep_is_said(tmp_path: Path) -> None:
-    with pytest.raises(sweeps.SweepError, match="holds no sweep.*expected the directory of a sweep"):
+    with pytest.raises(state.SweepError, match="holds no sweep.*expected the directory of a sweep"):
         Sweep.read(tmp_path)
-    (tmp_path / sweeps.STATE).write_text('{"name": "x", "unknown": 1}')
-    with pytest.raises(sweeps.SweepError, match="holds no sweep"):
+    (tmp_path / state.STATE).write_text('{"name": "x", "unknown": 1}')
+    with pytest.raises(state.SweepError, match="holds no sweep"):
         Sweep.read(tmp_path)
 
 

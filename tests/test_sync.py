@@ -23,9 +23,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hairline import checkpoint, synchronisation, tracking
-from hairline.config import Sync
-from hairline.tracking import delivery, mirror, store
+from hairline import tracking
+from hairline.system import files
+from hairline.tracking import delivery, mirror, store, sync
 from hairline.tracking.journal import FILE, Journal
 from tests.conftest import ROOT
 from tests.running import TINY, run
@@ -262,11 +262,9 @@ def test_another_store_is_told_everything(place: Path, two_classes: Path, tmp_pa
 def test_a_run_without_tracking_can_be_sent_later(place: Path, tmp_path: Path) -> None:
     with tracking.start(**{**SETTINGS, "enabled": False}, directory=place) as current:
         current.metrics({"loss": 1.0}, step=1)
-    (tmp_path / "hydra").mkdir()
-    synchronisation.synchronise(Sync(run=str(place)), tmp_path / "hydra")
+    sync.synchronise([place], None)
     (entry,) = found()
     assert (entry.info.run_name, entry.info.status, steps(entry.info.run_id)) == ("n", "FINISHED", [1])
-    assert not (tmp_path / "hydra").exists()
 
 
 def test_a_killed_run_is_sent_as_killed_and_resumed_in_the_same_run(
@@ -295,8 +293,8 @@ def test_a_killed_run_is_sent_as_killed_and_resumed_in_the_same_run(
 def test_nothing_to_send_is_said(place: Path) -> None:
     with pytest.raises(tracking.TrackingError, match=r"nothing to send; expected a run directory"):
         tracking.synchronise(place, None)
-    with checkpoint.held(place), pytest.raises(checkpoint.CheckpointError, match="another process"):
-        synchronisation.synchronise(Sync(run=str(place)), place)
+    with files.locked(place), pytest.raises(files.LockedError, match="another process"):
+        sync.synchronise([place], None)
 
 
 # --- a real server ----------------------------------------------------------------------------------------------------

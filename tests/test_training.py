@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from hairline import runtime, training
 from hairline.data import pipeline
-from hairline.model import classifier, optimizers
+from hairline.model import head as classifier
+from hairline.model import optimizers
 from hairline.model.features import Features
+from hairline.system import tensorflow
+from hairline.training import epochs
 
 GENERATOR = np.random.default_rng(0)
 LABELS = np.tile([0, 1], 100)
@@ -49,7 +51,7 @@ def fit(
     def epoch(number: int) -> tf.data.Dataset:
         return batches(train, batch_size, np.random.default_rng([seed, number]).permutation(len(train)), weights)
 
-    history = training.fit(head, epoch, batches(val, 1024), **{**settings, **changed})
+    history = epochs.fit(head, epoch, batches(val, 1024), **{**settings, **changed})
     return head, history
 
 
@@ -91,7 +93,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 
 def test_a_loss_that_explodes_is_an_error_with_advice() -> None:
-    with pytest.raises(training.TrainingError, match="lower learning_rate"):
+    with pytest.raises(epochs.TrainingError, match="lower learning_rate"):
         fit(learning_rate=1e38, optimizer={"name": "sgd", "momentum": 0.9})
 
 
@@ -140,7 +142,7 @@ def test_balanced_weights_help_the_rare_class() -> None:
     rare = np.concatenate([np.flatnonzero(LABELS == 0), np.flatnonzero(LABELS == 1)[:8]])
     heads = {}
     for balanced in (False, True):
-        weights = training.class_weights(LABELS[rare], 2).astype(np.float32) if balanced else None
+        weights = epochs.class_weights(LABELS[rare], 2).astype(np.float32) if balanced else None
         head, _ = fit(train=rare, val=np.arange(200), epochs=10, keep="last", weights=weights)
         scores = classifier.probabilities(classifier.logits(head, FEATURES.rows(np.flatnonzero(LABELS == 1))))
         heads[balanced] = scores[:, 1].mean()
@@ -163,7 +165,7 @@ def test_a_second_phase_numbers_on_and_keeps_the_better_weights() -> None:
     head, history = fit()
     best = history["val_loss"].min()
     before = head.get_weights()
-    again = training.fit(
+    again = epochs.fit(
         head, lambda epoch: batches(TRAIN, 32), batches(VAL, 1024), steps=5, epochs=3, learning_rate=30.0,
         optimizer={"name": "sgd"}, schedule={"name": "constant"}, phase="fine-tune", before=history,
     )  # fmt: skip
@@ -177,7 +179,7 @@ def test_a_second_phase_numbers_on_and_keeps_the_better_weights() -> None:
 @pytest.mark.slow
 def test_a_later_job_does_not_keep_the_graphs_of_earlier_ones() -> None:
     def graphs() -> int:
-        runtime.prepare(precision="float32", threads=None, deterministic=False, seed=0)
+        tensorflow.prepare(precision="float32", threads=None, deterministic=False, seed=0)
         gc.collect()
         return sum(type(entry).__name__ == "FuncGraph" for entry in gc.get_objects())
 

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from hairline.inference import Classifier
     from hairline.inspection.inspector import Inspection
+    from hairline.model.saved import Classifier
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "inspect", "load"]
@@ -29,9 +29,10 @@ def load(run: str) -> Classifier:
         ValueError: If `run` names nothing that holds a saved model.
     """
     # TensorFlow takes seconds to import; `import hairline` stays instant.
-    from hairline.inference import load as load_model
+    from hairline import tracking
+    from hairline.model.saved import Classifier
 
-    return load_model(run)
+    return Classifier(tracking.find(run))
 
 
 def inspect(

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from hairline.config.schema import Config, Data, Decision, Split, SyntheticData
@@ -34,7 +33,6 @@ def training_faults(config: Config) -> Iterator[str]:
     yield from grouping_faults(split)
     yield from range_faults(config)
     yield from data_faults(config.data)
-    yield from _model_faults(config)
     yield from decision_faults(config.decision)
     if config.base is not None and not str(config.base).strip():
         yield "base: the text is empty; give a run directory, an MLflow run id, or models:/<name>@<alias>"
@@ -76,15 +74,9 @@ def training_faults(config: Config) -> Iterator[str]:
 
 def data_faults(data: Data) -> Iterator[str]:
     """Give every fault of the group `data`."""
-    from hairline.data import sources  # pandas takes half a second: --help and misspelt keys answer without it
-
-    if data.source not in sources.SOURCES:
-        yield unknown("data.source", data.source, sources.SOURCES)
     path = getattr(data, "path", None)
     if path is not None and any("\ud800" <= char <= "\udfff" for char in path):
         yield f"data.path={path!r}: its bytes are no UTF-8, which settings are saved in; rename it or link to it"
-    elif path is not None:
-        yield from (f"data.path={path!r}: {fault}" for fault in sources.path_faults(data.source, path))
     if isinstance(data, SyntheticData) and data.classes not in (2, 3):
         yield f"data.classes={data.classes}: the generator draws 2 or 3 classes"
     if not 0 <= data.mix <= 4:
@@ -166,37 +158,6 @@ def _conflicts(config: Config) -> Iterator[str]:
     for asked, setting, why in needed:
         if asked and missed[setting]:
             yield f"{why}: it goes with {setting} only"
-
-
-def _model_faults(config: Config) -> Iterator[str]:
-    from hairline.model import backbones
-
-    row = backbones.BACKBONES.get(config.model.backbone)
-    if row is None:
-        yield unknown("model.backbone", config.model.backbone, backbones.BACKBONES)
-    elif config.image_size < row.minimum_size:
-        yield (
-            f"image_size={config.image_size}: {config.model.backbone} takes images of at least "
-            f"{row.minimum_size} pixels; its weights were made at {row.native_size}"
-        )
-    for tap in config.model.taps:
-        layer, _, pooling = tap.partition(":")
-        if not layer or pooling not in backbones.POOLINGS:
-            yield (
-                f"model.taps: {tap!r} is no tap: expected <layer>:max or <layer>:average, such as "
-                f"{layer or 'block_6_expand_relu'}:max"
-            )
-    if len(set(config.model.taps)) < len(config.model.taps):
-        yield f"model.taps=[{','.join(config.model.taps)}]: a tap is named twice; leave one of them out"
-    weights = config.model.weights
-    if row is not None and weights == "synthetic" and not row.synthetic_weights:
-        own = ", ".join(backbones.with_own_weights())
-        yield f"model.weights=synthetic: there are none for {config.model.backbone}; model={own} has them"
-    if weights not in backbones.NAMED_WEIGHTS and not Path(weights).expanduser().is_file():
-        yield (
-            f"model.weights={weights!r}: neither {', '.join(backbones.NAMED_WEIGHTS)} nor a file that exists; "
-            "give the path of a Keras weights file (.h5 or .weights.h5)"
-        )
 
 
 def unknown(key: str, value: str, known: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from hairline import atomic, redaction
 from hairline.config.checks import ConfigError, did_you_mean, training_faults
 from hairline.config.commands import COMMANDS
 from hairline.config.schema import NOT_IDENTITY, SCHEMAS, Config
 from hairline.config.values import value_faults
+from hairline.system import files, redaction
 
 # The key of a group that says which of its choices, each with a schema of its own, a saved configuration has.
 CHOSEN_BY = {"data": "source", "optimizer": "name", "schedule": "name"}
 
 
-def load(composed: DictConfig) -> Any:
+def load(composed: DictConfig, faults: Callable[[Any], Iterable[str]] = lambda config: ()) -> Any:
     """Turn a composed configuration into the checked, read-only one a run is given.
 
     Args:
         composed: What Hydra composed from the schema, the YAML choices and the command line.
+        faults: Yields further faults of the configuration, which only the room that it is for can tell.
 
     Returns:
         The configuration as plain dataclasses (of the script's schema), interpolations resolved.
@@ -43,9 +44,10 @@ def load(composed: DictConfig) -> Any:
     except OmegaConfBaseException as error:  # an interpolation, ${...}, of a key that is not there
         raise ConfigError(f"the configuration cannot be resolved: {str(error).strip()}") from error
     checks = {Config: training_faults, **dict(COMMANDS.values())}
-    faults = list(_strays(composed, config)) or list(value_faults(config)) or list(checks[type(config)](config))
-    if faults:
-        raise ConfigError("\n".join(faults))
+    found = list(_strays(composed, config)) or list(value_faults(config))
+    found = found or [*checks[type(config)](config), *faults(config)]
+    if found:
+        raise ConfigError("\n".join(found))
     return config
 
 
@@ -60,7 +62,7 @@ def _strays(composed: DictConfig, config: Any) -> Iterator[str]:
 def save(config: Config, path: Path) -> None:
     """Write the resolved configuration as YAML, without passwords and tokens of addresses."""
     told = redaction.settings(OmegaConf.to_container(OmegaConf.structured(config)))
-    atomic.write_text(path, OmegaConf.to_yaml(OmegaConf.create(told)))
+    files.write_text(path, OmegaConf.to_yaml(OmegaConf.create(told)))
 
 
 def read(path: Path) -> Config:

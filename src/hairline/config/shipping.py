@@ -8,7 +8,6 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from hairline.config.checks import unknown
 from hairline.config.schema import Tracking
 
 
@@ -34,15 +33,6 @@ class Export:
 
 def export_faults(config: Export) -> Iterator[str]:
     """Give every fault of an export's configuration, in words for its user."""
-    from hairline.shipping import formats
-
-    if config.format not in formats.FORMATS:
-        yield unknown("format", config.format, formats.FORMATS)
-    elif missing := formats.missing(config.format):
-        yield (
-            f"format={config.format} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            f"installed: {formats.FORMATS[config.format].install}"
-        )
     for key, value in {"images": config.images, "threads": config.threads}.items():
         if value is not None and value <= 0:
             yield f"{key}={value}: expected a whole number from 1"

@@ -20,9 +20,9 @@ from typing import IO, Any
 import rarfile
 from filelock import FileLock
 
-from hairline import progress
 from hairline.data import rar
 from hairline.data.members import ArchiveError, DamagedError, DiskError, vet
+from hairline.system import progress
 
 MAX_TOTAL_BYTES = 64 * 2**30
 _CHUNK_BYTES = 2**18

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hairline import cache
+from hairline.system import cache
 
 log = logging.getLogger(__name__)
 

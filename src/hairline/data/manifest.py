@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hairline import cache, progress
 from hairline.data import duplicates, images
+from hairline.system import cache, progress
 
 _Found = tuple[str, int, int, str, int]  # sha256, width, height, reason of rejection ("" = readable), perceptual hash
 

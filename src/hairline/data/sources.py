@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hairline import cache
+from hairline.config import unknown
 from hairline.data import download, images, manifest, synthetic
+from hairline.system import cache
 
 log = logging.getLogger(__name__)
 
@@ -118,17 +119,21 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
 }
 
 
-def path_faults(source: str, path: str) -> Iterator[str]:
-    """Say what is wrong with `data.path` before anything heavy is loaded."""
+def faults(source: str, path: str | None) -> Iterator[str]:
+    """Yield every fault of `data.source` and `data.path`; no image is opened."""
+    if source not in SOURCES:
+        yield unknown("data.source", source, SOURCES)
+    if path is None:
+        return
     place = Path(path).expanduser()
     if not path.strip():
-        yield "the path is empty"
+        yield f"data.path={path!r}: the path is empty"
     elif not place.exists():
-        yield f"nothing is there (looked for {place.absolute()})"
+        yield f"data.path={path!r}: nothing is there (looked for {place.absolute()})"
     elif source == "folder" and not place.is_dir():
-        yield "expected a folder with one sub-folder a class; for a CSV file use data=manifest"
+        yield f"data.path={path!r}: expected a folder with one sub-folder a class; for a CSV file use data=manifest"
     elif source == "manifest" and not place.is_file():
-        yield "expected a CSV file; for a folder of images use data=folder"
+        yield f"data.path={path!r}: expected a CSV file; for a folder of images use data=folder"
 
 
 def limited(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from hairline import progress
+from hairline.system import progress
 
 _CHUNK_BYTES = 2**16
 _BY_HAND = "Try again later, or get the file in a browser and give its path."

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hairline import inference, progress
 from hairline.data import images
 from hairline.inspection.inspector import Inspector
-from hairline.model import surface
+from hairline.model import saved, surface
+from hairline.system import progress
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def learn(model: Path, settings: dict[str, Any], photos: list[Path], output: Pat
         SurfaceError: If the model cannot be adapted.
     """
     file = output / FILE
-    parts = inference.Parts(model)
+    parts = saved.Parts(model)
     key = _key(parts.bundle.model_sha256, settings, photos)
     if not file.is_file() or surface.kept(file)[2]["key"] != key:
         surface.keep(_adapted(parts, settings, photos), key, file)
@@ -49,7 +49,7 @@ def learn(model: Path, settings: dict[str, Any], photos: list[Path], output: Pat
     return file, said
 
 
-def _adapted(parts: inference.Parts, settings: dict[str, Any], photos: list[Path]) -> surface.Adapted:
+def _adapted(parts: saved.Parts, settings: dict[str, Any], photos: list[Path]) -> surface.Adapted:
     inspector = Inspector(parts.folder, **settings)
     sample = [photos[row] for row in np.unique(np.linspace(0, len(photos) - 1, _MOST_PHOTOS).astype(np.int64))]
     found, count = [], 0

@@ -23,6 +23,8 @@ from hairline.inspection.inspector import CANNOT_TELL, DISTANCE, Inspection, Ins
 FORMAT = 2
 OVERLAYS, RECORDS = "overlays", "records"
 _THUMBNAIL_PX, _THUMBNAIL_QUALITY = 240, 62
+# Ray hands a lost worker's photos to another worker without end; a photo that kills one after another must stop.
+_MOST_TRIES = 3
 _TINY = 0.9  # of a patch: below it, what the model sees is enlarged beyond what it was trained on
 
 
@@ -228,3 +230,29 @@ def _replace(file: Path, content: bytes) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_bytes(content)
     temporary.replace(file)
+
+
+class Worker:
+    """What each of Ray's processes keeps: the model, opened once."""
+
+    def __init__(self, task: Task) -> None:
+        """Open the model."""
+        self._examiner, self._output = Examiner(task), task.output
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Examine the photo that a row names, unless a worker that was lost had done it already."""
+        path = Path(os.fsdecode(row["path"]))
+        problem = None if self._examiner.is_done(path) else self._examine(path)
+        return {"path": row["path"], "problem": problem or ""}
+
+    def _examine(self, path: Path) -> str | None:
+        tries = record_file(self._output, path).with_suffix(".tries")
+        tries.parent.mkdir(parents=True, exist_ok=True)
+        before = int(tries.read_text() or 0) if tries.exists() else 0
+        if before < _MOST_TRIES:
+            tries.write_text(str(before + 1))
+            problem = self._examiner.examine(path)
+        else:
+            problem = f"the worker was lost {before} times while examining it: examine it alone, with compute=local"
+        tries.unlink()
+        return problem

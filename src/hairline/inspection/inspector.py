@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import softmax
 
-from hairline import inference, runtime
+from hairline import tracking
 from hairline.data import images, sources
 from hairline.inspection import tiles
 from hairline.model import bundle as bundles
 from hairline.model import engine as engines
-from hairline.model import surface
+from hairline.model import saved, surface
 from hairline.model.distance import Distance
+from hairline.system import tensorflow
 
 CANNOT_TELL = "cannot tell"
 DISTANCE = "distance"  # column of how far a tile lies from the training images
@@ -126,7 +127,7 @@ class Inspector:
         Raises:
             ValueError: If there is no such model, or the settings do not fit it.
         """
-        folder = inference.find(run)
+        folder = tracking.find(run)
         self.bundle = bundles.read(folder).at(threshold)
         bundles.verify(folder, self.bundle)
         self.positive = _positive(self.bundle, positive_class)
@@ -184,7 +185,7 @@ class Inspector:
         table = pd.DataFrame(grid.boxes(), columns=["x", "y", "width", "height"])
         table.insert(0, "path", pd.Series([path] * len(table), dtype=object))  # not every file name is UTF-8
         table["label"] = ""
-        table = inference.with_probabilities(table, scores, self.bundle)
+        table = saved.with_probabilities(table, scores, self.bundle)
         if self._distance is not None:
             table[DISTANCE] = self._distance(features)
         far = None if self._distance is None else self._distance.of_set(features)
@@ -196,7 +197,7 @@ class Inspector:
 
     def _passed(self, photo: Any) -> tuple[tiles.Grid, NDArray[np.float32], NDArray[np.float32]]:
         """Pass a photo's tiles through the model; gives where they lie, their features, and their probabilities."""
-        picture = photo if isinstance(photo, Image.Image) else inference.named_picture(photo)
+        picture = photo if isinstance(photo, Image.Image) else saved.named_picture(photo)
         grid = tiles.grid(picture.width, picture.height, tile_px=self.tile_px, stride_px=self.stride_px)
         boxes = grid.boxes()
         corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]).tolist()
@@ -228,7 +229,7 @@ class Inspector:
 
     def _keras(self, folder: Path) -> Any:
         """Give the model with its features beside the probabilities, one behind the other."""
-        with runtime.quiet_import():
+        with tensorflow.quiet_import():
             import keras
 
             model = bundles.load_model(folder, self.bundle)

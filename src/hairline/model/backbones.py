@@ -11,13 +11,14 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from zipfile import BadZipFile
 
+from hairline.config import unknown
 from hairline.data import download
 
 if TYPE_CHECKING:
@@ -310,3 +311,39 @@ def _scaled(pixels: keras.KerasTensor, scaling: str) -> keras.KerasTensor:
         offset = [-mean / deviation for mean, deviation in zip(_IMAGENET_MEAN, _IMAGENET_DEVIATION, strict=True)]
         return keras.layers.Rescaling(scale, offset=offset, name="scaling")(pixels)
     return keras.layers.Rescaling(1.0, name="scaling")(pixels)  # only turns uint8 into floats
+
+
+def faults(backbone: str, *, weights: str, taps: Sequence[str], image_size: int) -> Iterator[str]:
+    """Yield every fault of the settings of a backbone.
+
+    Args:
+        backbone: Name of the backbone.
+        weights: `auto`, `imagenet`, `synthetic`, `random`, or a weights file.
+        taps: `<layer>:<pooling>` each.
+        image_size: Side of the input, pixels.
+    """
+    row = BACKBONES.get(backbone)
+    if row is None:
+        yield unknown("model.backbone", backbone, BACKBONES)
+    elif image_size < row.minimum_size:
+        yield (
+            f"image_size={image_size}: {backbone} takes images of at least "
+            f"{row.minimum_size} pixels; its weights were made at {row.native_size}"
+        )
+    for tap in taps:
+        layer, _, pooling = tap.partition(":")
+        if not layer or pooling not in POOLINGS:
+            yield (
+                f"model.taps: {tap!r} is no tap: expected <layer>:max or <layer>:average, such as "
+                f"{layer or 'block_6_expand_relu'}:max"
+            )
+    if len(set(taps)) < len(taps):
+        yield f"model.taps=[{','.join(taps)}]: a tap is named twice; leave one of them out"
+    if row is not None and weights == "synthetic" and not row.synthetic_weights:
+        own = ", ".join(with_own_weights())
+        yield f"model.weights=synthetic: there are none for {backbone}; model={own} has them"
+    if weights not in NAMED_WEIGHTS and not Path(weights).expanduser().is_file():
+        yield (
+            f"model.weights={weights!r}: neither {', '.join(NAMED_WEIGHTS)} nor a file that exists; "
+            "give the path of a Keras weights file (.h5 or .weights.h5)"
+        )

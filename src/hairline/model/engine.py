@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
-from hairline import cache, runtime
+from hairline.system import cache, tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -169,7 +169,7 @@ class _Interpreter:
     def __init__(self, model: Path, image_size: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        with runtime.quiet():
+        with tensorflow.quiet():
             self._interpreter = Interpreter(str(model), num_threads=1)
             self._input = self._interpreter.get_input_details()[0]["index"]
             self._interpreter.resize_tensor_input(self._input, [LITERT_BATCH, image_size, image_size, 3])
@@ -228,12 +228,12 @@ def _converted(build: Callable[[], keras.Model], key: str) -> Path | None:
     file = cache.folder("litert") / f"{key}.tflite"
     if file.is_file():
         return file
-    with runtime.quiet_import():
+    with tensorflow.quiet_import():
         import tensorflow as tf
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     log.info("converting the model for LiteRT, once")
-    with runtime.quiet():  # on a machine without a GPU TensorFlow's search for one is told as an error
+    with tensorflow.quiet():  # on a machine without a GPU TensorFlow's search for one is told as an error
         model = build()
     try:
         with _quiet():
@@ -260,7 +260,7 @@ def _refuse_other_outputs(content: bytes, shape: tuple[int, ...], model: Callabl
     contrast = np.array([1, 0.5, 0.2, 0.05]).reshape(-1, 1, 1, 1)
     noise = np.random.default_rng(0).integers(-128, 128, (len(contrast), *shape))
     pixels = (128 + noise * contrast).astype(np.uint8)
-    with runtime.quiet():
+    with tensorflow.quiet():
         interpreter = Interpreter(model_content=content)
         place = interpreter.get_input_details()[0]["index"]
         interpreter.resize_tensor_input(place, pixels.shape)

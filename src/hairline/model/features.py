@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hairline import progress
 from hairline.data import augmentation, images
 from hairline.data.decoded import Decoded
 from hairline.model import engine as engines
-from hairline.model.feature_store import Store, evict
+from hairline.model.store import Store, evict
+from hairline.system import progress
 
 if TYPE_CHECKING:
     import keras

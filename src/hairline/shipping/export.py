@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from hairline import inference, registry, runtime
 from hairline.config import Export
 from hairline.model import bundle as bundles
-from hairline.shipping import formats, instructions, parity, record, runtimes, samples
+from hairline.model import saved
+from hairline.shipping import formats, parity, readme, record, runners, samples
 from hairline.shipping.formats import FORMATS, ExportError
+from hairline.system import tensorflow
+from hairline.tracking import registry
 
 log = logging.getLogger(__name__)
 
@@ -48,28 +50,28 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
     found = samples.find(source, config.data.path, config.images, bundle.class_names, training=entry.quantised)
     with published(folder, (source.model / bundles.MODEL).stat().st_size) as place:
         _prepare_machine(config.threads)
-        classifier = inference.Classifier(source.model)
+        classifier = saved.Classifier(source.model)
         log.info("%s: converting", entry.title)
         path = formats.convert(
             config.format, source.model, classifier.model, place, lambda: found.calibration(bundle.image_size)
         )
         about = (place, config.format, bundle)
-        instructions.write_bundle(*about, path, {}, source.commit())  # the README's lines, which are tried, read it
+        readme.write_bundle(*about, path, {}, source.commit())  # the README's lines, which are tried, read it
         measured, example = _gate(config, classifier, path, found, place)
-        instructions.write_bundle(*about, path, measured, source.commit())
-        instructions.write_readme(*about, measured, example, _machine(config.threads))
+        readme.write_bundle(*about, path, measured, source.commit())
+        readme.write_readme(*about, measured, example, _machine(config.threads))
     row = {"format": config.format, **measured}
     log.info("\n%s\n", parity.table([row]))
-    beside = [folder / bundles.BUNDLE, folder / instructions.README]
+    beside = [folder / bundles.BUNDLE, folder / readme.README]
     if config.tracking.enabled and source.run_id is not None:
         if not registry.log_export(source.run_id, config.tracking.uri, row, beside):
             log.warning("WARNING: not logged: MLflow's store knows no run %s", source.run_id)
-    log.info("Export          %s\nHow to run it   %s", folder, folder / instructions.README)
+    log.info("Export          %s\nHow to run it   %s", folder, folder / readme.README)
     return measured
 
 
 def _gate(
-    config: Export, classifier: inference.Classifier, path: Path, found: samples.Samples, place: Path
+    config: Export, classifier: saved.Classifier, path: Path, found: samples.Samples, place: Path
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Measure an export in its own runtime, and refuse one that is not what was evaluated.
 
@@ -77,13 +79,13 @@ def _gate(
         The measurements, and the example's probabilities, float64 [classes].
     """
     bundle = classifier.bundle
-    shipped = runtimes.load(config.format, path, config.threads)
+    shipped = runners.load(config.format, path, config.threads)
     paths, labels = found.validation["path"].tolist(), found.validation["label"].tolist()
     result, probabilities = parity.measure(paths, labels, bundle, classifier.model.predict_on_batch, shipped)
     faults = result.faults(config.format)
     few = sorted({int(row) for row in np.linspace(0, len(paths) - 1, min(len(paths), _README_IMAGES))})
-    tried = [*(paths[row] for row in few), str(instructions.write_example(place))]
-    printed = parity.run_instructions(instructions.code(config.format, bundle), place, tried, bundle)
+    tried = [*(paths[row] for row in few), str(readme.write_example(place))]
+    printed = parity.run_instructions(readme.code(config.format, bundle), place, tried, bundle)
     differing = float(np.abs(printed[:-1] - probabilities[few]).max())
     if not differing <= parity.DIFFERENCE_LIMIT:
         faults.append(
@@ -112,7 +114,7 @@ def refuse_taken(folder: Path) -> None:
     """
     if folder.is_dir() and not any(folder.iterdir()):
         return
-    if folder.exists() and not all((folder / name).is_file() for name in (bundles.BUNDLE, instructions.README)):
+    if folder.exists() and not all((folder / name).is_file() for name in (bundles.BUNDLE, readme.README)):
         raise ExportError(f"output={folder}: something else lies there; choose a folder that is new, or delete it")
 
 
@@ -169,7 +171,7 @@ def _is_full(error: BaseException | None, parent: Path) -> bool:
 
 def _prepare_machine(threads: int | None) -> None:
     """Start TensorFlow on the processor alone: that is what is timed, and where the runtimes run."""
-    runtime.prepare(precision="float32", threads=threads, deterministic=False, seed=0)
+    tensorflow.prepare(precision="float32", threads=threads, deterministic=False, seed=0)
     import tensorflow as tf
 
     with contextlib.suppress(RuntimeError):  # an earlier job in this process has started the devices

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hairline import runtime
+from hairline.config import unknown
 from hairline.model import bundle as bundles
+from hairline.system import tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -164,9 +165,20 @@ def _quiet_converters() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with runtime.quiet(), warnings.catch_warnings():
+        with tensorflow.quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def faults(name: str) -> Iterator[str]:
+    """Yield what is wrong with an export format: an unknown name, or a package that is not installed."""
+    if name not in FORMATS:
+        yield unknown("format", name, FORMATS)
+    elif absent := missing(name):
+        yield (
+            f"format={name} needs {', '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not "
+            f"installed: {FORMATS[name].install}"
+        )

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hairline import progress
 from hairline.data import images
 from hairline.model.bundle import Bundle
 from hairline.shipping.formats import FORMATS, ExportError
-from hairline.shipping.runtimes import Predict
+from hairline.shipping.runners import Predict
+from hairline.system import progress
 
 DIFFERENCE_LIMIT = 1e-4  # between probabilities, on the same pixels; also of the README's lines, from file bytes on
 LABELS_LIMIT = 0.999  # share of equal labels at the threshold

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from hairline import inference, registry
+from hairline import tracking
 from hairline.data import manifest
+from hairline.tracking import registry
 
 _RUN_ID = "mlflow_run_id.txt"
 
@@ -61,7 +62,7 @@ def read(run: str, uri: str | None = None) -> Record:
     Raises:
         BundleError, TrackingError: If it holds no model.
     """
-    model = inference.find(run, uri)
+    model = tracking.find(run, uri)
     directory = model.absolute().parent
     if (directory / "manifest.csv").is_file():
         known = directory / _RUN_ID

@@ -4,9 +4,9 @@ A run tells its `journal`; `delivery` hands that to its `mirror`, the MLflow run
 """
 
 from hairline.tracking.journal import begun, forget, run_id
-from hairline.tracking.models import download_model, fetch_runs, logged_model, passing_folder, requirements
+from hairline.tracking.models import download_model, fetch_runs, find, logged_model, passing_folder, requirements
 from hairline.tracking.parents import discard_children, open_parent, same_end, terminate, update
-from hairline.tracking.runs import Run, metric_name, record_failure, start, synchronise
+from hairline.tracking.run import Run, metric_name, record_failure, start, synchronise
 from hairline.tracking.store import (
     PARENT,
     TrackingError,
@@ -31,6 +31,7 @@ __all__ = [
     "discard_children",
     "download_model",
     "fetch_runs",
+    "find",
     "forget",
     "how_to_see",
     "logged_model",

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hairline import redaction
+from hairline.system import redaction
 
 FILE = "tracking.jsonl"
 RUN_ID = "mlflow_run_id.txt"

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hairline import atomic
+from hairline.system import files
 from hairline.tracking import models, store
 from hairline.tracking.journal import RUN_ID, Entry, run_id
 
@@ -108,7 +108,7 @@ class Mirror:
                 )
             ]
         self.run_id = str(made[0].info.run_id)
-        atomic.write_text(self.directory / RUN_ID, self.run_id + "\n")
+        files.write_text(self.directory / RUN_ID, self.run_id + "\n")
 
     def _metrics(self, entries: list[Entry]) -> None:
         from mlflow.entities import Metric

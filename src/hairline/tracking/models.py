@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import hairline
+from hairline.config.values import names_run
 from hairline.model import bundle as bundles
 from hairline.model.bundle import Bundle
 from hairline.tracking import store
@@ -52,7 +55,7 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
             # Loading the model again to try its example takes 4 s of every run, and ends in a warning at most; the
             # joined model was compared with the features' path on real images before it was saved.
             validate_serving_input=False,
-            python_model=str(package / "serving.py"),  # models from code: nothing is pickled
+            python_model=str(package / "tracking" / "serving.py"),  # models from code: nothing is pickled
             artifacts={"model": str(folder)},
             code_paths=[str(code)],
             signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs)),
@@ -97,6 +100,35 @@ def download_model(run: str, uri: str | None = None) -> Path:
             f"run={run}: no model under {address} in {redacted(target)}: {redacted_text(str(error), target)}"
         ) from error
     return folder / "artifacts" / "model"
+
+
+def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run") -> Path:
+    """Give the folder of the saved model that `run` names.
+
+    Args:
+        run: A run directory, its `model/` folder, an MLflow run id, or a `models:/` URI.
+        uri: MLflow's store; `MLFLOW_TRACKING_URI` wins; None for `mlflow.db` in the working directory.
+        key: Setting that named it, for the message.
+
+    Raises:
+        BundleError: If there is none.
+    """
+    text = os.fspath(run)
+    place = Path(text).expanduser()
+    for folder in (place / "model", place):
+        if (folder / bundles.BUNDLE).is_file():
+            return folder
+    if text.startswith(("models:/", "runs:/")) or names_run(text):
+        return download_model(text, uri)
+    if (place / "metrics.json").is_file() and (place / "config.yaml").is_file():
+        raise bundles.BundleError(
+            f"{key}={text}: that run saved no model, as its report was not full; this makes it, without training anew: "
+            f"python train.py resume={shlex.quote(text)} report=full"
+        )
+    raise bundles.BundleError(
+        f"{key}={text}: no saved model there (looked for model/{bundles.BUNDLE} and {bundles.BUNDLE}); expected a run "
+        "directory such as outputs/<date>/<time>, an MLflow run id, or a models:/ URI"
+    )
 
 
 def logged_model(run: str, folder: Path) -> str | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hairline import redaction
+from hairline.system import redaction
 from hairline.tracking import store
 from hairline.tracking.store import PARENT
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import filelock
 
-from hairline import atomic, cache, faults, redaction, runtime
+from hairline.system import cache, errors, files, redaction, tensorflow
 
 PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 
@@ -47,7 +47,7 @@ def connect(uri: str | None, experiment: str) -> str:
             if found is None:
                 return str(pointed.create_experiment(experiment, artifact_location=_artifact_location(target)))
     except Exception as error:  # SQLAlchemy's, requests' and MLflow's own have no common ancestor
-        if faults.explained(error) is not None:
+        if errors.explained(error) is not None:
             raise  # a full disk is no fault of the store's, and told in other words
         raise TrackingError(
             f"the tracking store {redacted(target)} cannot be used: {redacted_text(str(error), target)}\n{WITHOUT}"
@@ -81,7 +81,7 @@ def _make_file(uri: str) -> None:
         made = Path(place, file.name)
         SqlAlchemyStore(f"sqlite:///{made.as_posix()}", (file.parent / "mlruns").as_uri()).engine.dispose()
         if not file.exists() or not file.stat().st_size:  # no process with another cache, and lock, was quicker
-            atomic.write(file, lambda opened: opened.write(made.read_bytes()))
+            files.write(file, lambda opened: opened.write(made.read_bytes()))
 
 
 def _file(uri: str) -> Path | None:
@@ -223,7 +223,7 @@ def mlflow() -> Any:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # A store that fails, on a full disk say, is told of in our own words; MLflow prints every statement's traceback.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    with contextlib.nullcontext() if "mlflow" in sys.modules else runtime.uncollected():
+    with contextlib.nullcontext() if "mlflow" in sys.modules else tensorflow.uncollected():
         import mlflow
 
     for name in ("mlflow", "alembic"):

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hairline import progress
 from hairline.data.synthetic.camera import blurred, exposed, lighting, noisy
 from hairline.data.synthetic.cracks import crack, spall
 from hairline.data.synthetic.geometry import REFERENCE_SIZE
 from hairline.data.synthetic.lookalikes import LOOK_ALIKES, SHARE_BESIDE_DEFECT
 from hairline.data.synthetic.surfaces import surface
+from hairline.system import progress
 
 CLASS_NAMES: tuple[str, ...] = ("cracked", "uncracked", "spalled")
 GENERATOR_VERSION: int = 1

@@ -1,0 +1,1 @@
+"""The terminal: compose and check the configuration, run a story, report errors; sweeps."""

@@ -1,0 +1,40 @@
+"""Compose and check the settings of a script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig
+
+from hairline import config as configuration
+from hairline.config import Config, Evaluate, Export
+
+
+def load(composed: DictConfig) -> Any:
+    """Return the checked configuration that a run is given.
+
+    Raises:
+        ConfigError: Naming every fault at once.
+    """
+    return configuration.load(composed, faults)
+
+
+def faults(config: Any) -> Iterator[str]:
+    """Yield the faults that only the tables of the other rooms can tell."""
+    # Imported here, as pandas takes half a second: --help and a misspelt key answer without it.
+    if isinstance(config, Config | Evaluate):
+        from hairline.data import sources
+
+        yield from sources.faults(config.data.source, getattr(config.data, "path", None))
+    if isinstance(config, Config):
+        from hairline.model import backbones
+
+        model = config.model
+        yield from backbones.faults(
+            model.backbone, weights=model.weights, taps=model.taps, image_size=config.image_size
+        )
+    if isinstance(config, Export):
+        from hairline.shipping import formats
+
+        yield from formats.faults(config.format)

@@ -1,0 +1,1 @@
+"""Files, cache, progress, errors, secrets and the machine."""
