@@ -1,20 +1,19 @@
 """Compare finished runs: python compare.py runs=[...] or mlflow_experiment=...; --help lists all settings."""
 
-from pathlib import Path
-
 import hydra
 
 from hairline.app import start
+from hairline.app.process import Call
 from hairline.config.commands import Compare
 
 
 @hydra.main(config_path=start.CONF, config_name="compare")
 @start.job
-def main(config: Compare, directory: Path, overrides: list[str]) -> None:
+def main(config: Compare, call: Call) -> None:
     """Compare and report."""
     from hairline.evaluation import compare
 
-    compare.compare(config, directory)
+    compare.compare(config, call.directory)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,22 @@
 """Evaluate a finished run's model on any images: python evaluate.py run=... data=...; --help lists all settings."""
 
-from pathlib import Path
-
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from hairline.app import start
+from hairline.app.process import Call
 from hairline.config.commands import Evaluate
 
 
 @hydra.main(config_path=start.CONF, config_name="evaluate")
 @start.job
-def main(config: Evaluate, directory: Path, overrides: list[str]) -> None:
+def main(config: Evaluate, call: Call) -> None:
     """Evaluate; with -m the evaluations so far become one table after each."""
     from hairline.evaluation import evaluate
 
     several = HydraConfig.get().mode == RunMode.MULTIRUN
-    evaluate.evaluate(config, directory, directory.parent if several else None)
+    evaluate.evaluate(config, call.directory, call.directory.parent if several else None)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from hairline.app import start
+from hairline.app.process import Call
 from hairline.config import Export
 
 
 @hydra.main(config_path=start.CONF, config_name="export")
 @start.job
-def main(config: Export, directory: Path, overrides: list[str]) -> None:
+def main(config: Export, call: Call) -> None:
     """Convert, try on real images, and publish; several formats at once get a folder each."""
     from hairline.shipping import export
 
-    folder = Path(config.output or directory).expanduser().absolute()
+    folder = Path(config.output or call.directory).expanduser().absolute()
     several = HydraConfig.get().mode == RunMode.MULTIRUN or config.output is None
     export.export(config, folder / config.format if several and folder.name != config.format else folder)
 

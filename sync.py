@@ -6,12 +6,13 @@ from pathlib import Path
 import hydra
 
 from hairline.app import log, start
+from hairline.app.process import Call
 from hairline.config import Sync
 
 
 @hydra.main(config_path=start.CONF, config_name="sync")
 @start.job
-def main(config: Sync, directory: Path, overrides: list[str]) -> None:
+def main(config: Sync, call: Call) -> None:
     """Send the rest of the journal of a run, or of every job of a sweep."""
     from hairline.app.sweep import state
     from hairline.tracking import sync
@@ -19,7 +20,7 @@ def main(config: Sync, directory: Path, overrides: list[str]) -> None:
     sent = sync.synchronise(state.run_directories(Path(config.run)), config.tracking.uri)
     state.refresh(Path(config.run))
     logging.getLogger("hairline").info("%d entries sent to MLflow; all of %s is there", sent, config.run)
-    log.remove_if_empty(directory)
+    log.remove_if_empty(call.directory)
 
 
 if __name__ == "__main__":

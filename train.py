@@ -1,20 +1,19 @@
 """Train a classifier: python train.py [group=choice] [key=value] ...; --help lists them all."""
 
-from pathlib import Path
-
 import hydra
 
 from hairline.app import start
+from hairline.app.process import Call
 from hairline.config import Config
 
 
 @hydra.main(config_path=start.CONF, config_name="config", execution_whitelist=start.TARGETS)
 @start.job
-def main(config: Config, directory: Path, overrides: list[str]) -> float:
+def main(config: Config, call: Call) -> float:
     """Train and report; the validation loss is what a search minimises."""
     from hairline.training import train
 
-    return train.train(config, directory, overrides)["val_loss"]
+    return train.train(config, call.directory, call.overrides, call.process)["val_loss"]
 
 
 if __name__ == "__main__":

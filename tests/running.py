@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
 from hairline.app import settings, start
+from hairline.system.process import Process
 from hairline.training import train as experiment
 from tests.conftest import ROOT
 
@@ -40,7 +41,7 @@ def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
     chosen = [*SMALL, "data=folder", f"data.path={data}", *overrides]
     settings = composed("config", *chosen)
     place.mkdir(parents=True)
-    return experiment.train(settings, place, chosen)
+    return experiment.train(settings, place, chosen, Process())
 
 
 def run(

@@ -15,6 +15,7 @@ from PIL import Image
 import hairline
 from hairline.data import images, manifest, prepare
 from hairline.evaluation import metrics
+from hairline.system.process import Process
 from hairline.training import train as experiment
 from hairline.training.checkpoint import CheckpointError
 from tests.running import SMALL, composed, train
@@ -282,7 +283,7 @@ def test_seed_zero_repeats_and_differs_from_seed_one(two_classes: Path, tmp_path
 def test_a_finished_runs_folder_is_not_written_over(finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     with pytest.raises(CheckpointError, match=f"holds a finished run.*resume={finished}"):
-        experiment.train(composed("config", *SMALL, "data=synthetic"), finished, [])
+        experiment.train(composed("config", *SMALL, "data=synthetic"), finished, [], Process())
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
@@ -291,12 +292,13 @@ def test_parts_of_the_source_that_share_images_are_told(
 ) -> None:
     for part in ("train", "test"):
         shutil.copytree(two_classes, tmp_path / "set" / part)
-    data = prepare.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={tmp_path / 'set'}"))
+    data = prepare.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={tmp_path / 'set'}"), Process())
     assert data.split_by == "the source, the rest by hash"
     assert "as the source divides them, belong together with training images" in caplog.text
     caplog.clear()
     assert (
-        prepare.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={two_classes}")).split_by == "hash"
+        prepare.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={two_classes}"), Process()).split_by
+        == "hash"
     )
     assert "belong together" not in caplog.text
 

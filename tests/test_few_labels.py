@@ -16,6 +16,7 @@ from hairline import config
 from hairline.evaluation import gradcam
 from hairline.model import bundle as bundles
 from hairline.model.distance import Distance
+from hairline.system.process import Process
 from hairline.training import train as experiment
 from hairline.training.base import Base, BaseError
 from tests.conftest import paint
@@ -31,7 +32,7 @@ def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
     chosen = [*QUICK, "data=folder", f"data.path={data}", *overrides]
     settings = composed("config", *chosen)
     place.mkdir(parents=True)
-    return experiment.train(settings, place, chosen)
+    return experiment.train(settings, place, chosen, Process())
 
 
 @pytest.fixture(scope="module")

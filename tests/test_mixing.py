@@ -10,6 +10,7 @@ from PIL import Image
 from hairline.data import cropping, manifest, prepare
 from hairline.data import drawn as mixing
 from hairline.data.synthetic import compose
+from hairline.system.process import Process
 from hairline.training import head
 from tests.running import composed
 
@@ -151,9 +152,9 @@ def test_it_takes_two_classes_of_which_one_is_cracked(divided: pd.DataFrame, pos
 
 def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:
     """Splits, labels and hashes of the source's images are those of a run without composites."""
-    plain = prepare.prepare_data(composed("config", "data=folder", f"data.path={two_classes}"))
+    plain = prepare.prepare_data(composed("config", "data=folder", f"data.path={two_classes}"), Process())
     settings = composed("config", "data=folder", f"data.path={two_classes}", "data.mix=0.5", "data.mix_weight=0.25")
-    found = prepare.prepare_data(settings)
+    found = prepare.prepare_data(settings, Process())
     columns = list(manifest.COLUMNS)
     pd.testing.assert_frame_equal(found.manifest.iloc[found.real][columns], plain.manifest[columns])
     assert mixing.ORIGIN not in plain.manifest

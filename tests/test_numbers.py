@@ -20,6 +20,7 @@ from hairline.data import manifest
 from hairline.evaluation import compare, metrics
 from hairline.evaluation import evaluate as assessment
 from hairline.model import bundle as bundles
+from hairline.system.process import Process
 from hairline.training import train as experiment
 from tests.conftest import paint
 from tests.running import SMALL, composed, train
@@ -238,7 +239,7 @@ def test_test_images_change_nothing_but_the_test(two_classes: Path, tmp_path: Pa
         (tmp_path / name).mkdir()
         place = f"data.path={tmp_path / name}.csv"
         chosen = composed("config", *SMALL, "data=manifest", place, "tracking=none", "features.keep=false")
-        experiment.train(chosen, tmp_path / name, [])
+        experiment.train(chosen, tmp_path / name, [], Process())
         bundle = bundles.read(tmp_path / name / "model")
         weights = bundles.load_model(tmp_path / name / "model", bundle).get_weights()
         results = json.loads((tmp_path / name / "metrics.json").read_text())

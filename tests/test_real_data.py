@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hairline.system.process import Process
 from hairline.training import train
 from tests.running import composed
 
@@ -22,7 +23,7 @@ def test_the_recipe_tells_cracks_from_none(real_data: Path, tmp_path: Path, monk
     ]
     settings = composed("config", *chosen)
     (tmp_path / "run").mkdir()
-    found = train.train(settings, tmp_path / "run", chosen)
+    found = train.train(settings, tmp_path / "run", chosen, Process())
     assert found["val_accuracy"] >= 0.98
     assert found["test_auroc"] >= 0.99
     assert found["parity_difference"] <= 1e-4

@@ -207,16 +207,17 @@ def test_what_changes_numbers_is_refused_and_leaves_nothing(two_classes: Path, t
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_raised_and_remembered(number: int) -> None:
     before = {entry: signal.getsignal(entry) for entry in (signal.SIGINT, signal.SIGTERM)}
+    received = signals.Signals()
     try:
-        signals.listen()
+        received.listen()
         with pytest.raises(KeyboardInterrupt, match=signal.Signals(number).name) as caught:
             os.kill(os.getpid(), number)
         assert signals.exit_code(caught.value) == 128 + number
         with pytest.raises(signals.Stopped):  # somebody swallowed it
-            signals.check()
+            received.check()
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
-        signals.listen()
+        received.listen()
         for entry, handler in before.items():
             signal.signal(entry, handler)
 

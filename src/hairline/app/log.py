@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hairline.system import errors, redaction
+from hairline.system.errors import HairlineError
 from hairline.training import checkpoint
 
 log = logging.getLogger("hairline")
@@ -89,10 +90,7 @@ def tell(error: Exception) -> None:
 
 def is_users(error: Exception) -> bool:
     """Tell a fault of the user's, found by this package or by the operating system, from one of ours."""
-    if isinstance(error, OSError) or errors.explained(error) is not None:
-        return True
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, ValueError) and bool(frames) and frames[-1].startswith("hairline")
+    return isinstance(error, HairlineError | OSError) or errors.explained(error) is not None
 
 
 def remove_if_empty(directory: Path) -> None:

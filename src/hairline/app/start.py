@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from hairline import config as configuration
 from hairline.app import log as logs
 from hairline.app import settings as checked
+from hairline.app.process import Call, current
 from hairline.app.sweep import command
 from hairline.app.sweep import job as multirun
 from hairline.system import redaction, signals
@@ -39,7 +40,7 @@ CONF = "conf"
 TARGETS = ["hairline.app.sweep.command.Preparation"]
 _failures: list[tuple[str, str]] = []
 
-Job = Callable[[Any, Path, list[str]], Any]
+Job = Callable[[Any, Call], Any]
 
 
 def start(script: str, main: Callable[[], None]) -> None:
@@ -66,7 +67,7 @@ def start(script: str, main: Callable[[], None]) -> None:
     fault = unknown_choice(conf, sys.argv[1:])
     if fault:
         _refuse(fault)
-    signals.listen()
+    current().signals.listen()
     code = 1
     try:
         code = _ended(main)
@@ -140,8 +141,7 @@ def job(function: Job) -> Callable[[DictConfig], Any]:
     of a sweep does not stop the others.
 
     Args:
-        function: Given the checked configuration, an instance of the script's schema, the directory Hydra made for
-            the job, and the overrides of the command line.
+        function: Given the checked configuration, an instance of the script's schema, and the rest of its call.
     """
 
     @functools.wraps(function)
@@ -171,7 +171,7 @@ def perform(function: Job, composed: DictConfig) -> Any:
             if dataclasses.replace(config, resume=None) == saved and _finished(directory):
                 log.info("Nothing to do: this run has finished. Its results lie in %s", directory)
                 return None
-        return function(config, directory, overrides)
+        return function(config, Call(directory, overrides))
     except KeyboardInterrupt as ending:
         log.error("stopped by %s%s", ending, _way_on(directory))
         sys.exit(signals.exit_code(ending))

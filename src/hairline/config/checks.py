@@ -10,9 +10,10 @@ from typing import Any
 
 from hairline.config.schema import Config, Data, Decision, Split, SyntheticData
 from hairline.config.values import range_faults
+from hairline.system.errors import HairlineError
 
 
-class ConfigError(ValueError):
+class ConfigError(HairlineError):
     """A configuration that cannot run; the message says what was received, what was expected and how to mend it."""
 
 

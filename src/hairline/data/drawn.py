@@ -19,6 +19,7 @@ from PIL import Image
 
 from hairline.data import cropping, images, synthetic
 from hairline.system import cache, files, progress
+from hairline.system.errors import HairlineError
 
 ORIGIN = "origin"  # column of a mixed manifest: empty for an image of the source
 COMPOSITE, CROP = "composite", "crop"  # what else it says
@@ -27,7 +28,7 @@ _QUALITY = (45, 95)
 _CHUNK = 32
 
 
-class MixError(ValueError):
+class MixError(HairlineError):
     """Images that nothing can be drawn on."""
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from hairline.system.errors import HairlineError
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 # Whatever a file is called, Pillow is to try no other reader: that of EPS starts Ghostscript on the file.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
@@ -36,7 +38,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 _one_large = threading.Lock()
 
 
-class ImageError(ValueError):
+class ImageError(HairlineError):
     """A file that is not an image this project can read."""
 
 

@@ -21,6 +21,7 @@ import pandas as pd
 
 from hairline.data import duplicates, images
 from hairline.system import cache, progress
+from hairline.system.errors import HairlineError
 
 _Found = tuple[str, int, int, str, int]  # sha256, width, height, reason of rejection ("" = readable), perceptual hash
 
@@ -30,7 +31,7 @@ SPLITS = ("train", "val", "test")
 _CHUNK = 32  # files a task: threads that hand over after every file wait for each other
 
 
-class ManifestError(ValueError):
+class ManifestError(HairlineError):
     """Images or labels that no manifest can be made of."""
 
 

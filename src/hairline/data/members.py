@@ -11,12 +11,14 @@ from typing import Any
 
 import rarfile
 
+from hairline.system.errors import HairlineError
+
 MAX_MEMBERS = 1_000_000
 # Device names; a trailing dot or space (Windows drops it: ".. " is ".."); drives, streams, control characters.
 _UNSAFE_PART = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[. ]|.*[:\x00-\x1f\x7f].*", re.I | re.S)
 
 
-class ArchiveError(ValueError):
+class ArchiveError(HairlineError):
     """An archive that cannot, or must not, be unpacked."""
 
 

@@ -12,6 +12,7 @@ from hairline.config import Config, Split, arguments
 from hairline.config import Data as DataSettings
 from hairline.data import drawn as mixing
 from hairline.data import duplicates, manifest, sources, splits
+from hairline.system.process import Process
 
 log = logging.getLogger(__name__)
 
@@ -51,43 +52,12 @@ class Data:
         return np.flatnonzero(self.manifest["split"] == split)
 
 
-_Found = tuple[pd.DataFrame, pd.DataFrame, np.ndarray]  # manifest, rejected files, perceptual hashes
-
-
-@dataclass
-class _Memory:
-    """What the jobs of one sweep found last: listing and grouping 12,000 files takes each of them seconds."""
-
-    session: str | None = None
-    settings: str = ""
-    found: _Found | None = None
-
-
-_memory = _Memory()
-
-
-def remember(session: str) -> None:
-    """Let the runs that follow share what they find in the same place, so that all see the same images.
-
-    Args:
-        session: Runs of another one look anew.
-    """
-    global _memory
-    if session != _memory.session:
-        _memory = _Memory(session)
-
-
-def is_shared() -> bool:
-    """Say whether the run is a job of a sweep."""
-    return _memory.session is not None
-
-
-def prepare_data(config: Config) -> Data:
-    """List, check and divide the images."""
+def prepare_data(config: Config, process: Process) -> Data:
+    """List, check and divide the images; jobs of one sweep share what is listed, so that all see the same images."""
     grouping = config.split.grouping()
     seed = None if config.data.limit is None else config.seed
     settings = repr((config.data.source, arguments(config.data, *_MIXING), grouping, seed))
-    found = _memory.found if _memory.settings == settings else None
+    found = process.listings.get(settings)
     if found is None:
         rows = listed(config.data, config.seed)
         place, listed_so = getattr(config.data, "path", None), config.data.source == "manifest"
@@ -97,8 +67,8 @@ def prepare_data(config: Config) -> Data:
         table, rejected = scanned(rows, config.data.max_rejected)
         table, hashes = grouped(table, config.split)
         found = table, rejected, hashes
-        if _memory.session is not None:
-            _memory.settings, _memory.found = settings, found
+        if process.sweep is not None:
+            process.listings[settings] = found
     table, rejected, hashes = found[0].copy(), found[1].copy(), found[2]
     own = set(table["split"]) - {""}
     split_by = config.split.group_by

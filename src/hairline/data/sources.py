@@ -18,6 +18,7 @@ import pandas as pd
 from hairline.config import unknown
 from hairline.data import download, images, manifest, synthetic
 from hairline.system import cache
+from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _SPLIT_FOLDERS = {
 _CLUTTER = {"thumbs.db", "desktop.ini", "icon\r"}  # what operating systems leave in picture folders
 
 
-class SourceError(ValueError):
+class SourceError(HairlineError):
     """A source that yields no usable images."""
 
 

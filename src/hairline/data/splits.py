@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from hairline.data.manifest import SPLITS
+from hairline.system.errors import HairlineError
 
 GroupBy = Literal["none", "hash", "block", "regex", "column"]
 
 
-class SplitError(ValueError):
+class SplitError(HairlineError):
     """Images that cannot be divided as asked."""
 
 

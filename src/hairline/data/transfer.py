@@ -21,6 +21,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from hairline.system import progress
+from hairline.system.errors import HairlineError
 
 _CHUNK_BYTES = 2**16
 _BY_HAND = "Try again later, or get the file in a browser and give its path."
@@ -29,7 +30,7 @@ _PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP states that a second try 
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; hairline)", "Accept-Encoding": "identity"}
 
 
-class DownloadError(ValueError):
+class DownloadError(HairlineError):
     """A file that could not be had, or whose bytes are not the expected ones."""
 
 

@@ -18,6 +18,7 @@ from hairline import tracking
 from hairline.config.commands import Compare
 from hairline.data import manifest, sources
 from hairline.evaluation import charts, comparison, figures, intervals
+from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _MOST_SETTINGS, _MOST_LETTERS, _MOST_INCOMPARABLE = 6, 40, 3
 _LOWER_IS_BETTER = ("loss", "ece", "brier")
 
 
-class StandingsError(ValueError):
+class StandingsError(HairlineError):
     """Runs that cannot be laid side by side."""
 
 

@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hairline.evaluation import intervals, metrics
+from hairline.system.errors import HairlineError
 
 _PLACE = ("path", "x", "y", "width", "height")
 RESAMPLES = 2000
 
 
-class ComparisonError(ValueError):
+class ComparisonError(HairlineError):
     """Predictions that cannot be compared."""
 
 

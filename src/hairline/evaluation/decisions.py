@@ -13,9 +13,10 @@ from scipy.special import softmax
 from hairline.evaluation import calibration as calibrations
 from hairline.evaluation import thresholds
 from hairline.evaluation.thresholds import OperatingPoint
+from hairline.system.errors import HairlineError
 
 
-class DecisionError(ValueError):
+class DecisionError(HairlineError):
     """A decision that these classes do not allow."""
 
 

@@ -26,6 +26,7 @@ from hairline.model import saved
 from hairline.model.bundle import Bundle
 from hairline.model.distance import LEAST_SET, Distance
 from hairline.system import tensorflow
+from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
     from hairline.model.features import Features
@@ -45,7 +46,7 @@ CROSS_METRICS = (
 )
 
 
-class EvaluationError(ValueError):
+class EvaluationError(HairlineError):
     """Images that a model cannot be evaluated on."""
 
 

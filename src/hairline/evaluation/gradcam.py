@@ -6,8 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hairline.system.errors import HairlineError
 
-class NoMapError(ValueError):
+
+class NoMapError(HairlineError):
     """A model whose layers keep no place to look at."""
 
 

@@ -23,6 +23,7 @@ from hairline.model import engine as engines
 from hairline.model import saved, surface
 from hairline.model.distance import Distance
 from hairline.system import tensorflow
+from hairline.system.errors import HairlineError
 
 CANNOT_TELL = "cannot tell"
 DISTANCE = "distance"  # column of how far a tile lies from the training images
@@ -30,7 +31,7 @@ DISTANCE = "distance"  # column of how far a tile lies from the training images
 PATCH_SIZE = "patch_px"
 
 
-class InspectionError(ValueError):
+class InspectionError(HairlineError):
     """Settings that do not fit the model."""
 
 

@@ -20,6 +20,7 @@ from hairline.inspection import adaptation, records, report
 from hairline.inspection.examiner import Examiner, Task, Worker, read_records
 from hairline.inspection.inspector import DISTANCE
 from hairline.system import progress
+from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
     from hairline.config import Predict
@@ -31,7 +32,7 @@ _TIMED = 5  # photos from which on a rate says something
 _MOST_NAMED = 20  # on the screen; photos.csv and the report name all
 
 
-class InputError(ValueError):
+class InputError(HairlineError):
     """An input in which there is no photo."""
 
 

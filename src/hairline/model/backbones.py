@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 
 from hairline.config import unknown
 from hairline.data import download
+from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
     import keras
@@ -34,11 +35,11 @@ _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class WeightsError(ValueError):
+class WeightsError(HairlineError):
     """Weights that cannot be had, or that belong to another network."""
 
 
-class TapError(ValueError):
+class TapError(HairlineError):
     """A tap that names no layer."""
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hairline.system.errors import HairlineError
+
 if TYPE_CHECKING:
     import keras
 
@@ -27,7 +29,7 @@ FORMAT = 1
 CANNOT_TELL = "cannot tell"  # the answer inside the abstain band
 
 
-class BundleError(ValueError):
+class BundleError(HairlineError):
     """A folder that is no saved model, or a damaged one."""
 
 

@@ -7,11 +7,13 @@ from typing import Literal
 
 import keras
 
+from hairline.system.errors import HairlineError
+
 # A cut is placed as high as leaves at least this share of the weights above it.
 TOP_SHARE = 1 / 3
 
 
-class FinetuneError(ValueError):
+class FinetuneError(HairlineError):
     """A layer that a backbone cannot be cut at."""
 
 

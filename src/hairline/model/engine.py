@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 
 from hairline.system import cache, tensorflow
+from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
     import keras
@@ -41,7 +42,7 @@ TENSORFLOW_BATCH, TENSORFLOW_BLOCK = 64, 256
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 
 
-class EngineError(ValueError):
+class EngineError(HairlineError):
     """An engine that cannot be used."""
 
 

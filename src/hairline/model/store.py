@@ -15,6 +15,7 @@ import filelock
 import numpy as np
 
 from hairline.system import cache, files
+from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ _SHARD_ARRAY = re.compile(r"\d{6}-\d+\.npy")
 _TORN = re.compile(r"\.\d{6}-\d+\.(npy|json)")
 
 
-class CacheError(ValueError):
+class CacheError(HairlineError):
     """A cache that cannot be written to."""
 
 

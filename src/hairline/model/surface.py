@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from hairline.model.distance import Distance
+from hairline.system.errors import HairlineError
 
 LEAST = 64  # images or tiles: of fewer, one photo's whims would pass for a surface
 # Of the training deviation: a feature that hardly varies on the new surface is not blown up beyond this.
@@ -40,7 +41,7 @@ _ONE_BELL = 2 / np.pi
 _TWO_GROUPS = 0.02
 
 
-class SurfaceError(ValueError):
+class SurfaceError(HairlineError):
     """Something that a model cannot be adapted to."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from hairline.config import unknown
 from hairline.model import bundle as bundles
 from hairline.system import tensorflow
+from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
     import keras
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _ONNX_OPSET = 17
 
 
-class ExportError(ValueError):
+class ExportError(HairlineError):
     """A model that cannot be exported as it was asked for."""
 
 

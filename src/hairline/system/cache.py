@@ -11,6 +11,8 @@ from pathlib import Path
 
 import platformdirs
 
+from hairline.system.errors import HairlineError
+
 log = logging.getLogger(__name__)
 
 
@@ -24,7 +26,7 @@ def folder(*parts: str) -> Path:
         parts: Names of nested folders.
 
     Raises:
-        ValueError: If the folder cannot be made or written to.
+        HairlineError: If the folder cannot be made or written to.
     """
     root = os.environ.get("HAIRLINE_CACHE")
     path = Path(root).expanduser() if root else Path(platformdirs.user_cache_dir("hairline", appauthor=False))
@@ -32,7 +34,7 @@ def folder(*parts: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
+        raise HairlineError(
             f"the cache folder {path} cannot be made ({error.strerror}): "
             "set the environment variable HAIRLINE_CACHE to a folder that you can write to"
         ) from error
@@ -51,7 +53,7 @@ def database(name: str, table: str) -> Iterator[sqlite3.Connection]:
         table: The statement that makes its table where it is missing.
 
     Raises:
-        ValueError: If the cache folder cannot be made.
+        HairlineError: If the cache folder cannot be made.
     """
     place = folder() / name
     try:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hairline.system.errors import HairlineError
+
 _PHOTOS_A_BLOCK, _MOST_BLOCKS = 8, 20_000  # a block is what Ray hands out, and does again where a worker is lost
 
 
-class ClusterError(ValueError):
+class ClusterError(HairlineError):
     """A cluster that cannot be used."""
 
 

@@ -7,11 +7,8 @@ import errno
 import re
 import shutil
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-from hairline.system import cache
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 # Libraries that write files by themselves, as SQLite and HDF5 do, say so in words only.
@@ -26,17 +23,24 @@ _ROOM_BYTES = 1 << 20
 _IMAGE = re.compile(r"ImageError: (.+)")
 
 
-class UnreadableError(ValueError):
+class HairlineError(ValueError):
+    """Base class of every error that a user can cause: says what was received, what is expected and how to fix it.
+
+    Any other exception is a bug and shows its traceback.
+    """
+
+
+class UnreadableError(HairlineError):
     """An image that could be read when it was checked, and no longer can."""
 
 
-class OutOfMemoryError(ValueError):
+class OutOfMemoryError(HairlineError):
     """A step that the machine has too little memory for."""
 
 
 def explained(error: BaseException) -> str | None:
     """Say what is wrong with the machine, if that is what an error goes back to; None for any other."""
-    if _is_ours(error):  # it says already what to do
+    if isinstance(error, HairlineError):  # it says already what to do
         return None
     for cause in _causes(error):
         text = str(cause)
@@ -53,6 +57,8 @@ def explained(error: BaseException) -> str | None:
 
 def _full() -> str:
     """Name those of the places written to that have no room, as most errors do not; empty where none is known to."""
+    from hairline.system import cache
+
     places: dict[str, Callable[[], Path | str]] = {
         "the working directory": Path.cwd,
         "the cache": cache.folder,
@@ -93,11 +99,6 @@ def advised(setting: str, batch_size: int) -> Iterator[None]:
 def _is_memory(error: BaseException) -> bool:
     named = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
     return isinstance(error, MemoryError) or named or any(words in str(error) for words in _MEMORY_WORDS)
-
-
-def _is_ours(error: BaseException) -> bool:
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, ValueError) and bool(frames) and frames[-1].startswith("hairline")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -10,10 +10,12 @@ from typing import Any, BinaryIO
 
 import filelock
 
+from hairline.system.errors import HairlineError
+
 LOCK = ".lock"
 
 
-class LockedError(ValueError):
+class LockedError(HairlineError):
     """A run directory that another process is working on."""
 
 

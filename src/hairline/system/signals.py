@@ -1,4 +1,4 @@
-"""How a run is stopped from outside: SIGINT (Ctrl-C) and SIGTERM become an exception that lets every stage tidy up."""
+"""Stop a process from outside: SIGINT (Ctrl-C) and SIGTERM become an exception that lets every stage tidy up."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import Any
 
 CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
-_received: list[Stopped] = []
-
 
 class Stopped(KeyboardInterrupt):
     """A signal that asks the process to end.
 
     Attributes:
-        name: Of the signal.
+        name: Name of the signal.
         code: Exit status by which shells know it: 130 for SIGINT, 143 for SIGTERM.
     """
 
@@ -25,25 +23,30 @@ class Stopped(KeyboardInterrupt):
         self.code = 128 + number
 
 
-def listen() -> None:
-    """Raise `Stopped` in the main thread at the first SIGINT or SIGTERM; a second one ends the process at once."""
-    _received.clear()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+class Signals:
+    """The signals that a process has received; made once in `app` and passed to the stories."""
 
+    def __init__(self) -> None:
+        """Start without a signal."""
+        self._received: Stopped | None = None
 
-def check() -> None:
-    """Raise `Stopped` again where a library has swallowed it, as some do while they are imported."""
-    if _received:
-        raise _received[0]
+    def listen(self) -> None:
+        """Raise `Stopped` in the main thread at the first SIGINT or SIGTERM; a second one ends the process at once."""
+        self._received = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def check(self) -> None:
+        """Raise `Stopped` again where a library has swallowed it, as some do while they are imported."""
+        if self._received is not None:
+            raise self._received
+
+    def _stop(self, number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        self._received = Stopped(number)
+        raise self._received
 
 
 def exit_code(ending: KeyboardInterrupt) -> int:
-    """Give the exit status of an interrupted process."""
+    """Return the exit status of an interrupted process."""
     return ending.code if isinstance(ending, Stopped) else 128 + signal.SIGINT
-
-
-def _stop(number: int, frame: Any) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    _received.append(Stopped(number))
-    raise _received[0]

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from hairline import tracking
+from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 
 
-class RegistryError(ValueError):
+class RegistryError(HairlineError):
     """A model that cannot be registered."""
 
 

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import filelock
 
 from hairline.system import cache, errors, files, redaction, tensorflow
+from hairline.system.errors import HairlineError
 
 PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 
@@ -23,7 +24,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "
 _CONNECT_SECONDS = 5.0
 
 
-class TrackingError(ValueError):
+class TrackingError(HairlineError):
     """A tracking server or store that cannot be used."""
 
 

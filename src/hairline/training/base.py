@@ -20,6 +20,7 @@ from hairline.data import manifest, sources
 from hairline.data.prepare import Data
 from hairline.model import bundle as bundles
 from hairline.model import saved
+from hairline.system.errors import HairlineError
 from hairline.training.checkpoint import Checkpoint
 from hairline.training.head import Frozen, Head, pass_images
 
@@ -35,7 +36,7 @@ _USUAL = {"optimizer.name": "adam", "schedule.name": "constant"}  # what conf/co
 _IDLE = (*_USUAL, "model.dropout", "model.label_smoothing", "epochs", "batch_size", "learning_rate")
 
 
-class BaseError(ValueError):
+class BaseError(HairlineError):
     """A base that images cannot be added to."""
 
 

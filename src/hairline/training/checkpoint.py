@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hairline.system import files
+from hairline.system.errors import HairlineError
 
 FILE = "state.npz"
 _VERSION = 1
@@ -26,7 +27,7 @@ _ABOUT = "about"
 Arrays = Mapping[str, Sequence[np.ndarray]]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(HairlineError):
     """A run that cannot be gone on with."""
 
 

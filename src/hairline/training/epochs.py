@@ -15,7 +15,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from hairline.model import optimizers
-from hairline.system import progress, signals
+from hairline.system import progress
+from hairline.system.errors import HairlineError
+from hairline.system.signals import Signals
 from hairline.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 EpochRow = dict[str, float]
 
 
-class TrainingError(ValueError):
+class TrainingError(HairlineError):
     """A training that cannot go on."""
 
 
@@ -56,6 +58,7 @@ def fit(
     told: bool = True,
     on_epoch: Callable[[int, EpochRow], None] = lambda epoch, row: None,
     state: checkpoint.Phase | None = None,
+    signals: Signals | None = None,
 ) -> pd.DataFrame:
     """Train a model for one phase; its weights are changed in place.
 
@@ -80,6 +83,7 @@ def fit(
         told: Whether every epoch is told.
         on_epoch: Called after each epoch with its number and what it measured.
         state: Where the state after each epoch is kept; a phase that has one goes on from it, to the same bits.
+        signals: Checked after each epoch.
 
     Returns:
         The history, that of the phases before included: phase, epoch, loss, accuracy, val_loss, val_accuracy,
@@ -96,7 +100,7 @@ def fit(
         jit_compile=False,
     )
     earlier = [] if before is None else before.to_dict("records")
-    course = _Course(train, phase, earlier, epochs, patience, told, on_epoch, state)
+    course = _Course(train, phase, earlier, epochs, patience, told, on_epoch, state, signals)
     course.restore(model)
     with progress.bar(epochs * steps, f"train {phase}", "steps", done=course.done * steps) as bar:
         while not course.ended:
@@ -138,6 +142,7 @@ class _Course(keras.callbacks.Callback):
         told: bool,
         on_epoch: Callable[[int, EpochRow], None],
         state: checkpoint.Phase | None,
+        signals: Signals | None,
     ) -> None:
         super().__init__()
         self.history, self._before = list(earlier), len(earlier)
@@ -146,7 +151,7 @@ class _Course(keras.callbacks.Callback):
         self._best_loss = min((row["val_loss"] for row in earlier), default=math.inf)
         self._best_epoch = len(earlier)
         self._train, self._phase, self._epochs, self._patience = train, phase, epochs, patience
-        self._told, self._on_epoch, self._state = told, on_epoch, state
+        self._told, self._on_epoch, self._state, self._signals = told, on_epoch, state, signals or Signals()
         self._started: float | None = None
 
     @property
@@ -201,7 +206,7 @@ class _Course(keras.callbacks.Callback):
         self.ended = self.model.stop_training = waited or self.done == self._epochs
         self._on_epoch(number, row)  # before the state is kept: who is told twice can see it, who is never told cannot
         self._save()
-        signals.check()
+        self._signals.check()
 
     def _save(self) -> None:
         if self._state is None:

@@ -12,7 +12,8 @@ import pandas as pd
 from scipy.special import log_softmax
 
 from hairline.model import logistic
-from hairline.system import progress, signals
+from hairline.system import progress
+from hairline.system.signals import Signals
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ def solve(
     keep: Literal["best", "last"],
     told: bool = True,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, row: None,
+    signals: Signals | None = None,
 ) -> tuple[logistic.Solution, pd.DataFrame]:
     """Solve the head's problem, which is convex, to its minimum.
 
@@ -41,6 +43,7 @@ def solve(
         keep: Whether the iteration with the lowest validation loss is kept, or the last.
         told: Whether the result is told.
         on_epoch: Called after each iteration with its number and what it measured.
+        signals: Checked after each iteration.
 
     Returns:
         The head, and the history as `training.fit` gives it, an iteration an epoch. Losses are without the penalty.
@@ -62,7 +65,8 @@ def solve(
             if best is None or keep == "last" or row["val_loss"] < best_row["val_loss"]:
                 best, best_row = found, history[-1]
             on_epoch(len(history), row)
-            signals.check()
+            if signals is not None:
+                signals.check()
             bar.update()
 
         counts = np.ones(len(train[0])) if weights is None else weights

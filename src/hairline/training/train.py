@@ -23,10 +23,12 @@ import numpy as np
 from hairline import config as configuration
 from hairline import tracking
 from hairline.config import Config, arguments
-from hairline.data import manifest, prepare
+from hairline.data import manifest
 from hairline.data.prepare import Data, prepare_data
 from hairline.evaluation import measures
-from hairline.system import files, provenance, signals, tensorflow
+from hairline.system import files, provenance, tensorflow
+from hairline.system.process import Process
+from hairline.system.signals import Signals
 from hairline.training import base as few_labels
 from hairline.training import checkpoint, repeats, save
 from hairline.training.checkpoint import Checkpoint
@@ -52,13 +54,14 @@ _UNTOLD = ("tracking", "name", "tags", "resume")
 _ASIDE = re.compile(r"_interval_(low|high)$|_uncalibrated$|_images$|^seconds_(?!total$)|^leak_(?!\w+_across$)")
 
 
-def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, float]:
+def train(config: Config, directory: Path, overrides: list[str], process: Process) -> dict[str, float]:
     """Run one experiment, or go on with the one of `config.resume`, which is then the run directory.
 
     Args:
         config: Checked configuration.
         directory: The run directory; all results are written there, and mirrored to MLflow.
         overrides: What the command line changed, for the run's name.
+        process: What lasts for the process.
 
     Returns:
         The flat metrics that `metrics.json` holds.
@@ -71,7 +74,7 @@ def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, fl
         config = base.settings(config)
     with files.locked(directory):
         state = begin(config, directory)
-        return _train(config, directory, overrides, state, base or Pretrained.find(config))
+        return _train(config, directory, overrides, process, state, base or Pretrained.find(config))
 
 
 def begin(config: Config, directory: Path) -> Checkpoint:
@@ -97,12 +100,14 @@ def begin(config: Config, directory: Path) -> Checkpoint:
     return state
 
 
-def _train(config: Config, directory: Path, overrides: list[str], state: Checkpoint, start: Start) -> dict[str, float]:
-    seconds = Stages()
+def _train(
+    config: Config, directory: Path, overrides: list[str], process: Process, state: Checkpoint, start: Start
+) -> dict[str, float]:
+    seconds = Stages(process.signals)
     from hairline.model import bundle as bundles
 
     with seconds("data"):
-        data = start.checked(prepare_data(config))
+        data = start.checked(prepare_data(config, process))
         state.expect(manifest.digest(data.manifest), len(data.manifest))
     with tracking.start(
         **arguments(config.tracking, "log_model", "registered_model"),
@@ -154,22 +159,23 @@ def _train(config: Config, directory: Path, overrides: list[str], state: Checkpo
             # Last: MLflow ties whatever is logged after a model to that model.
             run.model(directory / "model", Path(data.manifest["path"].iloc[data.rows("test")[0]]))
     state.finish(keep=config.report.level == "light")  # the best of a sweep is completed from its weights
-    say_results(config, data, results, directory, run)
+    say_results(config, data, results, directory, run, alone=process.sweep is None)
     return results
 
 
 class Stages:
     """Seconds spent in each named stage of a run."""
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Signals) -> None:
         """Start the clock of the whole run."""
+        self._signals = signals
         self._seconds: dict[str, float] = {}
         self._started = time.perf_counter()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Count the block's time under `name`."""
-        signals.check()
+        self._signals.check()
         started = time.perf_counter()
         yield
         self._seconds[name] = time.perf_counter() - started
@@ -314,7 +320,9 @@ def told_test(config: Config, data: Data, results: dict[str, float]) -> list[str
     return [*lines, f"split by {data.split_by}{warning}"]
 
 
-def say_results(config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run) -> None:
+def say_results(
+    config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run, *, alone: bool
+) -> None:
     """Print what came out, where it lies, and what to try next."""
     lines = ["", f"{'':7}{'images':>9}{'accuracy':>11}{'loss':>9}"]
     for split in manifest.SPLITS:
@@ -327,7 +335,7 @@ def say_results(config: Config, data: Data, results: dict[str, float], directory
     lines += ["", "seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in stages.items()), ""]
     place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
     lines.append(f"Run directory   {place}")
-    alone = not prepare.is_shared()  # the jobs of a sweep leave this to its end
+    # The jobs of a sweep leave the rest to its end.
     if alone and run.id is not None:
         lines.append("Compare runs    " + "   then open ".join(run.how_to_see(config.tracking.uri)))
     if alone:

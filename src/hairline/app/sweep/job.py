@@ -19,6 +19,7 @@ from hairline import config as configuration
 from hairline import tracking
 from hairline.app import log as logs
 from hairline.app import settings as checked
+from hairline.app.process import Call, current
 from hairline.app.sweep import state as sweeps
 from hairline.app.sweep.state import Job, Sweep
 from hairline.config import Config, ConfigError
@@ -34,11 +35,11 @@ directed: list[tuple[Sweep, filelock.BaseFileLock]] = []
 # --- each job, in whatever process ------------------------------------------------------------------------------------
 
 
-def perform(function: Callable[[Any, Path, list[str]], Any], composed: DictConfig) -> Any:
+def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
     """Run one job of a sweep, or give the result it had before.
 
     Args:
-        function: Given the checked configuration, the run directory and what tells the job from the others.
+        function: Given the checked configuration, and the rest of its call.
         composed: What Hydra composed.
 
     Returns:
@@ -55,9 +56,7 @@ def perform(function: Callable[[Any, Path, list[str]], Any], composed: DictConfi
         sweep.store = composed.tracking.uri  # the state on disk has it without its password
     if not directed:
         _enter(sweep)
-    from hairline.data import prepare  # with pandas and SciPy, which a misspelt key need not wait for
-
-    prepare.remember(sweep.session)
+    current().enter(sweep.session)
     settings = _settings(sweep, list(hydra.overrides.task))
     if sweep.stopped:
         log.info("not begun, as another job failed: %s", " ".join(settings.values()))
@@ -82,7 +81,7 @@ def perform(function: Callable[[Any, Path, list[str]], Any], composed: DictConfi
 def _run(
     sweep: Sweep,
     job: Job,
-    function: Callable[[Any, Path, list[str]], Any],
+    function: Callable[[Any, Call], Any],
     config: Config | None,
     fault: ConfigError | None,
     composed: DictConfig,
@@ -93,7 +92,7 @@ def _run(
         if config is None:
             raise fault or ConfigError("no configuration")
         adapted = dataclasses.replace(_adapted(config, sweep), resume=str(directory))  # where an earlier start left it
-        value = float(function(adapted, directory, _told(job)))
+        value = float(function(adapted, Call(directory, _told(job))))
         sweep.record(job, "finished", value=value)
         return value
     except KeyboardInterrupt as ending:
@@ -244,7 +243,7 @@ def _complete(sweep: Sweep) -> int:
     log.info("The best run is completed: %s", best.name)
     try:
         with logs.kept(directory / "train.log"), tracking.same_end(sweep.store, tracking.run_id(directory)):
-            train.train(full, directory, _told(best))
+            train.train(full, directory, _told(best), current())
     except Exception as error:
         logs.tell(error)
         print(f"the best run {directory} could not be completed: {error}", file=sys.stderr)

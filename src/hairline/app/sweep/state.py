@@ -24,6 +24,7 @@ import filelock
 from hairline import tracking
 from hairline.system import files as atomic
 from hairline.system import redaction
+from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,7 @@ _WAIT_SECONDS = 3600.0  # for a job of a killed sweep that still runs in a proce
 _DIED = "its process ended without a word: it was killed, or the machine ran out of memory"
 
 
-class SweepError(ValueError):
+class SweepError(HairlineError):
     """A sweep that cannot be started or gone on with."""
 
 
