@@ -29,7 +29,7 @@ from hairline.app import settings as checked
 from hairline.app.process import Call, current
 from hairline.app.sweep import command
 from hairline.app.sweep import job as multirun
-from hairline.system import redaction, signals
+from hairline.system import files, redaction, signals
 from hairline.training import checkpoint
 from hairline.training.checkpoint import Checkpoint
 
@@ -195,8 +195,7 @@ def _way_on(directory: Path) -> str:
     """Say how to go on with what lies in a directory, where it is a training."""
     if not (directory / checkpoint.FILE).is_file():
         return ""
-    place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
-    return f". To go on: python train.py resume={shlex.quote(place)}"
+    return f". To go on: python train.py resume={shlex.quote(files.relative(directory))}"
 
 
 def _without_plus(argument: str, folder: Path) -> str:

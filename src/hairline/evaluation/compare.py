@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from hairline import tracking
 from hairline.config.commands import Compare
 from hairline.data import manifest, sources
 from hairline.evaluation import charts, comparison, figures, intervals
+from hairline.system import files
 from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
@@ -229,7 +229,7 @@ def say(table: pd.DataFrame, shown: list[str], differences: pd.DataFrame, direct
             lines.append(verdict(str(one), str(two), rows))
     if incomparable > _MOST_INCOMPARABLE:
         lines.append(f"and {incomparable - _MOST_INCOMPARABLE} more that cannot be compared with it (differences.csv)")
-    place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
+    place = files.relative(directory)
     log.info("\n".join([*lines, "", f"Directory   {place}"]))
 
 

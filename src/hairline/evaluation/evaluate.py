@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from hairline.model import bundle as bundles
 from hairline.model import saved
 from hairline.model.bundle import Bundle
 from hairline.model.distance import LEAST_SET, Distance
-from hairline.system import tensorflow
+from hairline.system import files, tensorflow
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
@@ -289,7 +288,7 @@ def say(config: Evaluate, name: str, results: dict[str, float], directory: Path)
     if not unseen:
         lines.append("every one of these images was seen in training: nothing here says how the model does on others")
         lines.append(f"{'accuracy (seen)':32}{results['seen_accuracy']:.4f}")
-    place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
+    place = files.relative(directory)
     log.info("\n".join([*lines, "", f"Directory   {place}"]))
 
 

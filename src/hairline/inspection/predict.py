@@ -19,7 +19,7 @@ from hairline.data import images, manifest, sources
 from hairline.inspection import adaptation, records, report
 from hairline.inspection.examiner import Examiner, Task, Worker, read_records
 from hairline.inspection.inspector import DISTANCE
-from hairline.system import progress
+from hairline.system import files, progress
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _say(
             lines.append(f"  and {len(about.problems) - len(named):,} more: columns problem and notes of {PHOTOS}")
     told = "  ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     rate = f", {fresh / seconds['photos']:.2f} photos a second" if fresh >= _TIMED and seconds["photos"] > 0 else ""
-    place = os.path.relpath(output) if output.is_relative_to(Path.cwd()) else str(output)
+    place = files.relative(output)
     lines += [
         "",
         f"{len(rows):,} photo{'s' * (len(rows) != 1)}, {about.tiles:,} tile{'s' * (about.tiles != 1)} of "

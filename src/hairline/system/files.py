@@ -45,6 +45,11 @@ def write_text(path: Path, text: str) -> None:
     write(path, lambda file: file.write(text.encode()))
 
 
+def relative(path: Path) -> str:
+    """Return an absolute path as messages show it: relative to the working directory where it lies in there."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Lock a run directory, so that no second process works on the same run.

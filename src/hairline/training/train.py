@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
 import shlex
 import time
@@ -333,7 +332,7 @@ def say_results(
     lines += ["", *told_test(config, data, results)]
     stages = {key.removeprefix("seconds_"): value for key, value in results.items() if key.startswith("seconds_")}
     lines += ["", "seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in stages.items()), ""]
-    place = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
+    place = files.relative(directory)
     lines.append(f"Run directory   {place}")
     # The jobs of a sweep leave the rest to its end.
     if alone and run.id is not None:

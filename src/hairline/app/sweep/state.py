@@ -312,7 +312,7 @@ def describe(sweep: Sweep, table: pd.DataFrame, most: int = 10) -> str:
     hidden = ["run_id", "error"]
     ranked = table[table["status"] == "finished"].sort_values("val_loss").head(most).drop(columns=[*hidden, "status"])
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
-    lines = ["", f"Sweep           {_near(sweep.folder)}   {len(table)} jobs: {counts or 'none'}"]
+    lines = ["", f"Sweep           {atomic.relative(sweep.folder)}   {len(table)} jobs: {counts or 'none'}"]
     if len(ranked):
         formats: dict[str, Callable[..., str]] = {key: short for key in sweep.swept if key in ranked}
         formats["seconds"] = "{:.1f}".format
@@ -320,16 +320,16 @@ def describe(sweep: Sweep, table: pd.DataFrame, most: int = 10) -> str:
         lines += ["", shown]
     best = sweep.best()
     if best is not None:
-        lines += ["", f"Best            {_near(sweep.directory(best))}   {best.name}"]
+        lines += ["", f"Best            {atomic.relative(sweep.directory(best))}   {best.name}"]
     if sweep.run_id is not None:
         page = tracking.curves_page(sweep.experiment_id, sweep.run_id)
         lines.append(f"Compare jobs    {'   then open '.join(tracking.how_to_see(sweep.store, page))}")
     failed = [job for job in sweep.jobs() if job.status == "failed"]
     if failed:
         lines += ["", f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"]
-        lines += [f"  {_near(sweep.directory(job))} ({job.name}): {job.error}" for job in failed]
+        lines += [f"  {atomic.relative(sweep.directory(job))} ({job.name}): {job.error}" for job in failed]
     if set(table["status"]) - {"finished"}:
-        lines.append(f"Try again       python train.py sweep.resume={_near(sweep.folder)}")
+        lines.append(f"Try again       python train.py sweep.resume={atomic.relative(sweep.folder)}")
     return "\n".join(lines)
 
 
@@ -364,10 +364,6 @@ def short(value: object) -> str:
         return f"{float(text):.4g}" if len(text) > 8 and "." in text else text
     except ValueError:
         return text
-
-
-def _near(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
