@@ -118,7 +118,9 @@ def test_a_failure_keeps_others_back_only_if_asked(stop: bool, expected: bool, t
 
 def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
     experiment = tracking.connect(None, "e")
-    parent = tracking.open_parent(None, experiment, name="s", run_id=None, tags={}, values={"learning_rate": "a,b,c"})
+    parent = tracking.open_parent(
+        None, experiment, name="s", run_id=None, tags={}, parameters={"learning_rate": "a,b,c"}
+    )
     sweep = started(Path("s"), "first", experiment_id=experiment, run_id=parent)
     client = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
     losses = {"a": 0.5, "b": 0.25, "c": float("nan")}

@@ -94,7 +94,7 @@ def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with tracking.start(**{**SETTINGS, "uri": "sqlite:///ignored.db"}) as run:
-        command, address = run.how_to_see(None)
+        command, address = run.ui_hints(None)
     assert (tmp_path / "elsewhere.db").exists()
     assert not Path("ignored.db").exists()
     assert command == f"mlflow ui --backend-store-uri {uri}"

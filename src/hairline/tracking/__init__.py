@@ -3,9 +3,9 @@
 A run tells its `journal`; `delivery` hands that to its `mirror`, the MLflow run, beside the training.
 """
 
-from hairline.tracking.journal import begun, forget, run_id
+from hairline.tracking.journal import forget, run_id, start_count
 from hairline.tracking.models import download_model, fetch_runs, find, logged_model, passing_folder, requirements
-from hairline.tracking.parents import discard_children, open_parent, same_end, terminate, update
+from hairline.tracking.parents import delete_unfinished_children, end_run, keep_end_time, open_parent, update_run
 from hairline.tracking.run import Run, metric_name, record_failure, start, synchronise
 from hairline.tracking.store import (
     PARENT,
@@ -13,11 +13,11 @@ from hairline.tracking.store import (
     address,
     connect,
     curves_page,
-    how_to_see,
     opened,
     redacted,
     redacted_text,
     runs_page,
+    ui_hints,
 )
 
 __all__ = [
@@ -25,15 +25,15 @@ __all__ = [
     "Run",
     "TrackingError",
     "address",
-    "begun",
+    "start_count",
     "connect",
     "curves_page",
-    "discard_children",
+    "delete_unfinished_children",
     "download_model",
     "fetch_runs",
     "find",
     "forget",
-    "how_to_see",
+    "ui_hints",
     "logged_model",
     "metric_name",
     "open_parent",
@@ -45,9 +45,9 @@ __all__ = [
     "requirements",
     "run_id",
     "runs_page",
-    "same_end",
+    "keep_end_time",
     "start",
     "synchronise",
-    "terminate",
-    "update",
+    "end_run",
+    "update_run",
 ]

@@ -35,7 +35,7 @@ def forget(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
-def begun(directory: Path) -> int:
+def start_count(directory: Path) -> int:
     """Give a number that changes each time the run of a directory begins or goes on."""
     path = directory / FILE
     lines = path.read_bytes().splitlines() if path.is_file() else []

@@ -20,7 +20,13 @@ _warned: list[str] = []
 
 
 def open_parent(
-    uri: str | None, experiment_id: str, *, name: str, run_id: str | None, tags: dict[str, str], values: dict[str, str]
+    uri: str | None,
+    experiment_id: str,
+    *,
+    name: str,
+    run_id: str | None,
+    tags: dict[str, str],
+    parameters: dict[str, str],
 ) -> str:
     """Make the parent run of a sweep, or open it again.
 
@@ -30,7 +36,7 @@ def open_parent(
         name: Of the run.
         run_id: Of the run that an earlier start made.
         tags: Of the run.
-        values: Its parameters: what is swept.
+        parameters: The swept settings.
 
     Returns:
         The run's id.
@@ -42,13 +48,13 @@ def open_parent(
         )
     client.update_run(run_id, status="RUNNING")
     known = client.get_run(run_id).data.params
-    for key, value in values.items():
+    for key, value in parameters.items():
         if key not in known:  # MLflow refuses another value
             client.log_param(run_id, key, redaction.setting(value)[:PARAMETER_CHARACTERS])
     return run_id
 
 
-def update(
+def update_run(
     uri: str | None,
     run_id: str | None,
     *,
@@ -74,7 +80,7 @@ def update(
             client.log_artifact(run_id, str(path))
 
 
-def terminate(uri: str | None, run_id: str | None, status: str) -> None:
+def end_run(uri: str | None, run_id: str | None, status: str) -> None:
     """End a run that no process holds open, unless it has ended; where that is not possible, it is told once.
 
     Args:
@@ -92,7 +98,7 @@ def terminate(uri: str | None, run_id: str | None, status: str) -> None:
 
 
 @contextlib.contextmanager
-def same_end(uri: str | None, run_id: str | None) -> Iterator[None]:
+def keep_end_time(uri: str | None, run_id: str | None) -> Iterator[None]:
     """Leave the time a run ended as it was, though the block goes on with the run."""
     end = None
     if run_id is not None:
@@ -104,7 +110,7 @@ def same_end(uri: str | None, run_id: str | None) -> Iterator[None]:
             store.client(uri).set_terminated(run_id, "FINISHED", end)
 
 
-def discard_children(uri: str | None, experiment_id: str, parent: str | None, kept: set[str | None]) -> None:
+def delete_unfinished_children(uri: str | None, experiment_id: str, parent: str | None, kept: set[str | None]) -> None:
     """Delete children that were begun by a process which died before it could note them: they hold nothing."""
     if parent is None:
         return

@@ -56,9 +56,9 @@ class Run:
         """Set the description that MLflow shows on top of the run's page (Markdown)."""
         self.tags({"mlflow.note.content": text})
 
-    def how_to_see(self, uri: str | None) -> list[str]:
+    def ui_hints(self, uri: str | None) -> list[str]:
         """Say how to look at the runs: a command and an address."""
-        return store.how_to_see(uri, store.runs_page("" if self._mirror is None else self._mirror.experiment_id))
+        return store.ui_hints(uri, store.runs_page("" if self._mirror is None else self._mirror.experiment_id))
 
     def dataset(self, manifest: pd.DataFrame, digest: str, name: str, context: str = "training") -> None:
         """Log the manifest as the data of the run."""

@@ -134,7 +134,7 @@ def curves_page(experiment_id: str, parent: str | None) -> str:
     return f"{runs_page(experiment_id)}&compareRunsMode=CHART&searchFilter={chosen}&{order}"
 
 
-def how_to_see(uri: str | None, page: str) -> list[str]:
+def ui_hints(uri: str | None, page: str) -> list[str]:
     """Say how to look at a page: a command, where no server runs yet, and an address."""
     target = address(uri)
     if target.startswith("http"):

@@ -336,7 +336,7 @@ def say_results(
     lines.append(f"Run directory   {place}")
     # The jobs of a sweep leave the rest to its end.
     if alone and run.id is not None:
-        lines.append("Compare runs    " + "   then open ".join(run.how_to_see(config.tracking.uri)))
+        lines.append("Compare runs    " + "   then open ".join(run.ui_hints(config.tracking.uri)))
     if alone:
         lines += _next_steps(config, shlex.quote(place))
     log.info("\n".join(lines))

@@ -239,7 +239,7 @@ def _prepare(composed: DictConfig) -> None:
             name=sweep.name,
             run_id=sweep.run_id,
             tags={**config.tags, "sweep": sweep.name},
-            values=swept,
+            parameters=swept,
         )
     sweep.write()
     multirun.directed.append((sweep, lock))

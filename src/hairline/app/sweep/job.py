@@ -87,7 +87,7 @@ def _run(
     composed: DictConfig,
 ) -> Any:
     directory = sweep.directory(job)
-    begun = tracking.begun(directory)
+    begun = tracking.start_count(directory)
     try:
         if config is None:
             raise fault or ConfigError("no configuration")
@@ -103,10 +103,10 @@ def _run(
         logs.tell(error)
         sweep.record(job, "failed", error=str(error) or type(error).__name__)
         if sweep.run_id is not None:
-            if tracking.begun(directory) == begun:
+            if tracking.start_count(directory) == begun:
                 _record_failure(sweep, job, error, composed)
             logged = list(directory.glob("*.log"))
-            tracking.update(sweep.store, tracking.run_id(directory), metrics={}, step=0, tags={}, files=logged)
+            tracking.update_run(sweep.store, tracking.run_id(directory), metrics={}, step=0, tags={}, files=logged)
         if sweep.stop_on_error and directed:
             sys.exit(1)  # ends the launcher's loop
         if sweep.stop_on_error:
@@ -216,7 +216,7 @@ def finish(code: int) -> int:
         table = sweep.update()
         through = code == 0 or (len(table) > 0 and not sweep.stop_on_error)  # else something else than a job failed
         status = "interrupted" if stopped else "finished" if through else "failed"
-        tracking.terminate(sweep.store, sweep.run_id, status)
+        tracking.end_run(sweep.store, sweep.run_id, status)
         code = code or int((table["status"] != "finished").any())
         print(sweeps.describe(sweep, table), file=sys.stderr if code else sys.stdout)
         lock.release()
@@ -242,7 +242,7 @@ def _complete(sweep: Sweep) -> int:
     full = dataclasses.replace(full, resume=str(directory), runtime=dataclasses.replace(full.runtime, threads=None))
     log.info("The best run is completed: %s", best.name)
     try:
-        with logs.kept(directory / "train.log"), tracking.same_end(sweep.store, tracking.run_id(directory)):
+        with logs.kept(directory / "train.log"), tracking.keep_end_time(sweep.store, tracking.run_id(directory)):
             train.train(full, directory, _told(best), current())
     except Exception as error:
         logs.tell(error)

@@ -212,9 +212,9 @@ class Sweep:
         """
         for job in list(self.orphans(patience_seconds)):
             self.record(job, status, error=_DIED)
-            tracking.terminate(self.store, tracking.run_id(self.directory(job)), status)
+            tracking.end_run(self.store, tracking.run_id(self.directory(job)), status)
         kept = {tracking.run_id(self.directory(job)) for job in self.jobs()}
-        tracking.discard_children(self.store, self.experiment_id, self.run_id, kept)
+        tracking.delete_unfinished_children(self.store, self.experiment_id, self.run_id, kept)
 
     def best(self) -> Job | None:
         """Give the finished job with the lowest validation loss."""
@@ -287,7 +287,7 @@ class Sweep:
             found = self.measured(best)
             metrics |= {(f"best_{key}" if key.startswith("val_") else key): found[key] for key in _METRICS}
             tags |= {"best_run_id": tracking.run_id(self.directory(best)) or "", "best_run": best.name}
-        tracking.update(self.store, self.run_id, metrics=metrics, step=len(table), tags=tags, files=files)
+        tracking.update_run(self.store, self.run_id, metrics=metrics, step=len(table), tags=tags, files=files)
 
     def note(self, table: pd.DataFrame) -> str:
         """Describe the sweep for whoever opens the parent run (Markdown)."""
@@ -323,7 +323,7 @@ def describe(sweep: Sweep, table: pd.DataFrame, most: int = 10) -> str:
         lines += ["", f"Best            {atomic.relative(sweep.directory(best))}   {best.name}"]
     if sweep.run_id is not None:
         page = tracking.curves_page(sweep.experiment_id, sweep.run_id)
-        lines.append(f"Compare jobs    {'   then open '.join(tracking.how_to_see(sweep.store, page))}")
+        lines.append(f"Compare jobs    {'   then open '.join(tracking.ui_hints(sweep.store, page))}")
     failed = [job for job in sweep.jobs() if job.status == "failed"]
     if failed:
         lines += ["", f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"]
