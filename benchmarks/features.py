@@ -40,7 +40,7 @@ def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[s
     from hairline.model import backbones, engine, features
     from hairline.system import tensorflow
 
-    table, _ = manifest.scan(sources.limited(sources.from_folder(path=str(folder)), limit, 0))
+    table, _ = manifest.scan(sources.subsample(sources.from_folder(path=str(folder)), limit, 0))
     paths, digests, count = table["path"].tolist(), table["sha256"].tolist(), len(table)
     gemm = [sgemm_gflops()]  # before TensorFlow starts its threads, and again at the end
 

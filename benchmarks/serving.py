@@ -67,7 +67,7 @@ def chosen(folder: Path, limit: int) -> list[bytes]:
     """Read image files, evenly from the classes."""
     from hairline.data import sources
 
-    table = sources.limited(sources.from_folder(path=str(folder)), limit, 0)
+    table = sources.subsample(sources.from_folder(path=str(folder)), limit, 0)
     return [Path(path).read_bytes() for path in table["path"]]
 
 

@@ -181,7 +181,7 @@ def test_a_run_from_start_to_end(two_classes: Path) -> None:
     said = found.stdout + found.stderr
     assert found.returncode == 0, said
     assert not re.search(r"Traceback|UserWarning|DeprecationWarning|cuda|E0000|I0000", said), said
-    assert "batch_size=512 is larger than the training part" in said
+    assert "batch_size=512 is larger than the training split" in said
     for part in ("train", "val", "test"):
         assert re.search(rf"^{part} +\d+ +0\.\d{{4}}|^{part} +\d+ +1\.0000", said, re.MULTILINE), said
     place = Path(re.search(r"Run directory +(\S+)", said)[1])  # type: ignore[index]

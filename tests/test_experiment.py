@@ -292,14 +292,15 @@ def test_parts_of_the_source_that_share_images_are_told(
 ) -> None:
     for part in ("train", "test"):
         shutil.copytree(two_classes, tmp_path / "set" / part)
-    data = prepare.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={tmp_path / 'set'}"), Process())
-    assert data.split_by == "the source, the rest by hash"
-    assert "as the source divides them, belong together with training images" in caplog.text
+
+    def split_by(folder: Path) -> str:
+        config = composed("config", *SMALL, "data=folder", f"data.path={folder}")
+        return prepare.prepare(config.data, config.split, seed=config.seed, process=Process()).split_by
+
+    assert split_by(tmp_path / "set") == "the source, the rest by hash"
+    assert "source's own split belong together with training images" in caplog.text
     caplog.clear()
-    assert (
-        prepare.prepare_data(composed("config", *SMALL, "data=folder", f"data.path={two_classes}"), Process()).split_by
-        == "hash"
-    )
+    assert split_by(two_classes) == "hash"
     assert "belong together" not in caplog.text
 
 

@@ -51,7 +51,7 @@ def photos(two_classes: Path) -> list[Path]:
 
 
 def is_one_line(text: str) -> bool:
-    return bool(text.strip()) and manifest.shown(text) == text
+    return bool(text.strip()) and manifest.printable(text) == text
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_a_damaged_image_is_read_the_same_everywhere_or_named(count: int, photos
         np.testing.assert_array_equal(images.decode(content, 16), small)
         assert images.inspect(content, 64)[2].mode == "L"
     for row in rejected.itertuples():
-        assert is_one_line(manifest.shown(row.reason)), row
+        assert is_one_line(manifest.printable(row.reason)), row
         with pytest.raises(images.ImageError):
             images.decode(row.path)
 
@@ -145,7 +145,7 @@ def test_many_empty_files_are_answered_soon(tmp_path: Path) -> None:
     assert (len(table), len(rejected)) == (0, 2_000)
     assert set(rejected["reason"]) == {"empty file (0 bytes)"}
     with pytest.raises(manifest.ManifestError, match=r"2000 of 2000 files are not readable.*\n.*empty file") as caught:
-        manifest.refuse_rejected(rejected, 2_000, 0.01)
+        manifest.check_rejected(rejected, 2_000, 0.01)
     assert len(str(caught.value).splitlines()) < 10
 
 
@@ -257,7 +257,7 @@ def test_a_damaged_manifest_gives_right_labels_or_is_named(count: int, photos: l
             written = [f"{quoted},{row.label}" for quoted in (name, f'"{name.replace(chr(34), chr(34) * 2)}"')]
             spaced = text.replace(" ", "")
             assert row.label == truth or any(line.replace(" ", "") in spaced for line in written), (name, row.label)
-        assert all(is_one_line(manifest.shown(reason)) for reason in rejected["reason"])
+        assert all(is_one_line(manifest.printable(reason)) for reason in rejected["reason"])
     assert outcomes == {"refused", "read"}
 
 
@@ -357,7 +357,7 @@ def exercised(found: config.Config, typed: list[str]) -> None:
         assert drawn.shape == (9, 8, 3)
         np.random.default_rng([found.seed, 1])
         if found.data.source == "folder":
-            prepare.listed(found.data, found.seed)
+            prepare.list_images(found.data, seed=found.seed)
     except Exception as error:
         assert log.is_users(error), f"{typed}: {type(error).__name__}: {error}"
 

@@ -67,11 +67,11 @@ def test_a_vanished_file_is_rejected(tmp_path: Path) -> None:
 
 def test_too_many_rejected_files_stop_the_run() -> None:
     rejected = pd.DataFrame({"path": [f"/x/{n}.jpg" for n in range(7)], "label": "a", "reason": "empty file (0 bytes)"})
-    manifest.refuse_rejected(rejected, 700, 0.01)
+    manifest.check_rejected(rejected, 700, 0.01)
     with pytest.raises(
         manifest.ManifestError, match=r"(?s)7 of 600 files.*/x/0.jpg: empty file.*and 2 more.*max_rejected"
     ):
-        manifest.refuse_rejected(rejected, 600, 0.01)
+        manifest.check_rejected(rejected, 600, 0.01)
 
 
 def test_the_same_bytes_under_two_labels_are_refused_naming_both() -> None:
@@ -79,8 +79,8 @@ def test_the_same_bytes_under_two_labels_are_refused_naming_both() -> None:
         {"path": ["/a/1.jpg", "/b/2.jpg", "/a/3.jpg"], "label": ["a", "b", "a"], "sha256": ["x", "x", "y"]}
     )
     with pytest.raises(manifest.ManifestError, match=r"/a/1.jpg is 'a' and /b/2.jpg is 'b'"):
-        manifest.refuse_contradictions(table)
-    manifest.refuse_contradictions(table.iloc[[0, 2]])
+        manifest.check_labels(table)
+    manifest.check_labels(table.iloc[[0, 2]])
 
 
 names = st.text(st.characters(exclude_characters="\0", codec=None, exclude_categories=()), min_size=1, max_size=12)

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from hairline.config import Config
 from hairline.data import cropping, manifest, prepare
-from hairline.data import drawn as mixing
+from hairline.data import drawn as drawing
 from hairline.data.synthetic import compose
 from hairline.system.process import Process
 from hairline.training import head
@@ -31,13 +32,13 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 
 def test_off_is_off(divided: pd.DataFrame) -> None:
-    assert mixing.mixed(divided, share=0, crops=0, positive=None, seed=0) is divided
-    assert mixing.real(divided).all()
+    assert drawing.add_drawn(divided, share=0, crops=0, positive=None, seed=0) is divided
+    assert drawing.is_real(divided).all()
 
 
 def test_rows_that_were_there_stay_as_they_were(divided: pd.DataFrame) -> None:
     before = {path: Path(path).read_bytes() for path in divided["path"]}
-    found = mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=0)
+    found = drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=0)
     pd.testing.assert_frame_equal(found.iloc[: len(divided)][list(manifest.COLUMNS)], divided.reset_index(drop=True))
     for split in ("val", "test"):
         assert (found["split"] == split).sum() == (divided["split"] == split).sum()
@@ -46,11 +47,11 @@ def test_rows_that_were_there_stay_as_they_were(divided: pd.DataFrame) -> None:
 
 def test_composites_are_training_images_of_their_parents_groups(divided: pd.DataFrame) -> None:
     train = divided[divided["split"] == "train"]
-    found = mixing.mixed(divided, share=1.5, crops=0, positive="cracked", seed=0)
-    drawn = found[~mixing.real(found)]
+    found = drawing.add_drawn(divided, share=1.5, crops=0, positive="cracked", seed=0)
+    drawn = found[~drawing.is_real(found)]
     assert len(drawn) == round(1.5 * len(train))
     assert set(drawn["split"]) == {"train"}
-    assert set(drawn[mixing.ORIGIN]) == {mixing.COMPOSITE}
+    assert set(drawn[drawing.ORIGIN]) == {drawing.COMPOSITE}
     by_digest = train.set_index("sha256")
     for row in drawn.itertuples():
         parent = by_digest.loc[by_digest.index.str.startswith(Path(row.path).name[:32])].iloc[0]
@@ -63,25 +64,25 @@ def test_composites_are_training_images_of_their_parents_groups(divided: pd.Data
 
 
 def test_composites_are_files_like_any_other(divided: pd.DataFrame) -> None:
-    drawn = mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=3).iloc[len(divided) :]
+    drawn = drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=3).iloc[len(divided) :]
     scanned, rejected = manifest.scan(drawn[["path", "label", "group", "split"]])
     assert len(rejected) == 0
     pd.testing.assert_frame_equal(scanned[list(manifest.COLUMNS)], drawn[list(manifest.COLUMNS)])
 
 
 def test_the_same_again_is_not_drawn_again(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=4)
+    first = drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4)
     stamps = {path: Path(path).stat().st_mtime_ns for path in first["path"]}
     contents = {path: Path(path).read_bytes() for path in first["path"]}
     with monkeypatch.context() as patch:
-        patch.setattr(mixing.synthetic, "compose", lambda *_, **__: pytest.fail("drawn again"))
-        pd.testing.assert_frame_equal(mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
+        patch.setattr(drawing.synthetic, "compose", lambda *_, **__: pytest.fail("drawn again"))
+        pd.testing.assert_frame_equal(drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
     assert {path: Path(path).stat().st_mtime_ns for path in first["path"]} == stamps
     gone = first["path"].iloc[-1]
     Path(gone).unlink()
-    pd.testing.assert_frame_equal(mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
+    pd.testing.assert_frame_equal(drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
     assert Path(gone).read_bytes() == contents[gone]
-    other = mixing.mixed(divided, share=0.5, crops=0, positive="cracked", seed=5)
+    other = drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=5)
     assert not set(other["sha256"].iloc[len(divided) :]) & set(first["sha256"])
 
 
@@ -93,9 +94,9 @@ def test_labels_say_what_is_drawn(divided: pd.DataFrame, monkeypatch: pytest.Mon
         asked.append(options["cracked"])
         return compose(picture, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(mixing.synthetic, "compose", noted)
-    found = mixing.mixed(divided, share=0.7, crops=0, positive="cracked", seed=6)
-    drawn = found[~mixing.real(found)]
+    monkeypatch.setattr(drawing.synthetic, "compose", noted)
+    found = drawing.add_drawn(divided, share=0.7, crops=0, positive="cracked", seed=6)
+    drawn = found[~drawing.is_real(found)]
     assert sorted(asked) == sorted(drawn["label"] == "cracked")
     assert all(("-cracked" in Path(row.path).name) == (row.label == "cracked") for row in drawn.itertuples())
 
@@ -103,9 +104,9 @@ def test_labels_say_what_is_drawn(divided: pd.DataFrame, monkeypatch: pytest.Mon
 def test_crops_are_parts_of_training_images_of_their_class(divided: pd.DataFrame) -> None:
     """Without a positive class, beside composites, and the same again from the cache."""
     train = divided[divided["split"] == "train"]
-    found = mixing.mixed(divided, share=0, crops=1.5, positive=None, seed=0)
-    cut = found[~mixing.real(found)]
-    assert set(cut[mixing.ORIGIN]) == {mixing.CROP}
+    found = drawing.add_drawn(divided, share=0, crops=1.5, positive=None, seed=0)
+    cut = found[~drawing.is_real(found)]
+    assert set(cut[drawing.ORIGIN]) == {drawing.CROP}
     assert set(cut["split"]) == {"train"}
     assert len(cut) == round(1.5 * len(train))
     assert cut["sha256"].nunique() == len(cut)
@@ -114,11 +115,11 @@ def test_crops_are_parts_of_training_images_of_their_class(divided: pd.DataFrame
         assert (row.label, row.group) == (parent["label"], parent["group"])
         assert row.width == row.height < 0.63 * parent["width"]
     stamps = {path: Path(path).stat().st_mtime_ns for path in cut["path"]}
-    both = mixing.mixed(divided, share=0.5, crops=1.5, positive="cracked", seed=0)
-    assert both[mixing.ORIGIN].value_counts().to_dict() == {
-        "": len(divided), mixing.CROP: len(cut), mixing.COMPOSITE: round(0.5 * len(train)),
+    both = drawing.add_drawn(divided, share=0.5, crops=1.5, positive="cracked", seed=0)
+    assert both[drawing.ORIGIN].value_counts().to_dict() == {
+        "": len(divided), drawing.CROP: len(cut), drawing.COMPOSITE: round(0.5 * len(train)),
     }  # fmt: skip
-    assert both.loc[both[mixing.ORIGIN] == mixing.CROP, "sha256"].tolist() == cut["sha256"].tolist()
+    assert both.loc[both[drawing.ORIGIN] == drawing.CROP, "sha256"].tolist() == cut["sha256"].tolist()
     assert {path: Path(path).stat().st_mtime_ns for path in stamps} == stamps
     scanned, rejected = manifest.scan(cut[["path", "label", "group", "split"]].reset_index(drop=True))
     assert len(rejected) == 0
@@ -146,18 +147,22 @@ def test_it_takes_two_classes_of_which_one_is_cracked(divided: pd.DataFrame, pos
     wrong = (
         divided if positive is None else divided.assign(label=divided["label"].where(divided["group"] != "g0", "odd"))
     )
-    with pytest.raises(mixing.MixError, match=r"data.mix=1: the classes are .*data.positive_class"):
-        mixing.mixed(wrong, share=1, crops=0, positive=positive, seed=0)
+    with pytest.raises(drawing.MixError, match=r"data.mix=1: the classes are .*data.positive_class"):
+        drawing.add_drawn(wrong, share=1, crops=0, positive=positive, seed=0)
 
 
 def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:
     """Splits, labels and hashes of the source's images are those of a run without composites."""
-    plain = prepare.prepare_data(composed("config", "data=folder", f"data.path={two_classes}"), Process())
+
+    def prepared(settings: Config) -> prepare.Dataset:
+        return prepare.prepare(settings.data, settings.split, seed=settings.seed, process=Process())
+
+    plain = prepared(composed("config", "data=folder", f"data.path={two_classes}"))
     settings = composed("config", "data=folder", f"data.path={two_classes}", "data.mix=0.5", "data.mix_weight=0.25")
-    found = prepare.prepare_data(settings, Process())
+    found = prepared(settings)
     columns = list(manifest.COLUMNS)
     pd.testing.assert_frame_equal(found.manifest.iloc[found.real][columns], plain.manifest[columns])
-    assert mixing.ORIGIN not in plain.manifest
+    assert drawing.ORIGIN not in plain.manifest
     assert np.array_equal(found.labels[found.real], plain.labels)
     assert np.array_equal(found.hashes, plain.hashes)
     for split in ("val", "test"):

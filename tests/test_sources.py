@@ -52,14 +52,16 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
 def test_folders_that_are_no_classes(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
     touch(tmp_path, *files)
     with pytest.raises(sources.SourceError, match=message + ".*expected one sub-folder"):
-        sources.refuse_few_classes(set(sources.from_folder(path=str(tmp_path))["label"]), str(tmp_path), listed=False)
+        sources.require_two_classes(
+            set(sources.from_folder(path=str(tmp_path))["label"]), str(tmp_path), from_table=False
+        )
 
 
 def test_a_list_of_one_class_can_be_evaluated_but_not_trained_on(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label\n1.jpg,a\n2.jpg,a\n")
     assert list(sources.from_manifest(path=str(tmp_path / "list.csv"))["label"]) == ["a", "a"]
     with pytest.raises(sources.SourceError, match="only the class 'a': expected at least two classes in the column"):
-        sources.refuse_few_classes({"a"}, str(tmp_path / "list.csv"), listed=True)
+        sources.require_two_classes({"a"}, str(tmp_path / "list.csv"), from_table=True)
 
 
 def test_what_is_left_out_beside_the_classes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,14 +148,14 @@ def test_synthetic_is_rendered_once() -> None:
 
 def test_limit_is_even_deterministic_and_keeps_the_order() -> None:
     rows = pd.DataFrame({"path": map(str, range(30)), "label": ["a"] * 20 + ["b"] * 10})
-    kept = sources.limited(rows, 9, seed=0)
+    kept = sources.subsample(rows, 9, seed=0)
     assert dict(kept["label"].value_counts()) in ({"a": 5, "b": 4}, {"a": 4, "b": 5})
     assert list(kept.index) == sorted(kept.index)
-    assert list(kept.index) == list(sources.limited(rows, 9, seed=0).index)
-    assert list(kept.index) != list(sources.limited(rows, 9, seed=1).index)
-    assert sources.limited(rows, None, 0) is rows
-    assert sources.limited(rows, 99, 0) is rows
-    assert (sources.limited(rows, 25, 0)["label"] == "b").sum() == 10
+    assert list(kept.index) == list(sources.subsample(rows, 9, seed=0).index)
+    assert list(kept.index) != list(sources.subsample(rows, 9, seed=1).index)
+    assert sources.subsample(rows, None, 0) is rows
+    assert sources.subsample(rows, 99, 0) is rows
+    assert (sources.subsample(rows, 25, 0)["label"] == "b").sum() == 10
 
 
 def test_positive_class() -> None:
@@ -169,8 +171,8 @@ def test_positive_class() -> None:
 def test_one_class_map_serves_sets_of_either_names() -> None:
     names = {"Positive": "cracked", "Negative": "plain"}
     old = pd.DataFrame({"label": ["Positive", "Negative"]})
-    new = sources.mapped(old, names)
+    new = sources.rename_classes(old, names)
     assert new["label"].tolist() == ["cracked", "plain"]
-    assert sources.mapped(new, names)["label"].tolist() == ["cracked", "plain"]
+    assert sources.rename_classes(new, names)["label"].tolist() == ["cracked", "plain"]
     with pytest.raises(sources.SourceError, match="names positiv: no such class; the classes are Negative, Positive"):
-        sources.mapped(old, {"positiv": "cracked", "Negative": "plain"})
+        sources.rename_classes(old, {"positiv": "cracked", "Negative": "plain"})

@@ -32,7 +32,7 @@ class MixError(HairlineError):
     """Images that nothing can be drawn on."""
 
 
-def mixed(manifest: pd.DataFrame, *, share: float, crops: float, positive: str | None, seed: int) -> pd.DataFrame:
+def add_drawn(manifest: pd.DataFrame, *, share: float, crops: float, positive: str | None, seed: int) -> pd.DataFrame:
     """Put composites and crops behind the images of a divided manifest, all of them into its training part.
 
     Args:
@@ -61,7 +61,7 @@ def mixed(manifest: pd.DataFrame, *, share: float, crops: float, positive: str |
     return joined.astype({"width": np.int64, "height": np.int64})
 
 
-def real(manifest: pd.DataFrame) -> np.ndarray:
+def is_real(manifest: pd.DataFrame) -> np.ndarray:
     """Say which rows are images of the source, bool [n]."""
     if ORIGIN not in manifest:
         return np.ones(len(manifest), bool)

@@ -158,7 +158,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
             with _one_large if large else contextlib.nullcontext():
                 yield image
     except Exception as error:  # Pillow's plug-ins raise anything, from struct.error to MemoryError
-        raise ImageError(reason(content, error)) from error
+        raise ImageError(explain(content, error)) from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -193,7 +193,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def reason(content: bytes, error: Exception) -> str:
+def explain(content: bytes, error: Exception) -> str:
     """Say in words for the user why bytes that Pillow refused are no image to this project."""
     if isinstance(error, ImageError):
         return str(error)

@@ -68,7 +68,7 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table.loc[readable, [*COLUMNS, "phash"]], table.loc[~readable, ["path", "label", "reason"]]
 
 
-def refuse_contradictions(manifest: pd.DataFrame) -> None:
+def check_labels(manifest: pd.DataFrame) -> None:
     """Refuse a manifest in which the same bytes carry two labels.
 
     Raises:
@@ -81,14 +81,14 @@ def refuse_contradictions(manifest: pd.DataFrame) -> None:
     first = manifest[manifest["sha256"] == contradicted[0]].drop_duplicates("label")
     one, two = first.iloc[0], first.iloc[1]
     raise ManifestError(
-        f"the same image carries two labels: {shown(one['path'])} is {one['label']!r} and {shown(two['path'])} is "
-        f"{two['label']!r}"
+        f"the same image carries two labels: {printable(one['path'])} is {one['label']!r} and "
+        f"{printable(two['path'])} is {two['label']!r}"
         + (f", and {len(contradicted) - 1} more images likewise" if len(contradicted) > 1 else "")
         + ": delete the wrong copy of each"
     )
 
 
-def refuse_rejected(rejected: pd.DataFrame, total: int, max_rejected: float) -> None:
+def check_rejected(rejected: pd.DataFrame, total: int, max_rejected: float) -> None:
     """Stop when more files were rejected than the user allows.
 
     Raises:
@@ -105,13 +105,13 @@ def refuse_rejected(rejected: pd.DataFrame, total: int, max_rejected: float) -> 
 
 def describe_rejected(rejected: pd.DataFrame, most: int = 5) -> str:
     """Name the first rejected files, a line each."""
-    lines = [f"  {shown(str(row.path))}: {row.reason}" for row in rejected.head(most).itertuples()]
+    lines = [f"  {printable(str(row.path))}: {row.reason}" for row in rejected.head(most).itertuples()]
     if len(rejected) > most:
         lines.append(f"  and {len(rejected) - most} more")
     return "\n".join(lines)
 
 
-def shown(path: str) -> str:
+def printable(path: str) -> str:
     """Give a path so that it can be printed on one line, whatever its bytes."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(path))
 
@@ -167,7 +167,7 @@ def read(path: Path, required: Iterable[str] = COLUMNS) -> pd.DataFrame:
         advice = "the first line must name the columns"
         if other is not None:
             advice += f", with commas between them, not {other!r}"
-        raise ManifestError(f"{path} {fault}: it has {shown(', '.join(header)) or 'none'}; {advice}")
+        raise ManifestError(f"{path} {fault}: it has {printable(', '.join(header)) or 'none'}; {advice}")
     table = pd.DataFrame(rows, columns=header, dtype=object)
     for name in {"width", "height"} & set(header):
         try:

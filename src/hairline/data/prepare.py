@@ -1,4 +1,4 @@
-"""The first stage of a run: its images listed, checked and divided."""
+"""From a source of images to a divided dataset: list, check, group and split the images, then add drawn ones."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hairline.config import Config, Split, arguments
-from hairline.config import Data as DataSettings
-from hairline.data import drawn as mixing
-from hairline.data import duplicates, manifest, sources, splits
+from hairline import config
+from hairline.data import drawn, duplicates, manifest, sources, splits
 from hairline.system.process import Process
 
 log = logging.getLogger(__name__)
 
-_FEW = 20  # test images: one of them is five points of accuracy
-_MIXING = ("mix", "crops", "mix_weight", "mix_seed")  # settings of `data` that come after listing and dividing
+_FEW_TEST_IMAGES = 20  # one of them is five points of accuracy
+_DRAWN_SETTINGS = ("mix", "crops", "mix_weight", "mix_seed")  # applied after splitting
 
 
 @dataclass(frozen=True)
-class Data:
-    """The divided manifest and what follows from it.
+class Dataset:
+    """The divided manifest and the values derived from it.
 
     Attributes:
-        manifest: With splits.
-        rejected: Files that are no readable images.
+        manifest: One row per image, with splits.
+        rejected: Unreadable files: path, label, reason.
         class_names: Sorted.
         positive: Index of the class that precision, recall and the threshold refer to; None: macro averages.
-        labels: int64 [n], index of each row's class.
-        hashes: Perceptual hash of each image of the source, uint64 [as many as `real`].
-        split_by: What made the split, in words: `split.group_by`, or the source.
+        labels: int64 [n], class index of each row.
+        hashes: uint64 [real images], perceptual hash of each image of the source.
+        split_by: Description of how the split was made: `split.group_by`, or "the source".
     """
 
     manifest: pd.DataFrame
@@ -44,149 +42,164 @@ class Data:
 
     @property
     def real(self) -> np.ndarray:
-        """Row numbers of the source's images: all, but for what `data.mix` and `data.crops` added."""
-        return np.flatnonzero(mixing.real(self.manifest))
+        """Row numbers of the source's images, without the drawn ones (`data.mix`, `data.crops`)."""
+        return np.flatnonzero(drawn.is_real(self.manifest))
 
     def rows(self, split: str) -> np.ndarray:
-        """Give the row numbers of one split."""
+        """Return the row numbers of one split."""
         return np.flatnonzero(self.manifest["split"] == split)
 
 
-def prepare_data(config: Config, process: Process) -> Data:
-    """List, check and divide the images; jobs of one sweep share what is listed, so that all see the same images."""
-    grouping = config.split.grouping()
-    seed = None if config.data.limit is None else config.seed
-    settings = repr((config.data.source, arguments(config.data, *_MIXING), grouping, seed))
-    found = process.listings.get(settings)
-    if found is None:
-        rows = listed(config.data, config.seed)
-        place, listed_so = getattr(config.data, "path", None), config.data.source == "manifest"
-        sources.refuse_few_classes(set(rows["label"]), place, listed=listed_so, chosen=_chosen(config.data))
-        if config.split.group_by != "column" and (rows.get("group", pd.Series("")) != "").any():
-            log.info("the column group is not used: split.group_by=column keeps the images of a group together")
-        table, rejected = scanned(rows, config.data.max_rejected)
-        table, hashes = grouped(table, config.split)
-        found = table, rejected, hashes
-        if process.sweep is not None:
-            process.listings[settings] = found
-    table, rejected, hashes = found[0].copy(), found[1].copy(), found[2]
-    own = set(table["split"]) - {""}
-    split_by = config.split.group_by
-    if own:
-        whole = own == set(manifest.SPLITS) and (table["split"] != "").all()
-        split_by = "the source" if whole else f"the source, the rest by {split_by}"
-    table = splits.split(table, **arguments(config.split, *grouping), seed=config.seed).reset_index(drop=True)
-    if own:
-        _warn_of_leaks(table)
-    class_names = sorted(table["label"].unique())
-    positive = sources.positive_class(class_names, config.data.positive_class)
-    amounts = {"share": config.data.mix, "crops": config.data.crops}
-    table = mixing.mixed(table, **amounts, positive=positive, seed=config.data.mix_seed)
-    data = Data(
-        table,
-        rejected,
-        class_names,
-        None if positive is None else class_names.index(positive),
-        pd.Categorical(table["label"], categories=class_names).codes.astype(np.int64),
-        hashes,
-        split_by,
-    )
-    _say_data(config, data)
-    return data
-
-
-def listed(settings: DataSettings, seed: int) -> pd.DataFrame:
-    """List the images of a source, classes renamed and drawn to the limit; no file is opened.
+def prepare(settings: config.Data, split: config.Split, *, seed: int, process: Process) -> Dataset:
+    """List, check, group and split the images of a source, and add drawn training images.
 
     Args:
         settings: The configuration group `data`.
-        seed: Chooses the images where there is a limit.
+        split: The configuration group `split`.
+        seed: Seed of the split and of `data.limit`.
+        process: Keeps the listed images, which the jobs of a sweep share so that all see the same ones.
     """
-    shared = ("source", "limit", "positive_class", "max_rejected", "class_map", *_MIXING)
-    rows = sources.mapped(sources.SOURCES[settings.source](**arguments(settings, *shared)), settings.class_map)
-    for alike in sources.spelt_alike(rows["label"]):
+    table, rejected, hashes = _scanned_groups(settings, split, seed=seed, process=process)
+    given = set(table["split"]) - {""}
+    split_by: str = split.group_by
+    if given:
+        complete = given == set(manifest.SPLITS) and (table["split"] != "").all()
+        split_by = "the source" if complete else f"the source, the rest by {split.group_by}"
+    shares = config.arguments(split, *split.grouping())
+    table = splits.split(table, **shares, seed=seed).reset_index(drop=True)
+    if given:
+        _warn_of_leaks(table)
+    class_names = sorted(table["label"].unique())
+    positive = sources.positive_class(class_names, settings.positive_class)
+    table = drawn.add_drawn(table, share=settings.mix, crops=settings.crops, positive=positive, seed=settings.mix_seed)
+    dataset = Dataset(
+        manifest=table,
+        rejected=rejected,
+        class_names=class_names,
+        positive=None if positive is None else class_names.index(positive),
+        labels=pd.Categorical(table["label"], categories=class_names).codes.astype(np.int64),
+        hashes=hashes,
+        split_by=split_by,
+    )
+    _log_dataset(dataset, guessed=settings.positive_class is None)
+    return dataset
+
+
+def _scanned_groups(
+    settings: config.Data, split: config.Split, *, seed: int, process: Process
+) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Return the grouped manifest, the rejected files and the perceptual hashes; cached for the jobs of a sweep."""
+    limit_seed = None if settings.limit is None else seed
+    key = repr((settings.source, config.arguments(settings, *_DRAWN_SETTINGS), split.grouping(), limit_seed))
+    if key in process.listings:
+        table, rejected, hashes = process.listings[key]
+        return table.copy(), rejected.copy(), hashes
+    rows = list_images(settings, seed=seed)
+    path, from_table = getattr(settings, "path", None), settings.source == "manifest"
+    sources.require_two_classes(
+        set(rows["label"]), path, from_table=from_table, excluded_by=_excluding_settings(settings)
+    )
+    if split.group_by != "column" and (rows.get("group", pd.Series("")) != "").any():
+        log.info("the column group is not used: split.group_by=column keeps the images of a group together")
+    table, rejected = scan_images(rows, max_rejected=settings.max_rejected)
+    table, hashes = group_images(table, split)
+    if process.sweep is not None:
+        process.listings[key] = table.copy(), rejected.copy(), hashes
+    return table, rejected, hashes
+
+
+def list_images(settings: config.Data, *, seed: int) -> pd.DataFrame:
+    """List the images of a source, with classes renamed and subsampled to `data.limit`; opens no file.
+
+    Args:
+        settings: The configuration group `data`.
+        seed: Seed of the subsample.
+    """
+    shared = ("source", "limit", "positive_class", "max_rejected", "class_map", *_DRAWN_SETTINGS)
+    rows = sources.SOURCES[settings.source](**config.arguments(settings, *shared))
+    rows = sources.rename_classes(rows, settings.class_map)
+    for names in sources.case_variants(rows["label"]):
         log.warning(
-            "WARNING: the classes %s differ in their letters' case alone and are kept apart; to make them one: %s",
-            ", ".join(map(manifest.shown, alike)),
-            f"'data.class_map={{{', '.join(f'{name}: {alike[-1]}' for name in alike[:-1])}}}'",
+            "WARNING: the classes %s differ in upper and lower case only and are kept apart. To merge them: %s",
+            ", ".join(map(manifest.printable, names)),
+            f"'data.class_map={{{', '.join(f'{name}: {names[-1]}' for name in names[:-1])}}}'",
         )
-    return sources.limited(rows, settings.limit, seed)
+    return sources.subsample(rows, settings.limit, seed)
 
 
-def scanned(rows: pd.DataFrame, max_rejected: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read every file once; gives what `manifest.scan` does."""
+def scan_images(rows: pd.DataFrame, *, max_rejected: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every file once; return the manifest and the rejected files as `manifest.scan` does.
+
+    Raises:
+        ManifestError: If more than the share `max_rejected` is unreadable, or identical images have two labels.
+    """
     table, rejected = manifest.scan(rows)
-    manifest.refuse_rejected(rejected, len(rows), max_rejected)
-    manifest.refuse_contradictions(table)
+    manifest.check_rejected(rejected, len(rows), max_rejected)
+    manifest.check_labels(table)
     return table, rejected
 
 
-def grouped(table: pd.DataFrame, settings: Split) -> tuple[pd.DataFrame, np.ndarray]:
-    """Say which images belong together, near-identical ones among them.
+def group_images(table: pd.DataFrame, split: config.Split) -> tuple[pd.DataFrame, np.ndarray]:
+    """Fill the column `group`; near-identical images belong together unless `split.group_by=none`.
 
     Returns:
-        The manifest, and its column phash, which it loses.
+        The manifest without its column phash, and that column as an array.
     """
     hashes = table["phash"].to_numpy()
-    clusters = None if settings.group_by == "none" else duplicates.clusters(table["sha256"].tolist(), hashes)
-    return splits.group(table.drop(columns="phash"), clusters, **settings.grouping()), hashes
+    clusters = None if split.group_by == "none" else duplicates.clusters(table["sha256"].tolist(), hashes)
+    return splits.group(table.drop(columns="phash"), clusters, **split.grouping()), hashes
 
 
-def _chosen(settings: DataSettings) -> str:
-    """Name the settings that may have left classes out."""
-    named = {"data.limit": settings.limit if settings.limit == 1 else None, "data.class_map": settings.class_map}
-    return " and ".join(f"{key}={value}" for key, value in named.items() if value)
+def _excluding_settings(settings: config.Data) -> str:
+    """Return the settings that may have removed classes, for a message."""
+    values = {"data.limit": settings.limit if settings.limit == 1 else None, "data.class_map": settings.class_map}
+    return " and ".join(f"{key}={value}" for key, value in values.items() if value)
 
 
 def _warn_of_leaks(table: pd.DataFrame) -> None:
-    """Say how many images of the source's own validation and test parts belong together with training images."""
+    """Warn of validation and test images of the source's own split that share a group with training images."""
     training = table["split"] == "train"
-    across = ~training & table["group"].isin(table.loc[training, "group"])
-    if across.any():
+    leaking = ~training & table["group"].isin(table.loc[training, "group"])
+    if leaking.any():
         log.warning(
-            "WARNING: %s of the %s validation and test images, as the source divides them, belong together with "
-            "training images (identical, near-identical or of one group): figures will be too good. Move them, or "
-            "leave the division to split.group_by",
-            f"{across.sum():,}",
+            "WARNING: %s of the %s validation and test images of the source's own split belong together with "
+            "training images (identical, near-identical or of one group): metrics will be too optimistic. Move them, "
+            "or remove the split from the source so that split.group_by divides the images",
+            f"{leaking.sum():,}",
             f"{(~training).sum():,}",
         )
 
 
-def _say_data(config: Config, data: Data) -> None:
-    counts = pd.crosstab(data.manifest["split"], data.manifest["label"])
+def _log_dataset(dataset: Dataset, *, guessed: bool) -> None:
+    """Log the size of each split, the drawn images, the positive class and the rejected files."""
+    counts = pd.crosstab(dataset.manifest["split"], dataset.manifest["label"])
     for split in manifest.SPLITS:
-        per_class = ", ".join(f"{manifest.shown(name)} {counts.loc[split, name]:,}" for name in data.class_names)
+        per_class = ", ".join(f"{manifest.printable(name)} {counts.loc[split, name]:,}" for name in dataset.class_names)
         log.info("%-5s %7s images  (%s)", split, f"{counts.loc[split].sum():,}", per_class)
-    if len(data.real) < len(data.manifest):
-        kinds = data.manifest[mixing.ORIGIN].value_counts()
-        if drawn := kinds.get(mixing.COMPOSITE, 0):
-            log.info("%s of the training images are drawn on others of them (data.mix)", f"{drawn:,}")
-        if cut := kinds.get(mixing.CROP, 0):
-            log.info("%s of the training images are parts of others of them, enlarged (data.crops)", f"{cut:,}")
-    if len(data.class_names) == 2:
-        if data.positive is None:
+    if len(dataset.real) < len(dataset.manifest):
+        origins = dataset.manifest[drawn.ORIGIN].value_counts()
+        if composites := origins.get(drawn.COMPOSITE, 0):
+            log.info("%s training images are drawn on other training images (data.mix)", f"{composites:,}")
+        if crops := origins.get(drawn.CROP, 0):
+            log.info("%s training images are enlarged crops of other training images (data.crops)", f"{crops:,}")
+    if len(dataset.class_names) == 2:
+        if dataset.positive is None:
             log.warning(
-                "WARNING: neither class has a name that means cracked, so no threshold, recall or AUROC: add %s",
-                " or ".join(f"\"data.positive_class='{manifest.shown(name)}'\"" for name in data.class_names),
+                "WARNING: neither class has a name that means cracked, so there is no threshold, recall or AUROC: "
+                "add %s",
+                " or ".join(f"\"data.positive_class='{manifest.printable(name)}'\"" for name in dataset.class_names),
             )
         else:
-            how = "as set" if config.data.positive_class else "guessed by its name"
-            log.info("positive class: %s (%s)", manifest.shown(data.class_names[data.positive]), how)
-    if len(data.rejected):
+            name = manifest.printable(dataset.class_names[dataset.positive])
+            log.info("positive class: %s (%s)", name, "guessed by its name" if guessed else "as set")
+    if len(dataset.rejected):
         log.warning(
-            "WARNING: %d files are no readable images and are left out (rejected.csv):\n%s",
-            len(data.rejected),
-            manifest.describe_rejected(data.rejected),
+            "WARNING: %d files are not readable images and are skipped (rejected.csv):\n%s",
+            len(dataset.rejected),
+            manifest.describe_rejected(dataset.rejected),
         )
-    few = counts.loc["test"].sum()
-    if few < _FEW:
+    if (test_images := counts.loc["test"].sum()) < _FEW_TEST_IMAGES:
         log.warning(
-            "WARNING: the test part has %d images, too few to tell one model from another: read the intervals", few
-        )
-    by_epochs = config.base is None and config.optimizer.name != "lbfgs"
-    if by_epochs and config.batch_size > counts.loc["train"].sum():
-        log.warning(
-            "WARNING: batch_size=%d is larger than the training part (%d images): each epoch is one step",
-            config.batch_size,
-            counts.loc["train"].sum(),
+            "WARNING: the test split has %d images, too few to compare models: read the confidence intervals",
+            test_images,
         )

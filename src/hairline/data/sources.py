@@ -63,9 +63,9 @@ def from_folder(*, path: str) -> pd.DataFrame:
         pairs = [("", folder) for folder in children]
     names = {folder.name for _, folder in pairs}
     if not names:
-        refuse_few_classes(names, path, listed=False)
+        require_two_classes(names, path, from_table=False)
     _refuse_no_text(names, f"{root} holds the class folder", "rename it")
-    rows = [(str(file), folder.name, split) for split, folder in pairs for file in files(folder)]
+    rows = [(str(file), folder.name, split) for split, folder in pairs for file in list_files(folder)]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
     _tell_of_left_out([root] if not pairs[0][0] else [root, *children], names - {label for _, label, _ in rows})
@@ -94,12 +94,12 @@ def from_manifest(*, path: str) -> pd.DataFrame:
         )
     _refuse_no_text(table["label"], f"{file} holds the label", "save the file as UTF-8")
     if table.empty:
-        refuse_few_classes(set(), path, listed=True)
+        require_two_classes(set(), path, from_table=True)
     places = [os.path.normpath(file.parent / entry) for entry in table["path"]]
     table["path"] = pd.Series(places, index=table.index, dtype=object)
     if table["path"].duplicated().any():
         twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
-        raise SourceError(f"{file} lists {manifest.shown(twice)} more than once: keep one row an image")
+        raise SourceError(f"{file} lists {manifest.printable(twice)} more than once: keep one row an image")
     return table[["path", "label", "group", "split"]].sort_values("label", kind="stable", ignore_index=True)
 
 
@@ -137,7 +137,7 @@ def faults(source: str, path: str | None) -> Iterator[str]:
         yield f"data.path={path!r}: expected a CSV file; for a folder of images use data=folder"
 
 
-def limited(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
+def subsample(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     """Keep `limit` rows, drawn evenly from the classes; the order and the index of the rest are kept."""
     if limit is None or limit >= len(rows):
         return rows
@@ -147,7 +147,7 @@ def limited(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     return shuffled.iloc[np.argsort(rank.to_numpy(), kind="stable")[:limit]].sort_index()
 
 
-def mapped(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
+def rename_classes(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
     """Give classes other names.
 
     Args:
@@ -169,10 +169,10 @@ def mapped(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
     return rows.assign(label=pd.Series(names, index=rows.index, dtype=object))
 
 
-def spelt_alike(labels: Iterable[str]) -> list[list[str]]:
+def case_variants(labels: Iterable[str]) -> list[list[str]]:
     """Give the classes whose names differ in the case of their letters alone, together.
 
-    >>> spelt_alike(["Cracked", "sound", "cracked"])
+    >>> case_variants(["Cracked", "sound", "cracked"])
     [['Cracked', 'cracked']]
     """
     found: dict[str, list[str]] = {}
@@ -181,14 +181,14 @@ def spelt_alike(labels: Iterable[str]) -> list[list[str]]:
     return [names for names in found.values() if len(names) > 1]
 
 
-def refuse_few_classes(names: set[str], path: str | None, *, listed: bool, chosen: str = "") -> None:
+def require_two_classes(names: set[str], path: str | None, *, from_table: bool, excluded_by: str = "") -> None:
     """Refuse what no classifier can be trained on; a set of one class can be evaluated.
 
     Args:
         names: All classes.
         path: Of the source; None where it has none.
-        listed: Whether the classes stand in a CSV file, not in folders.
-        chosen: Settings that may have left classes out; empty where there are none.
+        from_table: Whether the classes stand in a CSV file, not in folders.
+        excluded_by: Settings that may have left classes out; empty where there are none.
 
     Raises:
         SourceError: If there are fewer than two classes; it says how to lay them out.
@@ -197,15 +197,17 @@ def refuse_few_classes(names: set[str], path: str | None, *, listed: bool, chose
         return
     place = Path(path or "data").expanduser().absolute()
     nothing, expected = "no images", "at least two classes in the column label"
-    if not listed:
+    if not from_table:
         nothing = "no class folders"
         expected = (
             f"one sub-folder for each of at least two classes (such as {place.name}/cracked and "
             f"{place.name}/uncracked), or train, val and test folders of those"
         )
     held = f"only the class {next(iter(names))!r}" if names else nothing
-    if names and chosen:
-        raise SourceError(f"{chosen} leaves {held} of {place if path else 'the data'}: expected at least two classes")
+    if names and excluded_by:
+        raise SourceError(
+            f"{excluded_by} leaves {held} of {place if path else 'the data'}: expected at least two classes"
+        )
     raise SourceError(f"{place if path else 'the data'} holds {held}: expected {expected}")
 
 
@@ -260,26 +262,28 @@ def _tell_of_left_out(parents: list[Path], empty: set[str]) -> None:
             f"{len(loose):,}",
             " lies" if len(loose) == 1 else "s lie",
             "is" if len(loose) == 1 else "are",
-            manifest.shown(str(min(loose))),
+            manifest.printable(str(min(loose))),
         )
     if empty:
-        log.warning("WARNING: no files for the class %s: it is left out", ", ".join(map(manifest.shown, sorted(empty))))
+        log.warning(
+            "WARNING: no files for the class %s: it is left out", ", ".join(map(manifest.printable, sorted(empty)))
+        )
 
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
         return sorted(
-            (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=natural
+            (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=natural_key
         )
     except OSError as error:
         raise SourceError(f"{folder} cannot be listed: {error.strerror}") from error
 
 
-def files(folder: Path) -> Iterator[Path]:
+def list_files(folder: Path) -> Iterator[Path]:
     """Yield all files below a class folder in natural order; each real folder once, so that link loops end."""
 
     def refuse(error: OSError) -> None:  # what cannot be listed must not be missing in silence
-        raise SourceError(f"{manifest.shown(str(error.filename))} cannot be listed: {error.strerror}") from error
+        raise SourceError(f"{manifest.printable(str(error.filename))} cannot be listed: {error.strerror}") from error
 
     seen: set[str] = set()
     for current, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
@@ -288,13 +292,13 @@ def files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
-        for name in sorted(files, key=natural):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        for name in sorted(files, key=natural_key):
             if not name.startswith(".") and name.lower() not in _CLUTTER:
                 yield Path(current, name)
 
 
-def natural(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
+def natural_key(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key that puts 2.jpg before 10.jpg; file order matters, as neighbours often come from one photo."""
     text = name.name if isinstance(name, Path) else name
     parts = re.split(r"([0-9]+)", text.lower())
@@ -305,4 +309,4 @@ def _refuse_no_text(names: Iterable[str], where: str, advice: str) -> None:
     """Refuse class names with bytes that are not UTF-8: they go into tables, figures and stores that take text only."""
     odd = sorted(name for name in set(names) if any("\ud800" <= char <= "\udfff" for char in name))
     if odd:
-        raise SourceError(f"{where} {manifest.shown(odd[0])!r}, which is not UTF-8: {advice}")
+        raise SourceError(f"{where} {manifest.printable(odd[0])!r}, which is not UTF-8: {advice}")

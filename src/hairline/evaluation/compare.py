@@ -208,7 +208,7 @@ def against_the_best(entries: list[Entry], resamples: int) -> pd.DataFrame:
 
 def say(table: pd.DataFrame, shown: list[str], differences: pd.DataFrame, directory: Path) -> None:
     """Print the table, and which differences are beyond chance."""
-    told = pd.DataFrame({"run": table["run"].map(manifest.shown)})
+    told = pd.DataFrame({"run": table["run"].map(manifest.printable)})
     settings = [key for key in table.columns[1:] if not key.startswith(("test_", "repeats"))]
     # Of runs of many kinds the settings that most of them have say most.
     settings = sorted(settings, key=lambda key: table[key].isna().sum())[:_MOST_SETTINGS]
@@ -235,7 +235,7 @@ def say(table: pd.DataFrame, shown: list[str], differences: pd.DataFrame, direct
 
 def verdict(one: str, two: str, rows: pd.DataFrame) -> str:
     """Say in a line whether the first run is better than the second, and in what."""
-    one, two = manifest.shown(one), manifest.shown(two)
+    one, two = manifest.printable(one), manifest.printable(two)
     if rows["note"].iloc[0]:
         return f"{one} and {two} cannot be compared: {rows['note'].iloc[0]}"
     sign = np.where(rows["metric"].isin(_LOWER_IS_BETTER), -1, 1) * np.sign(rows["difference"])

@@ -126,9 +126,9 @@ def list_images(config: Evaluate, folder: Path, bundle: Bundle) -> tuple[pd.Data
     Raises:
         EvaluationError: If classes do not fit those of the model, or the part is empty.
     """
-    rows = prepare.listed(config.data, config.seed)
+    rows = prepare.list_images(config.data, seed=config.seed)
     refuse_other_classes(sorted(set(rows["label"])), bundle.class_names)
-    table, rejected = prepare.scanned(rows, config.data.max_rejected)
+    table, rejected = prepare.scan_images(rows, max_rejected=config.data.max_rejected)
     known = pd.Series(bundles.splits_of(folder, table["sha256"]), index=table.index, dtype=object)
     # The model's own split comes first: for an image it was made with, that is the truth.
     table = table.assign(seen=known.isin(["train", "val"]), split=known.where(known != "", table["split"]))
@@ -140,7 +140,7 @@ def list_images(config: Evaluate, folder: Path, bundle: Bundle) -> tuple[pd.Data
                 f"part={config.part}: none of the images belongs to it; by the run's split and the source's folders "
                 f"they are {counts}: choose one of these, or part=all"
             )
-    return prepare.grouped(table, config.split)[0].reset_index(drop=True), rejected
+    return prepare.group_images(table, config.split)[0].reset_index(drop=True), rejected
 
 
 def refuse_other_classes(found: list[str], expected: list[str]) -> None:
@@ -152,8 +152,9 @@ def refuse_other_classes(found: list[str], expected: list[str]) -> None:
     other = [name for name in found if name not in expected]
     if other:
         raise EvaluationError(
-            f"the data has the classes {', '.join(map(manifest.shown, found))}; the model knows "
-            f"{', '.join(map(manifest.shown, expected))}. Say which is which: {sources.class_map_hint(found, expected)}"
+            f"the data has the classes {', '.join(map(manifest.printable, found))}; the model knows "
+            f"{', '.join(map(manifest.printable, expected))}. Say which is which: "
+            f"{sources.class_map_hint(found, expected)}"
         )
 
 
@@ -265,7 +266,7 @@ def data_name(config: Evaluate) -> str:
 def say(config: Evaluate, name: str, results: dict[str, float], directory: Path) -> None:
     """Print what came out and where it lies."""
     unseen, seen = results["test_images"], results["seen_images"]
-    lines = ["", f"{manifest.shown(name)}: {unseen:,} images"]
+    lines = ["", f"{manifest.printable(name)}: {unseen:,} images"]
     if seen:
         lines[-1] += (
             f"; {seen:,} more were among the model's training or validation images and are counted apart (seen_)"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hairline.data import augmentation, images
-from hairline.data.manifest import shown
+from hairline.data.manifest import printable
 from hairline.evaluation import charts, figures, metrics
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def draw_predictions(
     """
     names, size = bundle.class_names, bundle.image_size
     positive = None if bundle.positive_class is None else names.index(bundle.positive_class)
-    threshold, title = bundle.threshold, shown(title)
+    threshold, title = bundle.threshold, printable(title)
     chosen = probabilities.argmax(axis=1)
     if positive is not None and threshold is not None:
         chosen = np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)

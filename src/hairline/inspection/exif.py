@@ -71,7 +71,7 @@ def read(content: bytes) -> Header:
     except images.ImageError:
         raise
     except Exception as error:
-        raise images.ImageError(images.reason(content, error)) from error
+        raise images.ImageError(images.explain(content, error)) from error
 
 
 def _time(exif: Image.Exif, doubts: list[str]) -> str:

@@ -44,4 +44,4 @@ def length(mm: float) -> str:
 
 def safe(text: str) -> str:
     """Give text from outside as HTML shows it: no mark-up, no control characters, on one line."""
-    return html.escape(manifest.shown(text), quote=True)
+    return html.escape(manifest.printable(text), quote=True)

@@ -132,7 +132,7 @@ def listed(text: str, output: Path) -> Listing:
     if place.exists():
         found = [place]
     else:
-        matched = [Path(name) for name in sorted(glob.glob(str(place), recursive=True), key=sources.natural)]
+        matched = [Path(name) for name in sorted(glob.glob(str(place), recursive=True), key=sources.natural_key)]
         # Folders count only where a pattern matches nothing else: `site/*.jpg` is files, `site*` may be folders.
         found = [path for path in matched if not path.is_dir()] or matched
     if not found:
@@ -172,7 +172,7 @@ def listed(text: str, output: Path) -> Listing:
 def _files(found: list[Path]) -> Iterator[Path]:
     for path in found:
         if path.is_dir():
-            yield from sources.files(path)
+            yield from sources.list_files(path)
         else:
             yield path
 
@@ -250,7 +250,11 @@ def _conclude(
 def describe(run: str, inspector: Any) -> dict[str, str]:
     """Say which model looked at the photos, and how it decides."""
     bundle = inspector.bundle
-    told = {"model": manifest.shown(run), "backbone": str(bundle.backbone.get("name", "")), "engine": inspector.engine}
+    told = {
+        "model": manifest.printable(run),
+        "backbone": str(bundle.backbone.get("name", "")),
+        "engine": inspector.engine,
+    }
     told |= {"digest": bundle.model_sha256[:16], "classes": ", ".join(bundle.class_names)}
     return told | {"decision": bundle.describe_decision()}
 
@@ -276,7 +280,7 @@ def _say(
     if about.problems:
         lines += ["", "See to these:"]
         named = list(about.problems.items())[:_MOST_NAMED]
-        lines += [f"  {manifest.shown(str(path))}: {manifest.shown(reason)}" for path, reason in named]
+        lines += [f"  {manifest.printable(str(path))}: {manifest.printable(reason)}" for path, reason in named]
         if len(about.problems) > len(named):
             lines.append(f"  and {len(about.problems) - len(named):,} more: columns problem and notes of {PHOTOS}")
     told = "  ".join(f"{name} {value:.1f}" for name, value in seconds.items())
@@ -288,11 +292,11 @@ def _say(
         f"{about.tile_px} pixels, {places:,} with a position{rate}",
         f"seconds  {told}",
         "",
-        f"Report   {manifest.shown(place)}{os.sep}{REPORT}   open it in a browser",
+        f"Report   {manifest.printable(place)}{os.sep}{REPORT}   open it in a browser",
     ]
     log.info("\n".join(lines))
 
 
 def _names(paths: list[Path], most: int = 3) -> str:
-    told = ", ".join(manifest.shown(path.name) for path in paths[:most])
+    told = ", ".join(manifest.printable(path.name) for path in paths[:most])
     return told + (", ..." if len(paths) > most else "")

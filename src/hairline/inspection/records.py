@@ -121,7 +121,7 @@ def write_geojson(rows: Iterable[dict[str, Any]], file: Path) -> int:
         {
             "type": "Feature",
             "geometry": {"type": "Point", "coordinates": [row["longitude"], row["latitude"]]},
-            "properties": {"path": manifest.shown(row["path"])} | {key: row[key] for key in told},
+            "properties": {"path": manifest.printable(row["path"])} | {key: row[key] for key in told},
         }
         for row in rows
         if row["latitude"] is not None

@@ -159,7 +159,7 @@ def _refuse_changed(images: pd.DataFrame) -> None:
         except OSError:
             same = False
         if not same:
-            raise RegistryError(f"the test image {manifest.shown(path)} is gone or changed")
+            raise RegistryError(f"the test image {manifest.printable(path)} is gone or changed")
 
 
 def judge(difference: comparison.Difference, loss: comparison.Difference, champion: int) -> Decision:

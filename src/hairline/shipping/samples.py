@@ -30,7 +30,7 @@ class Samples:
 
     def calibration(self, image_size: int) -> Iterator[np.ndarray]:
         """Decode training images, uint8 [height, width, 3], drawn evenly from the classes."""
-        for path in sources.limited(self.training, CALIBRATION_IMAGES, 0)["path"]:
+        for path in sources.subsample(self.training, CALIBRATION_IMAGES, 0)["path"]:
             yield images.decode(path, image_size)
 
 
@@ -65,10 +65,10 @@ def find(record: Record, data: str | None, limit: int | None, class_names: list[
             f"{data or record.run} holds no training images, from which the ranges of 8-bit numbers are taken: "
             "give data.path=<folder with train and val folders>, or the images that the run was trained on"
         )
-    chosen = sources.limited(validation, limit, 0)
+    chosen = sources.subsample(validation, limit, 0)
     _refuse_missing(chosen, record, data)
     if training:
-        _refuse_missing(sources.limited(train, CALIBRATION_IMAGES, 0), record, data)
+        _refuse_missing(sources.subsample(train, CALIBRATION_IMAGES, 0), record, data)
     return Samples(chosen.reset_index(drop=True), train.reset_index(drop=True))
 
 
@@ -98,7 +98,7 @@ def _refuse_missing(table: pd.DataFrame, record: Record, data: str | None) -> No
     if gone:
         raise ExportError(
             f"{len(gone)} of the {len(table)} images to try the export on are gone, such as "
-            f"{manifest.shown(gone[0])}: say where they lie now, data.path=<folder>, or give other labelled images"
+            f"{manifest.printable(gone[0])}: say where they lie now, data.path=<folder>, or give other labelled images"
             + ("" if data is None else f" (data.path={data})")
             + f" (run={record.run})"
         )

@@ -17,7 +17,7 @@ import pandas as pd
 from hairline import tracking
 from hairline.config import Config, arguments, flatten
 from hairline.data import manifest, sources
-from hairline.data.prepare import Data
+from hairline.data.prepare import Dataset
 from hairline.model import bundle as bundles
 from hairline.model import saved
 from hairline.system.errors import HairlineError
@@ -83,7 +83,7 @@ class Base:
         runtime = replace(config.runtime, precision=bundle.precision)
         return replace(config, model=model, image_size=bundle.image_size, runtime=runtime, probe=False)
 
-    def checked(self, data: Data) -> Data:
+    def checked(self, data: Dataset) -> Dataset:
         """Refuse images of other classes than the base's; gives them with its positive class.
 
         Raises:
@@ -92,8 +92,8 @@ class Base:
         known = self.parts.bundle.class_names
         if data.class_names != known:
             raise BaseError(
-                f"the images have the classes {', '.join(map(manifest.shown, data.class_names))}; the base knows "
-                f"{', '.join(map(manifest.shown, known))}, and needs some images of each. Say which is which: "
+                f"the images have the classes {', '.join(map(manifest.printable, data.class_names))}; the base knows "
+                f"{', '.join(map(manifest.printable, known))}, and needs some images of each. Say which is which: "
                 f"{sources.class_map_hint(data.class_names, known)}, or train without a base"
             )
         test = data.rows("test")
@@ -109,12 +109,12 @@ class Base:
         positive = self.parts.bundle.positive_class
         return replace(data, positive=None if positive is None else known.index(positive))
 
-    def features(self, config: Config, data: Data) -> Frozen:
+    def features(self, config: Config, data: Dataset) -> Frozen:
         """Compute, or take from the cache, the images' features by the base's network."""
         recipe = self.parts.recipe(config.features.engine)
         return pass_images(config, data, lambda: self.parts.backbone, recipe, "features")
 
-    def head(self, config: Config, data: Data, frozen: Frozen, run: tracking.Run, state: Checkpoint) -> Head:
+    def head(self, config: Config, data: Dataset, frozen: Frozen, run: tracking.Run, state: Checkpoint) -> Head:
         """Fit the base's head anew to all images but the test's.
 
         Nothing is told to `run` and kept in `state`: it takes a second.
@@ -163,7 +163,7 @@ class Base:
         history = pd.DataFrame([{"phase": "refit", "epoch": 1} | row | {"seconds": time.perf_counter() - started}])
         return Head(model, standardisation, scores, history)
 
-    def decide(self, config: Config, data: Data, scores: np.ndarray) -> Decision:
+    def decide(self, config: Config, data: Dataset, scores: np.ndarray) -> Decision:
         """Choose temperature and threshold by the scores of heads that had not seen the image.
 
         Being sure of a recall of 0.99 takes hundreds of cracked images. With fewer, the threshold of even odds
@@ -192,7 +192,7 @@ class Base:
         return dict(self.parts.bundle.backbone)
 
     def statistics(
-        self, config: Config, data: Data, frozen: Frozen, head: Head, model: keras.Model
+        self, config: Config, data: Dataset, frozen: Frozen, head: Head, model: keras.Model
     ) -> dict[str, np.ndarray]:
         """Give the base's arrays, with the run's images among what the model has seen and knows."""
         from hairline.model.distance import Distance
@@ -203,7 +203,7 @@ class Base:
         return found if distance is None else found | distance.widened(frozen.images).arrays()
 
 
-def _fitted(data: Data) -> np.ndarray:
+def _fitted(data: Dataset) -> np.ndarray:
     """Give the rows that the head is fitted to."""
     return np.flatnonzero(data.manifest["split"] != "test")
 

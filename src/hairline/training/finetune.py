@@ -13,7 +13,7 @@ import numpy as np
 
 from hairline import tracking
 from hairline.config import Config, arguments
-from hairline.data.prepare import Data
+from hairline.data.prepare import Dataset
 from hairline.system import errors
 from hairline.training.checkpoint import Checkpoint
 from hairline.training.head import Frozen, Head, fit_rows, fit_settings, pass_images, row_weights
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def finetune(
     config: Config,
-    data: Data,
+    data: Dataset,
     frozen: Frozen,
     head: Head,
     run: tracking.Run,

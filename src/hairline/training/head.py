@@ -16,7 +16,7 @@ from hairline import tracking
 from hairline.config import Config, arguments
 from hairline.data import augmentation
 from hairline.data.decoded import Decoded
-from hairline.data.prepare import Data
+from hairline.data.prepare import Dataset
 from hairline.system import errors
 from hairline.training.checkpoint import Checkpoint
 
@@ -64,7 +64,7 @@ class Head:
     history: pd.DataFrame
 
 
-def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], recipe: Recipe, label: str) -> Frozen:
+def pass_images(config: Config, data: Dataset, model: Callable[[], keras.Model], recipe: Recipe, label: str) -> Frozen:
     """Pass all images, and the training images' further views, through a frozen model."""
     from hairline.model.features import Features, compute
 
@@ -100,7 +100,7 @@ def pass_images(config: Config, data: Data, model: Callable[[], keras.Model], re
 
 def train_head(
     config: Config,
-    data: Data,
+    data: Dataset,
     frozen: Frozen,
     run: tracking.Run,
     part: np.ndarray | None = None,
@@ -149,7 +149,7 @@ def train_head(
 
 def fit_rows(
     config: Config,
-    data: Data,
+    data: Dataset,
     model: keras.Model,
     frozen: Frozen,
     run: tracking.Run,
@@ -192,7 +192,7 @@ def fit_rows(
 
 def solve_rows(
     config: Config,
-    data: Data,
+    data: Dataset,
     head: keras.Model,
     standardisation: Standardisation,
     frozen: Frozen,
@@ -233,12 +233,12 @@ def solve_rows(
     return history
 
 
-def viewed(part: np.ndarray, data: Data, frozen: Frozen) -> np.ndarray:
+def viewed(part: np.ndarray, data: Dataset, frozen: Frozen) -> np.ndarray:
     """Give the rows of all views of some training images, by their places among them."""
     return np.concatenate([part + view * len(data.rows("train")) for view in range(frozen.views)])
 
 
-def row_weights(config: Config, data: Data, views: int = 1) -> np.ndarray | None:
+def row_weights(config: Config, data: Dataset, views: int = 1) -> np.ndarray | None:
     """Say what each view of a training image counts in the loss, float32 [views * n]; None: all the same.
 
     They are one on average.
@@ -253,7 +253,7 @@ def row_weights(config: Config, data: Data, views: int = 1) -> np.ndarray | None
     return None if (weights == weights[0]).all() else np.tile(weights / weights.mean(), views).astype(np.float32)
 
 
-def fit_settings(config: Config, data: Data, run: tracking.Run) -> dict[str, Any]:
+def fit_settings(config: Config, data: Dataset, run: tracking.Run) -> dict[str, Any]:
     """Give the settings of training that all phases share."""
     return {
         "optimizer": arguments(config.optimizer),

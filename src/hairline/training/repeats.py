@@ -12,7 +12,7 @@ import pandas as pd
 from hairline import tracking
 from hairline.config import Config, arguments
 from hairline.data import manifest
-from hairline.data.prepare import Data
+from hairline.data.prepare import Dataset
 from hairline.evaluation import decisions, intervals, leaks, measures, metrics
 from hairline.evaluation.decisions import Decision
 from hairline.model import probe
@@ -24,7 +24,7 @@ _PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the training images
 _SPREAD = ("accuracy", "loss", "auroc", "f1", "recall", "ece", "recall_at_threshold", "balanced_accuracy_at_threshold")
 
 
-def decide(config: Config, data: Data, scores: np.ndarray) -> Decision:
+def decide(config: Config, data: Dataset, scores: np.ndarray) -> Decision:
     """Choose temperature and threshold on the validation images.
 
     Args:
@@ -44,11 +44,11 @@ def decide(config: Config, data: Data, scores: np.ndarray) -> Decision:
     )
 
 
-def say_decision(config: Config, data: Data, decision: Decision) -> None:
+def say_decision(config: Config, data: Dataset, decision: Decision) -> None:
     """Print the threshold, how it was chosen, and what the abstain band makes of it."""
     point, band = decision.point, decision.abstain
     if point is not None:
-        name = manifest.shown(data.class_names[data.positive or 0])
+        name = manifest.printable(data.class_names[data.positive or 0])
         log.info("threshold %.4g on %s, %s", point.threshold, name, point.describe())
         if band is not None and not band[0] <= point.threshold <= band[1]:
             log.warning("WARNING: the threshold %.4g lies outside decision.abstain=%s", point.threshold, band)
@@ -65,7 +65,7 @@ def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
     return head.probabilities(scores, temperature)
 
 
-def measure(config: Config, data: Data, scores: np.ndarray, decision: Decision) -> dict[str, float]:
+def measure(config: Config, data: Dataset, scores: np.ndarray, decision: Decision) -> dict[str, float]:
     """Measure all splits; the test part in full, with intervals.
 
     Returns:
@@ -98,7 +98,7 @@ def measure(config: Config, data: Data, scores: np.ndarray, decision: Decision) 
     return results | describe_decision(decision)
 
 
-def measure_probe(data: Data, frozen: Frozen) -> dict[str, float]:
+def measure_probe(data: Dataset, frozen: Frozen) -> dict[str, float]:
     """Fit the closed-form probe to the images as they are; gives `probe_val_accuracy` and `probe_test_accuracy`.
 
     It takes a second, and a head that is not at least as good has been trained badly.
@@ -125,7 +125,7 @@ def describe_decision(decision: Decision) -> dict[str, float]:
     return found
 
 
-def repeat(config: Config, data: Data, frozen: Frozen, first: dict[str, float], directory: Path) -> dict[str, float]:
+def repeat(config: Config, data: Dataset, frozen: Frozen, first: dict[str, float], directory: Path) -> dict[str, float]:
     """Train the head again with other seeds, on the same features and split, and measure how far the numbers move.
 
     Temperature and threshold are chosen anew for each head. The model that is saved is the first.
@@ -163,7 +163,7 @@ def repeat(config: Config, data: Data, frozen: Frozen, first: dict[str, float], 
     return found
 
 
-def learning_curve(config: Config, data: Data, frozen: Frozen, whole: dict[str, float]) -> pd.DataFrame:
+def learning_curve(config: Config, data: Dataset, frozen: Frozen, whole: dict[str, float]) -> pd.DataFrame:
     """Train the head on growing parts of the training images: whether more of them would help.
 
     The parts are drawn by whole groups as far as possible, each within the next. Batches shrink with the part, so that
@@ -201,7 +201,7 @@ def learning_curve(config: Config, data: Data, frozen: Frozen, whole: dict[str, 
     return pd.DataFrame([*rows, {"images": len(train)} | last])
 
 
-def find_leaks(data: Data, directory: Path) -> leaks.Leaks:
+def find_leaks(data: Dataset, directory: Path) -> leaks.Leaks:
     """Report what the split keeps apart and what not; `leaks.csv` gets the closest pairs."""
     images = data.manifest.iloc[data.real]  # what is drawn on a training image is no leak of another's
     found = leaks.report(images, data.hashes)

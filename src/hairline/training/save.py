@@ -11,7 +11,7 @@ import numpy as np
 
 from hairline.config import Config
 from hairline.data import images, manifest
-from hairline.data.prepare import Data
+from hairline.data.prepare import Dataset
 from hairline.system import provenance
 from hairline.training.head import Frozen, Head
 
@@ -25,7 +25,7 @@ PARITY_LIMIT = 1e-4  # between the joined model's probabilities and the feature 
 _PARITY_IMAGES = 32
 
 
-def describe_model(config: Config, data: Data, decision: Decision, network: dict[str, Any]) -> Bundle:
+def describe_model(config: Config, data: Dataset, decision: Decision, network: dict[str, Any]) -> Bundle:
     """Describe the model, `network` its backbone, for whoever uses it."""
     from hairline.model.bundle import Bundle
 
@@ -52,7 +52,7 @@ def describe_model(config: Config, data: Data, decision: Decision, network: dict
 
 
 def join_model(
-    config: Config, data: Data, frozen: Frozen, head: Head, probabilities: np.ndarray, temperature: float
+    config: Config, data: Dataset, frozen: Frozen, head: Head, probabilities: np.ndarray, temperature: float
 ) -> tuple[keras.Model, float]:
     """Join backbone and head, and check the whole against the feature path on real test images.
 

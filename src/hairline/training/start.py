@@ -16,7 +16,7 @@ import numpy as np
 
 from hairline import tracking
 from hairline.config import Config
-from hairline.data.prepare import Data
+from hairline.data.prepare import Dataset
 from hairline.model import backbones
 from hairline.system import tensorflow
 from hairline.training import repeats
@@ -51,11 +51,11 @@ class Pretrained:
         weights = backbones.find_weights(settings.backbone, settings.weights, config.image_size)
         return cls(weights, backbones.origin(settings.weights, weights))
 
-    def checked(self, data: Data) -> Data:
+    def checked(self, data: Dataset) -> Dataset:
         """Take any images."""
         return data
 
-    def features(self, config: Config, data: Data) -> Frozen:
+    def features(self, config: Config, data: Dataset) -> Frozen:
         """Compute, or take from the cache, the features of all images and of the training images' further views."""
         from hairline.model import cut, engine
         from hairline.model.features import Recipe
@@ -75,11 +75,11 @@ class Pretrained:
         recipe = Recipe(name, digest, size, chosen, taps=taps, precision=config.runtime.precision)
         return pass_images(config, data, backbone, recipe, "features")
 
-    def head(self, config: Config, data: Data, frozen: Frozen, run: tracking.Run, state: Checkpoint) -> Head:
+    def head(self, config: Config, data: Dataset, frozen: Frozen, run: tracking.Run, state: Checkpoint) -> Head:
         """Train a head on the training images, epoch by epoch."""
         return train_head(config, data, frozen, run, state=state)
 
-    def decide(self, config: Config, data: Data, scores: np.ndarray) -> Decision:
+    def decide(self, config: Config, data: Dataset, scores: np.ndarray) -> Decision:
         """Choose temperature and threshold on the validation images."""
         return repeats.decide(config, data, scores)
 
@@ -98,7 +98,7 @@ class Pretrained:
         }
 
     def statistics(
-        self, config: Config, data: Data, frozen: Frozen, head: Head, model: keras.Model
+        self, config: Config, data: Dataset, frozen: Frozen, head: Head, model: keras.Model
     ) -> dict[str, np.ndarray]:
         """Give the arrays that the saved model tells new images by: which it has seen, and what they were like.
 
@@ -122,7 +122,7 @@ class Pretrained:
         return bundle.seen_images(data.manifest["sha256"], data.manifest["split"]) | distance.arrays()
 
 
-def _tuned_features(config: Config, data: Data, frozen: Frozen, model: keras.Model, rows: np.ndarray) -> Features:
+def _tuned_features(config: Config, data: Dataset, frozen: Frozen, model: keras.Model, rows: np.ndarray) -> Features:
     """Give what the joined model's layer `features` says of some images; nothing is kept."""
     import keras
 

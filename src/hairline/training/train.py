@@ -23,7 +23,7 @@ from hairline import config as configuration
 from hairline import tracking
 from hairline.config import Config, arguments
 from hairline.data import manifest
-from hairline.data.prepare import Data, prepare_data
+from hairline.data.prepare import Dataset, prepare
 from hairline.evaluation import measures
 from hairline.system import files, provenance, tensorflow
 from hairline.system.process import Process
@@ -106,7 +106,8 @@ def _train(
     from hairline.model import bundle as bundles
 
     with seconds("data"):
-        data = start.checked(prepare_data(config, process))
+        data = start.checked(prepare(config.data, config.split, seed=config.seed, process=process))
+        warn_of_large_batch(config, data)
         state.expect(manifest.digest(data.manifest), len(data.manifest))
     with tracking.start(
         **arguments(config.tracking, "log_model", "registered_model"),
@@ -162,6 +163,17 @@ def _train(
     return results
 
 
+def warn_of_large_batch(config: Config, data: Dataset) -> None:
+    """Log a warning when one batch holds all training images of a head that is trained in epochs."""
+    train_images = len(data.rows("train"))
+    if config.base is None and config.optimizer.name != "lbfgs" and config.batch_size > train_images:
+        log.warning(
+            "WARNING: batch_size=%d is larger than the training split (%d images): each epoch is one step",
+            config.batch_size,
+            train_images,
+        )
+
+
 class Stages:
     """Seconds spent in each named stage of a run."""
 
@@ -185,7 +197,7 @@ class Stages:
         return found | {"seconds_total": time.perf_counter() - self._started}
 
 
-def record_inputs(config: Config, data: Data, directory: Path, run: tracking.Run) -> None:
+def record_inputs(config: Config, data: Dataset, directory: Path, run: tracking.Run) -> None:
     """Write down and mirror what the run starts from."""
     manifest.write(data.manifest, directory / "manifest.csv")
     if len(data.rejected):
@@ -200,7 +212,7 @@ def record_inputs(config: Config, data: Data, directory: Path, run: tracking.Run
     run.dataset(data.manifest, manifest.digest(data.manifest), name)
 
 
-def write_predictions(data: Data, probabilities: np.ndarray, bundle: Bundle, directory: Path) -> None:
+def write_predictions(data: Dataset, probabilities: np.ndarray, bundle: Bundle, directory: Path) -> None:
     """Write the test predictions."""
     from hairline.model.saved import whole_images
 
@@ -211,7 +223,7 @@ def write_predictions(data: Data, probabilities: np.ndarray, bundle: Bundle, dir
 
 def draw(
     config: Config,
-    data: Data,
+    data: Dataset,
     frozen: Frozen,
     model: keras.Model,
     head: Head,
@@ -254,7 +266,7 @@ def draw(
     )
 
 
-def mirror(config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run) -> None:
+def mirror(config: Config, data: Dataset, results: dict[str, float], directory: Path, run: tracking.Run) -> None:
     """Log the final metrics and files."""
     shown = headlines(results, data.class_names)
     run.metrics({tracking.metric_name(key): value for key, value in shown.items()})
@@ -292,7 +304,7 @@ def run_name(config: Config, overrides: list[str]) -> str:
     return " ".join([*reversed(told), config.model.backbone, solver])[:250]
 
 
-def told_test(config: Config, data: Data, results: dict[str, float]) -> list[str]:
+def told_test(config: Config, data: Dataset, results: dict[str, float]) -> list[str]:
     """Say the test's figures with their 95 % intervals, how the split was made, and the spread over repeats."""
     names = ["accuracy"]
     if data.positive is not None:
@@ -320,7 +332,7 @@ def told_test(config: Config, data: Data, results: dict[str, float]) -> list[str
 
 
 def say_results(
-    config: Config, data: Data, results: dict[str, float], directory: Path, run: tracking.Run, *, alone: bool
+    config: Config, data: Dataset, results: dict[str, float], directory: Path, run: tracking.Run, *, alone: bool
 ) -> None:
     """Print what came out, where it lies, and what to try next."""
     lines = ["", f"{'':7}{'images':>9}{'accuracy':>11}{'loss':>9}"]
