@@ -47,14 +47,15 @@ def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[s
     tensorflow.prepare(precision="float32", threads=None, deterministic=False, seed=0)
     weights = backbones.find_weights(name, "auto", size)
     model = backbones.build(name, image_size=size, weights=weights)
-    recipe = features.Recipe(name, backbones.identify(weights, 0), size, engine.choose("litert"))
+    recipe = features.Recipe(name, backbones.identify(weights, 0), size, engine.choose_engine("litert"))
 
     def decoded() -> list[np.ndarray]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(lambda path: images.decode(path, size), paths))
 
     def infer(kind: Any, number: int) -> None:
-        for _ in engine.run(kind, lambda: model, recipe.model_key(), lambda row: pixels[row], number, image_size=size):
+        run = engine.prepare_engine(kind, lambda: model, recipe.model_key(), image_size=size)
+        for _ in run(lambda row: pixels[row], number):
             pass
 
     def both() -> None:

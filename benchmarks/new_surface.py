@@ -123,10 +123,10 @@ def drawn(surface: Surface, share: float, random: np.random.Generator) -> np.nda
 
 def labelled(parts: Any, surface: Surface, count: int, draws: int) -> dict[str, float]:
     """Fit the head anew to labelled tiles of half of the photos, at even odds; told on the other half."""
-    from hairline.model import bundle
-    from hairline.model.refit import refit
+    from hairline.model import saved
+    from hairline.model.logistic import refit
 
-    known = bundle.read_statistics(parts.folder)
+    known = saved.read_statistics(parts.folder)
     names, kernel, bias = np.unique(surface.photos), *parts.dense
     positive = parts.bundle.class_names.index(parts.bundle.positive_class)
     labels = np.where(surface.cracked, positive, 1 - positive)

@@ -164,7 +164,7 @@ def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
     engine_rate()
     process, resident = psutil.Process(), []
     started = time.perf_counter()
-    for problem in engine.in_order(examiner.examine, photos, os.cpu_count() or 1):
+    for problem in engine.map_ordered(examiner.examine, photos, os.cpu_count() or 1):
         if problem:
             sys.exit(problem)
         resident.append(process.memory_info().rss / 1e6)

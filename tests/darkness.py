@@ -9,15 +9,15 @@ import keras
 import numpy as np
 
 from hairline.data import images
-from hairline.model import bundle as bundles
-from hairline.model.distance import Distance
+from hairline.model import saved
+from hairline.model.familiarity import Distance
 from hairline.model.features import Features
 from hairline.model.head import Standardisation
 
 IMAGE_SIZE, PATCH_PX = 16, 32
 _SLOPE, _GREY = 30.0, 0.5
 
-BUNDLE = bundles.Bundle(
+BUNDLE = saved.Bundle(
     class_names=["cracked", "plain"],
     positive_class="cracked",
     image_size=IMAGE_SIZE,
@@ -47,7 +47,7 @@ def save(folder: Path, **changes: object) -> Path:
     kernel[:, 0], bias[0] = -_SLOPE / 3, _SLOPE * _GREY
     dense.set_weights([kernel, bias])
     model = keras.Model(pixels, keras.layers.Softmax(name="probabilities")(scores), name="darkness")
-    bundles.save(folder, model, bundle, {"mean": np.zeros(3), "deviation": np.ones(3)})
+    saved.save_model(folder, model, bundle, {"mean": np.zeros(3), "deviation": np.ones(3)})
     return folder
 
 
@@ -57,9 +57,9 @@ def make_known(folder: Path) -> None:
     labels = (generator.random(400) < 0.8).astype(np.int64)
     brightness = np.where(labels == 1, 200.0, 60.0)[:, None] / 255
     features = Features.of((brightness + generator.normal(0, 0.004, (400, 3))).astype(np.float32))
-    found = Standardisation.of(features)
-    distance = Distance.of(features, labels, features, found.mean, found.deviation)
-    np.savez(folder / bundles.FEATURES, **distance.arrays())
+    found = Standardisation.fit(features)
+    distance = Distance.fit(features, labels, features, found.mean, found.deviation)
+    np.savez(folder / saved.FEATURES, **distance.arrays())
 
 
 def wall(width: int, height: int, dark: list[tuple[int, int, int, int]], seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hairline.data import images, manifest, sources
-from hairline.model import bundle as bundles
+from hairline.model import saved
 
 
 def saved_run(place: Path, data: Path, seed: int = 0, positive: str | None = "cracked") -> Path:
@@ -29,13 +29,15 @@ def saved_run(place: Path, data: Path, seed: int = 0, positive: str | None = "cr
         pooled
     )
     model = keras.Model(inputs, keras.layers.Softmax(name="probabilities")(scores), name="hairline")
-    bundle = bundles.Bundle(
+    bundle = saved.Bundle(
         class_names=names, positive_class=positive, image_size=32, decode=images.RECIPE,
         data_digest=manifest.digest(table), backbone={"name": "tiny", "licence": "MIT"}, versions={"python": "3"},
         threshold=None if positive is None else 0.4, threshold_chosen="by hand",
     )  # fmt: skip
     (place / "model").mkdir(parents=True)
-    bundles.save(place / "model", model, bundle, {"mean": np.zeros(8, np.float32), "deviation": np.ones(8, np.float32)})
+    saved.save_model(
+        place / "model", model, bundle, {"mean": np.zeros(8, np.float32), "deviation": np.ones(8, np.float32)}
+    )
     manifest.write(table, place / "manifest.csv")
     (place / "environment.json").write_text(json.dumps({"git": {"commit": "c0ffee", "dirty": False}}))
     return place

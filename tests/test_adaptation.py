@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from hairline.inspection import adaptation, predict
-from hairline.model import bundle as bundles
-from hairline.model import surface
+from hairline.model import saved, surface
 from tests import darkness
 from tests.running import composed
 
@@ -83,7 +82,7 @@ def test_a_dim_surface_is_adapted_to_and_the_report_says_so(model: Path, tmp_pat
     rows = inspect(model, tmp_path / "site", "adapt=surface")
     np.testing.assert_allclose(rows["cracked_share"], 2 / 60, atol=1e-6)
     assert "adapted to these photos: distance" in Path("out/report.html").read_text()
-    told = surface.kept(Path("out", adaptation.FILE))[2]
+    told = surface.load(Path("out", adaptation.FILE))[2]
     assert told["used"]
 
 
@@ -107,7 +106,7 @@ def test_photos_like_the_training_images_leave_the_model_as_it_is(model: Path, t
         wall(tmp_path / "site" / f"{number}.png", seed=number)
     plain = inspect(model, tmp_path / "site")
     adapted = inspect(model, tmp_path / "site", "adapt=surface")
-    told = json.loads(json.dumps(surface.kept(Path("out", adaptation.FILE))[2]))
+    told = json.loads(json.dumps(surface.load(Path("out", adaptation.FILE))[2]))
     assert not told["used"]
     assert "look like the training images" in Path("out/report.html").read_text()
     np.testing.assert_allclose(adapted["highest_probability"], plain["highest_probability"], atol=1e-5)
@@ -123,7 +122,8 @@ def test_a_model_without_a_threshold_cannot_be_adapted(tmp_path: Path) -> None:
 def test_bundles_of_other_settings_are_not_mixed_up(model: Path, tmp_path: Path) -> None:
     wall(tmp_path / "a.png", brightness=0.55, tint=0.9)
     settings = {"engine": "litert", "threads": 1}
-    key = adaptation._key(bundles.read(model).model_sha256, settings, [tmp_path / "a.png"])
-    assert key == adaptation._key(bundles.read(model).model_sha256, settings | {"threads": 2}, [tmp_path / "a.png"])
-    assert key != adaptation._key(bundles.read(model).model_sha256, settings | {"size_px": 9}, [tmp_path / "a.png"])
+    digest = saved.read_bundle(model).model_sha256
+    key = adaptation._key(digest, settings, [tmp_path / "a.png"])
+    assert key == adaptation._key(digest, settings | {"threads": 2}, [tmp_path / "a.png"])
+    assert key != adaptation._key(digest, settings | {"size_px": 9}, [tmp_path / "a.png"])
     assert key != adaptation._key("other", settings, [tmp_path / "a.png"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hairline.evaluation import calibration, decisions, metrics, thresholds
-from hairline.model.bundle import CANNOT_TELL, Bundle
+from hairline.model.saved import CANNOT_TELL, Bundle
 
 PLAIN = {"target_recall": 0.99, "standard_errors": 1.0, "calibration": "none", "abstain": None, "resamples": 0}
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from hairline.app import log
 from hairline.data import manifest, pipeline, sources
-from hairline.model import bundle as bundles
+from hairline.model import saved
 from hairline.system import errors
 from tests import darkness
 from tests.conftest import ROOT
@@ -60,7 +60,7 @@ def test_a_full_disk_is_told_whoever_meets_it(disk: Callable[..., Path], tmp_pat
         lambda: manifest.write(table, place / "manifest.csv"),
         lambda: table.to_csv(place / "history.csv"),
         lambda: Image.effect_noise((200, 200), 50).save(place / "figure.png"),
-        lambda: bundles.save(place / "model", model, darkness.BUNDLE, {"mean": np.zeros(30_000)}),
+        lambda: saved.save_model(place / "model", model, darkness.BUNDLE, {"mean": np.zeros(30_000)}),
     ]
     for write in writers:
         with pytest.raises(Exception) as caught:  # noqa: PT011 (HDF5 and zip have errors of their own)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -73,14 +73,19 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.images = 0
-        original = engine.run
+        original = engine.prepare_engine
 
-        def run(*arguments: object, **settings: object) -> object:
-            for start, block in original(*arguments, **settings):  # type: ignore[arg-type]
-                self.images += len(block)
-                yield start, block
+        def prepare(*arguments: object, **settings: object) -> object:
+            run = original(*arguments, **settings)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(engine, "run", run)
+            def counted(decode: engine.Decode, count: int) -> Iterator[tuple[int, np.ndarray]]:
+                for start, block in run(decode, count):
+                    self.images += len(block)
+                    yield start, block
+
+            return counted
+
+        monkeypatch.setattr(features, "prepare_engine", prepare)
 
 
 @pytest.fixture
@@ -163,7 +168,7 @@ def test_every_backbone_converts_and_agrees(name: str, own_cache: Path) -> None:
     network = backbones.build(name, image_size=96, weights=None, seed=0)
     assert engine._converted(lambda: network, f"test-{name}") is not None  # it compares with Keras by itself
     pixels = np.random.default_rng(1).integers(0, 256, (11, 96, 96, 3), dtype=np.uint8)
-    run = engine.run("litert", lambda: network, f"test-{name}", lambda row: pixels[row], 11, image_size=96)
+    run = engine.prepare_engine("litert", lambda: network, f"test-{name}", image_size=96)(lambda row: pixels[row], 11)
     found = np.concatenate([block for _, block in run])
     expected = np.asarray(network(pixels, training=False))
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
@@ -363,12 +368,12 @@ def test_a_backbone_that_does_not_convert_falls_back_and_says_so(
 
 
 def test_litert_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert engine.choose("auto") == "litert"
-    assert engine.choose("tensorflow") == "tensorflow"
+    assert engine.choose_engine("auto") == "litert"
+    assert engine.choose_engine("tensorflow") == "tensorflow"
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
-    assert engine.choose("auto") == "tensorflow"
+    assert engine.choose_engine("auto") == "tensorflow"
     with pytest.raises(engine.EngineError, match="pip install ai-edge-litert"):
-        engine.choose("litert")
+        engine.choose_engine("litert")
 
 
 def test_features_look_like_one_array() -> None:

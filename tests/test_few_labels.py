@@ -14,8 +14,8 @@ from PIL import Image
 import hairline
 from hairline import config
 from hairline.evaluation import gradcam
-from hairline.model import bundle as bundles
-from hairline.model.distance import Distance
+from hairline.model import saved
+from hairline.model.familiarity import Distance
 from hairline.system.process import Process
 from hairline.training import train as experiment
 from hairline.training.base import Base, BaseError
@@ -56,10 +56,10 @@ def other_surface(tmp_path: Path) -> Path:
 
 
 def test_taps_run_from_features_to_the_saved_model_and_its_figures(base: Path) -> None:
-    bundle = bundles.read(base / "model")
+    bundle = saved.read_bundle(base / "model")
     assert bundle.backbone["taps"].split() == list(TAPS)
-    model = bundles.load_model(base / "model", bundle)
-    assert model.get_layer("features").output.shape[-1] == bundles.read_statistics(base / "model")["mean"].size
+    model = saved.load_model(base / "model", bundle)
+    assert model.get_layer("features").output.shape[-1] == saved.read_statistics(base / "model")["mean"].size
     assert len(gradcam.tapped_maps(model)) == 2
     assert (base / "figures" / "gradcam.png").is_file()
     assert json.loads((base / "metrics.json").read_text())["parity_difference"] <= 1e-4
@@ -76,7 +76,7 @@ def test_a_base_is_adapted_to_twenty_images_in_seconds(base: Path, other_surface
     history = pd.read_csv(tmp_path / "adapted" / "history.csv")
     assert history["phase"].tolist() == ["refit"]
     assert history["val_accuracy"][0] >= 0.75
-    bundle, old = (bundles.read(place / "model") for place in (tmp_path / "adapted", base))
+    bundle, old = (saved.read_bundle(place / "model") for place in (tmp_path / "adapted", base))
     assert bundle.backbone == old.backbone
     assert (bundle.threshold, bundle.image_size) == (0.5, 48)
     assert bundle.model_sha256 != old.model_sha256
@@ -86,14 +86,14 @@ def test_a_base_is_adapted_to_twenty_images_in_seconds(base: Path, other_surface
 
 def test_an_adapted_model_knows_the_base_and_the_new_images(base: Path, other_surface: Path, tmp_path: Path) -> None:
     train(tmp_path / "adapted", other_surface, f"base={base}", "report.level=full")
-    new, old = (bundles.read_statistics(place / "model") for place in (tmp_path / "adapted", base))
+    new, old = (saved.read_statistics(place / "model") for place in (tmp_path / "adapted", base))
     assert len(new["image_digest"]) == len(old["image_digest"]) + 20
-    first, second = Distance.read(new), Distance.read(old)
+    first, second = Distance.from_arrays(new), Distance.read(old)
     assert first is not None
     assert second is not None
     assert first.limit >= second.limit
     digests = pd.read_csv(tmp_path / "adapted" / "manifest.csv")["sha256"]
-    assert set(bundles.splits_of(tmp_path / "adapted" / "model", digests)) == {"train", "val", "test"}
+    assert set(saved.seen_splits(tmp_path / "adapted" / "model", digests)) == {"train", "val", "test"}
 
 
 def test_test_images_that_the_base_was_made_with_are_told(
@@ -142,5 +142,5 @@ def test_settings_that_a_base_would_ignore_are_refused(base: Path, override: str
 
 
 def test_a_base_that_is_none_is_named(two_classes: Path, tmp_path: Path) -> None:
-    with pytest.raises(bundles.BundleError, match="base=nowhere: no saved model there"):
+    with pytest.raises(saved.BundleError, match="base=nowhere: no saved model there"):
         train(tmp_path / "run", two_classes, "base=nowhere")

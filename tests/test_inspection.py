@@ -24,7 +24,7 @@ from hairline.data import images
 from hairline.inspection import examiner
 from hairline.inspection import predict as photos
 from hairline.inspection.inspector import InspectionError, Inspector
-from hairline.model import bundle as bundles
+from hairline.model import saved
 from hairline.system import cluster
 from tests import darkness
 from tests.running import composed, run
@@ -342,12 +342,12 @@ def test_orientation_is_undone(model: Path, tmp_path: Path) -> None:
     assert json.loads(table("photos.csv")["boxes"][0]) == [list(DARK)]
 
 
-def abstaining(self: bundles.Bundle, probabilities: np.ndarray) -> list[str]:
+def abstaining(self: saved.Bundle, probabilities: np.ndarray) -> list[str]:
     return [["plain", "cannot tell", "cracked"][int(p >= 0.3) + int(p > 0.9)] for p in probabilities[:, 0]]
 
 
 def test_cannot_tell(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundles.Bundle, "decide", abstaining)
+    monkeypatch.setattr(saved.Bundle, "decide", abstaining)
     inspector = Inspector(model, engine="tensorflow")
     wall = darkness.wall(*SIZE, [])
     wall[:TILE, :TILE] = 125
@@ -381,11 +381,11 @@ def test_another_threshold_than_the_models(model: Path) -> None:
 )
 def test_the_decision_in_words(threshold: float | None, abstain: list[float] | None, told: str) -> None:
     about = {"image_size": 8, "decode": "", "data_digest": "", "backbone": {}, "versions": {}}
-    bundle = bundles.Bundle(["cracked", "plain"], "cracked", **about, threshold=threshold, abstain=abstain)
+    bundle = saved.Bundle(["cracked", "plain"], "cracked", **about, threshold=threshold, abstain=abstain)
     bundle.threshold_chosen = "for a recall of 0.99"
     assert bundle.describe_decision() == told
     if threshold is None:
-        with pytest.raises(bundles.BundleError, match="threshold=0.5: this model has none"):
+        with pytest.raises(saved.BundleError, match="threshold=0.5: this model has none"):
             bundle.at(0.5)
     else:
         assert (bundle.at(0.5).threshold, bundle.at(0.5).abstain, bundle.at(None)) == (0.5, None, bundle)
@@ -416,12 +416,12 @@ def test_three_classes(tmp_path: Path) -> None:
 
 def test_a_model_that_was_changed_is_refused(tmp_path: Path) -> None:
     place = darkness.save(tmp_path / "model")
-    with (place / bundles.MODEL).open("ab") as file:
+    with (place / saved.MODEL).open("ab") as file:
         file.write(b"x")
-    with pytest.raises(bundles.BundleError, match="is not the model that was saved"):
+    with pytest.raises(saved.BundleError, match="is not the model that was saved"):
         Inspector(place)
     other = darkness.save(tmp_path / "other", positive_class="kracked")
-    with pytest.raises(bundles.BundleError, match="'kracked' is none of its classes"):
+    with pytest.raises(saved.BundleError, match="'kracked' is none of its classes"):
         Inspector(other)
 
 

@@ -19,7 +19,7 @@ from hairline import config
 from hairline.data import manifest
 from hairline.evaluation import compare, metrics
 from hairline.evaluation import evaluate as assessment
-from hairline.model import bundle as bundles
+from hairline.model import saved
 from hairline.system.process import Process
 from hairline.training import train as experiment
 from tests.conftest import paint
@@ -95,8 +95,8 @@ def test_the_abstain_band_answers_cannot_tell(finished: Path) -> None:
 
 def test_the_temperature_is_in_the_saved_model(finished: Path) -> None:
     """The saved model's softmax is the prediction; its logits, times the temperature, are those before it."""
-    bundle = bundles.read(finished / "model")
-    model = bundles.load_model(finished / "model", bundle)
+    bundle = saved.read_bundle(finished / "model")
+    model = saved.load_model(finished / "model", bundle)
     table = pd.read_csv(finished / "predictions.csv")
     pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((32, 32), 2)) for path in table["path"]])
     scores = keras.Model(model.input, model.get_layer("logits").output).predict(pixels, verbose=0)
@@ -240,8 +240,8 @@ def test_test_images_change_nothing_but_the_test(two_classes: Path, tmp_path: Pa
         place = f"data.path={tmp_path / name}.csv"
         chosen = composed("config", *SMALL, "data=manifest", place, "tracking=none", "features.keep=false")
         experiment.train(chosen, tmp_path / name, [], Process())
-        bundle = bundles.read(tmp_path / name / "model")
-        weights = bundles.load_model(tmp_path / name / "model", bundle).get_weights()
+        bundle = saved.read_bundle(tmp_path / name / "model")
+        weights = saved.load_model(tmp_path / name / "model", bundle).get_weights()
         results = json.loads((tmp_path / name / "metrics.json").read_text())
         found.append((bundle.threshold, bundle.temperature, bundle.operating_point, weights, results))
     assert found[0][:3] == found[1][:3]

@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from hairline.evaluation import metrics
-from hairline.model import refit
-from hairline.model.refit import Refit
+from hairline.model import logistic
+from hairline.model.logistic import Refit, refit
 
 WIDTH = 30
 MEAN, DEVIATION = np.full(WIDTH, 3.0, np.float32), np.full(WIDTH, 2.0, np.float32)
@@ -36,7 +36,7 @@ def head(direction: np.ndarray) -> dict[str, np.ndarray]:
 
 def fit(count: int, base: np.ndarray, truth: np.ndarray, offset: float = 0.0) -> Refit:
     table, labels = images(count, 1, truth, offset)
-    return refit.refit(table, labels, [str(row) for row in range(count)], **head(base), seed=0)
+    return refit(table, labels, [str(row) for row in range(count)], **head(base), seed=0)
 
 
 def accuracy(found: Refit, truth: np.ndarray, offset: float = 0.0) -> float:
@@ -70,7 +70,7 @@ def test_without_a_base_it_is_ridge_logistic_regression() -> None:
     table, labels = images(60, 3, DIRECTION)
     labels[:20] = 0  # classes of unequal numbers weigh the same
     nothing = head(DIRECTION) | {"kernel": np.zeros((WIDTH, 2), np.float32), "bias": np.zeros(2, np.float32)}
-    found = refit.refit(table, labels, list(range(60)), **nothing, seed=0)
+    found = refit(table, labels, list(range(60)), **nothing, seed=0)
     scaled = (table - MEAN) / DEVIATION / np.sqrt(WIDTH)
     # Two classes' weights stand for one margin of twice the size: half the penalty.
     penalty = 1 / (found.strength / 2 * 60)
@@ -84,25 +84,25 @@ def test_held_out_logits_have_not_seen_their_image() -> None:
     generator = np.random.default_rng(0)
     table = (MEAN + DEVIATION * generator.normal(size=(60, WIDTH))).astype(np.float32)
     labels = generator.permutation(np.arange(60) % 2)
-    found = refit.refit(table, labels, list(range(60)), **head(DIRECTION), seed=0)
+    found = refit(table, labels, list(range(60)), **head(DIRECTION), seed=0)
     assert metrics.auroc(labels, found.held_out[:, 1] - found.held_out[:, 0]) < 0.75
 
 
 def test_of_strengths_that_chance_cannot_tell_apart_the_strongest_is_taken() -> None:
     even = np.full(4, 0.25)
     surely = np.array([[1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.6]])
-    assert refit._nearest_to_the_base(surely, even) == 1
+    assert logistic._nearest_to_the_base(surely, even) == 1
     perhaps = np.array([[1.0, 1.0, 1.0, 1.0], [0.1, 1.4, 0.2, 1.9]])
-    assert refit._nearest_to_the_base(perhaps, even) == 0
+    assert logistic._nearest_to_the_base(perhaps, even) == 0
 
 
 @pytest.mark.parametrize("count", [2, 6, 23])
 def test_folds_hold_groups_together_and_every_class_in_each_fit(count: int) -> None:
     labels = np.arange(2 * count) % 2
     groups = [f"photo {row // 2}" for row in range(2 * count)]
-    folds = refit._folds(labels, groups, seed=0)
+    folds = logistic._folds(labels, groups, seed=0)
     assert all(folds[2 * number] == folds[2 * number + 1] for number in range(count))
-    assert len(np.unique(folds)) == min(refit.FOLDS, count)
+    assert len(np.unique(folds)) == min(logistic.FOLDS, count)
     assert np.bincount(folds).max() - np.bincount(folds).min() <= 2
 
 
@@ -112,5 +112,5 @@ def test_three_classes() -> None:
     labels = np.arange(45) % 3
     table = (MEAN + DEVIATION * (centres[labels] + 0.5 * generator.normal(size=(45, WIDTH)))).astype(np.float32)
     base = {"kernel": np.zeros((WIDTH, 3), np.float32), "bias": np.zeros(3, np.float32)}
-    found = refit.refit(table, labels, list(range(45)), **base, mean=MEAN, deviation=DEVIATION, seed=0)
+    found = refit(table, labels, list(range(45)), **base, mean=MEAN, deviation=DEVIATION, seed=0)
     assert np.mean(np.argmax(table @ found.kernel + found.bias, axis=1) == labels) == 1

@@ -17,7 +17,6 @@ from hairline import config, tracking
 from hairline.config import Export, Register
 from hairline.data import manifest
 from hairline.evaluation.comparison import Difference
-from hairline.model import bundle as bundles
 from hairline.model import saved
 from hairline.shipping import export
 from hairline.shipping import register as registration
@@ -35,7 +34,7 @@ def tracked_run(place: Path, data: Path, wrong: int, *, seed: int = 0) -> Path:
     test = table[table["split"] == "test"].reset_index(drop=True)
     right = np.arange(len(test)) >= wrong
     cracked = np.where((test["label"] == "cracked") == right, 0.9, 0.1)
-    bundle = bundles.read(place / "model")
+    bundle = saved.read_bundle(place / "model")
     predicted = saved.with_probabilities(
         test[["path", "width", "height", "label"]].assign(x=0, y=0), np.stack([cracked, 1 - cracked], axis=1), bundle
     )
@@ -201,7 +200,7 @@ def test_the_verdict(value: float, low: float, high: float, loss: tuple, promote
 def test_a_run_that_was_not_tracked_says_so(two_classes: Path, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="is in no MLflow store.*tracking=mlflow"):
         register(saved_run(tmp_path / "untracked", two_classes))
-    with pytest.raises(bundles.BundleError, match="no saved model there"):
+    with pytest.raises(saved.BundleError, match="no saved model there"):
         register(tmp_path)
 
 

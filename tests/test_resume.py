@@ -19,7 +19,7 @@ import pytest
 from hairline import config
 from hairline.app.sweep import command as launching
 from hairline.data import pipeline
-from hairline.model import head as classifier
+from hairline.model.head import Standardisation, build_head
 from hairline.system import files, signals
 from hairline.training import checkpoint
 from hairline.training import epochs as training
@@ -102,7 +102,7 @@ def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
 def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) -> tuple[list[np.ndarray], pd.DataFrame]:
     """Train a head with dropout; stop: the epoch after which the process is as good as killed."""
     keras.utils.set_random_seed(0)
-    head = classifier.build_head(classifier.Standardisation.of(FEATURES), classes=2, dropout=0.4)
+    head = build_head(Standardisation.fit(FEATURES), classes=2, dropout=0.4)
     rows = FEATURES.rows(TRAIN)
     current = pipeline.Pass(rows.read, TRAIN)
     one_hot = np.eye(2, dtype=np.float32)[np.tile([0, 1], 100)]

@@ -21,7 +21,7 @@ from PIL import Image
 
 import hairline
 from hairline import tracking
-from hairline.model import bundle as bundles
+from hairline.model import saved
 from hairline.tracking import gateway, serving
 from tests.conftest import ROOT
 from tests.saved_runs import saved_run
@@ -59,7 +59,7 @@ def test_it_says_what_the_classifier_says(model: serving.CrackClassifier, finish
 def test_an_answer_that_is_no_class_has_the_highest_probability(
     model: serving.CrackClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles.Bundle, "decide", lambda self, probabilities: ["cannot tell"] * len(probabilities))
+    monkeypatch.setattr(saved.Bundle, "decide", lambda self, probabilities: ["cannot tell"] * len(probabilities))
     found = model.predict(None, pd.DataFrame({"image": [encoded()]}))
     assert found["label"].tolist() == ["cannot tell"]
     assert found["probability"][0] == max(found["prob_cracked"][0], found["prob_plain"][0])

@@ -20,7 +20,7 @@ import hairline
 from hairline import config
 from hairline.config import Export, ExportData, Tracking
 from hairline.data import images
-from hairline.model import bundle as bundles
+from hairline.model import saved
 from hairline.shipping import export, formats, parity, readme, runners
 from hairline.shipping.formats import ExportError
 from tests.conftest import ROOT
@@ -104,7 +104,7 @@ def test_the_bundle_says_what_a_user_has_to_know(shipped: Path, finished: Path) 
     }  # fmt: skip
     assert {key: told[key] for key in expected} == expected
     assert "MIT" in told["licence"]
-    assert told["data_digest"] == bundles.read(finished / "model").data_digest
+    assert told["data_digest"] == saved.read_bundle(finished / "model").data_digest
     assert told["parity"]["images"] == 30
     assert set(told["sha256"]) == {
         path.relative_to(shipped).as_posix()
@@ -154,7 +154,7 @@ def test_the_lines_decode_as_the_project_does(kind: str, tmp_path: Path) -> None
     ("score", "answer"), [(0.1, "plain"), (0.3, "cannot tell"), (0.59, "cannot tell"), (0.6, "cracked")]
 )
 def test_the_lines_abstain_in_the_band(score: float, answer: str, finished: Path) -> None:
-    bundle = replace(bundles.read(finished / "model"), abstain=[0.3, 0.6])
+    bundle = replace(saved.read_bundle(finished / "model"), abstain=[0.3, 0.6])
     expression = re.findall(r'"label": (.*), "probabilities"', readme.code("keras", bundle))[0]
     assert eval(expression, {"found": {"cracked": score, "plain": 1 - score}}) == answer
 
@@ -171,7 +171,7 @@ def test_three_classes_have_no_threshold(three_classes: Path, tmp_path: Path) ->
 
 
 def measured(reference: list[float], found: list[float], truth: str) -> parity.Parity:
-    bundle = bundles.Bundle(["a", "b"], "b", 8, "", "", {}, {}, threshold=0.5)
+    bundle = saved.Bundle(["a", "b"], "b", 8, "", "", {}, {}, threshold=0.5)
     labels = {"0": "a", "1": "b"}
     both = [np.stack([1 - np.array(values), np.array(values)], axis=1) for values in (reference, found)]
     return parity.compare(*both, [labels[letter] for letter in truth], bundle.decide(both[0]), bundle)

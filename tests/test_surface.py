@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from hairline.model import surface
-from hairline.model.distance import Distance
+from hairline.model.familiarity import Distance
 
 WIDTH = 24
 GENERATOR = np.random.default_rng(0)
@@ -151,12 +151,12 @@ def test_parting_is_the_best_of_all_divisions(values: list[int]) -> None:
 def test_what_is_kept_reads_back(tmp_path: Path) -> None:
     features, _ = tiles(500, 0.3, fainter=1.0, shift=2.0)
     found = adapted(features)
-    surface.keep(found, "photos", tmp_path / "adaptation.npz")
-    kernel, bias, told = surface.kept(tmp_path / "adaptation.npz")
+    surface.save(found, "photos", tmp_path / "adaptation.npz")
+    kernel, bias, told = surface.load(tmp_path / "adaptation.npz")
     np.testing.assert_array_equal(kernel, found.kernel)
     np.testing.assert_array_equal(bias, found.bias)
     assert told == {"key": "photos", "used": True, "reason": found.reason}
     assert [path.name for path in tmp_path.iterdir()] == ["adaptation.npz"]
     (tmp_path / "adaptation.npz").write_bytes(b"PK")
     with pytest.raises(surface.SurfaceError, match="delete it"):
-        surface.kept(tmp_path / "adaptation.npz")
+        surface.load(tmp_path / "adaptation.npz")

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from hairline.data import pipeline
-from hairline.model import head as classifier
 from hairline.model import optimizers
 from hairline.model.features import Features
+from hairline.model.head import Standardisation, build_head, compute_logits, probabilities
 from hairline.system import tensorflow
 from hairline.training import epochs
 
@@ -46,7 +46,7 @@ def fit(
         "steps": -(-len(train) // batch_size),
     }  # fmt: skip
     keras.utils.set_random_seed(0)
-    head = classifier.build_head(classifier.Standardisation.of(FEATURES), classes=2, dropout=0.0)
+    head = build_head(Standardisation.fit(FEATURES), classes=2, dropout=0.0)
 
     def epoch(number: int) -> tf.data.Dataset:
         return batches(train, batch_size, np.random.default_rng([seed, number]).permutation(len(train)), weights)
@@ -62,14 +62,14 @@ def test_it_learns_and_says_what_it_measured() -> None:
     assert list(history.columns) == ["phase", "epoch", *measured]
     assert list(history["epoch"]) == seen == [1, 2, 3, 4, 5]
     assert history["val_loss"].iloc[-1] < history["val_loss"].iloc[0]
-    scores = classifier.probabilities(classifier.logits(head, FEATURES.rows(VAL)))
+    scores = probabilities(compute_logits(head, FEATURES.rows(VAL)))
     found = -np.log(scores[np.arange(50), LABELS[VAL]]).mean()
     assert found == pytest.approx(history["val_loss"].min(), rel=1e-5)  # the best epoch's weights were kept
 
 
 def test_best_or_last_epoch_is_kept() -> None:
     def val_loss(head: keras.Model) -> float:
-        scores = classifier.probabilities(classifier.logits(head, FEATURES.rows(VAL)))
+        scores = probabilities(compute_logits(head, FEATURES.rows(VAL)))
         return float(-np.log(scores[np.arange(50), LABELS[VAL]]).mean())
 
     wild = {"learning_rate": 1.5, "epochs": 7}
@@ -144,7 +144,7 @@ def test_balanced_weights_help_the_rare_class() -> None:
     for balanced in (False, True):
         weights = epochs.class_weights(LABELS[rare], 2).astype(np.float32) if balanced else None
         head, _ = fit(train=rare, val=np.arange(200), epochs=10, keep="last", weights=weights)
-        scores = classifier.probabilities(classifier.logits(head, FEATURES.rows(np.flatnonzero(LABELS == 1))))
+        scores = probabilities(compute_logits(head, FEATURES.rows(np.flatnonzero(LABELS == 1))))
         heads[balanced] = scores[:, 1].mean()
     assert heads[True] > heads[False] + 0.01
 
@@ -153,9 +153,7 @@ def test_balanced_weights_help_the_rare_class() -> None:
 def test_label_smoothing_keeps_probabilities_from_the_ends() -> None:
     settings = {"epochs": 12, "learning_rate": 0.3, "keep": "last"}
     sharp, soft = (
-        classifier.probabilities(
-            classifier.logits(fit(**settings, label_smoothing=amount)[0], FEATURES.rows(TRAIN))
-        ).max()
+        probabilities(compute_logits(fit(**settings, label_smoothing=amount)[0], FEATURES.rows(TRAIN))).max()
         for amount in (0.0, 0.3)
     )
     assert soft < sharp

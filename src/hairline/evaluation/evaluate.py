@@ -20,10 +20,9 @@ from hairline.config import arguments
 from hairline.config.commands import Evaluate
 from hairline.data import manifest, prepare, sources
 from hairline.evaluation import measures
-from hairline.model import bundle as bundles
 from hairline.model import saved
-from hairline.model.bundle import Bundle
-from hairline.model.distance import LEAST_SET, Distance
+from hairline.model.familiarity import LEAST_SET, Distance
+from hairline.model.saved import Bundle
 from hairline.system import files, tensorflow
 from hairline.system.errors import HairlineError
 
@@ -62,7 +61,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         that were among its training or validation images.
     """
     folder = tracking.find(config.run)
-    bundle = bundles.read(folder).at(config.threshold)
+    bundle = saved.read_bundle(folder).at(config.threshold)
     table, rejected = list_images(config, folder, bundle)
     name = config.name or data_name(config)
     with tracking.start(
@@ -129,7 +128,7 @@ def list_images(config: Evaluate, folder: Path, bundle: Bundle) -> tuple[pd.Data
     rows = prepare.list_images(config.data, seed=config.seed)
     refuse_other_classes(sorted(set(rows["label"])), bundle.class_names)
     table, rejected = prepare.scan_images(rows, max_rejected=config.data.max_rejected)
-    known = pd.Series(bundles.splits_of(folder, table["sha256"]), index=table.index, dtype=object)
+    known = pd.Series(saved.seen_splits(folder, table["sha256"]), index=table.index, dtype=object)
     # The model's own split comes first: for an image it was made with, that is the truth.
     table = table.assign(seen=known.isin(["train", "val"]), split=known.where(known != "", table["split"]))
     if config.part != "all":
@@ -187,7 +186,7 @@ def unseen_rows(table: pd.DataFrame) -> np.ndarray:
 
 def set_distance(folder: Path, features: Features) -> dict[str, float]:
     """Say how far images as a set lie from those of the training, as `test_distance`; nothing where it is not known."""
-    distance = Distance.read(bundles.read_statistics(folder))
+    distance = Distance.from_arrays(saved.read_statistics(folder))
     if distance is None or len(features) < LEAST_SET:
         return {}
     return {"test_distance": distance.of_set(features.read())}
@@ -195,7 +194,7 @@ def set_distance(folder: Path, features: Features) -> dict[str, float]:
 
 def distances(folder: Path, features: Features) -> np.ndarray:
     """Say how far images lie from those the model was trained on, float32 [n]; not a number where it does not tell."""
-    distance = Distance.read(bundles.read_statistics(folder))
+    distance = Distance.from_arrays(saved.read_statistics(folder))
     if distance is None:
         return np.full(len(features), np.nan, np.float32)
     return np.concatenate([distance(block) for block in features.blocks()])
@@ -252,7 +251,7 @@ def draw(
         bundle=bundle,
         title=name,
         seed=config.seed,
-        model=lambda: bundles.load_model(folder, bundle),
+        model=lambda: saved.load_model(folder, bundle),
     )
 
 

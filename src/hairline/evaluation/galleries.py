@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import keras
 
     from hairline.evaluation.leaks import Leaks
-    from hairline.model.bundle import Bundle
+    from hairline.model.saved import Bundle
 
 log = logging.getLogger(__name__)
 

@@ -40,9 +40,9 @@ def learn(model: Path, settings: dict[str, Any], photos: list[Path], output: Pat
     file = output / FILE
     parts = saved.Parts(model)
     key = _key(parts.bundle.model_sha256, settings, photos)
-    if not file.is_file() or surface.kept(file)[2]["key"] != key:
-        surface.keep(_adapted(parts, settings, photos), key, file)
-    told = surface.kept(file)[2]
+    if not file.is_file() or surface.load(file)[2]["key"] != key:
+        surface.save(_adapted(parts, settings, photos), key, file)
+    told = surface.load(file)[2]
     used = "adapted to these photos: {}; what the decision says of validation is from before"
     said = (used if told["used"] else "not adapted: {}").format(told["reason"])
     log.info("adapt=surface: %s", said)

@@ -18,10 +18,9 @@ from scipy.special import softmax
 from hairline import tracking
 from hairline.data import images, sources
 from hairline.inspection import tiles
-from hairline.model import bundle as bundles
-from hairline.model import engine as engines
 from hairline.model import saved, surface
-from hairline.model.distance import Distance
+from hairline.model.engine import ConversionError, EngineName, choose_engine, prepare_engine
+from hairline.model.familiarity import Distance
 from hairline.system import tensorflow
 from hairline.system.errors import HairlineError
 
@@ -106,7 +105,7 @@ class Inspector:
         size_px: int | None = None,
         stride_px: int | None = None,
         overlap: float = 0.0,
-        engine: engines.Name = "auto",
+        engine: EngineName = "auto",
         threads: int | None = None,
         positive_class: str | None = None,
         threshold: float | None = None,
@@ -123,14 +122,14 @@ class Inspector:
             threads: CPU threads; None for all cores.
             positive_class: The class that is looked for, for a model that stores none; None for the one stored.
             threshold: Its probability from which on it is answered; None for the one stored with the model.
-            adaptation: File of `surface.keep`: the last layer as it was adapted to a surface; None for the model's own.
+            adaptation: File of `surface.save`: the last layer as it was adapted to a surface; None for the model's own.
 
         Raises:
             ValueError: If there is no such model, or the settings do not fit it.
         """
         folder = tracking.find(run)
-        self.bundle = bundles.read(folder).at(threshold)
-        bundles.verify(folder, self.bundle)
+        self.bundle = saved.read_bundle(folder).at(threshold)
+        saved.verify(folder, self.bundle)
         self.positive = _positive(self.bundle, positive_class)
         self.tile_px = size_px or int(self.bundle.extra.get(PATCH_SIZE, self.bundle.image_size))
         if not 0 <= overlap < 1:
@@ -145,18 +144,18 @@ class Inspector:
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         # Damaged EXIF is noted with the photo.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-        self._adapted = None if adaptation is None else surface.kept(Path(adaptation))
-        self._distance = Distance.read(bundles.read_statistics(folder))
+        self._adapted = None if adaptation is None else surface.load(Path(adaptation))
+        self._distance = Distance.from_arrays(saved.read_statistics(folder))
         key = f"told-{self.bundle.model_sha256[:32]}"
         settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads}
-        self.engine = engines.choose(engine, self.bundle.precision)
+        self.engine = choose_engine(engine, self.bundle.precision)
         try:
-            self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
-        except engines.ConversionError as error:
+            self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)
+        except ConversionError as error:
             if engine == "litert":
                 raise InspectionError("engine=litert: this model does not convert; use engine=tensorflow") from error
             self.engine = "tensorflow"
-            self.run_engine = engines.ready(self.engine, lambda: self._keras(folder), key, **settings)
+            self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)
 
     @property
     def adapted_to(self) -> str | None:
@@ -233,12 +232,12 @@ class Inspector:
         with tensorflow.quiet_import():
             import keras
 
-            model = bundles.load_model(folder, self.bundle)
+            model = saved.load_model(folder, self.bundle)
         both = [model.get_layer("features").output, model.output]
         return keras.Model(model.input, keras.layers.Concatenate(dtype="float32")(both), name=model.name)
 
 
-def _positive(bundle: bundles.Bundle, named: str | None) -> str:
+def _positive(bundle: saved.Bundle, named: str | None) -> str:
     """Say which class is looked for."""
     known = ", ".join(bundle.class_names)
     if named is not None:
@@ -255,9 +254,9 @@ def _positive(bundle: bundles.Bundle, named: str | None) -> str:
     if bundle.positive_class is not None:
         if bundle.positive_class in bundle.class_names:
             return bundle.positive_class
-        raise bundles.BundleError(
+        raise saved.BundleError(
             f"the saved model's positive class {bundle.positive_class!r} is none of its classes ({known}): "
-            f"{bundles.BUNDLE} was changed; copy the folder again or train anew"
+            f"{saved.BUNDLE} was changed; copy the folder again or train anew"
         )
     by_name = {name.lower(): name for name in bundle.class_names}
     for name in sources.POSITIVE_NAMES:

@@ -195,7 +195,7 @@ def _examined(config: Predict, task: Task, examiner: Examiner, paths: list[Path]
 
     workers = config.threads or os.cpu_count() or 1
     # A photo a worker: while one is decoded or drawn, tiles of another go through the engine.
-    return engine.in_order(lambda path: (path, examiner.examine(path)), paths, workers)
+    return engine.map_ordered(lambda path: (path, examiner.examine(path)), paths, workers)
 
 
 def _conclude(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Item, Found = TypeVar("Item"), TypeVar("Found")
-Name = Literal["auto", "litert", "tensorflow"]
+EngineName = Literal["auto", "litert", "tensorflow"]
 Decode = Callable[[int], np.ndarray]
 Ready = Callable[[Decode, int], Iterator[tuple[int, np.ndarray]]]
 
@@ -50,7 +50,7 @@ class ConversionError(EngineError):
     """A backbone that does not convert to LiteRT."""
 
 
-def choose(name: Name, precision: str = "float32") -> Literal["litert", "tensorflow"]:
+def choose_engine(name: EngineName, precision: str = "float32") -> Literal["litert", "tensorflow"]:
     """Say which engine runs: TensorFlow where a GPU is present, else LiteRT where it is installed.
 
     Args:
@@ -77,38 +77,7 @@ def choose(name: Name, precision: str = "float32") -> Literal["litert", "tensorf
     return "tensorflow" if tf.config.list_physical_devices("GPU") else "litert"
 
 
-def run(
-    engine: Literal["litert", "tensorflow"],
-    backbone: Callable[[], keras.Model],
-    key: str,
-    decode: Decode,
-    count: int,
-    *,
-    image_size: int,
-    threads: int | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Turn images into features.
-
-    Args:
-        engine: From `choose`.
-        backbone: Builds the model from uint8 RGB to features; called only if the engine needs it.
-        key: Names the backbone with its weights and size; a converted model is kept under it.
-        decode: Gives image number i as uint8 [image_size, image_size, 3]; called from several threads.
-        count: Number of images.
-        image_size: Pixels a side.
-        threads: CPU threads; None for all cores.
-
-    Raises:
-        ConversionError: If the engine is LiteRT and the backbone does not convert.
-
-    Returns:
-        An iterator over the number of the first image and float32 [images, width], in ascending order without gaps.
-        What has to be made ready first is ready when this function returns.
-    """
-    return ready(engine, backbone, key, image_size=image_size, threads=threads)(decode, count)
-
-
-def ready(
+def prepare_engine(
     engine: Literal["litert", "tensorflow"],
     model: Callable[[], keras.Model],
     key: str,
@@ -119,7 +88,7 @@ def ready(
     """Make an engine ready for many sets of images, which may come from several threads at once.
 
     Args:
-        engine: From `choose`.
+        engine: From `choose_engine`.
         model: Builds a model from uint8 RGB to float32 [batch, width]; called only if the engine needs it.
         key: Names the model with its weights and size; a converted model is kept under it.
         image_size: Pixels a side.
@@ -129,7 +98,9 @@ def ready(
         ConversionError: If the engine is LiteRT and the model does not convert.
 
     Returns:
-        A function of `decode` and `count` that gives what `run` does.
+        A function of `decode` (gives image number i as uint8 [image_size, image_size, 3]; called from several threads)
+        and `count`, the number of images. It returns an iterator over the number of the first image and float32
+        [images, width], in ascending order without gaps.
     """
     workers = threads or os.cpu_count() or 1
     if engine == "litert":
@@ -161,7 +132,7 @@ class _LiteRT:
             finally:
                 self._idle.put(interpreter)
 
-        return in_order(infer, range(0, count, LITERT_BATCH), self._workers)
+        return map_ordered(infer, range(0, count, LITERT_BATCH), self._workers)
 
 
 class _Interpreter:
@@ -198,7 +169,7 @@ class _TensorFlow:
         def read(start: int) -> tuple[int, np.ndarray]:
             return start, np.stack([decode(index) for index in range(start, min(start + TENSORFLOW_BLOCK, count))])
 
-        for start, pixels in in_order(read, range(0, count, TENSORFLOW_BLOCK), self._workers):
+        for start, pixels in map_ordered(read, range(0, count, TENSORFLOW_BLOCK), self._workers):
             # Filled up with zeros: a batch of another size rounds differently, and an image's features should not
             # depend on how many others come with it.
             missing = -len(pixels) % TENSORFLOW_BATCH if count > TENSORFLOW_BATCH else 0
@@ -208,7 +179,7 @@ class _TensorFlow:
             yield start, np.asarray(found, np.float32)[: len(pixels)]
 
 
-def in_order(function: Callable[[Item], Found], items: Iterable[Item], workers: int) -> Iterator[Found]:
+def map_ordered(function: Callable[[Item], Found], items: Iterable[Item], workers: int) -> Iterator[Found]:
     """Map a function over items in threads; results come in order, few items ahead, so that memory stays flat."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Found]] = deque()

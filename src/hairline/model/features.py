@@ -19,7 +19,7 @@ import numpy as np
 
 from hairline.data import augmentation, images
 from hairline.data.decoded import Decoded
-from hairline.model import engine as engines
+from hairline.model.engine import ConversionError, prepare_engine
 from hairline.model.store import Store, evict
 from hairline.system import progress
 
@@ -151,7 +151,7 @@ def compute(
     """
     try:
         return _compute(paths, digests, recipe, backbone, keep, max_gigabytes, threads, label, decoded)
-    except engines.ConversionError:
+    except ConversionError:
         log.warning("going on with TensorFlow")
         other = replace(recipe, engine="tensorflow")  # it rounds differently, so what it makes is kept apart
         return _compute(paths, digests, other, backbone, keep, max_gigabytes, threads, label, decoded)
@@ -221,11 +221,9 @@ def _passed(
         return draw(pixels, digests[row], recipe) if recipe.view else pixels
 
     chosen: Any = recipe.engine
-    run = engines.run(
-        chosen, backbone, recipe.model_key(), decode, len(rows), image_size=recipe.image_size, threads=threads
-    )
+    run = prepare_engine(chosen, backbone, recipe.model_key(), image_size=recipe.image_size, threads=threads)
     with progress.bar(len(rows), label, "img") as shown:
-        for _, block in run:
+        for _, block in run(decode, len(rows)):
             yield block
             shown.update(len(block))
 

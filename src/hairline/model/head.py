@@ -23,7 +23,7 @@ class Standardisation:
     deviation: np.ndarray
 
     @classmethod
-    def of(cls, features: Features) -> Standardisation:
+    def fit(cls, features: Features) -> Standardisation:
         """Measure features.
 
         A feature that never changes keeps deviation 1. What counts as never is relative to the largest deviation:
@@ -63,7 +63,7 @@ def build_head(standardisation: Standardisation, *, classes: int, dropout: float
     return keras.Model(inputs, logits, name="head")
 
 
-def logits(head: keras.Model, features: Features) -> np.ndarray:
+def compute_logits(head: keras.Model, features: Features) -> np.ndarray:
     """Run the head on features; gives float32 [n, classes]."""
     return np.concatenate([np.asarray(head(block, training=False)) for block in features.blocks()])
 

@@ -13,12 +13,49 @@ import pandas as pd
 from PIL import Image
 
 from hairline.data import images
-from hairline.model import bundle as bundles
-from hairline.model import engine as engines
 from hairline.model import surface
-from hairline.model.distance import Distance
+from hairline.model.bundle import (
+    BUNDLE,
+    CANNOT_TELL,
+    FEATURES,
+    MODEL,
+    Bundle,
+    BundleError,
+    load_model,
+    read_statistics,
+    seen_images,
+    verify,
+)
+from hairline.model.bundle import read as read_bundle
+from hairline.model.bundle import save as save_model
+from hairline.model.bundle import seen_both as merge_seen
+from hairline.model.bundle import splits_of as seen_splits
+from hairline.model.engine import EngineName, choose_engine
+from hairline.model.familiarity import Distance
 from hairline.model.features import Recipe
 from hairline.system import tensorflow
+
+__all__ = [
+    "BUNDLE",
+    "Bundle",
+    "BundleError",
+    "CANNOT_TELL",
+    "Classifier",
+    "FEATURES",
+    "MODEL",
+    "Parts",
+    "load_model",
+    "merge_seen",
+    "named_picture",
+    "read_bundle",
+    "read_statistics",
+    "save_model",
+    "seen_images",
+    "seen_splits",
+    "verify",
+    "whole_images",
+    "with_probabilities",
+]
 
 
 class Classifier:
@@ -31,9 +68,9 @@ class Classifier:
 
     def __init__(self, folder: Path) -> None:
         """Load the saved model that lies in `folder`."""
-        self.bundle = bundles.read(folder)
+        self.bundle = read_bundle(folder)
         with tensorflow.quiet_import():
-            self.model: Any = bundles.load_model(folder, self.bundle)
+            self.model: Any = load_model(folder, self.bundle)
 
     def predict(
         self, sources: str | os.PathLike[str] | bytes | np.ndarray | Iterable[Any], *, batch_size: int = 32
@@ -87,7 +124,7 @@ def named_picture(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.
         raise images.ImageError(f"{name}: {error}") from error
 
 
-def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray, bundle: bundles.Bundle) -> pd.DataFrame:
+def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray, bundle: Bundle) -> pd.DataFrame:
     """Complete a table of predictions.
 
     Args:
@@ -99,7 +136,7 @@ def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray, bundle: b
     return table.assign(predicted=bundle.decide(probabilities), **columns)
 
 
-def whole_images(rows: pd.DataFrame, probabilities: np.ndarray, bundle: bundles.Bundle) -> pd.DataFrame:
+def whole_images(rows: pd.DataFrame, probabilities: np.ndarray, bundle: Bundle) -> pd.DataFrame:
     """Give the table of predictions of whole images.
 
     Args:
@@ -119,14 +156,14 @@ class Parts:
 
     def __init__(self, folder: Path) -> None:
         """Read the description of the saved model in `folder`, and check the model's digest."""
-        self.folder, self.bundle = folder, bundles.read(folder)
-        bundles.verify(folder, self.bundle)
+        self.folder, self.bundle = folder, read_bundle(folder)
+        verify(folder, self.bundle)
 
     @functools.cached_property
     def model(self) -> Any:
         """The Keras model, uint8 RGB in, probabilities out."""
         with tensorflow.quiet_import():
-            return bundles.load_model(self.folder, self.bundle)
+            return load_model(self.folder, self.bundle)
 
     @functools.cached_property
     def backbone(self) -> Any:
@@ -147,7 +184,7 @@ class Parts:
         Raises:
             SurfaceError: If the model has no threshold to move, or does not say what it was trained on.
         """
-        bundle, distance = self.bundle, Distance.read(bundles.read_statistics(self.folder))
+        bundle, distance = self.bundle, Distance.from_arrays(read_statistics(self.folder))
         if bundle.threshold is None or bundle.positive_class is None or len(bundle.class_names) != 2:
             raise surface.SurfaceError(
                 f"adapt=surface moves the threshold between two classes; this model knows "
@@ -164,7 +201,7 @@ class Parts:
             features, distance=distance, kernel=kernel, bias=bias, positive=positive, threshold=bundle.threshold
         )
 
-    def recipe(self, engine: engines.Name) -> Recipe:
+    def recipe(self, engine: EngineName) -> Recipe:
         """Say how the features are made: those of a frozen backbone are shared with its training and its other heads.
 
         Whatever was fine-tuned has features of its own.
@@ -175,7 +212,7 @@ class Parts:
             about["name"],
             self.bundle.model_sha256 if tuned else about["weights_digest"],
             self.bundle.image_size,
-            engines.choose(engine, self.bundle.precision),
+            choose_engine(engine, self.bundle.precision),
             taps=tuple(about["taps"].split()),
             precision=self.bundle.precision,
         )

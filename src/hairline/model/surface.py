@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from hairline.model.distance import Distance
+from hairline.model.familiarity import Distance
 from hairline.system.errors import HairlineError
 
 LEAST = 64  # images or tiles: of fewer, one photo's whims would pass for a surface
@@ -93,7 +93,7 @@ def adapt(
             f"{len(features)} tiles are too few to tell a surface by, at least {LEAST} are needed",
             0.0,
         )
-    far = distance.apart(features) / float(distance.set_limit)
+    far = distance.mean_shift(features) / float(distance.set_limit)
     if far <= _FAR:
         return Adapted(kernel, bias, False, f"they look like the training images (distance {far:.2f})", far)
     own = features.mean(axis=0, dtype=np.float64)
@@ -138,7 +138,7 @@ def parting(scores: NDArray[np.floating]) -> float:
     return float(below[best] + above[best]) / 2
 
 
-def keep(adapted: Adapted, key: str, file: Path) -> None:
+def save(adapted: Adapted, key: str, file: Path) -> None:
     """Write what was adapted, in one step.
 
     Args:
@@ -152,8 +152,8 @@ def keep(adapted: Adapted, key: str, file: Path) -> None:
     temporary.replace(file)
 
 
-def kept(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
-    """Read what `keep` wrote: kernel, bias, and `key`, `used` and `reason`.
+def load(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
+    """Read what `save` wrote: kernel, bias, and `key`, `used` and `reason`.
 
     Raises:
         SurfaceError: If it cannot be read.

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from hairline.config import Export
-from hairline.model import bundle as bundles
 from hairline.model import saved
 from hairline.shipping import formats, parity, readme, record, runners, samples
 from hairline.shipping.formats import FORMATS, ExportError
@@ -46,9 +45,9 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
     """
     refuse_taken(folder)
     source = record.read(config.run, config.tracking.uri)
-    entry, bundle = FORMATS[config.format], bundles.read(source.model)
+    entry, bundle = FORMATS[config.format], saved.read_bundle(source.model)
     found = samples.find(source, config.data.path, config.images, bundle.class_names, training=entry.quantised)
-    with published(folder, (source.model / bundles.MODEL).stat().st_size) as place:
+    with published(folder, (source.model / saved.MODEL).stat().st_size) as place:
         _prepare_machine(config.threads)
         classifier = saved.Classifier(source.model)
         log.info("%s: converting", entry.title)
@@ -62,7 +61,7 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
         readme.write_readme(*about, measured, example, _machine(config.threads))
     row = {"format": config.format, **measured}
     log.info("\n%s\n", parity.table([row]))
-    beside = [folder / bundles.BUNDLE, folder / readme.README]
+    beside = [folder / saved.BUNDLE, folder / readme.README]
     if config.tracking.enabled and source.run_id is not None:
         if not registry.log_export(source.run_id, config.tracking.uri, row, beside):
             log.warning("WARNING: not logged: MLflow's store knows no run %s", source.run_id)
@@ -114,7 +113,7 @@ def refuse_taken(folder: Path) -> None:
     """
     if folder.is_dir() and not any(folder.iterdir()):
         return
-    if folder.exists() and not all((folder / name).is_file() for name in (bundles.BUNDLE, readme.README)):
+    if folder.exists() and not all((folder / name).is_file() for name in (saved.BUNDLE, readme.README)):
         raise ExportError(f"output={folder}: something else lies there; choose a folder that is new, or delete it")
 
 

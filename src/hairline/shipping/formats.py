@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hairline.config import unknown
-from hairline.model import bundle as bundles
+from hairline.model import saved
 from hairline.system import tensorflow
 from hairline.system.errors import HairlineError
 
@@ -61,7 +61,7 @@ FORMATS: dict[str, Format] = {
         "ONNX", "model.onnx", ("tf2onnx", "onnx", "onnxruntime"), "pip install -e '.[onnx]'", ("onnxruntime",)
     ),
     "saved_model": Format("SavedModel", "saved_model", (), "", ("tensorflow",)),
-    "keras": Format("Keras", bundles.MODEL, (), "", ("tensorflow", "keras")),
+    "keras": Format("Keras", saved.MODEL, (), "", ("tensorflow", "keras")),
 }
 
 
@@ -90,7 +90,7 @@ def convert(
     """
     target = folder / FORMATS[name].file
     if name == "keras":
-        shutil.copyfile(source / bundles.MODEL, target)
+        shutil.copyfile(source / saved.MODEL, target)
         return target
     try:
         with _quiet_converters():

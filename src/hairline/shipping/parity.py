@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hairline.data import images
-from hairline.model.bundle import Bundle
+from hairline.model.saved import Bundle
 from hairline.shipping.formats import FORMATS, ExportError
 from hairline.shipping.runners import Predict
 from hairline.system import progress

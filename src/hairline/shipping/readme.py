@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from hairline.data import synthetic
-from hairline.model.bundle import BUNDLE, Bundle
+from hairline.model.saved import BUNDLE, Bundle
 from hairline.shipping.formats import FORMATS
 
 README, EXAMPLE = "README.md", "example.png"

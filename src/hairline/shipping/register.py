@@ -16,9 +16,8 @@ from hairline.data import manifest
 from hairline.data.manifest import ManifestError
 from hairline.evaluation import comparison
 from hairline.evaluation.comparison import ComparisonError
-from hairline.model import bundle as bundles
 from hairline.model import saved
-from hairline.model.bundle import BundleError
+from hairline.model.saved import BundleError
 from hairline.shipping import record
 from hairline.shipping.record import Record
 from hairline.tracking import TrackingError, registry
@@ -84,7 +83,7 @@ def compared(offered: Record, reigning: Record, former: registry.Version) -> Dec
     if known[0] is None or known[1] is None:
         lacking = "the candidate's" if known[0] is None else "the champion's"
         return Decision(False, f"not compared: {lacking} manifest is not at hand, which says what it was trained on")
-    classes = [sorted(bundles.read(entry.model).class_names) for entry in both]
+    classes = [sorted(saved.read_bundle(entry.model).class_names) for entry in both]
     if classes[0] != classes[1]:
         return Decision(
             False, f"not compared: it tells {', '.join(classes[0])} apart, the champion {', '.join(classes[1])}"

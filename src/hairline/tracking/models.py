@@ -12,8 +12,8 @@ from typing import Any
 
 import hairline
 from hairline.config.values import names_run
-from hairline.model import bundle as bundles
-from hairline.model.bundle import Bundle
+from hairline.model import saved
+from hairline.model.saved import Bundle
 from hairline.tracking import store
 from hairline.tracking.journal import run_id as id_of
 from hairline.tracking.store import TrackingError, opened, redacted, redacted_text
@@ -38,7 +38,7 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
-    bundle = bundles.read(folder)
+    bundle = saved.read_bundle(folder)
     doubles = ["probability", "threshold", *(f"prob_{name}" for name in bundle.class_names)]
     outputs = [ColSpec(DataType.string, "label"), *(ColSpec(DataType.double, name) for name in doubles)]
     package = Path(hairline.__file__).parent
@@ -116,17 +116,17 @@ def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run
     text = os.fspath(run)
     place = Path(text).expanduser()
     for folder in (place / "model", place):
-        if (folder / bundles.BUNDLE).is_file():
+        if (folder / saved.BUNDLE).is_file():
             return folder
     if text.startswith(("models:/", "runs:/")) or names_run(text):
         return download_model(text, uri)
     if (place / "metrics.json").is_file() and (place / "config.yaml").is_file():
-        raise bundles.BundleError(
+        raise saved.BundleError(
             f"{key}={text}: that run saved no model, as its report was not full; this makes it, without training anew: "
             f"python train.py resume={shlex.quote(text)} report=full"
         )
-    raise bundles.BundleError(
-        f"{key}={text}: no saved model there (looked for model/{bundles.BUNDLE} and {bundles.BUNDLE}); expected a run "
+    raise saved.BundleError(
+        f"{key}={text}: no saved model there (looked for model/{saved.BUNDLE} and {saved.BUNDLE}); expected a run "
         "directory such as outputs/<date>/<time>, an MLflow run id, or a models:/ URI"
     )
 

@@ -18,7 +18,6 @@ from hairline import tracking
 from hairline.config import Config, arguments, flatten
 from hairline.data import manifest, sources
 from hairline.data.prepare import Dataset
-from hairline.model import bundle as bundles
 from hairline.model import saved
 from hairline.system.errors import HairlineError
 from hairline.training.checkpoint import Checkpoint
@@ -61,7 +60,7 @@ class Base:
     def of(cls, run: str) -> Base:
         """Open the saved model that `run` names."""
         folder = tracking.find(run, key="base")
-        return cls(saved.Parts(folder), bundles.read_statistics(folder))
+        return cls(saved.Parts(folder), saved.read_statistics(folder))
 
     def settings(self, config: Config) -> Config:
         """Give the configuration with the base's network and image size in place of the ones it names.
@@ -97,7 +96,7 @@ class Base:
                 f"{sources.class_map_hint(data.class_names, known)}, or train without a base"
             )
         test = data.rows("test")
-        splits = bundles.splits_of(self.parts.folder, data.manifest["sha256"].iloc[test])
+        splits = saved.seen_splits(self.parts.folder, data.manifest["sha256"].iloc[test])
         seen = int(np.isin(splits, ["train", "val"]).sum())
         if seen:
             log.warning(
@@ -123,13 +122,13 @@ class Base:
             The head, with the base's standardisation, and a history of one row; the scores of the images it was fitted
             to are by heads that were fitted without them.
         """
-        from hairline.model import head as classifier
-        from hairline.model.refit import refit
+        from hairline.model.head import Standardisation, build_head, compute_logits, probabilities
+        from hairline.model.logistic import refit
 
         started = time.perf_counter()
         rows = _fitted(data)
         labels = data.labels[rows]
-        standardisation = classifier.Standardisation(self.known["mean"], self.known["deviation"])
+        standardisation = Standardisation(self.known["mean"], self.known["deviation"])
         kernel, bias = self.parts.dense
         found = refit(
             frozen.images.read(rows),
@@ -141,15 +140,15 @@ class Base:
             deviation=standardisation.deviation,
             seed=config.seed,
         )
-        model = classifier.build_head(standardisation, classes=len(data.class_names), dropout=0.0)
+        model = build_head(standardisation, classes=len(data.class_names), dropout=0.0)
         model.get_layer("logits").set_weights(
             [
                 (found.kernel * standardisation.deviation[:, None]).astype(np.float32),
                 (found.bias + standardisation.mean @ found.kernel).astype(np.float32),
             ]
         )
-        scores = classifier.logits(model, frozen.images)
-        row = _row(classifier.probabilities(scores)[rows], classifier.probabilities(found.held_out), labels)
+        scores = compute_logits(model, frozen.images)
+        row = _row(probabilities(scores)[rows], probabilities(found.held_out), labels)
         scores[rows] = found.held_out.astype(np.float32)
         log.info(
             "head of %s fitted anew to %d images, pull towards it %.3g: accuracy on images held out %.4f, "
@@ -195,12 +194,12 @@ class Base:
         self, config: Config, data: Dataset, frozen: Frozen, head: Head, model: keras.Model
     ) -> dict[str, np.ndarray]:
         """Give the base's arrays, with the run's images among what the model has seen and knows."""
-        from hairline.model.distance import Distance
+        from hairline.model.familiarity import Distance
 
-        now = bundles.seen_images(data.manifest["sha256"], data.manifest["split"])
-        found = self.known | bundles.seen_both(self.known, now)
-        distance = Distance.read(self.known)
-        return found if distance is None else found | distance.widened(frozen.images).arrays()
+        now = saved.seen_images(data.manifest["sha256"], data.manifest["split"])
+        found = self.known | saved.merge_seen(self.known, now)
+        distance = Distance.from_arrays(self.known)
+        return found if distance is None else found | distance.including(frozen.images).arrays()
 
 
 def _fitted(data: Dataset) -> np.ndarray:

@@ -42,13 +42,13 @@ def finetune(
     import keras
 
     from hairline.data import pipeline
-    from hairline.model import cut as finetuning
-    from hairline.model import head as classifier
+    from hairline.model.cut import unfreeze
+    from hairline.model.head import compute_logits
     from hairline.training import epochs
 
     settings = config.finetune
     backbone = frozen.model()
-    cut = finetuning.unfreeze(backbone, settings.layers, settings.from_layer)
+    cut = unfreeze(backbone, settings.layers, settings.from_layer)
     phase: dict[str, Any] = {
         "epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
@@ -62,7 +62,7 @@ def finetune(
         below = pass_images(config, data, lambda: cut.lower, recipe, "activations")
         model = keras.Model(cut.upper.input, head.model(cut.upper.output))
         history = fit_rows(config, data, model, below, run, batch_size=settings.batch_size, **phase)
-        scores = classifier.logits(model, below.images)
+        scores = compute_logits(model, below.images)
     else:
         model = keras.Model(backbone.input, head.model(backbone.output))
         one_hot = np.eye(len(data.class_names), dtype=np.float32)[data.labels]

@@ -118,18 +118,18 @@ def train_head(
     """
     import keras
 
-    from hairline.model import head as classifier
+    from hairline.model.head import Standardisation, build_head, compute_logits
 
     fresh = config.augment.mode == "fresh"
     plain = frozen.images.rows(data.rows("train"))
     known = plain if fresh else frozen.training(1)
     rows = None if part is None else viewed(part, data, frozen)
-    standardisation = classifier.Standardisation.of(known if rows is None else known.rows(rows))
+    standardisation = Standardisation.fit(known if rows is None else known.rows(rows))
     keras.utils.set_random_seed(config.seed)
-    head = classifier.build_head(standardisation, classes=len(data.class_names), dropout=config.model.dropout)
+    head = build_head(standardisation, classes=len(data.class_names), dropout=config.model.dropout)
     if config.optimizer.name == "lbfgs":
         history = solve_rows(config, data, head, standardisation, frozen, run, part=rows, told=part is None)
-        return Head(head, standardisation, classifier.logits(head, frozen.images), history)
+        return Head(head, standardisation, compute_logits(head, frozen.images), history)
     history = fit_rows(
         config,
         data,
@@ -144,7 +144,7 @@ def train_head(
         told=part is None,
         state=None if state is None else state.phase("head"),
     )
-    return Head(head, standardisation, classifier.logits(head, frozen.images), history)
+    return Head(head, standardisation, compute_logits(head, frozen.images), history)
 
 
 def fit_rows(

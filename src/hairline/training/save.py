@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import keras
 
     from hairline.evaluation.decisions import Decision
-    from hairline.model.bundle import Bundle
+    from hairline.model.saved import Bundle
 
 PARITY_LIMIT = 1e-4  # between the joined model's probabilities and the feature path's
 _PARITY_IMAGES = 32
@@ -27,7 +27,7 @@ _PARITY_IMAGES = 32
 
 def describe_model(config: Config, data: Dataset, decision: Decision, network: dict[str, Any]) -> Bundle:
     """Describe the model, `network` its backbone, for whoever uses it."""
-    from hairline.model.bundle import Bundle
+    from hairline.model.saved import Bundle
 
     point = decision.point
     return Bundle(
@@ -62,9 +62,9 @@ def join_model(
     Raises:
         RuntimeError: If they differ by more than `PARITY_LIMIT`.
     """
-    from hairline.model import head as classifier
+    from hairline.model.head import join
 
-    model = classifier.join(frozen.model(), head.model, head.standardisation, temperature)
+    model = join(frozen.model(), head.model, head.standardisation, temperature)
     rows = data.rows("test")[:_PARITY_IMAGES]
     pixels = np.stack([images.decode(path, config.image_size) for path in data.manifest["path"].iloc[rows]])
     # In small batches: an eager call on all of them would more than double the run's peak memory.

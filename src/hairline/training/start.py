@@ -71,7 +71,7 @@ class Pretrained:
         if config.finetune.layers == "top" and config.finetune.from_layer is not None:
             cut.first_layer(backbone(), config.finetune.from_layer)  # a wrong name is told before all the work
         digest = backbones.identify(self.weights, config.seed)
-        chosen = engine.choose(config.features.engine, config.runtime.precision)
+        chosen = engine.choose_engine(config.features.engine, config.runtime.precision)
         recipe = Recipe(name, digest, size, chosen, taps=taps, precision=config.runtime.precision)
         return pass_images(config, data, backbone, recipe, "features")
 
@@ -104,8 +104,8 @@ class Pretrained:
 
         The latter belong to the joined model's own features, which fine-tuning has moved away from the frozen ones.
         """
-        from hairline.model import bundle
-        from hairline.model.distance import Distance
+        from hairline.model import saved
+        from hairline.model.familiarity import Distance
         from hairline.model.head import Standardisation
 
         # Photos are to be told from photos: with drawn images among them, what is known would lie beside these.
@@ -116,10 +116,10 @@ class Pretrained:
         else:
             rows = {split: _evenly(numbers, _MEASURED_IMAGES) for split, numbers in rows.items()}
             found = {split: _tuned_features(config, data, frozen, model, numbers) for split, numbers in rows.items()}
-            standardisation = Standardisation.of(found["train"])
+            standardisation = Standardisation.fit(found["train"])
         mean, deviation = standardisation.mean, standardisation.deviation
-        distance = Distance.of(found["train"], data.labels[rows["train"]], found["val"], mean, deviation)
-        return bundle.seen_images(data.manifest["sha256"], data.manifest["split"]) | distance.arrays()
+        distance = Distance.fit(found["train"], data.labels[rows["train"]], found["val"], mean, deviation)
+        return saved.seen_images(data.manifest["sha256"], data.manifest["split"]) | distance.arrays()
 
 
 def _tuned_features(config: Config, data: Dataset, frozen: Frozen, model: keras.Model, rows: np.ndarray) -> Features:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from hairline.evaluation.decisions import Decision
     from hairline.evaluation.leaks import Leaks
-    from hairline.model.bundle import Bundle
+    from hairline.model.saved import Bundle
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _train(
     config: Config, directory: Path, overrides: list[str], process: Process, state: Checkpoint, start: Start
 ) -> dict[str, float]:
     seconds = Stages(process.signals)
-    from hairline.model import bundle as bundles
+    from hairline.model import saved
 
     with seconds("data"):
         data = start.checked(prepare(config.data, config.split, seed=config.seed, process=process))
@@ -149,7 +149,7 @@ def _train(
                     config, data, frozen, head, probabilities, bundle.temperature
                 )
                 statistics = start.statistics(config, data, frozen, head, model)
-                bundles.save(directory / "model", model, bundle, statistics)
+                saved.save_model(directory / "model", model, bundle, statistics)
             with seconds("figures"):
                 draw(config, data, frozen, model, head, decision, bundle, leaks, results, directory)
         results |= seconds.measured()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hairline.model import backbones
-from hairline.model import cut as finetuning
+from hairline.model.cut import TOP_SHARE, FinetuneError, unfreeze
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 QUICK = ("mobilenetv2", "mobilenetv3small")
@@ -21,12 +21,12 @@ def test_the_halves_make_the_whole(name: str) -> None:
     size = max(64, backbones.BACKBONES[name].minimum_size)
     pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     backbone = backbones.build(name, image_size=size, weights=None)
-    cut = finetuning.unfreeze(backbone, "top", None)
+    cut = unfreeze(backbone, "top", None)
     assert cut is not None
     found = np.asarray(cut.upper(cut.lower(pixels, training=False), training=False))
     np.testing.assert_array_equal(found, np.asarray(backbone(pixels, training=False)))
     share = sum(int(np.prod(weight.shape)) for weight in cut.upper.weights) / backbone.count_params()
-    assert finetuning.TOP_SHARE <= share < 0.7
+    assert TOP_SHARE <= share < 0.7
     assert cut.upper.trainable_weights
     assert not cut.lower.trainable_weights
     assert not [
@@ -36,7 +36,7 @@ def test_the_halves_make_the_whole(name: str) -> None:
 
 def test_a_named_layer_is_the_first_that_is_trained() -> None:
     backbone = backbones.build("mobilenetv2", image_size=64, weights=None)
-    cut = finetuning.unfreeze(backbone, "top", "block_14")
+    cut = unfreeze(backbone, "top", "block_14")
     assert cut is not None
     assert cut.layer == "block_14_expand" or cut.layer.startswith("block_14")
     trained = {weight.path.split("/")[0] for weight in cut.upper.trainable_weights}
@@ -48,5 +48,5 @@ def test_a_named_layer_is_the_first_that_is_trained() -> None:
 )
 def test_layers_that_are_no_cut_are_named(layer: str, message: str) -> None:
     backbone = backbones.build("mobilenetv2", image_size=64, weights=None)
-    with pytest.raises(finetuning.FinetuneError, match=message + ".*can be cut at include"):
-        finetuning.unfreeze(backbone, "top", layer)
+    with pytest.raises(FinetuneError, match=message + ".*can be cut at include"):
+        unfreeze(backbone, "top", layer)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hairline.model import backbones
-from hairline.model import head as classifier
 from hairline.model.features import Features
+from hairline.model.head import Standardisation, build_head, compute_logits, join, probabilities
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-12, 1e6])
@@ -21,8 +21,8 @@ def test_joined_model_equals_the_feature_path(
     convolution.set_weights([weights * scale for weights in convolution.get_weights()])
     pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     features = Features.of(np.asarray(backbone(pixels, training=False)))
-    standardisation = classifier.Standardisation.of(features)
-    head = classifier.build_head(standardisation, classes=3, dropout=0.2)
+    standardisation = Standardisation.fit(features)
+    head = build_head(standardisation, classes=3, dropout=0.2)
     width = features.width
     head.get_layer("logits").set_weights(
         [
@@ -30,9 +30,9 @@ def test_joined_model_equals_the_feature_path(
             np.array([0.3, -0.2, 0.0], np.float32),
         ]
     )
-    expected = classifier.probabilities(classifier.logits(head, features), temperature)
+    expected = probabilities(compute_logits(head, features), temperature)
     assert expected.std(axis=0).max() > 0.05  # the test would pass with constant outputs otherwise
-    joined = classifier.join(backbone, head, standardisation, temperature)
+    joined = join(backbone, head, standardisation, temperature)
     np.testing.assert_allclose(np.asarray(joined(pixels, training=False)), expected, atol=1e-4)
     assert [layer.name for layer in joined.layers[-3:]] == ["features", "logits", "probabilities"]
     assert joined.input.dtype == "uint8"
@@ -41,15 +41,15 @@ def test_joined_model_equals_the_feature_path(
 def test_standardisation_keeps_constant_features_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hairline.model.features._BLOCK_BYTES", 7 * 4 * 3)  # 7 of 100 rows at once
     features = np.random.default_rng(0).normal(5, [1.0, 1e-9, 0.0], (100, 3)).astype(np.float32)
-    found = classifier.Standardisation.of(Features.of(features))
+    found = Standardisation.fit(Features.of(features))
     assert found.deviation[1] == found.deviation[2] == 1.0
     np.testing.assert_allclose(found.deviation[0], features[:, 0].std(), rtol=1e-5)
-    tiny = classifier.Standardisation.of(Features.of((features[:, :1] - 5) * np.float32(1e-12)))
+    tiny = Standardisation.fit(Features.of((features[:, :1] - 5) * np.float32(1e-12)))
     np.testing.assert_allclose(tiny.deviation, features[:, 0].std() * 1e-12, rtol=1e-3)
-    single = classifier.Standardisation.of(Features.of(features[:1]))
+    single = Standardisation.fit(Features.of(features[:1]))
     assert (single.deviation == 1.0).all()
 
 
 def test_probabilities_are_safe_for_large_logits() -> None:
-    found = classifier.probabilities(np.array([[1e4, 0.0], [-1e4, 1e4]], np.float32))
+    found = probabilities(np.array([[1e4, 0.0], [-1e4, 1e4]], np.float32))
     np.testing.assert_array_equal(found, [[1.0, 0.0], [0.0, 1.0]])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hairline.model import head
-from hairline.model.distance import QUANTILE, Distance
+from hairline.model.familiarity import QUANTILE, Distance
 from hairline.model.features import Features
+from hairline.model.head import Standardisation
 
 WIDTH = 40
 
@@ -21,9 +21,9 @@ def drawn(rows: int, seed: int, shift: float = 0.0) -> Features:
 
 
 def fitted(train: Features, val: Features) -> Distance:
-    standardisation = head.Standardisation.of(train)
+    standardisation = Standardisation.fit(train)
     labels = np.arange(len(train)) % 2
-    return Distance.of(train, labels, val, standardisation.mean, standardisation.deviation)
+    return Distance.fit(train, labels, val, standardisation.mean, standardisation.deviation)
 
 
 def test_distance_is_mahalanobis_where_all_directions_are_told_apart() -> None:
@@ -57,14 +57,14 @@ def test_a_set_is_told_by_its_mean_whatever_the_share_of_its_classes() -> None:
         return (generator.normal(size=(count, WIDTH)) + classes + shift * (np.arange(WIDTH) == 1)).astype(np.float32)
 
     train = images(1000, 0.5, 0.0)
-    standardisation = head.Standardisation.of(Features.of(train))
+    standardisation = Standardisation.fit(Features.of(train))
     labels = (np.arange(1000) >= 500).astype(np.int64)
     val = Features.of(images(1000, 0.5, 0.0))
-    found = Distance.of(Features.of(train), labels, val, standardisation.mean, standardisation.deviation)
+    found = Distance.fit(Features.of(train), labels, val, standardisation.mean, standardisation.deviation)
     for cracked in (0.01, 0.5, 0.8, 1.0):
-        assert found.apart(images(400, cracked, 0.0)) < 0.06
+        assert found.mean_shift(images(400, cracked, 0.0)) < 0.06
         # One feature of forty moved by one deviation.
-        assert found.apart(images(4000, cracked, 1.0)) == pytest.approx(np.sqrt(1 / WIDTH), rel=0.15)
+        assert found.mean_shift(images(4000, cracked, 1.0)) == pytest.approx(np.sqrt(1 / WIDTH), rel=0.15)
         assert found.of_set(images(400, cracked, 2.0)) > 1
     assert np.median(found(images(400, 0.5, 2.0))) < 1  # single images of such a set look like any other
 
@@ -72,11 +72,11 @@ def test_a_set_is_told_by_its_mean_whatever_the_share_of_its_classes() -> None:
 def test_a_saved_models_arrays_tell_the_same() -> None:
     train, val = drawn(300, seed=1), drawn(300, seed=2)
     distance = fitted(train, val)
-    again = Distance.read(distance.arrays())
+    again = Distance.from_arrays(distance.arrays())
     assert again is not None
     other = drawn(20, seed=5, shift=1.0).read()
     np.testing.assert_array_equal(again(other), distance(other))
-    assert Distance.read({"mean": train.read()[0], "deviation": train.read()[0]}) is None
+    assert Distance.from_arrays({"mean": train.read()[0], "deviation": train.read()[0]}) is None
 
 
 def test_few_images_have_a_distance_too() -> None:
@@ -88,5 +88,5 @@ def test_few_images_have_a_distance_too() -> None:
 def test_images_that_are_taken_in_are_known_afterwards() -> None:
     distance, others = fitted(drawn(300, seed=1), drawn(300, seed=2)), drawn(100, seed=6, shift=2.0)
     assert (distance(others.read()) > 1).all()
-    assert np.mean(distance.widened(others)(others.read()) <= 1) >= QUANTILE
-    assert distance.widened(drawn(300, seed=2)).limit == distance.limit
+    assert np.mean(distance.including(others)(others.read()) <= 1) >= QUANTILE
+    assert distance.including(drawn(300, seed=2)).limit == distance.limit

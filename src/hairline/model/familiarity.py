@@ -48,7 +48,7 @@ class Distance:
     set_limit: NDArray[np.float64]
 
     @classmethod
-    def of(
+    def fit(
         cls,
         train: Features,
         labels: NDArray[np.int64],
@@ -88,22 +88,22 @@ class Distance:
         squared = np.concatenate([found.squared(block) for block in val.blocks()])
         size = max(2, min(SET_IMAGES, len(val) // LEAST_SET))
         starts = range(0, max(1, len(val) - size + 1), size)
-        apart = [found.apart(val.read(slice(start, start + size))) for start in starts]
+        apart = [found.mean_shift(val.read(slice(start, start + size))) for start in starts]
         return replace(
             found,
             limit=np.quantile(squared, QUANTILE),
             set_limit=np.maximum(np.quantile(apart, SET_QUANTILE), _LEAST_SET_LIMIT),
         )
 
-    def widened(self, features: Features) -> Distance:
+    def including(self, features: Features) -> Distance:
         """Take images in among what is known: they lie within the limits afterwards, as validation images do."""
         table = features.read()
         limit = np.maximum(self.limit, np.quantile(self.squared(table), QUANTILE))
-        apart = self.apart(table) if len(table) >= LEAST_SET else 0.0
+        apart = self.mean_shift(table) if len(table) >= LEAST_SET else 0.0
         return replace(self, limit=limit, set_limit=np.maximum(self.set_limit, apart))
 
     @classmethod
-    def read(cls, statistics: Mapping[str, NDArray[np.generic]]) -> Distance | None:
+    def from_arrays(cls, statistics: Mapping[str, NDArray[np.generic]]) -> Distance | None:
         """Take it from the arrays of a saved model's `features.npz`; None where an older version left none there."""
         places = {name: _place(name) for name in _NAMES}
         if not set(places.values()) <= set(statistics):
@@ -136,7 +136,7 @@ class Distance:
         """
         return np.sqrt(self.squared(features) / self.limit).astype(np.float32)
 
-    def apart(self, features: NDArray[np.float32]) -> float:
+    def mean_shift(self, features: NDArray[np.float32]) -> float:
         """Say how far a set's mean lies from the training's, in training deviations, as the mean square over features.
 
         The directions in which the classes differ don't count: sets of any share of cracks are alike in the others.
@@ -158,7 +158,7 @@ class Distance:
         single = float(np.median(self(features)))
         if len(features) < LEAST_SET:
             return single
-        return max(single, self.apart(features) / float(self.set_limit))
+        return max(single, self.mean_shift(features) / float(self.set_limit))
 
 
 def _principal(table: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
