@@ -86,7 +86,7 @@ def test_near_identical_images_never_stand_on_two_sides(set_with_copies: pd.Data
         divided = splits.split(grouped, train=0.6, val=0.2, test=0.2, seed=seed)
         assert (divided.groupby("group")["split"].nunique() == 1).all()
         assert (divided.groupby(named)["split"].nunique() == 1).all()
-        found = leaks.report(divided, hashes)
+        found = leaks.find(divided, hashes)
         assert found.counts["leak_identical_across"] == found.counts["leak_near_across"] == 0
         assert found.counts["leak_nearest_distance"] > duplicates.NEAR_DISTANCE
         assert found.counts["leak_identical_images"] == 2
@@ -99,7 +99,7 @@ def test_a_leaking_split_is_reported(set_with_copies: pd.DataFrame) -> None:
     divided = set_with_copies.assign(
         split=[parts.get(name, ("train", "val", "test")[i % 3]) for i, name in enumerate(names)], group="one"
     )
-    found = leaks.report(divided, hashes)
+    found = leaks.find(divided, hashes)
     assert found.counts["leak_identical_across"] == 2
     assert found.counts["leak_near_across"] == 2
     assert found.counts["leak_groups_in_two_splits"] == 1

@@ -60,7 +60,7 @@ def test_taps_run_from_features_to_the_saved_model_and_its_figures(base: Path) -
     assert bundle.backbone["taps"].split() == list(TAPS)
     model = saved.load_model(base / "model", bundle)
     assert model.get_layer("features").output.shape[-1] == saved.read_statistics(base / "model")["mean"].size
-    assert len(gradcam.tapped_maps(model)) == 2
+    assert len(gradcam.pooled_maps(model)) == 2
     assert (base / "figures" / "gradcam.png").is_file()
     assert json.loads((base / "metrics.json").read_text())["parity_difference"] <= 1e-4
     predictions = pd.read_csv(base / "predictions.csv")

@@ -204,7 +204,7 @@ def learning_curve(config: Config, data: Dataset, frozen: Frozen, whole: dict[st
 def find_leaks(data: Dataset, directory: Path) -> leaks.Leaks:
     """Report what the split keeps apart and what not; `leaks.csv` gets the closest pairs."""
     images = data.manifest.iloc[data.real]  # what is drawn on a training image is no leak of another's
-    found = leaks.report(images, data.hashes)
+    found = leaks.find(images, data.hashes)
     manifest.write(found.pairs, directory / "leaks.csv")
     counts = found.counts
     log.info(
