@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from hairline.system.errors import HairlineError
 
-_HeatMap = tf.types.experimental.PolymorphicFunction  # pixels [height, width, 3], class index -> float32 [rows, columns]
+_HeatMap = tf.types.experimental.PolymorphicFunction  # pixels [height, width, 3], class -> float32 [rows, columns]
 
 
 class NoMapError(HairlineError):
