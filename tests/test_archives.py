@@ -1,26 +1,27 @@
-"""Unpacking of archives that are whole, cut, altered, hostile or huge; RARs are built by hand, byte by byte."""
+"""Archives that are complete, truncated, altered, hostile or huge. RARs are written byte by byte."""
 
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import random
 import shutil
 import stat
 import struct
+import subprocess
 import sys
-import unicodedata
 import warnings
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import filelock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hairline.data import archives, members, rar
+from hairline.data import archives
 from hairline.data.archives import extract
 
 FILES = {"set/Positive/1.jpg": b"crack" * 500, "set/Negative/1.jpg": b"", "set/Negative/ä 2.jpg": bytes(range(256))}
@@ -57,7 +58,7 @@ def _block(kind, fields, *, data=None, extra=b""):
 def make_rar(path, files, *, method=0, extra=b"", crc_change=0):
     """Write a RAR5 of stored files (RAR 5.0 archive format, rarlab.com/technote.htm).
 
-    With another method only the label says that it is compressed: hairline must then ask a program for the bytes.
+    With another method only the label says that it is compressed: hairline must then run a program to read the bytes.
     """
     out = [b"Rar!\x1a\x07\x01\x00", _block(1, _number(0))]
     for name, content in files.items():
@@ -77,48 +78,46 @@ def tree(folder):
     }
 
 
-def refused(archive, tmp_path, match, error=members.ArchiveError):
-    """Check that it is refused, names the file, and leaves nothing anywhere."""
+def refused(archive, tmp_path, match, error=archives.ArchiveError):
+    """Check that the archive is refused by a message that names it, and that no file is left."""
     before = tree(tmp_path)
     with pytest.raises(error, match=match) as caught:
         extract(archive, tmp_path / "home" / "out")
     assert archive.name in str(caught.value)
-    assert type(caught.value).__module__.startswith("hairline")
-    after = {name for name in tree(tmp_path) if not name.endswith(".lock")}
-    assert after == {name for name in before if not name.endswith(".lock")}
-    assert {path.name for path in (tmp_path / "home").glob("*")} <= {".out.lock"}
+    assert tree(tmp_path) | {"home/.out.lock": b""} == before | {"home/.out.lock": b""}
 
 
 @pytest.mark.parametrize("make", [make_zip, make_rar])
-def test_files_come_out_whole_whatever_the_archive_is_called(tmp_path, make):
+def test_files_are_unpacked_whatever_the_archive_is_called(tmp_path, make):
     out = extract(make(tmp_path / "picture.jpg", FILES), tmp_path / "sets" / "out")
-    assert out == tmp_path / "sets" / "out"
     assert tree(out) == FILES
     assert [path.name for path in out.parent.iterdir() if path.name != ".out.lock"] == ["out"]
     assert out.stat().st_mode == (out / "set").stat().st_mode
 
 
-def test_a_target_that_holds_something_is_returned_and_an_empty_one_filled(tmp_path):
+def test_a_target_with_files_is_returned_and_an_empty_one_filled(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("")
     assert extract(tmp_path / "missing.zip", tmp_path / "full") == tmp_path / "full"
     (tmp_path / "empty").mkdir()
+    (tmp_path / ".empty.abc.partial" / "content").mkdir(parents=True)  # of a killed process
     assert tree(extract(make_zip(tmp_path / "a", FILES), tmp_path / "empty")) == FILES
+    assert not (tmp_path / ".empty.abc.partial").exists()
 
 
-def test_a_zip_around_one_rar_is_unpacked_through_and_checked(tmp_path):
+def test_a_zip_around_one_rar_is_unpacked_with_the_rar(tmp_path):
     inner = make_rar(tmp_path / "x", FILES).read_bytes()
     archive = make_zip(tmp_path / "5y9-2.zip", {"Images.rar": inner, "__MACOSX/._Images.rar": b"x"})
     assert tree(extract(archive, tmp_path / "out")) == FILES
-    with pytest.raises(members.DamagedError, match="Images.rar in it has sha256"):
-        extract(archive, tmp_path / "other", wrapped_sha256="0" * 64)
+    with pytest.raises(archives.ArchiveError, match="Images.rar in it has sha256"):
+        extract(archive, tmp_path / "other", inner_sha256="0" * 64)
     assert not (tmp_path / "other").exists()
-    # One level only: an archive in an archive in an archive stays as it is.
+    # One level only: an archive inside an archive inside an archive stays packed.
     twice = make_zip(tmp_path / "twice.zip", {"once.zip": archive.read_bytes()})
     assert list(tree(extract(twice, tmp_path / "twice"))) == ["Images.rar", "__MACOSX/._Images.rar"]
 
 
-def test_what_the_check_raises_stops_all_and_keeps_its_type(tmp_path):
+def test_an_exception_of_the_check_cancels_the_extraction(tmp_path):
     def check(folder):
         assert tree(folder) == FILES
         raise KeyError("no")
@@ -128,51 +127,40 @@ def test_what_the_check_raises_stops_all_and_keeps_its_type(tmp_path):
     assert [path.name for path in (tmp_path / "home").iterdir() if path.suffix != ".lock"] == []
 
 
-BAD_NAMES = [
+UNSAFE_NAMES = [
     *("../evil", "a/../../evil", "/evil", "//server/share", "C:/evil", "C:evil", "a/b:stream", "..\\evil"),
     *("\\\\server\\x", "\\evil", "a/nul.jpg", "COM1", "a./b", ".. /evil", "evil ", "a\nb", "a\x7fb", "...", "a/con/b"),
 ]
 
 
-@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("name", UNSAFE_NAMES)
 @pytest.mark.parametrize("make", [make_zip, make_rar])
-def test_names_that_lead_elsewhere_are_refused(tmp_path, make, name):
-    refused(make(tmp_path / "bad.zip", {"fine.jpg": b"x", name: b"evil"}), tmp_path, "no safe relative path")
+def test_paths_outside_the_target_are_refused(tmp_path, make, name):
+    refused(make(tmp_path / "bad.zip", {"fine.jpg": b"x", name: b"evil"}), tmp_path, "not a safe relative path")
 
 
 def test_a_name_with_a_nul_is_refused(tmp_path):
     archive = make_zip(tmp_path / "bad.zip", {"a@b.jpg": b"x"})
     archive.write_bytes(archive.read_bytes().replace(b"a@b", b"a\0b"))
-    refused(archive, tmp_path, r"no safe relative path|damaged")
+    refused(archive, tmp_path, r"not a safe relative path|damaged")
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=12) | st.text("./\\:a ", max_size=8))
 def test_a_safe_path_stays_inside_on_every_system(name):
-    path = members.safe_path(name)
+    path = archives.safe_path(name)
     if path is not None:
-        assert not path.is_absolute()
         assert not set(path.parts) & {"..", "."}
         assert not set(str(path)) & set("\\:\0")
         root = os.path.realpath("/somewhere")
         assert os.path.normpath(os.path.join(root, path)).startswith(root + os.sep)
-        assert members.safe_path(str(path)) == path
+        assert archives.safe_path(str(path)) == path
 
 
 @pytest.mark.parametrize(
-    "pair",
-    [
-        ("a/1.jpg", "a/1.jpg"),
-        ("a/1.jpg", "a/1.JPG"),
-        ("a/1.jpg", "A/2.jpg"),
-        ("a", "a/b"),
-        ("a/b", "a"),
-        ("a/b/c", "A/B"),
-        ("a/./1", "a//1"),
-        ("é/1", unicodedata.normalize("NFD", "é/2")),
-    ],
+    "pair", [("a/1.jpg", "a/1.jpg"), ("a", "a/b"), ("a/b", "a"), ("a", "a/b/c"), ("a/./1", "a//1")]
 )
-def test_names_that_are_one_somewhere_are_refused(tmp_path, pair):
-    refused(make_zip(tmp_path / "twins.zip", [(name, b"x") for name in pair]), tmp_path, "one name on some systems")
+def test_two_files_of_one_path_are_refused(tmp_path, pair):
+    refused(make_zip(tmp_path / "twins.zip", [(name, b"x") for name in pair]), tmp_path, "two files of the same path")
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
@@ -200,49 +188,34 @@ def test_encrypted_members_are_refused(tmp_path):
     refused(rar_file, tmp_path, "encrypted")
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_methods_without_a_bound_on_memory_are_refused(tmp_path, method):
-    refused(make_zip(tmp_path / "odd.zip", FILES, method), tmp_path, "unusual method")
-
-
-def test_bombs_are_bounded_by_what_comes_out(tmp_path, monkeypatch):
+def test_bombs_are_refused(tmp_path, monkeypatch):
     archive = make_zip(tmp_path / "bomb.zip", {"a": bytes(2_000_000)})
     assert archive.stat().st_size < 5_000
     monkeypatch.setattr(archives, "MAX_TOTAL_BYTES", 1_000_000)
-    refused(archive, tmp_path, "more than 1000000 bytes")
-    # A header that claims little does not get more out.
+    refused(archive, tmp_path, "at most 1000000 bytes")
+    # A header that announces less does not get more out.
     raw = bytearray(archive.read_bytes())
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         struct.pack_into("<I", raw, raw.index(signature) + offset, 10)
     archive.write_bytes(raw)
     refused(archive, tmp_path, "damaged")
-    # One that claims much is judged by what there is.
-    monkeypatch.setattr(archives, "MAX_TOTAL_BYTES", 3_000_000)
-    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
-        struct.pack_into("<I", raw, raw.index(signature) + offset, 2**31)
-    archive.write_bytes(raw)
-    refused(archive, tmp_path, "damaged")
-
-
-@pytest.mark.parametrize("count", [0, 4])
-def test_the_number_of_members_is_bounded(tmp_path, monkeypatch, count):
-    monkeypatch.setattr(members, "MAX_MEMBERS", 3)
-    archive = make_zip(tmp_path / "many.zip", {str(index): b"" for index in range(count)})
-    refused(archive, tmp_path, f"lists {count} files; expected 1 to 3")
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    for count in (0, 4):
+        many = make_zip(tmp_path / "many.zip", {str(index): b"" for index in range(count)})
+        refused(many, tmp_path, f"lists {count} files .* expected 1 to 3")
+    refused(make_zip(tmp_path / "odd.zip", {"a": b"x"}, zipfile.ZIP_LZMA), tmp_path, "unusual method")
 
 
 @pytest.mark.parametrize("make", [make_zip, make_rar])
-def test_an_archive_cut_anywhere_is_refused(tmp_path, make):
+def test_a_truncated_archive_is_refused(tmp_path, make):
     whole = make(tmp_path / "cut", FILES).read_bytes()
-    cuts = sorted({*range(0, len(whole), max(1, len(whole) // 50)), len(whole) - 1})
-    assert len(cuts) >= 50
-    for cut in cuts:
+    for cut in [*range(0, len(whole), max(1, len(whole) // 20)), len(whole) - 1]:
         (tmp_path / "cut").write_bytes(whole[:cut])
-        refused(tmp_path / "cut", tmp_path, "expected")
+        refused(tmp_path / "cut", tmp_path, "by hand")
 
 
 @pytest.mark.parametrize("make", [make_zip, make_rar])
-def test_altered_bytes_give_the_right_files_or_one_clear_error(tmp_path, make):
+def test_altered_bytes_give_the_right_files_or_one_error(tmp_path, make):
     whole = make(tmp_path / "a", FILES).read_bytes()
     generator = random.Random(0)
     outcomes = set()
@@ -253,110 +226,81 @@ def test_altered_bytes_give_the_right_files_or_one_clear_error(tmp_path, make):
         (tmp_path / "a").write_bytes(raw)
         target = tmp_path / str(number)
         try:
-            # A name may change unseen in a zip; content may not.
+            # A name may change in a zip, which has no checksum of names; content may not.
             assert set(tree(extract(tmp_path / "a", target)).values()) <= set(FILES.values())
             outcomes.add("unpacked")
-        except members.ArchiveError:  # nothing else may come through
+        except archives.ArchiveError:
             assert not target.exists()
             outcomes.add("refused")
-    # Every byte of this RAR is under a checksum; a zip has bytes (dates, say) that change nothing.
+    # Every byte of this RAR is under a checksum; a zip has bytes (dates) that change nothing.
     assert outcomes == ({"refused"} if make is make_rar else {"unpacked", "refused"})
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_full_disk_and_a_folder_that_is_a_file_are_said(tmp_path, monkeypatch):
+def test_a_full_disk_and_a_folder_that_is_a_file_are_named(tmp_path, monkeypatch):
     archive = make_zip(tmp_path / "a.zip", FILES)
     (tmp_path / "file").write_text("")
-    with pytest.raises(members.DiskError, match="could not be unpacked"):
+    with pytest.raises(archives.UnpackError, match="could not be unpacked"):
         extract(archive, tmp_path / "file" / "out")
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(archives._Writer, "write", full)
-    refused(archive, tmp_path, "the disk is full.*Free some space", members.DiskError)
+    monkeypatch.setattr(archives, "_write_members", full)
+    refused(archive, tmp_path, "the disk is full.*make room", archives.UnpackError)
 
 
-def test_leftovers_of_dead_processes_go_and_a_living_one_is_waited_for(tmp_path):
-    dead = tmp_path / ".out.abc.partial"
-    (dead / "content").mkdir(parents=True)
+def _extract(archive, target):
+    extract(archive, target)
+
+
+def test_two_processes_unpack_once(tmp_path):
     archive = make_zip(tmp_path / "a.zip", FILES)
-
-    class Busy(filelock.FileLock):
-        """The lock as it is when another process unpacked the same while this one waited."""
-
-        def acquire(self, *args, **kwargs):
-            (tmp_path / "late").mkdir()
-            (tmp_path / "late" / "theirs").write_text("")
-            return super().acquire(*args, **kwargs)
-
-    extract(archive, tmp_path / "out")
-    assert not dead.exists()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archives, "FileLock", Busy)
-        assert tree(extract(archive, tmp_path / "late")) == {"theirs": b""}
+    context = multiprocessing.get_context("spawn")
+    with filelock.FileLock(tmp_path / ".out.lock"):
+        other = context.Process(target=_extract, args=(archive, tmp_path / "out"))
+        other.start()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs").write_text("")
+    other.join(60)
+    assert other.exitcode == 0
+    other.close()
+    assert tree(tmp_path / "out") == {"theirs": b""}
 
 
-def program(tmp_path, monkeypatch, *, content, name="unrar", before=""):
-    """Put a program in the place of unrar that prints `content`, and take all others away."""
-    printed = tmp_path / f"{name}.bin"
-    printed.write_bytes(content)
-    script = f"import sys, time; {before}\nsys.stdout.buffer.write(open({str(printed)!r}, 'rb').read())"
-    monkeypatch.setattr(rar, "installed", lambda archive: [(sys.executable, "-c", script)])
+def program(content, before=""):
+    """Return a command that prints `content`, as a RAR program does."""
+    return (sys.executable, "-c", f"import sys, time; {before}sys.stdout.buffer.write({content!r})")
 
 
 ALL = b"".join(FILES.values())
 
 
-def test_a_compressed_rar_is_split_from_what_a_program_prints(tmp_path, monkeypatch):
-    program(tmp_path, monkeypatch, content=ALL)
-    assert tree(extract(make_rar(tmp_path / "a.rar", FILES, method=3), tmp_path / "out")) == FILES
-
-
-@pytest.mark.parametrize("content", [b"", ALL[:-1], ALL + b"x", ALL[::-1]])
-def test_a_program_that_prints_something_else_is_not_believed(tmp_path, monkeypatch, content):
-    program(tmp_path, monkeypatch, content=content, before="sys.stderr.write('sorry\\n');")
+def test_a_compressed_rar_is_read_by_the_first_program_that_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_TOOL_SECONDS", 0.5)
+    broken = [program(content) for content in (b"", ALL[:-1], ALL + b"x", ALL[::-1])]
+    stuck = program(ALL, before="time.sleep(60); ")
+    commands = [("no-such-program",), stuck, *broken, program(ALL)]
+    monkeypatch.setattr(archives, "RAR_COMMANDS", commands)
     archive = make_rar(tmp_path / "a.rar", FILES, method=3)
-    refused(archive, tmp_path, "sorry" if len(content) < len(ALL) else "cannot read it", rar.ToolError)
+    assert tree(extract(archive, tmp_path / "out")) == FILES
+    monkeypatch.setattr(archives, "RAR_COMMANDS", commands[:-1])
+    refused(archive, tmp_path, "damaged, or the installed programs cannot read it", archives.UnpackError)
 
 
-def test_the_next_program_is_tried_and_a_stuck_one_killed(tmp_path, monkeypatch):
-    program(tmp_path, monkeypatch, content=ALL)
-    good = rar.installed(None)
-    stuck = (sys.executable, "-c", "import time; time.sleep(30)")
-    monkeypatch.setattr(rar, "STALL_SECONDS", 0.5)
-    monkeypatch.setattr(rar, "installed", lambda archive: [("/no/such/program",), stuck, *good])
-    assert tree(extract(make_rar(tmp_path / "a.rar", FILES, method=3), tmp_path / "out")) == FILES
-
-
-def test_without_any_program_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(rar.shutil, "which", lambda name: None)
+def test_without_a_program_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.shutil, "which", lambda name: None)
     archive = make_rar(tmp_path / "a.rar", FILES, method=3)
-    refused(archive, tmp_path, "(?s)apt install.*brew install.*7-Zip.*give the folder", rar.MissingToolError)
+    refused(archive, tmp_path, "apt install.*brew install.*7-Zip.*pass the folder", archives.UnpackError)
 
 
-def test_windows_programs_outside_the_path_are_found(monkeypatch):
-    monkeypatch.setenv("ProgramFiles", "C:/Programs")
-    monkeypatch.setattr(rar.shutil, "which", lambda name: name if name.endswith("7z.exe") else None)
-    assert rar.installed(Path("a.rar")) == [(os.path.join("C:/Programs", "7-Zip/7z.exe"), "e", "-so", "-bb0", "-p")]
-
-
-@pytest.mark.parametrize("name", [command[0] for command in rar.COMMANDS])
-def test_an_installed_program_prints_all_members_joined(tmp_path, name):
-    if shutil.which(name) is None:
-        pytest.skip(f"{name} is not installed")
-    # Without the empty file: it sends bsdtar 3.6.2 round and round, printing for ever.
+@pytest.mark.parametrize("command", archives.RAR_COMMANDS, ids=lambda command: command[0])
+def test_an_installed_program_prints_all_members_in_sequence(tmp_path, command):
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    # Without the empty file, on which bsdtar 3.6.2 loops forever.
     archive = make_rar(tmp_path / "a.rar", {name: content for name, content in FILES.items() if content})
-    commands = [command for command in rar.installed(archive) if Path(command[0]).stem == name]
-    with rar.contents(commands[0], archive, lambda: 0) as stream:
-        printed = stream.read(len(ALL) + 1)
+    printed = subprocess.run([*command, archive], stdout=subprocess.PIPE, timeout=60, check=False).stdout
     if not printed:
-        pytest.skip(f"{name} was built without RAR, as Debian's is")
+        pytest.skip(f"{command[0]} was built without RAR, as on Debian")
     assert printed == ALL
-
-
-def test_formats_are_told_by_content(tmp_path):
-    for content, expected in [(b"", None), (b"PK", None), (b"Rar!\x1a\x07\x00x", "rar"), (b"PK\x05\x06", "zip")]:
-        (tmp_path / "f").write_bytes(content)
-        assert archives.archive_format(tmp_path / "f") == expected
-    assert PurePosixPath("a/b") == members.safe_path("./a//b")

@@ -26,7 +26,7 @@ from PIL import Image
 from hairline import config
 from hairline.app import log, start
 from hairline.app import settings as settings_of
-from hairline.data import archives, augmentation, images, manifest, members, prepare, sources
+from hairline.data import archives, augmentation, images, manifest, prepare, sources
 from hairline.model import optimizers
 from tests import fuzzing
 from tests.conftest import ROOT
@@ -205,7 +205,7 @@ def test_a_damaged_archive_gives_right_labels_or_is_named(count: int, photos: li
         home = tmp_path / "home"
         try:
             target = archives.extract(tmp_path / "archive", home / str(number))
-        except members.ArchiveError as error:
+        except archives.ArchiveError as error:
             assert str(tmp_path / "archive") in str(error)
             assert is_one_line(str(error)), str(error)
             assert not (home / str(number)).exists()

@@ -1,4 +1,4 @@
-"""Unpacking of zip and RAR archives that may be cut short, hostile or far too big."""
+"""Unpack zip and RAR archives that may be damaged, hostile or too large."""
 
 from __future__ import annotations
 
@@ -7,34 +7,57 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
-import struct
+import stat
+import subprocess
 import tempfile
-import time
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import rarfile
 from filelock import FileLock
 
-from hairline.data import rar
-from hairline.data.members import ArchiveError, DamagedError, DiskError, vet
-from hairline.system import progress
+from hairline.system import errors, progress
 
+MAX_MEMBERS = 1_000_000
 MAX_TOTAL_BYTES = 64 * 2**30
 _CHUNK_BYTES = 2**18
-# What zipfile and rarfile were seen to raise on damaged bytes.
-_DAMAGE = (
-    *(zipfile.BadZipFile, rarfile.Error, zlib.error, struct.error, EOFError, RuntimeError, UserWarning),
-    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+# Device names; a trailing dot or space (Windows drops it: ".. " is ".."); drives, streams, control characters.
+_UNSAFE_PART = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[. ]|.*[:\x00-\x1f\x7f].*", re.I | re.S)
+
+# Each prints the content of all members, in the archive's order: one process for all files, and only this module
+# chooses their paths. Each program has gaps (bsdtar: solid archives; unar: some RAR5; Debian's 7zz: all RAR).
+RAR_COMMANDS = (
+    ("unrar", "p", "-inul", "-p-"),
+    ("7z", "e", "-so", "-bb0", "-p"),
+    ("7zz", "e", "-so", "-bb0", "-p"),
+    ("unar", "-q", "-o", "-"),
+    ("bsdtar", "-x", "--to-stdout", "-f"),
+)
+# A program that hangs is killed after this time (bsdtar 3.6.2 loops forever on RAR5 archives with an empty file).
+_TOOL_SECONDS, _TOOL_SECONDS_PER_MB = 60.0, 1.0
+_INSTALL = (
+    "Install one (Debian and Ubuntu: `sudo apt install unar`; macOS: `brew install unar`; Windows: 7-Zip from "
+    "https://www.7-zip.org, with its folder in PATH), or unpack the archive by hand and pass the folder."
 )
 
 
+class ArchiveError(errors.HairlineError):
+    """An archive that is damaged, or whose content is refused."""
+
+
+class UnpackError(ArchiveError):
+    """This machine cannot unpack the archive: the disk is full, or no program reads it. A new download won't help."""
+
+
 def archive_format(path: Path) -> str | None:
-    """Tell `zip` or `rar` by the first bytes of a file, whatever its name says; None for anything else."""
+    """Return `zip` or `rar`, detected by the first bytes of a file; None for other formats."""
     with open(path, "rb") as file:
         magic = file.read(8)
     if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -42,188 +65,237 @@ def archive_format(path: Path) -> str | None:
     return "rar" if magic.startswith((rarfile.RAR_ID, rarfile.RAR5_ID)) else None
 
 
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 digest of a file, in hexadecimal."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def extract(
     archive: Path,
     target: Path,
     *,
     check: Callable[[Path], object] | None = None,
-    wrapped_sha256: str | None = None,
+    inner_sha256: str | None = None,
 ) -> Path:
-    """Unpack a zip or RAR into a folder that appears complete or not at all.
+    """Unpack a zip or RAR archive into a folder, which appears complete or not at all.
 
-    Nothing is written outside `target`, and at most `MAX_TOTAL_BYTES` in `members.MAX_MEMBERS` files
-    inside it. A zip around one other archive (what Mendeley Data serves) is unpacked through.
+    A zip that holds exactly one other archive (the download of Mendeley Data) is unpacked with that archive. Processes
+    that unpack the same target wait for each other.
 
     Args:
-        archive: The zip or RAR, told apart by content.
-        target: The folder to make; one that already holds something is returned as it is.
-        check: Called with the unpacked folder before it takes its name; what it raises stops all.
-        wrapped_sha256: Expected checksum of the archive inside the zip, where there is one.
+        archive: The zip or RAR file; the format is detected by content.
+        target: The folder to create; returned unchanged if it already holds files.
+        check: Called with the unpacked folder before it is moved to `target`; its exceptions cancel the extraction.
+        inner_sha256: Expected digest of the archive inside the zip.
 
     Returns:
         `target`.
 
     Raises:
-        MissingToolError, ToolError: If a compressed RAR is met and no installed program reads it.
-        DiskError: If the disk is full or the folder cannot be written.
-        ArchiveError: If the archive is damaged, encrypted, too big, or holds names or kinds of files that are
-            refused.
+        ArchiveError: If the archive is damaged, encrypted or too large, or holds links, devices or unsafe paths.
+        UnpackError: If the disk is full, the folder is not writable, or a program for RAR is missing.
     """
     archive, target = Path(archive), Path(target)
     try:
-        if _holds_something(target):
+        if _has_files(target):
             return target
         if not archive.is_file():
-            raise ArchiveError(f"received {archive} as the archive; expected an existing zip or RAR file.")
+            raise ArchiveError(f"{archive} is not a file: expected an existing zip or RAR archive.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / f".{target.name}.lock"):
-            if not _holds_something(target):
-                _install(archive, target, check, wrapped_sha256)
+            if not _has_files(target):
+                _extract_locked(archive, target, check, inner_sha256)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-        reason = "the disk is full" if full else error.strerror or str(error)
-        raise DiskError(
-            f"{archive} could not be unpacked into {target}: {reason}; expected a folder that can be written. "
-            f"{'Free some space' if full else 'Mend that'} or choose another folder; nothing was left half-done."
-        ) from error
+        reason = errors.explained(error) or f"{error.strerror or error}; choose a folder that can be written"
+        raise UnpackError(f"{archive} could not be unpacked into {target}: {reason}") from error
     return target
 
 
-def _holds_something(target: Path) -> bool:
-    return target.is_dir() and any(target.iterdir())
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
-def _install(archive: Path, target: Path, check: Callable[[Path], object] | None, wrapped_sha256: str | None) -> None:
-    # Whoever left these is dead: the living hold the lock.
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+def _extract_locked(
+    archive: Path, target: Path, check: Callable[[Path], object] | None, inner_sha256: str | None
+) -> None:
+    for leftover in target.parent.glob(
+        f".{glob.escape(target.name)}.*.partial"
+    ):  # of killed processes: we hold the lock
         shutil.rmtree(leftover, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        # mkdtemp's folder is for its owner only; the ones inside it have the usual permissions.
+        # In a subfolder, because only the owner may enter the folder that mkdtemp creates.
         content = _unpack(archive, partial / "content")
         files = [path for path in content.rglob("*") if path.is_file() and "__MACOSX" not in path.parts]
         if len(files) == 1 and archive_format(files[0]) is not None:
-            with open(files[0], "rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if wrapped_sha256 not in (None, sha256):
-                raise DamagedError(archive, f"{files[0].name} in it has sha256 {sha256}, not {wrapped_sha256}")
+            if inner_sha256 not in (None, digest := sha256_of(files[0])):
+                raise _damaged(archive, f"{files[0].name} in it has sha256 {digest}, not {inner_sha256}")
             content = _unpack(files[0], partial / "inner")
         if check is not None:
             check(content)
-        _take_name(content, target)
+        if target.is_dir():  # empty; Windows does not rename onto a folder
+            target.rmdir()
+        content.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _take_name(content: Path, target: Path) -> None:
-    if target.is_dir():
-        target.rmdir()  # empty, or extract would have returned; Windows renames onto nothing
-    for seconds in (0.1, 0.3, 1, 3, None):
-        try:
-            os.rename(content, target)
-            return
-        except PermissionError:  # on Windows, while a virus scanner reads the new files
-            if seconds is None:
-                raise
-            time.sleep(seconds)
+def _damaged(archive: Path, reason: str) -> ArchiveError:
+    return ArchiveError(
+        f"{archive} ({archive.stat().st_size} bytes) is damaged or incomplete: {reason.rstrip('.')}. Download it "
+        "again, or unpack it by hand and pass the folder."
+    )
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
+    """Unpack one archive into a new folder and return the folder."""
     kind = archive_format(archive)
     if kind is None:
+        size_bytes = archive.stat().st_size
         raise ArchiveError(
-            f"{archive} ({archive.stat().st_size} bytes) is neither a zip nor a RAR; expected one of "
-            "them. Unpack other formats by hand and give the folder."
+            f"{archive} ({size_bytes} bytes) is neither a zip nor a RAR archive: expected one of these. Unpack other "
+            "formats by hand and pass the folder."
         )
     try:
         with zipfile.ZipFile(archive) if kind == "zip" else rarfile.RarFile(archive, errors="strict") as opened:
-            members = vet(archive, opened.infolist())
-            if kind == "rar" and not _is_stored(opened):
-                _unpack_with_tools(archive, folder, members)
+            members = _checked_members(archive, opened.infolist())
+            if kind == "zip" or _is_stored(opened):
+                _write_members(archive, folder, members, opened.open)
             else:
-                with _Writer(archive, folder, members) as writer:
-                    for entry, path in members:
-                        with opened.open(entry) as stream:
-                            writer.write(entry, path, stream)
+                _unpack_with_programs(archive, folder, members)
     except ArchiveError:
         raise
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArchiveError(
+            f"{archive} holds two files of the same path on this system ({Path(error.filename).name}): expected "
+            "distinct paths. Unpack it by hand and pass the folder."
+        ) from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a seek to an offset that a damaged header made up
+        if error.errno != errno.EINVAL:  # a damaged header can give an invalid offset
             raise
-        raise DamagedError(archive, str(error)) from error
-    except _DAMAGE as error:
-        raise DamagedError(archive, str(error) or type(error).__name__) from error
+        raise _damaged(archive, str(error)) from error
+    except Exception as error:  # zipfile and rarfile raise anything on damaged bytes, TypeError included
+        raise _damaged(archive, str(error) or type(error).__name__) from error
     return folder
 
 
 def _is_stored(opened: rarfile.RarFile) -> bool:
+    """Return whether a RAR is one file without compression, which needs no program."""
     entries = [entry for entry in opened.infolist() if not entry.is_dir()]
     return len(opened.volumelist()) == 1 and all(entry.compress_type == rarfile.RAR_M0 for entry in entries)
 
 
-def _unpack_with_tools(archive: Path, folder: Path, members: list[tuple[Any, PurePosixPath]]) -> None:
+def _checked_members(archive: Path, entries: list[Any]) -> list[tuple[Any, PurePosixPath]]:
+    """Return the files of an archive with their safe paths; refuse everything that is not a plain file or folder."""
+    members = []
+    for entry in entries:
+        # zipfile cuts `filename` at a NUL; check the name as stored.
+        name = entry.orig_filename if isinstance(entry, zipfile.ZipInfo) else entry.filename
+        objection, path = _objection(entry), safe_path(name)
+        if objection is None and entry.is_dir():
+            continue
+        if objection or path is None:
+            raise ArchiveError(
+                f"{archive} holds {name!r}, which is {objection or 'not a safe relative path'}: expected plain files "
+                "inside one folder. If you trust it, unpack it by hand and pass the folder."
+            )
+        members.append((entry, path))
+    total_bytes = sum(entry.file_size for entry, _ in members)
+    if not 0 < len(members) <= MAX_MEMBERS or total_bytes > MAX_TOTAL_BYTES:
+        raise ArchiveError(
+            f"{archive} lists {len(members)} files of {total_bytes} bytes: expected 1 to {MAX_MEMBERS} files of at "
+            f"most {MAX_TOTAL_BYTES} bytes. If you trust it, unpack it by hand and pass the folder (the list of an "
+            "encrypted archive looks empty)."
+        )
+    return members
+
+
+def _objection(entry: Any) -> str | None:
+    if isinstance(entry, zipfile.ZipInfo):
+        if entry.flag_bits & 0x2041:
+            return "encrypted"
+        # zipfile decompresses a whole chunk of bz2 or LZMA at once, without a bound on memory.
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            return f"compressed by the unusual method {entry.compress_type}"
+        # Windows and DOS programs write 0 in place of the Unix mode.
+        plain = stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+    else:
+        if entry.needs_password():
+            return "encrypted"
+        plain = entry.file_redir is None and (entry.is_file() or entry.is_dir())
+    return None if plain else "a link or special file"
+
+
+def safe_path(name: str) -> PurePosixPath | None:
+    r"""Return the relative path under which a member may be written on any system; None if it is unsafe.
+
+    Examples:
+        >>> safe_path("Positive\\00001.jpg")
+        PurePosixPath('Positive/00001.jpg')
+        >>> [safe_path(name) for name in ("../evil", "/etc/passwd", "C:evil", "aux.jpg", ".. /evil")]
+        [None, None, None, None, None]
+    """
+    name = name.replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if not parts or name.startswith("/") or any(_UNSAFE_PART.fullmatch(part) for part in parts):
+        return None
+    return PurePosixPath(*parts)
+
+
+def _write_members(
+    archive: Path,
+    folder: Path,
+    members: list[tuple[Any, PurePosixPath]],
+    open_member: Callable[[Any], AbstractContextManager[IO[bytes]]],
+) -> None:
+    """Write the members into a new folder, each with the size and CRC-32 of its header."""
+    folder.mkdir()
+    total_bytes = sum(entry.file_size for entry, _ in members)
+    with progress.bar(total_bytes, f"unpack {archive.name}", "B") as bar:
+        for entry, path in members:
+            destination = folder / path
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            left_bytes, crc32 = entry.file_size, 0
+            with open_member(entry) as stream, open(destination, "xb") as file:
+                while left_bytes and (chunk := stream.read(min(_CHUNK_BYTES, left_bytes))):
+                    file.write(chunk)
+                    crc32 = zlib.crc32(chunk, crc32)
+                    left_bytes -= len(chunk)
+                    bar.update(len(chunk))
+            if left_bytes:
+                raise _damaged(archive, f"{left_bytes} bytes of {path} are missing")
+            if entry.CRC not in (None, crc32):  # a RAR5 may carry a BLAKE2 digest instead
+                raise _damaged(archive, f"the CRC-32 of {path} does not match")
+
+
+def _unpack_with_programs(archive: Path, folder: Path, members: list[tuple[Any, PurePosixPath]]) -> None:
+    """Unpack a compressed RAR with the first installed program that can read it."""
+    commands = [(path, *options) for program, *options in RAR_COMMANDS if (path := shutil.which(program))]
+    if not commands:
+        names = ", ".join(command[0] for command in RAR_COMMANDS)
+        raise UnpackError(f"{archive} is a compressed RAR: expected one of the programs {names}. {_INSTALL}")
+    timeout_seconds = _TOOL_SECONDS + _TOOL_SECONDS_PER_MB * sum(entry.file_size for entry, _ in members) / 1e6
     failures = []
-    # Each program lacks something (bsdtar: solid archives; unar: some RAR5; Debian's 7zz: RAR altogether).
-    for command in rar.installed(archive):
-        try:
-            with (
-                _Writer(archive, folder, members) as writer,
-                rar.contents(command, archive, writer.bytes_so_far) as stream,
-            ):
-                for entry, path in members:
-                    writer.write(entry, path, stream)
-                if stream.read(1):
-                    raise DamagedError(archive, "more bytes come out than its headers list")
-            return
-        except (DamagedError, rar.ToolError) as error:
-            words = [getattr(error, "reason", str(error)), *getattr(error, "__notes__", [])]
-            failures.append(f"{command[0]}: {', '.join(words)}")
-            shutil.rmtree(folder, ignore_errors=True)
-    raise rar.ToolError(
-        f"{archive} ({archive.stat().st_size} bytes) is damaged, or the programs here cannot read it "
-        f"({'; '.join(failures)}); expected a complete RAR. {rar.ADVICE}"
-    )
-
-
-class _Writer:
-    """Writes members below a folder, and knows how many bytes really came out so far."""
-
-    def __init__(self, archive: Path, folder: Path, members: list[tuple[Any, PurePosixPath]]) -> None:
-        self.archive, self.folder, self.written_bytes = archive, folder, 0
-        total_bytes = sum(entry.file_size for entry, _ in members)
-        folder.mkdir()
-        self._shown = contextlib.ExitStack()
-        self.bar = self._shown.enter_context(progress.bar(total_bytes, f"unpack {archive.name}", "B"))
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._shown.close()
-
-    def bytes_so_far(self) -> int:
-        """Tell how far it is; a number that stands still means a stuck program."""
-        return self.written_bytes
-
-    def write(self, entry: Any, path: PurePosixPath, stream: IO[bytes]) -> None:
-        """Copy one member out of a stream, no further than the size its header gives."""
-        destination = self.folder / path
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        left_bytes, crc32 = entry.file_size, 0
-        with open(destination, "xb") as file:
-            while left_bytes and (chunk := stream.read(min(_CHUNK_BYTES, left_bytes))):
-                self.written_bytes += len(chunk)
-                # The bytes that came out count, not what the header said would.
-                if self.written_bytes > MAX_TOTAL_BYTES:
-                    raise ArchiveError(
-                        f"{self.archive} unpacks to more than {MAX_TOTAL_BYTES} bytes; expected less. Unpack it "
-                        "by hand if you trust it, and give the folder."
-                    )
-                file.write(chunk)
-                crc32 = zlib.crc32(chunk, crc32)
-                left_bytes -= len(chunk)
-                self.bar.update(len(chunk))
-        # Only RAR5 can do without a CRC: it may carry a BLAKE2 instead.
-        if left_bytes or (entry.CRC is not None and crc32 != entry.CRC):
-            reason = f"{left_bytes} bytes of {path} are missing" if left_bytes else f"{path} has another CRC-32"
-            raise DamagedError(self.archive, reason)
+    for command in commands:
+        arguments = [*command, os.path.abspath(archive)]
+        with subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            output = cast(IO[bytes], process.stdout)
+            timer = threading.Timer(timeout_seconds, process.kill)
+            timer.start()
+            stream = contextlib.nullcontext(output)  # the content of all members in sequence
+            try:
+                _write_members(archive, folder, members, lambda _, stream=stream: stream)  # type: ignore[misc]
+                if output.read(1):
+                    raise ArchiveError("it prints more bytes than the headers list")
+                return
+            except ArchiveError as error:
+                failures.append(f"{command[0]}: {error}")
+                shutil.rmtree(folder)
+            finally:
+                timer.cancel()
+                process.kill()
+    tried = "; ".join(failures)
+    raise UnpackError(f"{archive} is damaged, or the installed programs cannot read it ({tried}). {_INSTALL}")
