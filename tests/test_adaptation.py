@@ -35,7 +35,7 @@ def wall(path: Path, *, tint: float = 1.0, brightness: float = 1.0, dark: bool =
 
 
 def inspect(model: Path, place: Path, *overrides: str) -> pd.DataFrame:
-    chosen = (f"run={model}", f"input='{place}'", "output=out", "engine=litert", *overrides)
+    chosen = (f"run={model}", f"input='{place}'", "output=out", "features.engine=litert", *overrides)
     predict.inspect_photos(composed("predict", *chosen), Path("unused"))
     return pd.read_csv("out/photos.csv", keep_default_na=False)
 

@@ -45,7 +45,7 @@ def test_ray_gives_what_this_process_gives_and_a_killed_worker_loses_nothing(tmp
         Image.fromarray(wall).save(tmp_path / "walls" / f"{number}.jpg")
     finished(start(model, "local"))
 
-    process = start(model, "ray", "compute=ray", "ray.workers=2")
+    process = start(model, "ray", "runtime.compute=ray", "runtime.ray.workers=2")
     deadline, killed = time.monotonic() + 120, 0
     while not killed and time.monotonic() < deadline and process.poll() is None:
         if len(list(Path("ray", "records").rglob("*.json"))) >= 3:
@@ -67,5 +67,7 @@ def test_ray_gives_what_this_process_gives_and_a_killed_worker_loses_nothing(tmp
     # A cluster that stops altogether: what is there is not done again.
     for path in sorted(Path("ray", "records").rglob("*.json"))[:5]:
         path.unlink()
-    assert f"{PHOTOS - 5} photos were done before" in finished(start(model, "ray", "compute=ray", "ray.workers=1"))
+    assert f"{PHOTOS - 5} photos were done before" in finished(
+        start(model, "ray", "runtime.compute=ray", "runtime.ray.workers=1")
+    )
     assert Path("ray", "predictions.csv").read_bytes() == Path("local", "predictions.csv").read_bytes()

@@ -18,7 +18,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from hairline.app import log
 from hairline.data import manifest, pipeline, sources
 from hairline.model import saved
 from hairline.system import errors
@@ -65,9 +64,9 @@ def test_a_full_disk_is_told_whoever_meets_it(disk: Callable[..., Path], tmp_pat
     for write in writers:
         with pytest.raises(Exception) as caught:  # noqa: PT011 (HDF5 and zip have errors of their own)
             write()
-        assert log.is_users(caught.value), repr(caught.value)
+        assert errors.is_user_error(caught.value), repr(caught.value)
         assert "the disk is full" in str(errors.explained(caught.value))
-        assert "make room, or write elsewhere" in str(errors.explained(caught.value))
+        assert "free some space, or write elsewhere" in str(errors.explained(caught.value))
 
 
 @pytest.mark.slow
@@ -149,8 +148,8 @@ def test_files_and_folders_that_may_not_be_read_are_named(two_classes: Path, mon
 def test_out_of_memory_says_which_batch_size_to_try(error: Exception, size: int, advice: str) -> None:
     with pytest.raises(errors.OutOfMemoryError, match=advice) as caught, errors.advised("batch_size", size):
         raise error
-    assert log.is_users(caught.value)
-    assert "memory ran out" in str(errors.explained(error))
+    assert errors.is_user_error(caught.value)
+    assert "out of memory" in str(errors.explained(error))
 
 
 def test_a_step_that_is_too_large_ends_the_run_with_advice(

@@ -89,7 +89,7 @@ class TestSave:
         path.write_bytes(b"old")
 
         def fail(self, target, **options):
-            target.write_bytes(b"half of it")
+            target.write(b"half of it")
             raise OSError("disk full")
 
         monkeypatch.setattr(Figure, "savefig", fail)

@@ -24,10 +24,11 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 from hairline import config
-from hairline.app import log, start
 from hairline.app import settings as settings_of
+from hairline.app import start
 from hairline.data import archives, augmentation, images, manifest, prepare, sources
 from hairline.model import optimizers
+from hairline.system import errors
 from tests import fuzzing
 from tests.conftest import ROOT
 from tests.running import TINY
@@ -329,7 +330,7 @@ def configured(typed: list[str]) -> str:
     try:
         found = settings_of.load(composed)
     except Exception as error:
-        assert log.is_users(error), f"{typed}: {type(error).__name__} would be shown with a traceback"
+        assert errors.is_user_error(error), f"{typed}: {type(error).__name__} would be shown with a traceback"
         assert str(error).strip()
         return "refused"
     exercised(found, typed)
@@ -359,7 +360,7 @@ def exercised(found: config.Config, typed: list[str]) -> None:
         if found.data.source == "folder":
             prepare.list_images(found.data, seed=found.seed)
     except Exception as error:
-        assert log.is_users(error), f"{typed}: {type(error).__name__}: {error}"
+        assert errors.is_user_error(error), f"{typed}: {type(error).__name__}: {error}"
 
 
 @pytest.mark.timeout(1200)

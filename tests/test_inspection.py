@@ -58,7 +58,7 @@ def site(tmp_path: Path) -> Path:
 
 
 def predict(model: Path, place: Path | str, *overrides: str) -> int:
-    chosen = [f"run={model}", f"input='{place}'", "output=out", "engine=litert", *overrides]
+    chosen = [f"run={model}", f"input='{place}'", "output=out", "features.engine=litert", *overrides]
     return photos.inspect_photos(composed("predict", *chosen), Path("unused"))[0]
 
 
@@ -210,7 +210,7 @@ def test_an_inspection_that_was_killed_goes_on(model: Path, site: Path, monkeypa
 
     monkeypatch.setattr(examiner, "_replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        predict(model, site, "threads=1")
+        predict(model, site, "runtime.threads=1")
     monkeypatch.setattr(examiner, "_replace", replace)
     assert not Path("out/photos.csv").exists()
     assert len(list(Path("out/records").rglob("*.json"))) == 1
@@ -433,9 +433,7 @@ def test_arrays_of_another_kind_are_refused(model: Path) -> None:
 
 
 def test_groups_are_keyword_arguments() -> None:
-    tiles, ray = (
-        {field.name for field in dataclasses.fields(kind)} for kind in (inspection.Tiles, inspection.RayCluster)
-    )
+    tiles, ray = ({field.name for field in dataclasses.fields(kind)} for kind in (inspection.Tiles, inspection.Ray))
     inspector = set(inspect.signature(Inspector).parameters)
     assert inspector - tiles == {"run", "engine", "threads", "positive_class", "threshold", "adaptation"}
     assert set(inspect.signature(cluster.map_files).parameters) - ray == {"worker", "arguments", "paths", "threads"}
@@ -449,7 +447,7 @@ def test_groups_are_keyword_arguments() -> None:
         ("scale.mm_per_pixel=-1", "scale.mm_per_pixel=-1: expected"),
         ("max_megapixels=500", "up to 178"),
         ("overlay.longest_px=1", "expected 64 to 20000"),
-        ("threads=0", "threads=0: expected a number above 0"),
+        ("runtime.threads=0", "runtime.threads=0: expected a number above 0"),
         ("threshold=1.5", "threshold=1.5: expected a probability between 0 and 1"),
     ],
 )
@@ -476,7 +474,7 @@ def no_tensorflow(tmp_path: Path) -> dict[str, str]:
         (["inptu=x"], "Did you mean: 'input'?"),
         (["run=x"], "input is missing: add input="),
         (["run=nowhere", "input=x"], "run=nowhere: no saved model there"),
-        (["run=x", "input=y", "compute=spark"], "expected one of ['local', 'ray']"),
+        (["run=x", "input=y", "runtime.compute=spark"], "expected one of ['local', 'ray']"),
         (["run=x", "input=y", "tiles.size=3"], "Did you mean: 'size_px'?"),
     ],
 )

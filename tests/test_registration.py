@@ -14,7 +14,7 @@ import pytest
 
 import hairline
 from hairline import config, tracking
-from hairline.config import Export, Register
+from hairline.config import Export, Register, Threads
 from hairline.data import manifest
 from hairline.evaluation.comparison import Difference
 from hairline.model import saved
@@ -127,7 +127,7 @@ def test_a_champion_that_cannot_be_read_stays_champion(runs: dict[str, Path], mo
 def test_an_export_is_logged_to_the_finished_run(runs: dict[str, Path], tmp_path: Path) -> None:
     run_id = (runs["better"] / "mlflow_run_id.txt").read_text().strip()
     for number in (4, 8):
-        told = export.export(Export(run=run_id, format="litert", images=number, threads=1), tmp_path / "out")
+        told = export.export(Export(run=run_id, format="litert", images=number, runtime=Threads(1)), tmp_path / "out")
         assert told["images"] == number
     found = client().get_run(run_id)
     assert found.data.metrics["export_litert_accuracy"] == told["accuracy"]

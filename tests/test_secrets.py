@@ -122,7 +122,7 @@ def closed() -> str:
         ),
         pytest.param("compare.py", ["runs=['http://me:{s}@{h}']"], {}, marks=pytest.mark.slow),
         pytest.param(
-            "compare.py", ["mlflow_experiment=x", "tracking_uri=http://me:{s}@{h}"], {}, marks=pytest.mark.slow
+            "compare.py", ["mlflow_experiment=x", "tracking.uri=http://me:{s}@{h}"], {}, marks=pytest.mark.slow
         ),
     ],
 )

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 import hairline
 from hairline import config
-from hairline.config import Export, ExportData, Tracking
+from hairline.config import Export, ExportData, Threads, Tracking
 from hairline.data import images
 from hairline.model import saved
 from hairline.shipping import export, formats, parity, readme, runners
@@ -54,7 +54,7 @@ def settings(run: Path, **values: Any) -> Export:
 def shipped(request: pytest.FixtureRequest, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One export of each format."""
     folder = tmp_path_factory.mktemp("exports") / request.param
-    export.export(settings(finished, format=request.param, threads=1), folder)
+    export.export(settings(finished, format=request.param, runtime=Threads(1)), folder)
     return folder
 
 
@@ -305,7 +305,7 @@ def test_a_model_folder_alone_needs_images(finished: Path, two_classes: Path, tm
 
 def test_the_defaults() -> None:
     found = composed("export", "run=x", "format=litert")
-    assert (found.images, found.output, found.data.path, found.threads) == (1000, None, None, None)
+    assert (found.images, found.output, found.data.path, found.runtime.threads) == (1000, None, None, None)
     assert found.tracking.registered_model == "hairline"
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from hairline.system import errors, redaction
-from hairline.system.errors import HairlineError
+from hairline.system import cache, errors, redaction
 from hairline.training import checkpoint
 
 log = logging.getLogger("hairline")
@@ -71,10 +71,10 @@ def plain() -> None:
 
 def tell(error: Exception) -> None:
     """Say what went wrong: a fault of the user's in one line, ours with its traceback; the log file holds both."""
-    if not is_users(error):
+    if not errors.is_user_error(error):
         log.error("ERROR: %s", "".join(traceback.format_exception(error)))
         return
-    log.error("ERROR: %s", errors.explained(error) or error)
+    log.error("ERROR: %s", errors.explained(error, Path.cwd(), cache.root(), Path(tempfile.gettempdir())) or error)
     record = log.makeRecord(
         log.name,
         logging.ERROR,
@@ -86,11 +86,6 @@ def tell(error: Exception) -> None:
     )
     for handler in _files():
         handler.handle(record)
-
-
-def is_users(error: Exception) -> bool:
-    """Tell a fault of the user's, found by this package or by the operating system, from one of ours."""
-    return isinstance(error, HairlineError | OSError) or errors.explained(error) is not None
 
 
 def remove_if_empty(directory: Path) -> None:

@@ -29,7 +29,7 @@ from hairline.app import settings as checked
 from hairline.app.process import Call, current
 from hairline.app.sweep import command
 from hairline.app.sweep import job as multirun
-from hairline.system import files, redaction, signals
+from hairline.system import errors, files, redaction, signals
 from hairline.training import checkpoint
 from hairline.training.checkpoint import Checkpoint
 
@@ -183,7 +183,7 @@ def perform(function: Job, composed: DictConfig) -> Any:
         logging.shutdown()
         if not resumed:
             logs.remove_if_empty(directory)
-        sys.exit(2 if logs.is_users(error) else 1)
+        sys.exit(2 if errors.is_user_error(error) else 1)
 
 
 def _finished(directory: Path) -> bool:

@@ -15,6 +15,7 @@ from hairline.config.schema import (
     Schedule,
     Split,
     SyntheticData,
+    Threads,
     Tracking,
 )
 from hairline.config.shipping import Export, ExportData, Register, Sync
@@ -39,6 +40,7 @@ __all__ = [
     "Split",
     "Sync",
     "SyntheticData",
+    "Threads",
     "Tracking",
     "arguments",
     "flatten",

@@ -10,7 +10,7 @@ from typing import Literal
 from omegaconf import MISSING
 
 from hairline.config.checks import data_faults, grouping_faults, positive_faults, threshold_faults
-from hairline.config.schema import Data, FeatureSettings, Report, Runtime, Split, Tracking
+from hairline.config.schema import Data, FeatureSettings, Report, Split, Store, Threads, Tracking
 from hairline.config.values import names_run
 
 
@@ -25,7 +25,7 @@ class Evaluate:
     threshold: float | None = None  # probability from which on an image is positive; null = the model's own
     split: Split = field(default_factory=Split)  # group_by, block_size, pattern: what the bootstrap draws together
     features: FeatureSettings = field(default_factory=FeatureSettings)
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: Threads = field(default_factory=Threads)
     report: Report = field(default_factory=Report)
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = 0
@@ -54,7 +54,7 @@ class Compare:
     mlflow_experiment: str | None = None  # or all finished runs of an MLflow experiment
     metric: str = "test_accuracy"  # what the table is ordered by
     resamples: int = 2000  # of the paired bootstrap
-    tracking_uri: str | None = None  # MLFLOW_TRACKING_URI wins; null = mlflow.db in the working directory
+    tracking: Store = field(default_factory=Store)
 
 
 def compare_faults(config: Compare) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Literal
 from omegaconf import MISSING
 
 from hairline.config.checks import positive_faults, threshold_faults
+from hairline.config.schema import Engine, Store, Threads
 
 _MOST_MEGAPIXELS = 178  # what Pillow opens without taking it for an attack
 
@@ -53,11 +54,19 @@ class ReportPage:
 
 
 @dataclass
-class RayCluster:
-    """The cluster of compute=ray."""
+class Ray:
+    """The cluster of runtime.compute=ray."""
 
-    address: str | None = None  # of a running cluster, or auto; null = one is started on this machine
-    workers: int | None = None  # processes; null = as many as there are cores
+    address: str | None = None  # of a running cluster, or auto; null = start one on this machine
+    workers: int | None = None  # processes; null = one per core
+
+
+@dataclass
+class InspectionRuntime(Threads):
+    """The machine, or the cluster, that inspects."""
+
+    compute: Literal["local", "ray"] = "local"
+    ray: Ray = field(default_factory=Ray)
 
 
 @dataclass
@@ -72,10 +81,9 @@ class Predict:
     privacy: Privacy = field(default_factory=Privacy)
     scale: Scale = field(default_factory=Scale)
     report: ReportPage = field(default_factory=ReportPage)
-    ray: RayCluster = field(default_factory=RayCluster)
-    compute: Literal["local", "ray"] = "local"
-    engine: Literal["auto", "litert", "tensorflow"] = "auto"  # auto: TensorFlow where a GPU is present, else LiteRT
-    threads: int | None = None  # null = all cores; with compute=ray, of each worker, null = 1
+    features: Engine = field(default_factory=Engine)
+    runtime: InspectionRuntime = field(default_factory=InspectionRuntime)
+    tracking: Store = field(default_factory=Store)
     adapt: Literal["none", "surface"] = "none"  # surface: scale and threshold are fitted to the photos, without labels
     threshold: float | None = None  # probability from which on a tile is of that class; null = the model's own
     positive_class: str | None = None  # what is looked for, of a model that stores none
@@ -90,8 +98,8 @@ def predict_faults(config: Predict) -> Iterator[str]:
         "tiles.stride_px": config.tiles.stride_px,
         "scale.mm_per_pixel": config.scale.mm_per_pixel,
         "report.photos": config.report.photos,
-        "ray.workers": config.ray.workers,
-        "threads": config.threads,
+        "runtime.ray.workers": config.runtime.ray.workers,
+        "runtime.threads": config.runtime.threads,
     }
     yield from positive_faults(positive)
     yield from threshold_faults(config.threshold)

@@ -235,20 +235,32 @@ class Decision:
 
 
 @dataclass
-class FeatureSettings:
-    """How frozen features are computed and kept."""
+class Engine:
+    """What computes features."""
 
     engine: Literal["auto", "litert", "tensorflow"] = "auto"  # auto: TensorFlow where a GPU is present, else LiteRT
+
+
+@dataclass
+class FeatureSettings(Engine):
+    """How frozen features are computed and kept."""
+
     keep: bool = True  # in the cache, for the next run
     max_gigabytes: float = 20.0  # of all kept features; above, those not used for longest are deleted
 
 
 @dataclass
-class Runtime:
+class Threads:
+    """The machine."""
+
+    threads: int | None = None  # CPU threads; null = all cores
+
+
+@dataclass
+class Runtime(Threads):
     """The machine: nothing here is meant to change what is learnt."""
 
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    threads: int | None = None  # null = all cores
     devices: Literal["one", "all"] = "one"  # all = every visible GPU (MirroredStrategy)
     deterministic: bool = True
 
@@ -266,14 +278,20 @@ class Report:
 
 
 @dataclass
-class Tracking:
-    """MLflow. `MLFLOW_TRACKING_URI` wins over `uri`; null = sqlite:///mlflow.db in the working directory."""
+class Store:
+    """MLflow's store. `MLFLOW_TRACKING_URI` wins over `uri`; null = sqlite:///mlflow.db in the working directory."""
+
+    uri: str | None = None
+
+
+@dataclass
+class Tracking(Store):
+    """What MLflow is sent, and where."""
 
     enabled: bool = True
     required: bool = (
         False  # whether a run ends where the server fails while it goes on; else what it tells is sent later
     )
-    uri: str | None = None
     experiment: str = "hairline"
     registered_model: str = "hairline"  # the name under which register.py keeps versions
     log_model: bool = True

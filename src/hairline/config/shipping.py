@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from hairline.config.schema import Tracking
+from hairline.config.schema import Threads, Tracking
 
 
 @dataclass
@@ -27,13 +27,13 @@ class Export:
     output: str | None = None  # the export's folder; with -m <output>/<format>; null = below outputs/<date>
     data: ExportData = field(default_factory=ExportData)
     images: int | None = 1000  # validation images the export is tried on, drawn evenly from the classes; null = all
-    threads: int | None = None  # CPU threads; null = all cores
+    runtime: Threads = field(default_factory=Threads)
     tracking: Tracking = field(default_factory=Tracking)
 
 
 def export_faults(config: Export) -> Iterator[str]:
     """Give every fault of an export's configuration, in words for its user."""
-    for key, value in {"images": config.images, "threads": config.threads}.items():
+    for key, value in {"images": config.images, "runtime.threads": config.runtime.threads}.items():
         if value is not None and value <= 0:
             yield f"{key}={value}: expected a whole number from 1"
     for key, text in {"run": config.run, "output": config.output, "data.path": config.data.path}.items():

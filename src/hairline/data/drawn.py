@@ -146,7 +146,8 @@ def _drawn(
             numbers = (seed, number, *(int(digest[start : start + 8], 16) for start in range(0, 32, 8)))
             content = draw(paths[at], numbers, kinds[at])
             file.parent.mkdir(exist_ok=True)
-            files.write(file, lambda opened: opened.write(content))
+            with files.atomic(file) as opened:
+                opened.write(content)
         content = file.read_bytes()
         width, height, _ = images.inspect(content)
         return str(file), width, height, hashlib.sha256(content).hexdigest()

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from hairline.data import duplicates, images
-from hairline.system import cache, progress
+from hairline.system import cache, files, progress
 from hairline.system.errors import HairlineError
 
 _Found = tuple[str, int, int, str, int]  # sha256, width, height, reason of rejection ("" = readable), perceptual hash
@@ -123,10 +123,9 @@ def write(table: pd.DataFrame, path: Path) -> None:
         table: A manifest, or the table of rejected files.
         path: The file; it is replaced when it exists.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    # quoting=1 (all): a bare carriage return in a file name would otherwise be read as the end of a line.
-    table.to_csv(temporary, index=False, quoting=1, encoding="utf-8", errors="surrogateescape", lineterminator="\n")
-    temporary.replace(path)
+    with files.atomic(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        # quoting=1 (all): a bare carriage return in a file name would otherwise be read as the end of a line.
+        table.to_csv(file, index=False, quoting=1, lineterminator="\n")
 
 
 def read(path: Path, required: Iterable[str] = COLUMNS) -> pd.DataFrame:

@@ -108,7 +108,7 @@ def find(config: Compare, fetched: Path) -> dict[str, Path]:
             inside = sorted(path.parent for path in place.glob("*/predictions.csv"))
             folders |= {f"{place.name}/{path.name}": path for path in inside}
     if run_ids or config.mlflow_experiment is not None:
-        folders |= tracking.fetch_runs(config.tracking_uri, config.mlflow_experiment, run_ids, fetched)
+        folders |= tracking.fetch_runs(config.tracking.uri, config.mlflow_experiment, run_ids, fetched)
     if len(folders) < 2:
         asked = f"mlflow_experiment={config.mlflow_experiment}" if config.mlflow_experiment else f"runs={config.runs}"
         raise StandingsError(

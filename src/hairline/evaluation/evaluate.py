@@ -60,7 +60,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         The flat metrics that `metrics.json` holds: `test_...` of images the model has not seen, `seen_...` of those
         that were among its training or validation images.
     """
-    folder = tracking.find(config.run)
+    folder = tracking.find(config.run, config.tracking.uri)
     bundle = saved.read_bundle(folder).at(config.threshold)
     table, rejected = list_images(config, folder, bundle)
     name = config.name or data_name(config)

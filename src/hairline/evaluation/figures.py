@@ -24,6 +24,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import ArrayLike, NDArray
 
 from hairline.evaluation import metrics
+from hairline.system import files
 
 WIDTH_INCHES = 9.0
 DOTS_PER_INCH = 120
@@ -73,14 +74,10 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     if target.suffix.lower() != ".png":
         raise ValueError(f"Received the figure path {target}; expected one that ends in .png. Rename it.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with files.atomic(target) as file:
         # A third of the time of the usual compression, for files a tenth larger.
         quick = {"compress_level": 3}
-        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=quick)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=quick)
     return target
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from hairline.data import images
 from hairline.inspection import exif, overlays
 from hairline.inspection.inspector import CANNOT_TELL, DISTANCE, Inspection, Inspector
+from hairline.system import files
 
 FORMAT = 2
 OVERLAYS, RECORDS = "overlays", "records"
@@ -227,9 +228,8 @@ def _digest(path: Path) -> str:
 def _replace(file: Path, content: bytes) -> None:
     """Write a file in one step."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    with files.atomic(file) as opened:
+        opened.write(content)
 
 
 class Worker:
@@ -253,6 +253,8 @@ class Worker:
             tries.write_text(str(before + 1))
             problem = self._examiner.examine(path)
         else:
-            problem = f"the worker was lost {before} times while examining it: examine it alone, with compute=local"
+            problem = (
+                f"the worker was lost {before} times while examining it: examine it alone, with runtime.compute=local"
+            )
         tries.unlink()
         return problem

@@ -153,7 +153,9 @@ class Inspector:
             self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)
         except ConversionError as error:
             if engine == "litert":
-                raise InspectionError("engine=litert: this model does not convert; use engine=tensorflow") from error
+                raise InspectionError(
+                    "features.engine=litert: this model does not convert; use features.engine=tensorflow"
+                ) from error
             self.engine = "tensorflow"
             self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)
 

@@ -70,13 +70,13 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
     """
     started = time.perf_counter()
     output = Path(config.output).expanduser().absolute() if config.output else directory
-    model = tracking.find(config.run).absolute()
+    model = tracking.find(config.run, config.tracking.uri).absolute()
     listing = listed(config.input, output)
     output.mkdir(parents=True, exist_ok=True)
     settings = {
         **arguments(config.tiles),
-        "engine": config.engine,
-        "threads": config.threads,
+        "engine": config.features.engine,
+        "threads": config.runtime.threads,
         "positive_class": config.positive_class,
         "threshold": config.threshold,
     }
@@ -185,15 +185,15 @@ def _common(paths: list[Path]) -> Path:
 def _examined(config: Predict, task: Task, examiner: Examiner, paths: list[Path]) -> Iterator[tuple[Path, str | None]]:
     if not paths:
         return iter(())
-    if config.compute == "ray":
+    if config.runtime.compute == "ray":
         from hairline.system import cluster
 
-        threads = config.threads or 1
+        threads = config.runtime.threads or 1
         task = replace(task, inspector={**task.inspector, "threads": threads})
-        return cluster.map_files(Worker, (task,), paths, **arguments(config.ray), threads=threads)
+        return cluster.map_files(Worker, (task,), paths, **arguments(config.runtime.ray), threads=threads)
     from hairline.model import engine
 
-    workers = config.threads or os.cpu_count() or 1
+    workers = config.runtime.threads or os.cpu_count() or 1
     # A photo a worker: while one is decoded or drawn, tiles of another go through the engine.
     return engine.map_ordered(lambda path: (path, examiner.examine(path)), paths, workers)
 

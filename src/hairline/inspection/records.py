@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pandas as pd
 
 from hairline.data import manifest
 from hairline.inspection.tiles import Region
+from hairline.system import files
 
 Record = tuple[Path, dict[str, Any]]
 
@@ -130,24 +130,14 @@ def write_geojson(rows: Iterable[dict[str, Any]], file: Path) -> int:
         file.unlink(missing_ok=True)  # of an earlier inspection: positions that were left out must not stay behind
         return 0
     content = {"type": "FeatureCollection", "features": features}
-    _in_one_step(file, lambda temporary: temporary.write_text(json.dumps(content, indent=1), encoding="utf-8"))
+    files.write_text(file, json.dumps(content, indent=1))
     return len(features)
 
 
 def _write(blocks: Iterator[pd.DataFrame], columns: list[str], file: Path) -> None:
     """Write blocks of a table as one CSV file, as `manifest.write` does for a whole one."""
-
-    def all_blocks(temporary: Path) -> None:
-        style: dict[str, Any] = {"index": False, "quoting": 1, "lineterminator": "\n"}
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            pd.DataFrame(columns=columns).to_csv(stream, **style)
-            for block in blocks:
-                block.to_csv(stream, header=False, **style)
-
-    _in_one_step(file, all_blocks)
-
-
-def _in_one_step(file: Path, write: Callable[[Path], Any]) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    write(temporary)
-    temporary.replace(file)
+    style: dict[str, Any] = {"index": False, "quoting": 1, "lineterminator": "\n"}
+    with files.atomic(file, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        pd.DataFrame(columns=columns).to_csv(stream, **style)
+        for block in blocks:
+            block.to_csv(stream, header=False, **style)

@@ -20,6 +20,7 @@ import hairline
 from hairline.inspection import markup
 from hairline.inspection.examiner import read_records
 from hairline.inspection.inspector import CANNOT_TELL
+from hairline.system import files
 
 REPORT = "report.html"
 _SCRIPT = "report.js"
@@ -112,14 +113,12 @@ def write(rows: list[dict[str, Any]], about: About, output: Path) -> None:
     )
     before, _, rest = text.partition(rows_mark)
     between, _, after = rest.partition(overlays_mark)
-    temporary = output / f".{REPORT}"
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with files.atomic(output / REPORT, "w", encoding="utf-8", newline="\n") as file:
         file.write(before)
         file.writelines(_rows(listed, about, output))
         file.write(between)
         file.writelines(_overlays(listed, about, output))
         file.write(after)
-    temporary.replace(output / REPORT)
 
 
 def _summary(rows: list[dict[str, Any]], listed: list[dict[str, Any]], about: About) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hairline.system import files
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
@@ -136,9 +136,7 @@ def save(folder: Path, model: keras.Model, bundle: Bundle, statistics: dict[str,
     model.save(folder / MODEL)
     np.savez(folder / FEATURES, **statistics)  # type: ignore[arg-type]
     bundle.model_sha256 = _sha256(folder / MODEL)
-    temporary = folder / f".{BUNDLE}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / BUNDLE)
+    files.write_text(folder / BUNDLE, json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> Bundle:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
-from hairline.system import cache, tensorflow
+from hairline.system import cache, files, tensorflow
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
@@ -218,9 +218,8 @@ def _converted(build: Callable[[], keras.Model], key: str) -> Path | None:
     except Exception as error:  # the converter raises whatever its passes do
         log.warning("WARNING: %s does not convert to LiteRT (%s)", model.name, _line(error))
         return None
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    with files.atomic(file) as opened:
+        opened.write(content)
     return file
 
 

@@ -53,7 +53,8 @@ class Store:
         array, index = self.folder / f"{name}.npy", self.folder / f"{name}.json"
         about = {"digests": digests, "bytes": rows.nbytes, "crc32": zlib.crc32(np.ascontiguousarray(rows).data)}
         try:
-            files.write(array, lambda file: np.save(file, rows, allow_pickle=False))
+            with files.atomic(array) as file:
+                np.save(file, rows, allow_pickle=False)
             files.write_text(index, json.dumps(about))
         except OSError as error:
             array.unlink(missing_ok=True)

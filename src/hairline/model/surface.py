@@ -9,7 +9,6 @@ goes to where the scores part best into two groups (Otsu 1979), which asks littl
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from hairline.model.familiarity import Distance
+from hairline.system import files
 from hairline.system.errors import HairlineError
 
 LEAST = 64  # images or tiles: of fewer, one photo's whims would pass for a surface
@@ -146,10 +146,9 @@ def save(adapted: Adapted, key: str, file: Path) -> None:
         key: Names what it was adapted to.
         file: With the suffix `.npz`; replaced where it exists.
     """
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")
     told = json.dumps({"key": key, "used": adapted.used, "reason": adapted.reason})
-    np.savez(temporary, kernel=adapted.kernel, bias=adapted.bias, told=np.array(told))
-    temporary.replace(file)
+    with files.atomic(file) as opened:
+        np.savez(opened, kernel=adapted.kernel, bias=adapted.bias, told=np.array(told))
 
 
 def load(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:

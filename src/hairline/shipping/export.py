@@ -48,7 +48,7 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
     entry, bundle = FORMATS[config.format], saved.read_bundle(source.model)
     found = samples.find(source, config.data.path, config.images, bundle.class_names, training=entry.quantised)
     with published(folder, (source.model / saved.MODEL).stat().st_size) as place:
-        _prepare_machine(config.threads)
+        _prepare_machine(config.runtime.threads)
         classifier = saved.Classifier(source.model)
         log.info("%s: converting", entry.title)
         path = formats.convert(
@@ -58,7 +58,7 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
         readme.write_bundle(*about, path, {}, source.commit())  # the README's lines, which are tried, read it
         measured, example = _gate(config, classifier, path, found, place)
         readme.write_bundle(*about, path, measured, source.commit())
-        readme.write_readme(*about, measured, example, _machine(config.threads))
+        readme.write_readme(*about, measured, example, _machine(config.runtime.threads))
     row = {"format": config.format, **measured}
     log.info("\n%s\n", parity.table([row]))
     beside = [folder / saved.BUNDLE, folder / readme.README]
@@ -78,7 +78,7 @@ def _gate(
         The measurements, and the example's probabilities, float64 [classes].
     """
     bundle = classifier.bundle
-    shipped = runners.load(config.format, path, config.threads)
+    shipped = runners.load(config.format, path, config.runtime.threads)
     paths, labels = found.validation["path"].tolist(), found.validation["label"].tolist()
     result, probabilities = parity.measure(paths, labels, bundle, classifier.model.predict_on_batch, shipped)
     faults = result.faults(config.format)

@@ -46,13 +46,15 @@ def map_files(
         import ray
         import ray.data
     except ImportError as error:
-        raise ClusterError('compute=ray: Ray is not installed; install it with pip install -e ".[ray]"') from error
+        raise ClusterError(
+            'runtime.compute=ray: Ray is not installed; install it with pip install -e ".[ray]"'
+        ) from error
     cluster: Any = ray
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells its plan and its progress; ours is shown
     try:
         cluster.init(address=address, include_dashboard=None if address else False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"ray.address={address}: the cluster cannot be used: {error}") from error
+        raise ClusterError(f"runtime.ray.address={address}: the cluster cannot be used: {error}") from error
     try:
         context = cluster.data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -1,4 +1,4 @@
-"""Faults of the machine that a run meets anywhere, in words for its user: a full disk, a read-only one, no memory."""
+"""Errors that a user can cause, and the faults of the machine: a full or read-only disk, too little memory."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import contextlib
 import errno
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-# Libraries that write files by themselves, as SQLite and HDF5 do, say so in words only.
-_FULL_WORDS = ("disk is full", "No space left on device", "errno = 28")
-_READ_ONLY_WORDS = ("readonly database", "Read-only file system")
-_MEMORY_WORDS = ("OOM when allocating", "ran out of memory", "bad_alloc", "Unable to allocate")
-_ROOM = (
-    "make room, or write elsewhere: hydra.run.dir=<folder> for the run (hydra.sweep.dir with -m), tracking.uri or "
-    "tracking=none for MLflow, the environment variable HAIRLINE_CACHE for the cache"
+_DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+# Libraries that write files themselves (SQLite, HDF5, TensorFlow) report these faults in their message only.
+_DISK_FULL_TEXTS = ("disk is full", "No space left on device", "errno = 28")
+_READ_ONLY_TEXTS = ("readonly database", "Read-only file system")
+_OUT_OF_MEMORY_TEXTS = ("OOM when allocating", "ran out of memory", "bad_alloc", "Unable to allocate")
+_ADVICE = (
+    "free some space, or write elsewhere: hydra.run.dir=<folder> for the run (hydra.sweep.dir with -m), tracking.uri "
+    "or tracking=none for MLflow, the environment variable HAIRLINE_CACHE for the cache"
 )
-_ROOM_BYTES = 1 << 20
-_IMAGE = re.compile(r"ImageError: (.+)")
+_FREE_BYTES = 1 << 20  # a disk with less free space is full
+_IMAGE_ERROR = re.compile(r"ImageError: (.+)")
 
 
 class HairlineError(ValueError):
@@ -31,80 +30,95 @@ class HairlineError(ValueError):
 
 
 class UnreadableError(HairlineError):
-    """An image that could be read when it was checked, and no longer can."""
+    """An image that was readable when it was checked no longer is."""
 
 
 class OutOfMemoryError(HairlineError):
-    """A step that the machine has too little memory for."""
+    """A step needs more memory than the machine has."""
 
 
-def explained(error: BaseException) -> str | None:
-    """Say what is wrong with the machine, if that is what an error goes back to; None for any other."""
-    if isinstance(error, HairlineError):  # it says already what to do
+def is_user_error(error: BaseException) -> bool:
+    """Return whether a user or the machine caused an error; any other one is a bug."""
+    return isinstance(error, HairlineError | OSError) or explained(error) is not None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether a full disk caused an error, whichever library reports it."""
+    return any(_is_disk_full(cause) for cause in _causes(error))
+
+
+def explained(error: BaseException, *folders: Path) -> str | None:
+    """Return the message for a fault of the machine; None for any other error.
+
+    Args:
+        error: The error; its causes are searched too.
+        folders: Folders that the program writes to. Most errors do not name the full disk: the message lists those of
+            the folders that have no free space.
+    """
+    if isinstance(error, HairlineError):  # has its own advice
         return None
     for cause in _causes(error):
-        text = str(cause)
-        place = getattr(cause, "filename", None)
-        named = f"{place} cannot be written" if place else "a file cannot be written"
-        if getattr(cause, "errno", None) in _FULL or any(words in text for words in _FULL_WORDS):
-            return f"the disk is full: {named if place else _full() or named}; {_ROOM}"
-        if getattr(cause, "errno", None) == errno.EROFS or any(words in text for words in _READ_ONLY_WORDS):
-            return f"the disk is read-only: {named}; {_ROOM}"
-        if _is_memory(cause):
-            return "memory ran out: give smaller batches (batch_size, finetune.batch_size) or a smaller image_size"
+        path = getattr(cause, "filename", None)
+        unwritable = f"{path} cannot be written" if path else "a file cannot be written"
+        if _is_disk_full(cause):
+            full = "" if path else " and ".join(str(folder) for folder in folders if _has_no_space(folder))
+            return f"the disk is full: {f'no space is left in {full}' if full else unwritable}; {_ADVICE}"
+        if getattr(cause, "errno", None) == errno.EROFS or _contains(cause, _READ_ONLY_TEXTS):
+            return f"the disk is read-only: {unwritable}; {_ADVICE}"
+        if _is_out_of_memory(cause):
+            return "out of memory: set a smaller batch_size, finetune.batch_size or image_size"
     return None
-
-
-def _full() -> str:
-    """Name those of the places written to that have no room, as most errors do not; empty where none is known to."""
-    from hairline.system import cache
-
-    places: dict[str, Callable[[], Path | str]] = {
-        "the working directory": Path.cwd,
-        "the cache": cache.folder,
-        "temporary files": tempfile.gettempdir,
-    }
-    found = []
-    for name, place in places.items():
-        with contextlib.suppress(OSError, ValueError):
-            if shutil.disk_usage(place()).free < _ROOM_BYTES:
-                found.append(f"{name} {place()}")
-    return f"no room is left for {' and '.join(found)}" if found else ""
 
 
 @contextlib.contextmanager
 def advised(setting: str, batch_size: int) -> Iterator[None]:
-    """Run a block that goes through images in batches; when memory runs out, say which batch size to try.
+    """Run a block that processes images in batches; if it runs out of memory, advise a smaller batch.
 
     Args:
-        setting: The key that sets the batch size.
+        setting: Key of the batch size.
         batch_size: Its value.
 
     Raises:
-        OutOfMemoryError: In place of what TensorFlow, NumPy or Python raise when memory runs out.
-        UnreadableError: In place of what TensorFlow makes of an image that could not be read.
+        OutOfMemoryError: Replaces the errors of TensorFlow, NumPy and Python.
+        UnreadableError: Replaces TensorFlow's error for an image that cannot be read.
     """
     try:
         yield
     except Exception as error:
-        causes = list(_causes(error))
-        if any(map(_is_memory, causes)):
+        if any(map(_is_out_of_memory, _causes(error))):
             smaller = f"try {setting}={max(1, batch_size // 2)}" if batch_size > 1 else "try a smaller image_size"
-            raise OutOfMemoryError(f"memory ran out with {setting}={batch_size}: {smaller}") from error
-        if not isinstance(error, ValueError) and (found := _IMAGE.search(str(error))):
-            raise UnreadableError(found[1]) from error
+            raise OutOfMemoryError(f"out of memory with {setting}={batch_size}: {smaller}") from error
+        # TensorFlow keeps only the text of an error that a tf.data pipeline raises.
+        if not isinstance(error, ValueError) and (match := _IMAGE_ERROR.search(str(error))):
+            raise UnreadableError(match[1]) from error
         raise
 
 
-def _is_memory(error: BaseException) -> bool:
-    named = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
-    return isinstance(error, MemoryError) or named or any(words in str(error) for words in _MEMORY_WORDS)
+def _is_disk_full(error: BaseException) -> bool:
+    return getattr(error, "errno", None) in _DISK_FULL or _contains(error, _DISK_FULL_TEXTS)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    by_name = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
+    return isinstance(error, MemoryError) or by_name or _contains(error, _OUT_OF_MEMORY_TEXTS)
+
+
+def _contains(error: BaseException, texts: tuple[str, ...]) -> bool:
+    return any(text in str(error) for text in texts)
+
+
+def _has_no_space(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < _FREE_BYTES
+    except OSError:
+        return False
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and the errors it was raised from."""
     seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

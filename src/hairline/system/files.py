@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import filelock
 
@@ -19,20 +19,25 @@ class LockedError(HairlineError):
     """A run directory that another process is working on."""
 
 
-def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-    """Write a file beside its place, to the disk, and move it there in one step.
+@contextlib.contextmanager
+def atomic(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
+    """Open a file that replaces `path` once the block has ended without an error; else `path` stays as it was.
+
+    >>> with atomic(Path("metrics.json"), "w", encoding="utf-8") as file:
+    ...     _ = file.write("{}")
 
     Args:
-        path: The file; an earlier one is replaced.
-        fill: Writes the content.
+        path: The file.
+        mode: As for `open`.
+        options: Further arguments of `open`.
 
     Raises:
-        OSError: If it cannot be written; what was there before still is.
+        OSError: If it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            fill(file)
+        with temporary.open(mode, **options) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -41,8 +46,14 @@ def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, like `write`."""
-    write(path, lambda file: file.write(text.encode()))
+    """Write a text file atomically, as UTF-8."""
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+def relative(path: Path) -> str:
+    """Return a path for a command or a message: relative to the working directory if it lies there."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def relative(path: Path) -> str:

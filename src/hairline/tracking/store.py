@@ -82,7 +82,8 @@ def _make_file(uri: str) -> None:
         made = Path(place, file.name)
         SqlAlchemyStore(f"sqlite:///{made.as_posix()}", (file.parent / "mlruns").as_uri()).engine.dispose()
         if not file.exists() or not file.stat().st_size:  # no process with another cache, and lock, was quicker
-            files.write(file, lambda opened: opened.write(made.read_bytes()))
+            with files.atomic(file) as opened:
+                opened.write(made.read_bytes())
 
 
 def _file(uri: str) -> Path | None:

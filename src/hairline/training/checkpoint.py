@@ -138,7 +138,8 @@ class Checkpoint:
     def _write(self) -> None:
         about = np.frombuffer(json.dumps(self._about).encode(), np.uint8)
         flat = {f"{kind}/{number}": array for kind, row in self._arrays.items() for number, array in enumerate(row)}
-        files.write(self.directory / FILE, lambda file: np.savez(file, **{_ABOUT: about}, **flat))
+        with files.atomic(self.directory / FILE) as file:
+            np.savez(file, **{_ABOUT: about}, **flat)
 
 
 class Phase:

@@ -32,7 +32,7 @@ from hairline.app.sweep import search
 from hairline.app.sweep import state as sweeps
 from hairline.app.sweep.state import Sweep
 from hairline.config import Config, ConfigError
-from hairline.system import redaction
+from hairline.system import errors, redaction
 from hairline.training.checkpoint import Checkpoint
 
 log = logging.getLogger("hairline")
@@ -186,7 +186,7 @@ class Preparation(Callback):
         except CompactHydraException as error:
             sys.exit(told(error))
         except Exception as error:
-            sys.exit(f"ERROR: {error}" if logs.is_users(error) else "".join(traceback.format_exception(error)))
+            sys.exit(f"ERROR: {error}" if errors.is_user_error(error) else "".join(traceback.format_exception(error)))
 
 
 def _prepare(composed: DictConfig) -> None:

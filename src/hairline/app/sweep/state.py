@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -253,9 +252,8 @@ class Sweep:
         """
         with self.lock():
             table = self.table()
-            partial = self.folder / f".{TABLE}.{os.getpid()}"
-            table.to_csv(partial, index=False)
-            partial.replace(self.folder / TABLE)
+            with atomic.atomic(self.folder / TABLE) as file:
+                table.to_csv(file, index=False)
             files = [self.folder / TABLE]
             finished = [job for job in self.jobs() if job.status == "finished" and job.value is not None]
             if finished:
