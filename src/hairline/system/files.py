@@ -56,11 +56,6 @@ def relative(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def relative(path: Path) -> str:
-    """Return an absolute path as messages show it: relative to the working directory where it lies in there."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Lock a run directory, so that no second process works on the same run.
