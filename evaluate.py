@@ -1,8 +1,6 @@
 """Evaluate a finished run's model on any images: python evaluate.py run=... data=...; --help lists all settings."""
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
 from hairline.app import start
 from hairline.app.process import Call
@@ -12,11 +10,10 @@ from hairline.config.commands import Evaluate
 @hydra.main(config_path=start.CONF, config_name="evaluate")
 @start.job
 def main(config: Evaluate, call: Call) -> None:
-    """Evaluate; with -m the evaluations so far become one table after each."""
+    """Evaluate; with -m, update one table of all evaluations after each."""
     from hairline.evaluation import evaluate
 
-    several = HydraConfig.get().mode == RunMode.MULTIRUN
-    evaluate.evaluate(config, call.directory, call.directory.parent if several else None)
+    evaluate.evaluate(config, call.directory, call.directory.parent if call.multirun else None)
 
 
 if __name__ == "__main__":

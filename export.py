@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
 from hairline.app import start
 from hairline.app.process import Call
@@ -14,11 +12,11 @@ from hairline.config import Export
 @hydra.main(config_path=start.CONF, config_name="export")
 @start.job
 def main(config: Export, call: Call) -> None:
-    """Convert, try on real images, and publish; several formats at once get a folder each."""
+    """Convert the model, verify it on real images, and publish it; several formats get a folder each."""
     from hairline.shipping import export
 
     folder = Path(config.output or call.directory).expanduser().absolute()
-    several = HydraConfig.get().mode == RunMode.MULTIRUN or config.output is None
+    several = call.multirun or config.output is None
     export.export(config, folder / config.format if several and folder.name != config.format else folder)
 
 

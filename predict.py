@@ -12,12 +12,12 @@ from hairline.config import Predict
 @hydra.main(config_path=start.CONF, config_name="predict")
 @start.job
 def main(config: Predict, call: Call) -> None:
-    """Inspect and report; the exit status is 1 where a person has to see to a photo."""
+    """Inspect and report; exit with status 1 if a photo needs a person."""
     from hairline.inspection import predict
 
-    to_see_to, output = predict.inspect_photos(config, call.directory)
-    log.keep_beside(call.directory, output)
-    if to_see_to:
+    needs_person, output = predict.inspect_photos(config, call.directory)
+    log.move(call.directory, output, copy=True)
+    if needs_person:
         sys.exit(1)
 
 

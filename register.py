@@ -1,4 +1,4 @@
-"""Offer a model to the registry: python register.py run=<run>; champion where it is not worse than today's."""
+"""Register a model: python register.py run=<run>; it becomes champion if it is not worse than the current one."""
 
 import hydra
 
@@ -10,7 +10,7 @@ from hairline.config import Register
 @hydra.main(config_path=start.CONF, config_name="register")
 @start.job
 def main(config: Register, call: Call) -> None:
-    """Register a version, compare it with the champion, and record what was decided and why."""
+    """Register a version, compare it with the champion, and record the decision with its reasons."""
     from hairline.shipping import register
 
     register.register(config)

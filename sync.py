@@ -1,4 +1,4 @@
-"""Send what MLflow missed of a run: python sync.py run=<run directory>; --help lists all settings."""
+"""Send to MLflow what is missing of a run: python sync.py run=<run directory>; --help lists all settings."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ from hairline.config import Sync
 @hydra.main(config_path=start.CONF, config_name="sync")
 @start.job
 def main(config: Sync, call: Call) -> None:
-    """Send the rest of the journal of a run, or of every job of a sweep."""
+    """Send the unsent journal entries of a run, or of every job of a sweep."""
     from hairline.app.sweep import state
     from hairline.tracking import sync
 

@@ -10,7 +10,7 @@ from hairline.config import Config
 @hydra.main(config_path=start.CONF, config_name="config", execution_whitelist=start.TARGETS)
 @start.job
 def main(config: Config, call: Call) -> float:
-    """Train and report; the validation loss is what a search minimises."""
+    """Train and report; return the validation loss, the objective of a search."""
     from hairline.training import train
 
     return train.train(config, call.directory, call.overrides, call.process)["val_loss"]

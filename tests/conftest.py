@@ -41,6 +41,12 @@ def _working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def no_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a script in which importing TensorFlow, Keras or MLflow fails."""
+    return poison(tmp_path_factory.mktemp("poison"), "tensorflow", "keras", "mlflow")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Give the folder of real images and weights; the test is skipped where `HAIRLINE_REAL_DATA` names none."""
@@ -50,6 +56,13 @@ def real_data() -> Path:
     folder = (ROOT / place).resolve()
     assert (folder / "data" / "metu" / "Positive").is_dir(), folder
     return folder
+
+
+def poison(place: Path, *names: str) -> dict[str, str]:
+    """Return the environment of a script in which importing these packages fails."""
+    for name in names:
+        (place / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+    return {"PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
 
 
 def paint(folder: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:

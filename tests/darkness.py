@@ -10,7 +10,6 @@ import numpy as np
 
 from hairline.data import images
 from hairline.model import saved
-from hairline.model.decision import Decision
 from hairline.model.familiarity import Distance
 from hairline.model.features import Features
 from hairline.model.head import Standardisation
@@ -26,7 +25,7 @@ BUNDLE = saved.Bundle(
     data_digest="",
     backbone={"name": "darkness"},
     versions={},
-    decision=Decision(threshold=0.5),
+    threshold=0.5,
     extra={"patch_px": PATCH_PX},
 )
 

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from hairline.inspection import overlays, tiles
-from hairline.inspection.inspector import Inspection
-from hairline.model.decision import CANNOT_TELL
+from hairline.inspection.inspector import CANNOT_TELL, Inspection
 
 GREY = np.full((300, 400, 3), 150, np.uint8)
 

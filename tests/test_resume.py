@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 
 from hairline import config
-from hairline.app.sweep import command as launching
 from hairline.data import pipeline
 from hairline.model.head import Standardisation, build_head
 from hairline.system import files, signals
@@ -117,7 +116,7 @@ def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) ->
             raise KeyboardInterrupt
 
     settings = {
-        "epochs": 6, "learning_rate": 0.05, "optimizer": {"name": "adam"}, "steps": 5, "reuse_dataset": True,
+        "epochs": 6, "learning_rate": 0.05, "optimizer": {"name": "adam"}, "steps": 5, "steady": True,
         "schedule": {"name": "cosine", "warmup": 0.1, "final": 0.0}, "told": False, "on_epoch": told,
         "state": None if state is None else state.phase("head"),
     }  # fmt: skip
@@ -129,7 +128,7 @@ def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) ->
     "changed",
     [
         {},
-        pytest.param({"reuse_dataset": False, "keep": "last"}, marks=pytest.mark.slow),
+        pytest.param({"steady": False, "keep": "last"}, marks=pytest.mark.slow),
         {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "constant"}, "learning_rate": 1.5,
          "epochs": 30, "patience": 4},
         pytest.param({"optimizer": {"name": "rmsprop"}}, marks=pytest.mark.slow),
@@ -152,7 +151,7 @@ def test_a_phase_goes_on_to_the_same_bits(changed: dict[str, object], tmp_path: 
 
 
 def test_one_call_of_keras_gives_what_many_give() -> None:
-    (one, history), (many, other) = fit(None), fit(None, reuse_dataset=False)
+    (one, history), (many, other) = fit(None), fit(None, steady=False)
     for first, second in zip(one, many, strict=True):
         np.testing.assert_array_equal(first, second)
     pd.testing.assert_frame_equal(history, other, check_exact=True)
@@ -166,26 +165,6 @@ def saved(folder: Path, *overrides: str) -> Path:
     folder.mkdir()
     config.save(composed("config", *overrides), folder / "config.yaml")
     return folder
-
-
-def test_resume_brings_its_folder_and_its_kind_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "start").mkdir()
-    monkeypatch.chdir(tmp_path / "start")
-    folder = saved(tmp_path / "a run", "data=folder", f"data.path='{tmp_path}'", "optimizer=lion", "schedule=cosine")
-    Checkpoint.begin(folder, "identity")
-    monkeypatch.chdir(tmp_path)
-    place = [f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
-    assert launching.expanded(["resume='a run'", "seed=1"]) == [
-        *place, "data=folder", "optimizer=lion", "schedule=cosine", f"data.path='{tmp_path}'", "seed=1",
-    ]  # fmt: skip
-    assert Path.cwd() == tmp_path / "start"
-    assert launching.added[:2] == place
-    found = launching.expanded([f"resume={folder}", "data=synthetic", "optimizer=adam"])
-    assert found == [*place, "schedule=cosine", "data=synthetic", "optimizer=adam"]
-    assert launching.expanded([f"resume={folder}", "--cfg", "job"]) == [f"resume={folder}", "--cfg", "job"]
-    with pytest.raises(config.ConfigError, match=r"resume=nowhere: no run there"):
-        launching.expanded(["resume=nowhere"])
-    assert not Path("nowhere").exists()
 
 
 def test_what_changes_numbers_is_refused_and_leaves_nothing(two_classes: Path, tmp_path: Path) -> None:

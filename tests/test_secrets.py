@@ -170,10 +170,10 @@ def test_nothing_that_is_recorded_holds_one(tmp_path: Path, monkeypatch: pytest.
             try:
                 fail(run)
             except ValueError as error:
-                log.tell(error)
+                log.report(error)
                 raise
 
-    with log.kept(tmp_path / "train.log"), pytest.raises(ValueError, match="failed"):
+    with log.also_to(tmp_path / "train.log"), pytest.raises(ValueError, match="failed"):
         told()
     state.Sweep(tmp_path / "sweep", name="s", command=[f"tracking.uri={address}"], store=address).write()
     (tmp_path / "multirun.yaml").write_text(f"tracking:\n  uri: {address}\n")

@@ -1,183 +1,222 @@
-"""A sweep's state on disk: who runs which job, what is skipped, what is summed up."""
+"""Sweeps as users start them: each test is a process of its own, and MLflow is asked independently."""
 
 from __future__ import annotations
 
 import json
-import threading
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 
-from hairline import tracking
-from hairline.app.sweep import state
-from hairline.app.sweep.state import Sweep
-from hairline.evaluation import figures, sweep_figure
+from hairline.app import start
+from hairline.app.sweep import job, state
+from tests.conftest import ROOT
+from tests.running import TINY, refused, run
 
-
-def started(folder: Path, session: str, **changes: object) -> Sweep:
-    sweep = Sweep(folder.absolute(), "s", session=session, swept={"learning_rate": "1,2,3"}, **changes)  # type: ignore[arg-type]
-    sweep.write()
-    return sweep
+HEAD = (*TINY, "features.engine=tensorflow", "data=folder")
 
 
-def run(sweep: Sweep, number: int, identity: str, *, value: float = 0.5, end: str = "finished") -> tuple[int, bool]:
-    with sweep.claim(number, identity, {"learning_rate": identity}) as (job, finished):
-        if not finished:
-            if end == "finished":
-                results = {"val_loss": value, "val_accuracy": 0.9, "test_accuracy": 0.8, "seconds_total": 1.5}
-                (sweep.directory(job) / "metrics.json").write_text(json.dumps(results))
-                pd.DataFrame({"epoch": [1, 2], "val_loss": [2 * value, value]}).to_csv(
-                    sweep.directory(job) / "history.csv"
-                )
-            if end != "dies":
-                sweep.record(job, end, value=value if end == "finished" else None, error="no\nmore" * (end == "failed"))
-        return job.number, finished
+def runs() -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:
+    """Return the one parent and its children."""
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    found = store.search_runs([store.get_experiment_by_name("hairline").experiment_id])
+    (parent,) = [entry for entry in found if "mlflow.parentRunId" not in entry.data.tags]
+    children = [entry for entry in found if entry is not parent]
+    assert {entry.data.tags["mlflow.parentRunId"] for entry in children} <= {parent.info.run_id}
+    return parent, children
 
 
-def test_a_second_start_skips_what_finished_and_goes_on_with_the_rest(tmp_path: Path) -> None:
-    first = started(tmp_path / "s", "first")
-    assert run(first, 0, "a") == (0, False)
-    assert run(first, 1, "b", end="failed") == (1, False)
-    assert run(first, 2, "c", end="dies") == (2, False)
-    second = started(tmp_path / "s", "second")
-    second.bury("interrupted")
-    assert [job.status for job in second.jobs()] == ["finished", "failed", "interrupted"]
-    # In another order, and with a new configuration between: directories follow configurations, not numbers.
-    assert run(second, 0, "c") == (2, False)
-    assert run(second, 1, "new") == (3, False)
-    assert run(second, 2, "a") == (0, True)
-    assert run(second, 3, "b") == (1, False)
-    assert [job.status for job in second.jobs()] == ["finished"] * 4
+def statuses(children: list[mlflow.entities.Run]) -> Counter[str]:
+    return Counter(entry.info.status for entry in children)
 
 
-def test_a_job_whose_configuration_was_at_fault_goes_on_once_it_is_mended(tmp_path: Path) -> None:
-    settings = {"data.path": "photos"}
-    for session, identity, expected in (("1", "", "failed"), ("2", "", "failed"), ("3", "a", "running")):
-        sweep = started(tmp_path / "s", session)
-        with sweep.claim(0, identity, settings) as (job, finished):
-            assert not finished
-            if expected == "failed":
-                sweep.record(job, "failed", error="nothing is there")
-        (job,) = sweep.jobs()
-        assert (job.number, job.identity, job.status) == (0, identity, expected)
-    with sweep.claim(1, "", {"data.path": "others"}) as (job, _):
-        assert job.number == 1
+def numbers(folder: Path) -> pd.DataFrame:
+    """Return a sweep's table without the columns that differ between runs of the same configurations."""
+    return pd.read_csv(folder / "sweep.csv").drop(columns=["run_id", "seconds"])
 
 
-def test_the_same_configuration_twice_in_one_start_is_two_jobs(tmp_path: Path) -> None:
-    for session in ("first", "second"):
-        sweep = started(tmp_path / "s", session)
-        assert [run(sweep, number, "a") for number in range(3)] == [(n, session == "second") for n in range(3)]
-
-
-def test_jobs_that_start_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
-    sweep = started(tmp_path / "s", "first")
-    run(sweep, 0, "a")
-    run(sweep, 1, "b")
-    again = started(tmp_path / "s", "second")
-    found: list[tuple[int, bool]] = []
-    threads = [
-        threading.Thread(target=lambda n=n: found.append(run(again, n, f"new {n}")))  # type: ignore[misc]
-        for n in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    numbers = [number for number, _ in found]
-    assert len(set(numbers)) == 8
-    assert not set(numbers) & {0, 1}
-    assert len(again.jobs()) == 10
-
-
-def test_a_job_that_still_runs_is_waited_for_and_no_orphan(tmp_path: Path) -> None:
-    first = started(tmp_path / "s", "first")
-    with first.claim(0, "a", {}) as (job, _):
-        second = started(tmp_path / "s", "second")
-        assert list(second.orphans()) == []
-        found: list[tuple[int, bool]] = []
-        waiting = threading.Thread(target=lambda: found.append(run(second, 0, "a")))
-        waiting.start()
-        waiting.join(0.3)
-        assert waiting.is_alive()
-        state._write(second.directory(job) / state.JOB, {**job.__dict__, "status": "finished", "value": 1.0})
-    waiting.join(60)
-    assert found == [(0, True)]
-
-
-@pytest.mark.parametrize(("stop", "expected"), [(False, False), (True, True)])
-def test_a_failure_keeps_others_back_only_if_asked(stop: bool, expected: bool, tmp_path: Path) -> None:
-    sweep = started(tmp_path / "s", "first", stop_on_error=stop)
-    run(sweep, 0, "a", end="failed")
-    assert sweep.stopped is expected
-    assert not started(tmp_path / "s", "second", stop_on_error=stop).stopped
-
-
-def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
-    experiment = tracking.connect(None, "e")
-    parent = tracking.open_parent(
-        None, experiment, name="s", run_id=None, tags={}, parameters={"learning_rate": "a,b,c"}
-    )
-    sweep = started(Path("s"), "first", experiment_id=experiment, run_id=parent)
-    client = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    losses = {"a": 0.5, "b": 0.25, "c": float("nan")}
-    for number, (name, value) in enumerate(losses.items()):
-        run(sweep, number, name, value=value)
-        sweep.update()
-        child = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
-        (sweep.folder / str(number) / "mlflow_run_id.txt").write_text(child + "\n")
-    run(sweep, 3, "d", end="failed")
-    table = sweep.update()
-    assert table["status"].tolist() == ["finished"] * 3 + ["failed"]
-    assert table["learning_rate"].tolist() == ["a", "b", "c", "d"]
-    assert table["error"].tolist() == ["", "", "", "no"]
-    pd.testing.assert_frame_equal(
-        pd.read_csv("s/sweep.csv", keep_default_na=False, na_values={"val_loss": ""})[["job", "status"]],
-        table[["job", "status"]],
-    )
-    best = sweep.best()
-    assert best is not None
-    assert best.number == 1
-    found = client.get_run(parent)
-    assert found.data.metrics["best_val_loss"] == 0.25
-    assert found.data.metrics["jobs_failed"] == 1
-    assert found.data.tags["best_run_id"] == table["run_id"][1]
-    assert "learning_rate=d" in found.data.tags["mlflow.note.content"]
-    # Updated after every job: the best so far, by the number of jobs.
-    assert [point.value for point in client.get_metric_history(parent, "best_val_loss")] == [0.5, 0.25, 0.25, 0.25]
-    assert {item.path for item in client.list_artifacts(parent)} == {"sweep.csv", "comparison.png"}
-    said = state.describe(sweep, table)
+@pytest.mark.slow
+def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
+    command = ["-m", *HEAD, f"data.path={two_classes}", "optimizer=sgd", "learning_rate=0.01,1e38,0.02", "sweep.name=s"]
+    found = run(*command)
+    said = found.stdout + found.stderr
+    assert found.returncode == 1, said
     assert "1 job failed" in said
-    assert "s/3 (learning_rate=d): no" in said
-    # A child whose process died before it could note the run is deleted, a noted one ends.
-    stray = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
-    run(sweep, 4, "e", end="dies")
-    noted = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
-    (sweep.folder / "4" / "mlflow_run_id.txt").write_text(noted)
-    sweep.bury("failed")
-    assert client.get_run(stray).info.lifecycle_stage == "deleted"
-    assert client.get_run(noted).info.status == "FAILED"
+    assert "lower learning_rate" in said
+    assert "Traceback" not in said
+    assert "Warning" not in said
+    folder = Path("outputs", "sweeps", "s")
+    parent, children = runs()
+    assert parent.info.status == "FINISHED"
+    assert statuses(children) == {"FINISHED": 2, "FAILED": 1}
+    assert {entry.info.run_name.split()[0] for entry in children} == {
+        "learning_rate=0.01", "learning_rate=1e+38", "learning_rate=0.02",
+    }  # fmt: skip
+    (broken,) = [entry for entry in children if entry.info.status == "FAILED"]
+    artifacts = Path(broken.info.artifact_uri.removeprefix("file://"))
+    assert "TrainingError" in (artifacts / "traceback.txt").read_text()
+    assert "Traceback" in (artifacts / "train.log").read_text()
+    assert "Traceback" in (folder / "1" / "train.log").read_text()
+    best = min(
+        (entry for entry in children if entry is not broken), key=lambda entry: entry.data.metrics["best_val_loss"]
+    )
+    assert parent.data.tags["best_run_id"] == best.info.run_id
+    assert parent.data.metrics["best_val_loss"] == best.data.metrics["best_val_loss"]
+    assert parent.data.params["learning_rate"] == "0.01,1e38,0.02"
+    # Only the best is joined, checked and logged as a model.
+    table = pd.read_csv(folder / "sweep.csv")
+    (number,) = table.loc[table["run_id"] == best.info.run_id, "job"]
+    assert [path.parent.name for path in folder.glob("*/model")] == [str(number)]
+    assert json.loads((folder / str(number) / "metrics.json").read_text())["parity_difference"] <= 1e-4
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    assert len(store.search_logged_models([best.info.experiment_id])) == 1
+    for key in ("test_accuracy", "best_val_loss"):
+        assert len(store.get_metric_history(best.info.run_id, key)) == 1
+
+    # Once more: what finished is skipped, what failed is tried again in its own run, and the table stays.
+    before, ids = numbers(folder), {entry.info.run_id for entry in children}
+    again = run(f"sweep.resume={folder}")
+    said = again.stdout + again.stderr
+    assert again.returncode == 1, said
+    assert said.count("finished before") == 2
+    pd.testing.assert_frame_equal(numbers(folder), before)
+    parent, children = runs()
+    assert {entry.info.run_id for entry in children} == ids
+    assert statuses(children) == {"FINISHED": 2, "FAILED": 1}
 
 
-def test_what_is_no_sweep_is_said(tmp_path: Path) -> None:
-    with pytest.raises(state.SweepError, match="holds no sweep.*expected the directory of a sweep"):
-        Sweep.read(tmp_path)
-    (tmp_path / state.STATE).write_text('{"name": "x", "unknown": 1}')
-    with pytest.raises(state.SweepError, match="holds no sweep"):
-        Sweep.read(tmp_path)
+def test_another_sweep_of_the_same_name_is_refused() -> None:
+    command = ["epochs=2", "learning_rate=0.01,0.02", "name=first"]
+    state.Sweep(Path("outputs/sweeps/s").absolute(), "s", command=command).write()
+    faults = {
+        "epochs=3 learning_rate=0.01,0.02": "this command lacks its epochs=2",
+        "epochs=2 learning_rate=0.01,0.03": "this command lacks its learning_rate=0.02",
+        "epochs=2 learning_rate=0.01,0.02 seed=1": "adds seed=1, which it did not set",
+        "learning_rate=interval(0.01,0.02)": "an interval has no list of values",
+        "epochs=2 learning_rate=0.02,0.01,0.04 model=glob(mobilenetv3*) resume=x": "resume= continues one run",
+    }
+    for given, message in faults.items():
+        refused(run("-m", *given.split(), "sweep.name=s"), message)
+    assert state.Sweep.read(Path("outputs/sweeps/s")).command == command
 
 
-@pytest.mark.parametrize("count", [1, 3, 24])
-def test_the_comparison_ranks_by_loss(count: int, tmp_path: Path) -> None:
-    losses = np.random.default_rng(0).permutation(count) + 1.0
-    curves = [{"epoch": np.arange(1.0, 4), "val_loss": loss + np.arange(3.0)[::-1]} for loss in losses]
-    names = [f"job of loss {loss:.0f} $ {'long ' * 20}" for loss in losses]
-    figure = sweep_figure.comparison(names, losses, curves)
-    labels = [text.get_text() for text in figure.axes[1].get_yticklabels()]
-    assert [int(label.split()[3]) for label in labels] == list(range(1, min(count, 15) + 1))
-    assert figures.save(figure, tmp_path / "c.png").stat().st_size > 5000
-    with pytest.raises(ValueError, match="expected one of each"):
-        sweep_figure.comparison(names, losses, [])
+def test_faults_of_the_whole_sweep_are_reported_before_it_begins(no_tensorflow: dict[str, str]) -> None:
+    for arguments, message in {
+        ("data=folder", "seed=0,1"): "data.path is missing",
+        ("learning_rate=1e-2,foo",): "could not be converted to Float",
+        ("learning_rate=-1,-2",): "learning_rate=-1: expected a number above 0",
+        ("sweep.name=a/b", "seed=0,1"): "names a folder",
+        ("tracking=none,mlflow",): "belongs to the sweep as a whole",
+    }.items():
+        refused(run("-m", *arguments, environment=no_tensorflow), message)
+    assert not list(Path().rglob("sweep.json"))
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
+def test_launchers_compose(launcher: str) -> None:
+    start.register(ConfigStore.instance())
+    with initialize_config_dir(str(ROOT / "conf")):
+        composed = compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True).hydra.launcher
+        assert composed._target_.startswith("hydra_plugins.")
+        assert job.threads(composed) == {"joblib": max(1, (os.cpu_count() or 1) // 2), "slurm": 4, "ray": 1}[launcher]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_as_if_it_had_not_been(two_classes: Path) -> None:
+    command = ["-m", *HEAD, f"data.path={two_classes}", "optimizer=adam,sgd", "learning_rate=0.01,0.02,0.03"]
+    command.append("report=none")
+    whole = run(*command, "sweep.name=whole", "tracking=none")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    folder = Path("outputs", "sweeps", "killed")
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *command, "sweep.name=killed"])
+    deadline = time.time() + 120
+    while sum('"finished"' in path.read_text() for path in folder.glob("*/job.status")) < 2 and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    assert 2 <= len(kept) < 6
+    ids = {path.read_text() for path in folder.glob("*/mlflow_run_id.txt")}
+    found = run(*command, "sweep.name=killed")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    pd.testing.assert_frame_equal(numbers(folder), numbers(folder.with_name("whole")))
+    parent, children = runs()
+    assert parent.info.status == "FINISHED"
+    assert statuses(children) == {"FINISHED": 6}
+    assert {entry.info.run_id + "\n" for entry in children} >= ids
+
+
+@pytest.mark.slow
+def test_a_job_after_another_gives_what_it_gives_alone(two_classes: Path) -> None:
+    last = ["model.dropout=0.3", "optimizer=sgd", "seed=1"]
+    common = [*HEAD, f"data.path={two_classes}", "tracking=none"]
+    found = run("-m", *common, "model.dropout=0.3", "optimizer=adam,sgd", "seed=0,1", "sweep.name=s")
+    assert found.returncode == 0, found.stdout + found.stderr
+    alone = run(*common, *last, "report=light", "hydra.run.dir=alone")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    one, other = (json.loads(Path(place, "metrics.json").read_text()) for place in ("outputs/sweeps/s/3", "alone"))
+    assert {key: one[key] for key in other if "seconds" not in key} == {
+        key: value for key, value in other.items() if "seconds" not in key
+    }
+
+
+@pytest.mark.slow
+def test_stopping_on_the_first_failure(two_classes: Path) -> None:
+    found = run(
+        "-m", *HEAD, f"data.path={two_classes}", "optimizer=sgd", "learning_rate=1e38,0.01", "sweep.on_error=stop"
+    )  # fmt: skip
+    assert found.returncode == 1
+    parent, children = runs()
+    assert parent.info.status == "FAILED"
+    assert statuses(children) == {"FAILED": 1}
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_where_it_was(two_classes: Path) -> None:
+    command = ["search=head", *HEAD, f"data.path={two_classes}", "sweep.name=s", "report=none"]
+    for trials in (3, 5, 5):
+        found = run(*command, f"hydra.sweeper.n_trials={trials}")
+        assert found.returncode == 0, found.stdout + found.stderr
+        assert len(numbers(Path("outputs/sweeps/s"))) == trials
+    parent, children = runs()
+    assert statuses(children) == {"FINISHED": 5}
+    assert parent.data.metrics["best_val_loss"] == min(entry.data.metrics["best_val_loss"] for entry in children)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
+def test_every_launcher_gives_the_same_numbers(launcher: str, two_classes: Path) -> None:
+    if launcher == "ray":
+        pytest.importorskip("ray", reason='the ray launcher is not installed: pip install -e ".[ray]"')
+    # Slurm by the local executor of the same plug-in: there is no cluster to submit to.
+    chosen = {"slurm": "submitit_local"}.get(launcher, launcher)
+    settings = [f"hydra/launcher={chosen}"] + ["hydra.launcher.n_jobs=4"] * (launcher == "joblib")
+    command = ["-m", *HEAD, f"data.path={two_classes}", "optimizer=adam,sgd", "learning_rate=0.01,1e38"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HAIRLINE_CACHE", str(Path("cache").absolute()))
+        found = run(*command, *settings, "sweep.name=parallel", timeout=800)
+    assert found.returncode == 1, found.stdout + found.stderr  # one of them diverges
+    _, children = runs()
+    assert statuses(children)["FINISHED"] + statuses(children)["FAILED"] == 4
+    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    for entry in children:
+        if entry.info.status == "FINISHED":
+            for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+                assert [point.step for point in store.get_metric_history(entry.info.run_id, key)] == [1, 2]
+    folder = Path("outputs", "sweeps", "parallel")
+    assert sum(path.read_text().count(" to compute, ") for path in folder.glob("*/train.log")) == 1  # engine passes
+    assert run(*command, "sweep.name=alone", "tracking=none").returncode == 1
+    pd.testing.assert_frame_equal(numbers(folder), numbers(folder.with_name("alone")), rtol=1e-5)
+    assert os.environ.get("MLFLOW_TRACKING_URI") is None

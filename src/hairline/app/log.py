@@ -1,56 +1,50 @@
-"""What a job says: its log file, and how an error is told."""
+"""Log files and handlers, and how errors are reported."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import shutil
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from hydra.errors import CompactHydraException
+
+from hairline.app import commandline
 from hairline.system import cache, errors, redaction
 from hairline.training import checkpoint
 
 log = logging.getLogger("hairline")
 
-_BEGUN = ("config.yaml", checkpoint.FILE)  # written before the images are looked at
+_WRITTEN_FIRST = ("config.yaml", checkpoint.FILE)  # before the images are looked at
+
+
+# --- handlers ---------------------------------------------------------------------------------------------------------
 
 
 def redact() -> None:
-    """Let no handler of this process show passwords and tokens; Hydra makes its handlers anew for each job."""
+    """Hide passwords and tokens in the output of all handlers; Hydra makes its handlers anew for each job."""
     for handler in logging.getLogger().handlers:
-        told = handler.formatter
-        if not isinstance(told, redaction.Formatter):
-            style = "%(message)s" if told is None else told._fmt
-            handler.setFormatter(redaction.Formatter(style, None if told is None else told.datefmt))
+        formatter = handler.formatter
+        if not isinstance(formatter, redaction.Formatter):
+            style = "%(message)s" if formatter is None else formatter._fmt
+            handler.setFormatter(redaction.Formatter(style, None if formatter is None else formatter.datefmt))
 
 
-def move(fresh: Path, directory: Path) -> None:
-    """Go on with the log of a sweep's job that is continued, and remove the folder that Hydra made for this call."""
-    for handler in _files():
-        handler.close()
-        handler.baseFilename = str(directory / Path(handler.baseFilename).name)
-    remove_if_empty(fresh)
-
-
-def keep_beside(directory: Path, place: Path) -> None:
-    """Move the log that Hydra began in `directory` beside results that lie elsewhere, and remove what Hydra made."""
-    if directory.resolve() == place.resolve():
-        return
-    for handler in _files():
-        handler.close()
-        begun = Path(handler.baseFilename)
-        with (place / begun.name).open("a", encoding="utf-8") as log_file:
-            log_file.write(begun.read_text(encoding="utf-8"))
-        handler.baseFilename = str(place / begun.name)
-    remove_if_empty(directory)
+def plain() -> None:
+    """Log to the screen without time and level, as within a job."""
+    logging.basicConfig(level=logging.INFO)
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setFormatter(redaction.Formatter("%(message)s"))
 
 
 @contextlib.contextmanager
-def kept(path: Path) -> Iterator[None]:
-    """Write what is said in the block to a log file as well."""
+def also_to(path: Path) -> Iterator[None]:
+    """Log to a file as well."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(redaction.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -61,40 +55,66 @@ def kept(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def plain() -> None:
-    """Show on the screen what is said and nothing else, as within a job."""
-    logging.basicConfig(level=logging.INFO)
-    for handler in logging.getLogger().handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.setFormatter(redaction.Formatter("%(message)s"))
+def move(source: Path, target: Path, *, copy: bool) -> None:
+    """Continue the log that Hydra started in `source` in the folder `target`, and remove `source` if it is empty.
 
-
-def tell(error: Exception) -> None:
-    """Say what went wrong: a fault of the user's in one line, ours with its traceback; the log file holds both."""
-    if not errors.is_user_error(error):
-        log.error("ERROR: %s", "".join(traceback.format_exception(error)))
+    Args:
+        source: Folder of the log.
+        target: Folder that exists.
+        copy: Copy the lines logged so far. They are another job's where a resumed sweep numbers its jobs anew.
+    """
+    if source.resolve() == target.resolve():
         return
-    log.error("ERROR: %s", errors.explained(error, Path.cwd(), cache.root(), Path(tempfile.gettempdir())) or error)
-    record = log.makeRecord(
-        log.name,
-        logging.ERROR,
-        __file__,
-        0,
-        "where it happened",
-        (),
-        (type(error), error, error.__traceback__),
-    )
-    for handler in _files():
-        handler.handle(record)
+    for handler in _file_handlers():
+        handler.close()
+        path = Path(handler.baseFilename)
+        if copy:
+            with (target / path.name).open("a", encoding="utf-8") as log_file:
+                log_file.write(path.read_text(encoding="utf-8"))
+        handler.baseFilename = str(target / path.name)
+    remove_if_empty(source)
 
 
 def remove_if_empty(directory: Path) -> None:
-    """Remove a run directory that holds no more than log and settings: the fault was found before the run began."""
-    if directory.is_dir() and all(path.suffix == ".log" or path.name in _BEGUN for path in directory.iterdir()):
+    """Remove a run directory that holds only a log and settings: the run ended before it began its work."""
+    if directory.is_dir() and all(path.suffix == ".log" or path.name in _WRITTEN_FIRST for path in directory.iterdir()):
         shutil.rmtree(directory, ignore_errors=True)
         with contextlib.suppress(OSError):
-            directory.parent.rmdir()  # the date's folder, if this would have been its first run
+            directory.parent.rmdir()  # the date's folder, if this was its only run
 
 
-def _files() -> list[logging.FileHandler]:
+def _file_handlers() -> list[logging.FileHandler]:
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def exit_code(error: Exception) -> int:
+    """Return the exit status for an error: 2 if the user can fix it, 1 for a bug."""
+    return 2 if isinstance(error, CompactHydraException) or errors.is_user_error(error) else 1
+
+
+def message(error: Exception) -> str:
+    """Return an error as the terminal shows it: a sentence if the user can fix it, a traceback for a bug."""
+    if exit_code(error) == 1:
+        return "".join(traceback.format_exception(error))
+    if isinstance(error, CompactHydraException):
+        return commandline.explain(error)
+    return errors.explained(error, Path.cwd(), cache.root(), Path(tempfile.gettempdir())) or str(error)
+
+
+def report(error: Exception) -> None:
+    """Log the error of a job; the log file gets the traceback in any case."""
+    log.error("ERROR: %s", message(error))
+    if exit_code(error) == 2:
+        trace = (type(error), error, error.__traceback__)
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "traceback of this error", (), trace)
+        for handler in _file_handlers():
+            handler.handle(record)
+
+
+def refuse(error: Exception) -> int:
+    """Print an error that occurred outside a job, and return the exit status."""
+    print(redaction.redacted(f"ERROR: {message(error)}"), file=sys.stderr)
+    return exit_code(error)

@@ -1,4 +1,4 @@
-"""The one object that lasts for this process, and what a script's function is called with."""
+"""The state of this process, and the arguments of a script's function."""
 
 from __future__ import annotations
 
@@ -6,25 +6,50 @@ import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import filelock
+
+from hairline.app.commandline import CommandLine
+from hairline.app.sweep.state import Sweep
 from hairline.system.process import Process
 
 
+@dataclass
+class Application:
+    """What the terminal remembers for the whole process.
+
+    Attributes:
+        command: The command line; empty in the worker processes of a launcher.
+        process: State that is passed to the stories.
+        sweep: The sweep that this process controls; None outside a sweep and in a launcher's workers.
+        lock: Held while the sweep runs, so that a second process cannot start it.
+        failures: Failed jobs of a multirun that is no sweep, such as `evaluate.py -m`: directory and message.
+    """
+
+    command: CommandLine = field(default_factory=CommandLine)
+    process: Process = field(default_factory=Process)
+    sweep: Sweep | None = None
+    lock: filelock.BaseFileLock | None = None
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
 @functools.cache
-def current() -> Process:
-    """Return the object of this process; everything below `app` is handed it as an argument."""
-    return Process()
+def current() -> Application:
+    """Return the application object of this process. Hydra calls our functions itself and cannot pass it on."""
+    return Application()
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a script's function is called with, beside its settings.
+    """Arguments of a script's function, beside its configuration.
 
     Attributes:
-        directory: The run directory that Hydra made.
-        overrides: What the command line changed.
-        process: What lasts for the process.
+        directory: The run directory, made by Hydra.
+        overrides: Settings changed on the command line.
+        multirun: The call is one of several (`-m`).
+        process: State that outlives the run.
     """
 
     directory: Path
-    overrides: list[str] = field(default_factory=list)
-    process: Process = field(default_factory=current)
+    overrides: list[str]
+    multirun: bool
+    process: Process

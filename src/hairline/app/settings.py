@@ -1,4 +1,4 @@
-"""Compose and check the settings of a script."""
+"""Check the composed settings of a script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hairline.config import Config, Evaluate, Export
 
 
 def load(composed: DictConfig) -> Any:
-    """Return the checked configuration that a run is given.
+    """Return the checked configuration, an instance of the script's schema.
 
     Raises:
         ConfigError: Naming every fault at once.
@@ -21,7 +21,7 @@ def load(composed: DictConfig) -> Any:
 
 
 def faults(config: Any) -> Iterator[str]:
-    """Yield the faults that only the tables of the other rooms can tell."""
+    """Yield the faults that need the tables of higher rooms: sources, backbones, export formats."""
     # Imported here, as pandas takes half a second: --help and a misspelt key answer without it.
     if isinstance(config, Config | Evaluate):
         from hairline.data import sources

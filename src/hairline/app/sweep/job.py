@@ -1,4 +1,4 @@
-"""Hydra's side of a sweep: what is done for each job, in whatever process, and once all have ended."""
+"""Run the jobs of a sweep, each in whatever process its launcher chose, and finish the sweep."""
 
 from __future__ import annotations
 
@@ -11,88 +11,97 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import filelock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hairline import config as configuration
 from hairline import tracking
 from hairline.app import log as logs
-from hairline.app import settings as checked
-from hairline.app.process import Call, current
-from hairline.app.sweep import state as sweeps
-from hairline.app.sweep.state import Job, Sweep
+from hairline.app import settings
+from hairline.app.process import Application, Call, current
+from hairline.app.sweep.state import NO_IDENTITY, Job, Sweep, SweepError
 from hairline.config import Config, ConfigError
 from hairline.system import redaction, signals
 from hairline.training.checkpoint import Checkpoint
 
 log = logging.getLogger("hairline")
 
-# The sweep that this process directs, and the lock that keeps a second one out; jobs elsewhere have neither.
-directed: list[tuple[Sweep, filelock.BaseFileLock]] = []
 
-
-# --- each job, in whatever process ------------------------------------------------------------------------------------
+# --- one job ----------------------------------------------------------------------------------------------------------
 
 
 def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
-    """Run one job of a sweep, or give the result it had before.
+    """Run one job of a sweep, or return the value of an earlier start.
 
     Args:
-        function: Given the checked configuration, and the rest of its call.
-        composed: What Hydra composed.
+        function: The script's function.
+        composed: The job's configuration, as Hydra composed it.
 
     Returns:
-        The objective; None if the job failed or was kept back.
+        The objective; None if the job failed, or was not started after another one failed.
 
     Raises:
-        Exception: The job's own, in a process of a launcher with sweep.on_error=stop.
+        Exception: The job's own, in a launcher's worker with sweep.on_error=stop.
     """
-    hydra = HydraConfig.get()
+    application, hydra = current(), HydraConfig.get()
     sweep = Sweep.read(Path(hydra.sweep.dir))
-    fresh = Path(hydra.runtime.output_dir)
     redaction.clean(sweep.folder / "multirun.yaml")  # Hydra's own record of the command
     if sweep.store is not None:
-        sweep.store = composed.tracking.uri  # the state on disk has it without its password
-    if not directed:
+        sweep.store = composed.tracking.uri  # sweep.json holds it without its password
+    if application.sweep is None:
         _enter(sweep)
-    current().enter(sweep.session)
-    settings = _settings(sweep, list(hydra.overrides.task))
+    application.process.enter(sweep.session)
+    output = Path(hydra.runtime.output_dir)
+    pairs = (override.lstrip("+").partition("=")[::2] for override in hydra.overrides.task)
+    swept = {key: value for key, value in pairs if key in sweep.swept}
     if sweep.stopped:
-        log.info("not begun, as another job failed: %s", " ".join(settings.values()))
-        logs.remove_if_empty(fresh)
+        log.info("not started, because another job failed: %s", " ".join(swept.values()))
+        logs.remove_if_empty(output)
         return None
-    fault, config = None, None
+    config: Config | ConfigError
     try:
-        config = checked.load(composed)
-        identity = configuration.identity(config)
+        config = loaded = settings.load(composed)
+        identity = configuration.identity(loaded)
     except ConfigError as error:
-        fault = error
-        identity = sweeps.NO_IDENTITY
-    with sweep.claim(int(hydra.job.num), identity, settings) as (job, finished):
-        if sweep.directory(job) != fresh:
-            logs.move(fresh, sweep.directory(job))
-        if finished:
+        config, identity = error, NO_IDENTITY
+    with sweep.claim(int(hydra.job.num), identity, swept) as job:
+        logs.move(output, sweep.directory(job), copy=False)
+        if job.status == "finished":
             log.info("finished before: %s", job.name)
             return job.value
-        return _run(sweep, job, function, config, fault, composed)
+        return _run(application, sweep, job, function, config, composed)
+
+
+def _enter(sweep: Sweep) -> None:
+    """Give a launcher's worker the environment and the working directory of the process that started the sweep."""
+    for key, value in sweep.environment.items():
+        os.environ.setdefault(key, value)
+    try:
+        os.chdir(sweep.working_directory)
+    except OSError as error:
+        raise SweepError(
+            f"{sweep.working_directory}, where the sweep was started, cannot be opened on this machine "
+            f"({error.strerror}): all machines must share the disk that holds it"
+        ) from error
 
 
 def _run(
+    application: Application,
     sweep: Sweep,
     job: Job,
     function: Callable[[Any, Call], Any],
-    config: Config | None,
-    fault: ConfigError | None,
+    config: Config | ConfigError,
     composed: DictConfig,
 ) -> Any:
+    """Run a claimed job and record its end in its folder and in MLflow."""
     directory = sweep.directory(job)
+    tags = {tracking.PARENT: str(sweep.run_id), "sweep": sweep.name} if sweep.run_id is not None else {}
     begun = tracking.start_count(directory)
     try:
-        if config is None:
-            raise fault or ConfigError("no configuration")
-        adapted = dataclasses.replace(_adapted(config, sweep), resume=str(directory))  # where an earlier start left it
-        value = float(function(adapted, Call(directory, _told(job))))
+        if isinstance(config, ConfigError):
+            raise config
+        config = dataclasses.replace(_adapted(config, sweep), resume=str(directory), tags={**config.tags, **tags})
+        value = float(function(config, Call(directory, job.overrides, True, application.process)))
         sweep.record(job, "finished", value=value)
         return value
     except KeyboardInterrupt as ending:
@@ -100,152 +109,125 @@ def _run(
         sweep.record(job, "interrupted", error="interrupted")
         sys.exit(signals.exit_code(ending))
     except Exception as error:
-        logs.tell(error)
+        logs.report(error)
         sweep.record(job, "failed", error=str(error) or type(error).__name__)
         if sweep.run_id is not None:
-            if tracking.start_count(directory) == begun:
-                _record_failure(sweep, job, error, composed)
+            if (
+                tracking.start_count(directory) == begun
+            ):  # it failed before its MLflow run began, such as by a ConfigError
+                tracking.record_failure(
+                    error,
+                    enabled=True,
+                    uri=sweep.store,
+                    experiment=composed.tracking.experiment,
+                    system_metrics=False,
+                    name=job.name,
+                    tags=tags,
+                    directory=directory,
+                )
             logged = list(directory.glob("*.log"))
             tracking.update_run(sweep.store, tracking.run_id(directory), metrics={}, step=0, tags={}, files=logged)
-        if sweep.stop_on_error and directed:
-            sys.exit(1)  # ends the launcher's loop
-        if sweep.stop_on_error:
+        if not sweep.stop_on_error:
+            return None
+        if application.sweep is None:
             raise
-        return None
+        sys.exit(1)  # ends the launcher's loop
     finally:
         try:
             sweep.update()
-        except Exception:  # the store is busy, say; the job's own results are safe, and the next job updates again
+        except Exception:  # the job's own results are safe, and the next job updates again
             log.exception("WARNING: the sweep's summary could not be updated")
-        gc.collect()  # Keras's models hold themselves in circles
+        gc.collect()  # Keras's models are reference cycles
         if not gc.get_freeze_count():
-            gc.freeze()  # the libraries stay: searching them for circles would take half a second after each job
-
-
-def _record_failure(sweep: Sweep, job: Job, error: Exception, composed: DictConfig) -> None:
-    """Leave an MLflow run for a job that failed before it began one, such as for a fault of its configuration."""
-    tracking.record_failure(
-        error,
-        enabled=True,
-        uri=sweep.store,
-        experiment=composed.tracking.experiment,
-        system_metrics=False,
-        name=job.name,
-        tags=_tags(sweep),
-        directory=sweep.directory(job),
-    )
+            gc.freeze()  # exempts the libraries: collecting among them takes half a second after each job
 
 
 def _adapted(config: Config, sweep: Sweep) -> Config:
-    """Give a job's configuration as it runs: a child of the sweep, light unless asked otherwise, with its threads."""
+    """Return a job's configuration with a light report and its share of the cores, unless the command sets them."""
     hydra = HydraConfig.get()
     report, runtime = config.report, config.runtime
-    asked = any(entry.lstrip("+").startswith("report") for entry in hydra.overrides.task)
-    # The best is trained once more when it is completed, which only a head on kept features makes cheap.
+    given = any(entry.lstrip("+").startswith("report") for entry in hydra.overrides.task)
+    # The best job is completed at the end, which is cheap only for a head on cached features.
     cheap = config.finetune.layers == "none" and config.augment.mode == "views" and config.features.keep
-    if report.level == "full" and cheap and not asked:
+    if report.level == "full" and cheap and not given:
         report = dataclasses.replace(report, level="light")
     if runtime.threads is None:
-        runtime = dataclasses.replace(runtime, threads=_threads(hydra.launcher))
-    name = config.name if "name" in sweep.swept else None  # else all would carry the same
-    tags = {**config.tags, **(_tags(sweep) if sweep.run_id is not None else {})}
-    return dataclasses.replace(config, report=report, runtime=runtime, name=name, tags=tags)
+        runtime = dataclasses.replace(runtime, threads=threads(hydra.launcher))
+    name = config.name if "name" in sweep.swept else None  # otherwise all jobs would have the sweep's name
+    return dataclasses.replace(config, report=report, runtime=runtime, name=name)
 
 
-def _tags(sweep: Sweep) -> dict[str, str]:
-    return {tracking.PARENT: str(sweep.run_id), "sweep": sweep.name}
-
-
-def _threads(launcher: DictConfig) -> int | None:
-    """Give a job's share of the cores, where several run at once."""
+def threads(launcher: DictConfig) -> int | None:
+    """Return the CPU threads of a job whose launcher runs several at once; None for all cores."""
     cores = OmegaConf.select(launcher, "ray.remote.num_cpus") or OmegaConf.select(launcher, "cpus_per_task")
     if cores:
         return max(1, int(cores))
     jobs = OmegaConf.select(launcher, "n_jobs")
     available = os.cpu_count() or 1
-    if not jobs:
-        return None
-    return max(1, available // (jobs if jobs > 0 else available))
+    return max(1, available // (jobs if jobs > 0 else available)) if jobs else None
 
 
-def _settings(sweep: Sweep, overrides: list[str]) -> dict[str, str]:
-    """Give the swept settings of one job."""
-    pairs = (override.lstrip("+").partition("=")[::2] for override in overrides)
-    return {key: value for key, value in pairs if key in sweep.swept}
+# --- the end of the sweep ---------------------------------------------------------------------------------------------
 
 
-def _told(job: Job) -> list[str]:
-    """Give what the run is named after."""
-    return [f"{key}={sweeps.short(value)}" for key, value in job.settings.items()]
-
-
-def _enter(sweep: Sweep) -> None:
-    """Make a process that a launcher started like the one that the user started."""
-    for key, value in sweep.environment.items():
-        os.environ.setdefault(key, value)
-    try:
-        os.chdir(sweep.working_directory)
-    except OSError as error:
-        raise sweeps.SweepError(
-            f"{sweep.working_directory}, where the sweep was started, cannot be entered on this machine "
-            f"({error.strerror}): it must lie on a disk that all machines share"
-        ) from error
-
-
-# --- once, after the jobs ---------------------------------------------------------------------------------------------
-
-
-def finish(code: int) -> int:
-    """Sum up the sweep that this process directed, if any: complete the best run, end the parent, list the failures.
+def finish(application: Application, code: int) -> int:
+    """Complete the best run of the process's sweep, end the parent run, and print the summary.
 
     Args:
-        code: Exit status so far; 130 or 143 for an interrupt.
+        application: Without a sweep, nothing is done.
+        code: Exit status so far; 130 or 143 after an interrupt.
 
     Returns:
         The exit status.
     """
-    while directed:
-        sweep, lock = directed.pop()
-        logs.plain()
-        stopped = code in signals.CODES
-        sweep.bury("interrupted" if stopped else "failed", patience_seconds=5.0)
-        try:
-            code = code or _complete(sweep)
-        except KeyboardInterrupt as ending:
-            code, stopped = signals.exit_code(ending), True
-        table = sweep.update()
-        through = code == 0 or (len(table) > 0 and not sweep.stop_on_error)  # else something else than a job failed
-        status = "interrupted" if stopped else "finished" if through else "failed"
-        tracking.end_run(sweep.store, sweep.run_id, status)
-        code = code or int((table["status"] != "finished").any())
-        print(sweeps.describe(sweep, table), file=sys.stderr if code else sys.stdout)
-        lock.release()
+    sweep, lock = application.sweep, application.lock
+    if sweep is None or lock is None:
+        return code
+    logs.plain()
+    sweep.end_dead_jobs("interrupted" if code in signals.CODES else "failed", timeout_seconds=5.0)
+    try:
+        code = code or _complete_best(sweep, application)
+    except KeyboardInterrupt as ending:
+        code = signals.exit_code(ending)
+    table = sweep.update()
+    status = "finished" if code == 0 or (len(table) > 0 and not sweep.stop_on_error) else "failed"
+    tracking.end_run(sweep.store, sweep.run_id, "interrupted" if code in signals.CODES else status)
+    code = code or int((table["status"] != "finished").any())
+    print(sweep.describe(table), file=sys.stderr if code else sys.stdout)
+    lock.release()
     return code
 
 
-def _complete(sweep: Sweep) -> int:
-    """Join, check, draw and log the best run: the others are left light, as each would take most of a minute."""
+def _complete_best(sweep: Sweep, application: Application) -> int:
+    """Save the model and the figures of the best job, which would take most of a minute for every job.
+
+    Returns:
+        The exit status.
+    """
     best = sweep.best()
     if best is None:
         return 0
     directory = sweep.directory(best)
     config = configuration.read(directory / "config.yaml")
-    state = Checkpoint.read(directory)
-    done = state is not None and state.finished and (directory / "model").exists()
-    if config.report.level == "none" or done:
+    checkpoint = Checkpoint.read(directory)
+    complete = checkpoint is not None and checkpoint.finished and (directory / "model").exists()
+    if config.report.level == "none" or complete:
         return 0
     from hairline.training import train
 
-    full = dataclasses.replace(config, report=dataclasses.replace(config.report, level="full"))
-    full = dataclasses.replace(full, tracking=dataclasses.replace(full.tracking, uri=sweep.store))
-    # Its weights are still there: it is not trained again.
-    full = dataclasses.replace(full, resume=str(directory), runtime=dataclasses.replace(full.runtime, threads=None))
-    log.info("The best run is completed: %s", best.name)
+    config = dataclasses.replace(
+        config,
+        resume=str(directory),  # continues from its weights
+        report=dataclasses.replace(config.report, level="full"),
+        tracking=dataclasses.replace(config.tracking, uri=sweep.store),
+        runtime=dataclasses.replace(config.runtime, threads=None),
+    )
+    log.info("Completing the best run: %s", best.name)
     try:
-        with logs.kept(directory / "train.log"), tracking.keep_end_time(sweep.store, tracking.run_id(directory)):
-            train.train(full, directory, _told(best), current())
+        with logs.also_to(directory / "train.log"), tracking.keep_end_time(sweep.store, tracking.run_id(directory)):
+            train.train(config, directory, best.overrides, application.process)
     except Exception as error:
-        logs.tell(error)
+        logs.report(error)
         print(f"the best run {directory} could not be completed: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,16 +1,15 @@
-"""A sweep: many jobs of one command, their state on disk, and the parent run that sums them up.
+"""A sweep's state: one folder, from which any process can resume it, with any launcher and on any machine.
 
-The sweep's folder is all the state there is: `sweep.json` says what was asked, `<n>/job.status` how each job stands.
-Any process that sees the folder can go on from it, so it does not matter which launcher runs a job, or on which
-machine.
+`sweep.json` holds the command, `<n>/job.status` the status of each job. `sweep.csv`, `comparison.png` and the parent
+run in MLflow summarise them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,39 +20,35 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from hairline import tracking
-from hairline.system import files as atomic
-from hairline.system import redaction
+from hairline.system import files, redaction
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger(__name__)
-
 STATE, JOB, TABLE, FIGURE = "sweep.json", "job.status", "sweep.csv", "comparison.png"
-NO_IDENTITY = ""  # of a job whose configuration is at fault: its swept settings stand for it
+NO_IDENTITY = ""  # of a job with an invalid configuration: it is recognised by its swept settings
 _METRICS = ("val_loss", "val_accuracy", "test_accuracy")
-_SPEAKING = ("model", "optimizer", "schedule", "data", "augment", "finetune")  # their choices need no group's name
-_WAIT_SECONDS = 3600.0  # for a job of a killed sweep that still runs in a process of its own
-_DIED = "its process ended without a word: it was killed, or the machine ran out of memory"
+_GROUPS = ("model=", "optimizer=", "schedule=", "data=", "augment=", "finetune=")  # clear without the key
+_TIMEOUT_SECONDS = 3600.0  # for a job that a killed sweep left running in a process of its own
 
 
 class SweepError(HairlineError):
-    """A sweep that cannot be started or gone on with."""
+    """The sweep cannot be started or resumed."""
 
 
 @dataclass
 class Job:
-    """How one job of a sweep stands.
+    """State of one job of a sweep.
 
     Attributes:
         number: Name of its directory in the sweep's folder.
-        identity: Of its configuration; what resuming goes by.
-        settings: What tells it from the others: the swept settings.
-        session: The start of the sweep that it last ran in.
+        identity: Of its configuration, from `config.identity`; a resumed sweep finds the job by it.
+        settings: The swept settings with the job's values.
+        session: The start of the sweep that ran it last.
         status: running, finished, failed or interrupted.
-        value: The objective, once it has finished.
-        error: First line of what went wrong.
+        value: The objective (validation loss) of a finished job.
+        error: First line of the error of a failed job.
     """
 
     number: int
@@ -65,33 +60,43 @@ class Job:
     error: str = ""
 
     @property
+    def overrides(self) -> list[str]:
+        """The swept settings as key=value, long fractions with four digits."""
+        return [f"{key}={short(value)}" for key, value in self.settings.items()]
+
+    @property
     def name(self) -> str:
-        """What tells it from the others, on one line."""
-        pairs = ((key, short(value)) for key, value in self.settings.items())
-        told = (value if key in _SPEAKING else f"{key}={value}" for key, value in pairs)
-        return " ".join(told) or f"job {self.number}"
+        """The swept settings on one line."""
+        words = (entry.partition("=")[2] if entry.startswith(_GROUPS) else entry for entry in self.overrides)
+        return " ".join(words) or f"job {self.number}"
+
+    def matches(self, identity: str, settings: dict[str, str]) -> bool:
+        """Return whether this is the job of a configuration; an invalid one is compared by its swept settings."""
+        if NO_IDENTITY in (self.identity, identity):
+            return self.settings == settings
+        return self.identity == identity
 
 
 @dataclass
 class Sweep:
-    """A sweep's folder.
+    """A sweep and its folder.
 
     Attributes:
-        folder: Absolute.
-        name: Of the parent run.
-        session: Changes at each start.
-        command: The overrides the sweep was started with.
-        swept: Settings that differ between jobs, with their values as given.
-        stop_on_error: Whether a failed job keeps those back that have not begun.
-        working_directory: Where it was started; jobs in other processes go there.
-        environment: Variables that jobs on other machines need.
-        store: Tracking address; None where tracking is off.
-        experiment_id: Of MLflow.
-        run_id: Of the parent run.
+        folder: Absolute path.
+        name: Name of the parent run.
+        session: Identifies one start of the sweep; a resumed sweep has a new one.
+        command: Overrides of the sweep's command.
+        swept: Settings that differ between jobs, with all their values as typed.
+        stop_on_error: A failed job prevents further jobs from starting.
+        working_directory: Where the sweep was started; jobs in other processes change to it.
+        environment: Environment variables for jobs on other machines.
+        store: Tracking address; None if tracking is off.
+        experiment_id: MLflow's id of the experiment.
+        run_id: MLflow's id of the parent run.
     """
 
     folder: Path
-    name: str
+    name: str = ""
     session: str = ""
     command: list[str] = field(default_factory=list)
     swept: dict[str, str] = field(default_factory=dict)
@@ -106,229 +111,195 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
-        """Read a sweep's state.
+        """Load a sweep's state.
 
         Raises:
             SweepError: If the folder holds none.
         """
-        path = Path(folder).expanduser().absolute() / STATE
+        path = folder.expanduser().absolute() / STATE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(folder=path.parent, **values)
+            return cls(folder=path.parent, **json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise SweepError(
-                f"{path.parent} holds no sweep: {path.name} cannot be read ({error}); expected the directory of a "
-                "sweep, such as outputs/<date>/<time>-sweep or outputs/sweeps/<name>"
+                f"{path.parent} holds no sweep: {STATE} cannot be read ({error}). Expected the directory of a sweep, "
+                "such as outputs/<date>/<time>-sweep or outputs/sweeps/<name>"
             ) from error
 
     def write(self) -> None:
-        """Write the sweep's state, without passwords and tokens of addresses."""
+        """Save the sweep's state, without passwords and tokens in addresses."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        state = {key: value for key, value in asdict(self).items() if key != "folder"}
-        _write(self.folder / STATE, redaction.settings(state))
+        values = {key: value for key, value in asdict(self).items() if key != "folder"}
+        _write(self.folder / STATE, redaction.settings(values))
 
-    def lock(self, name: str = "sweep", timeout: float = _WAIT_SECONDS) -> filelock.BaseFileLock:
-        """Give a lock that all processes of the sweep share."""
+    def lock(self, name: str = "sweep", timeout: float = _TIMEOUT_SECONDS) -> filelock.BaseFileLock:
+        """Return a lock that all processes of the sweep share."""
         (self.folder / ".locks").mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(self.folder / ".locks" / f"{name}.lock", timeout=timeout)
 
     def jobs(self) -> list[Job]:
-        """Give all jobs that ever began, by number."""
-        found = []
+        """Load all jobs that ever started, by number."""
+        jobs = []
         for path in self.folder.glob(f"*/{JOB}"):
             with contextlib.suppress(OSError, ValueError, TypeError):
-                found.append(Job(**json.loads(path.read_text(encoding="utf-8"))))
-        return sorted(found, key=lambda job: job.number)
+                jobs.append(Job(**json.loads(path.read_text(encoding="utf-8"))))
+        return sorted(jobs, key=lambda job: job.number)
 
     def directory(self, job: Job) -> Path:
-        """Give the run directory of a job."""
+        """Return the run directory of a job."""
         return self.folder / str(job.number)
 
     def record(self, job: Job, status: str, *, value: float | None = None, error: str = "") -> None:
-        """Write down how a job stands."""
+        """Save a job's new status."""
         job.status, job.value, job.error = status, value, (error.strip().splitlines() or [""])[0]
         self.directory(job).mkdir(parents=True, exist_ok=True)
         _write(self.directory(job) / JOB, asdict(job))
+
+    def metrics(self, job: Job) -> dict[str, float]:
+        """Load the metrics of a finished job; empty for any other."""
+        if job.status != "finished":
+            return {}
+        metrics: dict[str, float] = json.loads((self.directory(job) / "metrics.json").read_text(encoding="utf-8"))
+        return metrics
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     @property
     def stopped(self) -> bool:
-        """Whether a failure keeps further jobs back."""
-        failed = (job.status == "failed" and job.session == self.session for job in self.jobs())
-        return self.stop_on_error and any(failed)
+        """Whether a failed job prevents further jobs from starting."""
+        return self.stop_on_error and any(job.status == "failed" and job.session == self.session for job in self.jobs())
 
     @contextlib.contextmanager
-    def claim(self, number: int, identity: str, settings: dict[str, str]) -> Iterator[tuple[Job, bool]]:
-        """Take a job: the one that an earlier start left with this configuration, or a new one.
+    def claim(self, number: int, identity: str, settings: dict[str, str]) -> Iterator[Job]:
+        """Claim a job: the one that an earlier start made for this configuration, or a new one.
 
         Args:
-            number: Its number in this start; a new job gets it if no other has.
-            identity: Of its configuration.
-            settings: What tells it from the others.
+            number: The job's number in this start; a new job gets it unless it is taken.
+            identity: Identity of the configuration, or `NO_IDENTITY`.
+            settings: The swept settings with the job's values.
 
         Yields:
-            The job, and whether it had finished before. The block is the only one that runs it.
+            The job, with status finished if an earlier start finished it. No other process runs it during the block.
         """
         with self.lock():
-            known = self.jobs()
-            earlier = [
-                job
-                for job in known
-                if job.session != self.session
-                and (
-                    job.identity == identity != NO_IDENTITY
-                    or (job.settings == settings and NO_IDENTITY in (job.identity, identity))
-                )
-            ]
-            taken = {job.number for job in known}
-            free = number if number not in taken else max(taken) + 1
-            job = min(earlier, key=lambda job: job.status != "finished", default=Job(free, identity, settings, ""))
-            job.session = self.session
-            job.identity = identity or job.identity
-            if job.status != "finished":
-                self.record(job, "running")
-            else:
-                _write(self.directory(job) / JOB, asdict(job))
+            jobs = self.jobs()
+            taken = {job.number for job in jobs}
+            new = Job(number if number not in taken else max(taken) + 1, identity, settings, self.session)
+            earlier = [job for job in jobs if job.session != self.session and job.matches(identity, settings)]
+            job = min(earlier, key=lambda job: job.status != "finished", default=new)
+            job.session, job.identity = self.session, identity or job.identity
+            self.record(job, "finished" if job.status == "finished" else "running", value=job.value)
         with self.lock(f"job-{job.number}"):
-            # Read again: a process of a killed sweep may have finished the job while this one waited for it.
-            job = next(entry for entry in self.jobs() if entry.number == job.number)
-            yield job, job.status == "finished"
+            # Read again: a process of a killed sweep may have finished the job in the meantime.
+            yield next(entry for entry in self.jobs() if entry.number == job.number)
 
-    def orphans(self, patience_seconds: float = 0.0) -> Iterator[Job]:
-        """Give the jobs that are said to run while no process does."""
-        for job in self.jobs():
-            if job.status == "running":
-                with contextlib.suppress(filelock.Timeout), self.lock(f"job-{job.number}", timeout=patience_seconds):
-                    yield job
-
-    def bury(self, status: str, patience_seconds: float = 0.0) -> None:
-        """Note the end of jobs whose process died: failed, or interrupted where the sweep will go on.
+    def end_dead_jobs(self, status: str, timeout_seconds: float = 0.0) -> None:
+        """End the jobs whose process died while they were running, on disk and in MLflow.
 
         Args:
             status: failed or interrupted.
-            patience_seconds: How long to wait for a process that is about to end.
+            timeout_seconds: How long to wait for a process that is about to end.
         """
-        for job in list(self.orphans(patience_seconds)):
-            self.record(job, status, error=_DIED)
-            tracking.end_run(self.store, tracking.run_id(self.directory(job)), status)
-        kept = {tracking.run_id(self.directory(job)) for job in self.jobs()}
-        tracking.delete_unfinished_children(self.store, self.experiment_id, self.run_id, kept)
+        jobs = self.jobs()
+        for job in jobs:
+            if job.status == "running":
+                with contextlib.suppress(filelock.Timeout), self.lock(f"job-{job.number}", timeout_seconds):
+                    self.record(job, status, error="its process was killed, or the machine ran out of memory")
+                    tracking.end_run(self.store, tracking.run_id(self.directory(job)), status)
+        known = {tracking.run_id(self.directory(job)) for job in jobs}
+        tracking.delete_unfinished_children(self.store, self.experiment_id, self.run_id, known)
 
     def best(self) -> Job | None:
-        """Give the finished job with the lowest validation loss."""
-        finished = [job for job in self.jobs() if job.status == "finished" and job.value is not None]
+        """Return the finished job with the lowest validation loss."""
+        finished = [job for job in self.jobs() if job.value is not None]
         return min(finished, key=lambda job: (not math.isfinite(job.value or 0.0), job.value), default=None)
 
     # --- summary ------------------------------------------------------------------------------------------------------
 
     def table(self) -> pd.DataFrame:
-        """Give one row a job: job, status, the swept settings, metrics, seconds, MLflow run id, error."""
-        import pandas as pd  # half a second, which a misspelt key need not wait for
+        """Return one row per job: job, status, the swept settings, metrics, seconds, MLflow run id, error."""
+        import pandas as pd  # takes half a second, too long for the answer to a misspelt key
 
         jobs = self.jobs()
         keys = list(dict.fromkeys([*self.swept, *(key for job in jobs for key in job.settings)]))
         rows = []
         for job in jobs:
-            found = self.measured(job)
+            metrics = self.metrics(job)
             row: dict[str, Any] = {"job": job.number, "status": job.status}
             row |= {key: job.settings.get(key, "") for key in keys}
-            row |= {key: found.get(key) for key in _METRICS} | {"seconds": found.get("seconds_total")}
+            row |= {key: metrics.get(key) for key in _METRICS} | {"seconds": metrics.get("seconds_total")}
             rows.append(row | {"run_id": tracking.run_id(self.directory(job)) or "", "error": job.error})
         return pd.DataFrame(rows, columns=["job", "status", *keys, *_METRICS, "seconds", "run_id", "error"])
 
-    def measured(self, job: Job) -> dict[str, float]:
-        """Give a finished job's `metrics.json`."""
-        if job.status != "finished":
-            return {}
-        found: dict[str, float] = json.loads((self.directory(job) / "metrics.json").read_text(encoding="utf-8"))
-        return found
-
     def update(self) -> pd.DataFrame:
-        """Write table and figure, and bring the parent run up to date; called after every job.
-
-        Returns:
-            The table.
-        """
+        """Write the table and the figure, update the parent run, and return the table; called after every job."""
         with self.lock():
             table = self.table()
-            with atomic.atomic(self.folder / TABLE) as file:
+            with files.atomic(self.folder / TABLE) as file:
                 table.to_csv(file, index=False)
-            files = [self.folder / TABLE]
-            finished = [job for job in self.jobs() if job.status == "finished" and job.value is not None]
-            if finished:
-                self._draw(finished)
-                files.append(self.folder / FIGURE)
+            paths = [self.folder / TABLE]
+            if self.best() is not None:
+                self._draw()
+                paths.append(self.folder / FIGURE)
             if self.run_id is not None:
-                self._mirror(table, files)
+                self._mirror(table, paths)
         return table
 
-    def _draw(self, finished: list[Job]) -> None:
+    def _draw(self) -> None:
         import pandas as pd
 
         from hairline.evaluation import figures, sweep_figure
 
-        histories = [pd.read_csv(self.directory(job) / "history.csv") for job in finished]
+        jobs = [job for job in self.jobs() if job.value is not None]
+        histories = [pd.read_csv(self.directory(job) / "history.csv") for job in jobs]
         figure = sweep_figure.comparison(
-            [job.name for job in finished],
-            [job.value if job.value is not None else math.nan for job in finished],
-            sweep_figure.histories(histories),
+            [job.name for job in jobs], [job.value or 0.0 for job in jobs], sweep_figure.histories(histories)
         )
         figures.save(figure, self.folder / FIGURE)
 
-    def _mirror(self, table: pd.DataFrame, files: list[Path]) -> None:
-        counts = table["status"].value_counts()
-        metrics = {f"jobs_{status}": float(counts.get(status, 0)) for status in ("finished", "failed")}
-        tags = {"mlflow.note.content": self.note(table)}
+    def _mirror(self, table: pd.DataFrame, paths: list[Path]) -> None:
+        """Update the parent run in MLflow: counts, the best job's metrics, a description in Markdown, the files."""
+        metrics = {f"jobs_{status}": float((table["status"] == status).sum()) for status in ("finished", "failed")}
+        lines = [f"**{len(table)} jobs**: {_counts(table)}. Folder `{self.folder}`"]
+        tags = {}
         best = self.best()
         if best is not None:
-            found = self.measured(best)
-            metrics |= {(f"best_{key}" if key.startswith("val_") else key): found[key] for key in _METRICS}
-            tags |= {"best_run_id": tracking.run_id(self.directory(best)) or "", "best_run": best.name}
-        tracking.update_run(self.store, self.run_id, metrics=metrics, step=len(table), tags=tags, files=files)
-
-    def note(self, table: pd.DataFrame) -> str:
-        """Describe the sweep for whoever opens the parent run (Markdown)."""
-        counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
-        lines = [f"**{len(table)} jobs**: {counts}. Folder `{self.folder}`"]
-        best = self.best()
-        if best is not None:
-            address = f"#/experiments/{self.experiment_id}/runs/{tracking.run_id(self.directory(best))}"
-            found = self.measured(best)
+            values = self.metrics(best)
+            metrics |= {(f"best_{key}" if key.startswith("val_") else key): values[key] for key in _METRICS}
+            best_id = tracking.run_id(self.directory(best)) or ""
+            tags = {"best_run_id": best_id, "best_run": best.name}
             lines += [
-                f"Best by validation loss: [{best.name}]({address}), val_loss **{found['val_loss']:.4f}**, "
-                f"val_accuracy {found['val_accuracy']:.4f}, test_accuracy {found['test_accuracy']:.4f}",
-                f"[Curves of all jobs]({tracking.curves_page(self.experiment_id, self.run_id)}). Artifacts hold "
-                "`sweep.csv`, every job in a row, and `comparison.png`.",
+                f"Best by validation loss: [{best.name}](#/experiments/{self.experiment_id}/runs/{best_id}), val_loss "
+                f"**{values['val_loss']:.4f}**, val_accuracy {values['val_accuracy']:.4f}, "
+                f"test_accuracy {values['test_accuracy']:.4f}",
+                f"[Curves of all jobs]({tracking.curves_page(self.experiment_id, self.run_id)}). The artifacts hold "
+                f"`{TABLE}` with one row per job, and `{FIGURE}`.",
             ]
-        lines += [f"Failed: `{row.name}`: {row.error}" for row in self.jobs() if row.status == "failed"]
-        return "\n\n".join(lines)
+        lines += [f"Failed: `{job.name}`: {job.error}" for job in self.jobs() if job.status == "failed"]
+        tags["mlflow.note.content"] = "\n\n".join(lines)
+        tracking.update_run(self.store, self.run_id, metrics=metrics, step=len(table), tags=tags, files=paths)
 
-
-def describe(sweep: Sweep, table: pd.DataFrame, most: int = 10) -> str:
-    """Give the best jobs and all failed ones, for the screen."""
-    hidden = ["run_id", "error"]
-    ranked = table[table["status"] == "finished"].sort_values("val_loss").head(most).drop(columns=[*hidden, "status"])
-    counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
-    lines = ["", f"Sweep           {atomic.relative(sweep.folder)}   {len(table)} jobs: {counts or 'none'}"]
-    if len(ranked):
-        formats: dict[str, Callable[..., str]] = {key: short for key in sweep.swept if key in ranked}
-        formats["seconds"] = "{:.1f}".format
-        shown = ranked.to_string(index=False, float_format="{:.4f}".format, formatters=formats)
-        lines += ["", shown]
-    best = sweep.best()
-    if best is not None:
-        lines += ["", f"Best            {atomic.relative(sweep.directory(best))}   {best.name}"]
-    if sweep.run_id is not None:
-        page = tracking.curves_page(sweep.experiment_id, sweep.run_id)
-        lines.append(f"Compare jobs    {'   then open '.join(tracking.ui_hints(sweep.store, page))}")
-    failed = [job for job in sweep.jobs() if job.status == "failed"]
-    if failed:
-        lines += ["", f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"]
-        lines += [f"  {atomic.relative(sweep.directory(job))} ({job.name}): {job.error}" for job in failed]
-    if set(table["status"]) - {"finished"}:
-        lines.append(f"Try again       python train.py sweep.resume={atomic.relative(sweep.folder)}")
-    return "\n".join(lines)
+    def describe(self, table: pd.DataFrame, limit: int = 10) -> str:
+        """Return the best `limit` jobs and all failed ones as text for the screen."""
+        lines = ["", f"Sweep           {files.relative(self.folder)}   {len(table)} jobs: {_counts(table) or 'none'}"]
+        ranked = table[table["status"] == "finished"].sort_values("val_loss").head(limit)
+        if len(ranked):
+            formats: dict[str, Callable[..., str]] = {key: short for key in self.swept if key in ranked}
+            formats["seconds"] = "{:.1f}".format
+            columns = ranked.drop(columns=["run_id", "error", "status"])
+            lines += ["", columns.to_string(index=False, float_format="{:.4f}".format, formatters=formats)]
+        best = self.best()
+        if best is not None:
+            lines += ["", f"Best            {files.relative(self.directory(best))}   {best.name}"]
+        if self.run_id is not None:
+            page = tracking.curves_page(self.experiment_id, self.run_id)
+            lines.append(f"Compare jobs    {'   then open '.join(tracking.ui_hints(self.store, page))}")
+        failed = [job for job in self.jobs() if job.status == "failed"]
+        if failed:
+            lines += ["", f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"]
+            lines += [f"  {files.relative(self.directory(job))} ({job.name}): {job.error}" for job in failed]
+        if (table["status"] != "finished").any():
+            lines.append(f"Try again       python train.py sweep.resume={shlex.quote(files.relative(self.folder))}")
+        return "\n".join(lines)
 
 
 def run_directories(folder: Path) -> list[Path]:
@@ -341,18 +312,18 @@ def run_directories(folder: Path) -> list[Path]:
 
 
 def refresh(folder: Path) -> None:
-    """Write the summary of a sweep anew, where the folder holds one."""
+    """Update the summary if the folder holds a sweep."""
     if (folder.expanduser() / STATE).is_file():
         Sweep.read(folder).update()
 
 
 def new_session() -> str:
-    """Name a start of a sweep."""
+    """Return an identifier for one start of a sweep."""
     return f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{uuid.uuid4().hex[:8]}"
 
 
 def short(value: object) -> str:
-    """Write a fraction that a search drew with four digits; any other value as it is.
+    """Return a long fraction, such as a search draws, with four digits; any other value unchanged.
 
     >>> short("0.0012345678901"), short("123456789"), short("sgd")
     ('0.001235', '123456789', 'sgd')
@@ -364,5 +335,9 @@ def short(value: object) -> str:
         return text
 
 
+def _counts(table: pd.DataFrame) -> str:
+    return ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
+
+
 def _write(path: Path, values: dict[str, Any]) -> None:
-    atomic.write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    files.write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

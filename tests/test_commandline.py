@@ -1,0 +1,121 @@
+"""The command line before Hydra reads it: checks, and what resume=, sweep.resume= and search= imply."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from hairline import config
+from hairline.app import commandline
+from hairline.app.sweep.state import Sweep, SweepError
+from hairline.training.checkpoint import Checkpoint
+from tests.conftest import ROOT
+from tests.running import composed
+
+CONF = ROOT / "conf"
+
+
+def completed(*arguments: str) -> list[str]:
+    return list(commandline.parse(arguments, CONF).completed)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("+=", "no name before the ="),
+        ("=", "no name before the ="),
+        ("++=1", "no name before the ="),
+        ("~=x", "no name before the ="),
+        ("+augment=[1,[2,[3]]]", "expected one of light, none, strong"),
+        ("augment={a:[1]}", "expected one of light, none, strong"),
+        ("model=mobilnetv2", "Did you mean 'mobilenetv2'\\? Available: convnexttiny"),
+        ("optimizer=adam,sdg", "Did you mean 'sgd'\\?"),
+        ("hydra/launcher=ray", 'pip install -e "\\.\\[ray\\]"'),
+    ],
+)
+def test_a_command_that_cannot_work_is_refused(typed: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(config.ConfigError, match=message):
+        commandline.parse([typed], CONF)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["seed=1"],
+        ["-m", "optimizer=adam,sgd"],
+        ["-m", "optimizer=choice(adam,sgd)"],
+        ["--config-dir", "mine", "experiment=own"],  # Hydra finds the user's own choices
+        ["search=head", "--cfg", "job"],
+        ["resume=nowhere", "--cfg", "job"],
+    ],
+)
+def test_other_commands_stay_as_they_are(arguments: list[str]) -> None:
+    assert completed(*arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("+experiment=recipe", "experiment=recipe"),
+        ("+tags.site=bridge", "+tags.site=bridge"),
+        ("data.path=fissuré (1)", "data.path='fissuré (1)'"),
+        ("data.path='a b'", "data.path='a b'"),
+        ("runs=[a,b]", "runs=[a,b]"),
+    ],
+)
+def test_hydra_can_read_what_was_typed(typed: str, expected: str) -> None:
+    assert completed(typed) == [expected]
+
+
+# --- completion -------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_implies_its_folder_and_its_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "start").mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    chosen = composed("config", "data=folder", f"data.path='{tmp_path}'", "optimizer=lion", "schedule=cosine")
+    config.save(chosen, folder / "config.yaml")
+    Checkpoint.begin(folder, "identity")
+    monkeypatch.chdir(tmp_path)
+    place = [f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+    command = commandline.parse(["resume='a run'", "seed=1"], CONF)
+    assert command.completed == [
+        *place, "data=folder", "optimizer=lion", "schedule=cosine", f"data.path='{tmp_path}'", "seed=1",
+    ]  # fmt: skip
+    assert command.directory == str(tmp_path / "start")
+    assert command.overrides == ["seed=1"]
+    found = completed(f"resume={folder}", "data=synthetic", "optimizer=adam")
+    assert found == [*place, "schedule=cosine", "data=synthetic", "optimizer=adam"]
+    with pytest.raises(config.ConfigError, match="resume=nowhere: no run there"):
+        completed("resume=nowhere")
+    with pytest.raises(config.ConfigError, match="experiment= sets many settings"):
+        completed(f"resume={folder}", "experiment=recipe")
+
+
+def test_a_resumed_sweep_repeats_its_command(tmp_path: Path) -> None:
+    folder = tmp_path / "a sweep"
+    saved = ["seed=0,1", "optimizer=sgd", "hydra/launcher=basic"]
+    Sweep(folder, command=saved, working_directory=str(tmp_path)).write()
+    place = [f"hydra.sweep.dir='{folder}'", f"sweep.resume='{folder}'"]
+    command = commandline.parse([f"sweep.resume={folder}"], CONF)
+    assert command.completed == ["-m", *saved, *place]
+    assert command.directory == str(tmp_path)
+    changed = ["-m", "seed=0,1,2", "hydra/launcher=other"]
+    assert completed(f"sweep.resume={folder}", *changed) == ["optimizer=sgd", *changed, *place]
+    elsewhere = ["--config-dir", "mine"]
+    assert completed(*elsewhere, f"sweep.resume={folder}") == ["-m", *saved, *elsewhere, *place]
+    with pytest.raises(SweepError, match="holds no sweep"):
+        completed("sweep.resume=nowhere")
+
+
+def test_a_search_is_a_multirun() -> None:
+    assert completed("search=head") == ["-m", "search=head"]
+    assert completed("-m", "search=head") == ["-m", "search=head"]

@@ -1,0 +1,224 @@
+"""A sweep's state on disk: claiming jobs, resuming, the summary, and the study of a search."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from hairline import tracking
+from hairline.app.sweep import command, state
+from hairline.app.sweep.state import Sweep
+from hairline.evaluation import figures, sweep_figure
+
+
+def started(folder: Path, session: str, **changes: object) -> Sweep:
+    sweep = Sweep(folder.absolute(), "s", session=session, swept={"learning_rate": "1,2,3"}, **changes)  # type: ignore[arg-type]
+    sweep.write()
+    return sweep
+
+
+def run(sweep: Sweep, number: int, identity: str, *, value: float = 0.5, end: str = "finished") -> tuple[int, bool]:
+    with sweep.claim(number, identity, {"learning_rate": identity}) as job:
+        finished = job.status == "finished"
+        if not finished:
+            if end == "finished":
+                results = {"val_loss": value, "val_accuracy": 0.9, "test_accuracy": 0.8, "seconds_total": 1.5}
+                (sweep.directory(job) / "metrics.json").write_text(json.dumps(results))
+                pd.DataFrame({"epoch": [1, 2], "val_loss": [2 * value, value]}).to_csv(
+                    sweep.directory(job) / "history.csv"
+                )
+            if end != "dies":
+                sweep.record(job, end, value=value if end == "finished" else None, error="no\nmore" * (end == "failed"))
+        return job.number, finished
+
+
+def test_a_second_start_skips_what_finished_and_goes_on_with_the_rest(tmp_path: Path) -> None:
+    first = started(tmp_path / "s", "first")
+    assert run(first, 0, "a") == (0, False)
+    assert run(first, 1, "b", end="failed") == (1, False)
+    assert run(first, 2, "c", end="dies") == (2, False)
+    second = started(tmp_path / "s", "second")
+    second.end_dead_jobs("interrupted")
+    assert [job.status for job in second.jobs()] == ["finished", "failed", "interrupted"]
+    # In another order, and with a new configuration between: directories follow configurations, not numbers.
+    assert run(second, 0, "c") == (2, False)
+    assert run(second, 1, "new") == (3, False)
+    assert run(second, 2, "a") == (0, True)
+    assert run(second, 3, "b") == (1, False)
+    assert [job.status for job in second.jobs()] == ["finished"] * 4
+
+
+def test_a_job_whose_configuration_was_at_fault_goes_on_once_it_is_mended(tmp_path: Path) -> None:
+    settings = {"data.path": "photos"}
+    for session, identity, expected in (("1", "", "failed"), ("2", "", "failed"), ("3", "a", "running")):
+        sweep = started(tmp_path / "s", session)
+        with sweep.claim(0, identity, settings) as job:
+            if expected == "failed":
+                sweep.record(job, "failed", error="nothing is there")
+        (job,) = sweep.jobs()
+        assert (job.number, job.identity, job.status) == (0, identity, expected)
+    with sweep.claim(1, "", {"data.path": "others"}) as job:
+        assert job.number == 1
+
+
+def test_the_same_configuration_twice_in_one_start_is_two_jobs(tmp_path: Path) -> None:
+    for session in ("first", "second"):
+        sweep = started(tmp_path / "s", session)
+        assert [run(sweep, number, "a") for number in range(3)] == [(n, session == "second") for n in range(3)]
+
+
+def test_jobs_that_start_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
+    sweep = started(tmp_path / "s", "first")
+    run(sweep, 0, "a")
+    run(sweep, 1, "b")
+    again = started(tmp_path / "s", "second")
+    found: list[tuple[int, bool]] = []
+    threads = [
+        threading.Thread(target=lambda n=n: found.append(run(again, n, f"new {n}")))  # type: ignore[misc]
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    numbers = [number for number, _ in found]
+    assert len(set(numbers)) == 8
+    assert not set(numbers) & {0, 1}
+    assert len(again.jobs()) == 10
+
+
+def test_a_job_that_still_runs_is_waited_for_and_no_orphan(tmp_path: Path) -> None:
+    first = started(tmp_path / "s", "first")
+    with first.claim(0, "a", {}) as job:
+        second = started(tmp_path / "s", "second")
+        second.end_dead_jobs("failed")
+        assert [job.status for job in second.jobs()] == ["running"]
+        found: list[tuple[int, bool]] = []
+        waiting = threading.Thread(target=lambda: found.append(run(second, 0, "a")))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        state._write(second.directory(job) / state.JOB, {**job.__dict__, "status": "finished", "value": 1.0})
+    waiting.join(60)
+    assert found == [(0, True)]
+
+
+@pytest.mark.parametrize(("stop", "expected"), [(False, False), (True, True)])
+def test_a_failure_keeps_others_back_only_if_asked(stop: bool, expected: bool, tmp_path: Path) -> None:
+    sweep = started(tmp_path / "s", "first", stop_on_error=stop)
+    run(sweep, 0, "a", end="failed")
+    assert sweep.stopped is expected
+    assert not started(tmp_path / "s", "second", stop_on_error=stop).stopped
+
+
+def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
+    experiment = tracking.connect(None, "e")
+    parent = tracking.open_parent(
+        None, experiment, name="s", run_id=None, tags={}, parameters={"learning_rate": "a,b,c"}
+    )
+    sweep = started(Path("s"), "first", experiment_id=experiment, run_id=parent)
+    client = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    losses = {"a": 0.5, "b": 0.25, "c": float("nan")}
+    for number, (name, value) in enumerate(losses.items()):
+        run(sweep, number, name, value=value)
+        sweep.update()
+        child = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
+        (sweep.folder / str(number) / "mlflow_run_id.txt").write_text(child + "\n")
+    run(sweep, 3, "d", end="failed")
+    table = sweep.update()
+    assert table["status"].tolist() == ["finished"] * 3 + ["failed"]
+    assert table["learning_rate"].tolist() == ["a", "b", "c", "d"]
+    assert table["error"].tolist() == ["", "", "", "no"]
+    pd.testing.assert_frame_equal(
+        pd.read_csv("s/sweep.csv", keep_default_na=False, na_values={"val_loss": ""})[["job", "status"]],
+        table[["job", "status"]],
+    )
+    best = sweep.best()
+    assert best is not None
+    assert best.number == 1
+    found = client.get_run(parent)
+    assert found.data.metrics["best_val_loss"] == 0.25
+    assert found.data.metrics["jobs_failed"] == 1
+    assert found.data.tags["best_run_id"] == table["run_id"][1]
+    assert "learning_rate=d" in found.data.tags["mlflow.note.content"]
+    # Updated after every job: the best so far, by the number of jobs.
+    assert [point.value for point in client.get_metric_history(parent, "best_val_loss")] == [0.5, 0.25, 0.25, 0.25]
+    assert {item.path for item in client.list_artifacts(parent)} == {"sweep.csv", "comparison.png"}
+    said = sweep.describe(table)
+    assert "1 job failed" in said
+    assert "s/3 (learning_rate=d): no" in said
+    # A child whose process died before it could note the run is deleted, a noted one ends.
+    stray = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
+    run(sweep, 4, "e", end="dies")
+    noted = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
+    (sweep.folder / "4" / "mlflow_run_id.txt").write_text(noted)
+    sweep.end_dead_jobs("failed")
+    assert client.get_run(stray).info.lifecycle_stage == "deleted"
+    assert client.get_run(noted).info.status == "FAILED"
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
+    (tmp_path / state.STATE).write_text('{"name": "x", "unknown": 1}')
+    with pytest.raises(state.SweepError, match="holds no sweep.*Expected the directory of a sweep"):
+        Sweep.read(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 3, 24])
+def test_the_comparison_ranks_by_loss(count: int, tmp_path: Path) -> None:
+    losses = np.random.default_rng(0).permutation(count) + 1.0
+    curves = [{"epoch": np.arange(1.0, 4), "val_loss": loss + np.arange(3.0)[::-1]} for loss in losses]
+    names = [f"job of loss {loss:.0f} $ {'long ' * 20}" for loss in losses]
+    figure = sweep_figure.comparison(names, losses, curves)
+    labels = [text.get_text() for text in figure.axes[1].get_yticklabels()]
+    assert [int(label.split()[3]) for label in labels] == list(range(1, min(count, 15) + 1))
+    assert figures.save(figure, tmp_path / "c.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="expected one of each"):
+        sweep_figure.comparison(names, losses, [])
+
+
+# --- searches ---------------------------------------------------------------------------------------------------------
+
+STORAGE = "sqlite:///optuna.db"
+SPACE = {"rate": FloatDistribution(0.1, 1.0), "optimizer": CategoricalDistribution(["adam", "sgd"])}
+
+
+def test_a_new_study_runs_all_its_trials() -> None:
+    assert command.resume_study(STORAGE, "s", 7) == (7, 0)
+
+
+def test_what_was_interrupted_or_failed_is_tried_again_and_the_rest_counted() -> None:
+    study = optuna.create_study(study_name="s", storage=STORAGE)
+    trials = [study.ask(SPACE) for _ in range(4)]
+    study.tell(trials[0], 0.5)
+    study.tell(trials[1], state=TrialState.FAIL)
+    study.tell(trials[2], 0.25)
+    # The fourth is left running, as a killed process leaves it.
+    left, known = command.resume_study(STORAGE, "s", 10)
+    assert left == 8
+    assert known == 6
+    again = optuna.load_study(study_name="s", storage=STORAGE)
+    assert not again.get_trials(states=(TrialState.RUNNING,))
+    queued = [again.ask(SPACE) for _ in range(2)]
+    assert [trial.params for trial in queued] == [trials[1].params, trials[3].params]
+    for trial in queued:
+        again.tell(trial, 1.0)
+    # What failed once and then went well is not queued a second time.
+    assert command.resume_study(STORAGE, "s", 4)[0] == 0
+    assert not optuna.load_study(study_name="s", storage=STORAGE).get_trials(states=(TrialState.WAITING,))
+
+
+def test_starting_twice_without_running_queues_once() -> None:
+    study = optuna.create_study(study_name="s", storage=STORAGE)
+    study.ask(SPACE)
+    assert command.resume_study(STORAGE, "s", 3)[0] == 3
+    assert command.resume_study(STORAGE, "s", 3)[0] == 3
+    assert len(optuna.load_study(study_name="s", storage=STORAGE).get_trials(states=(TrialState.WAITING,))) == 1
