@@ -10,6 +10,7 @@ import numpy as np
 
 from hairline.data import images
 from hairline.model import saved
+from hairline.model.decision import Decision
 from hairline.model.familiarity import Distance
 from hairline.model.features import Features
 from hairline.model.head import Standardisation
@@ -25,7 +26,7 @@ BUNDLE = saved.Bundle(
     data_digest="",
     backbone={"name": "darkness"},
     versions={},
-    threshold=0.5,
+    decision=Decision(threshold=0.5),
     extra={"patch_px": PATCH_PX},
 )
 

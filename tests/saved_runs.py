@@ -9,6 +9,7 @@ import numpy as np
 
 from hairline.data import images, manifest, sources
 from hairline.model import saved
+from hairline.model.decision import Decision
 
 
 def saved_run(place: Path, data: Path, seed: int = 0, positive: str | None = "cracked") -> Path:
@@ -32,7 +33,7 @@ def saved_run(place: Path, data: Path, seed: int = 0, positive: str | None = "cr
     bundle = saved.Bundle(
         class_names=names, positive_class=positive, image_size=32, decode=images.RECIPE,
         data_digest=manifest.digest(table), backbone={"name": "tiny", "licence": "MIT"}, versions={"python": "3"},
-        threshold=None if positive is None else 0.4, threshold_chosen="by hand",
+        decision=Decision(threshold=None if positive is None else 0.4, chosen="by hand"),
     )  # fmt: skip
     (place / "model").mkdir(parents=True)
     saved.save_model(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from hairline.inspection import adaptation, predict
 from hairline.model import saved, surface
+from hairline.model.decision import Decision
 from tests import darkness
 from tests.running import composed
 
@@ -113,7 +114,7 @@ def test_photos_like_the_training_images_leave_the_model_as_it_is(model: Path, t
 
 
 def test_a_model_without_a_threshold_cannot_be_adapted(tmp_path: Path) -> None:
-    folder = darkness.save(tmp_path / "three" / "model", class_names=["cracked", "plain", "other"], threshold=None)
+    folder = darkness.save(tmp_path / "three" / "model", class_names=["cracked", "plain", "other"], decision=Decision())
     wall(tmp_path / "a.png")
     with pytest.raises(surface.SurfaceError, match="leave adapt out"):
         inspect(folder, tmp_path / "a.png", "adapt=surface")

@@ -69,7 +69,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     for name, source in sources.SOURCES.items():
         assert fields(config.SCHEMAS[f"data/{name}"]) - shared == keywords(source), name
     assert fields(config.Augment, "mode", "views") == keywords(augmentation.view)
-    shared = {"groups", "resamples"}
+    shared = {"resamples"}
     assert fields(config.SCHEMAS["decision"]) == keywords(decisions.decide) - shared
     assert fields(config.Runtime, "devices") == keywords(tensorflow.prepare) - {"seed"}
     assert fields(config.Tracking, "log_model", "registered_model") == keywords(tracking.start) - {

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hairline.evaluation import calibration, decisions, metrics, thresholds
-from hairline.model.saved import CANNOT_TELL, Bundle
+from hairline.model.decision import CANNOT_TELL, Decision, DecisionError
+from hairline.model.predictions import Predictions
+from hairline.model.saved import Bundle
 
 PLAIN = {"target_recall": 0.99, "standard_errors": 1.0, "calibration": "none", "abstain": None, "resamples": 0}
 
@@ -90,7 +92,8 @@ def test_the_threshold_is_the_one_brute_force_finds(seed: int, rule: str, target
     point = thresholds.choose(labels, scores, rule=rule, **aims, resamples=0)  # type: ignore[arg-type]
     expected = brute_force(labels, scores, rule, target, errors)
     np.testing.assert_array_equal(scores >= point.threshold, scores >= expected)
-    assert point.recall == (scores[labels == 1] >= expected).mean()
+    assert point.point is not None
+    assert point.point.recall == (scores[labels == 1] >= expected).mean()
 
 
 def test_recall_that_comes_easily_costs_no_specificity() -> None:
@@ -98,47 +101,60 @@ def test_recall_that_comes_easily_costs_no_specificity() -> None:
     generator = np.random.default_rng(2)
     labels = np.arange(3000) % 2
     scores = 1 / (1 + np.exp(-generator.normal(10 * (labels - 0.5))))
-    point = thresholds.choose(labels, scores, rule="recall", resamples=200)
+    decision = thresholds.choose(labels, scores, rule="recall", resamples=200)
+    point = decision.point
+    assert point is not None
     assert point.reached
     assert point.recall_low >= 0.99
     assert point.specificity >= 0.999
     assert point.threshold_low is not None
-    assert point.threshold_low <= point.threshold <= point.threshold_high
+    assert point.threshold_low <= decision.threshold <= point.threshold_high
     assert "for a recall of 0.99" in point.describe()
 
 
 def test_a_target_out_of_reach_is_said() -> None:
     labels = np.arange(200) % 2
     scores = np.where(labels == 1, 0.9, 0.1)
-    point = thresholds.choose(labels, scores, rule="recall", resamples=0)
+    decision = thresholds.choose(labels, scores, rule="recall", resamples=0)
+    point = decision.point
+    assert point is not None
     assert point.reached is False
     assert "out of reach: being sure of it takes 381 positive" in point.describe()
     assert (point.recall, point.specificity) == (1.0, 1.0)  # perfect on what there is, all the same
-    assert 0.1 < point.threshold < 0.9
+    assert decision.threshold is not None
+    assert 0.1 < decision.threshold < 0.9
+
+
+def predicted(scores: np.ndarray, labels: np.ndarray, positive: int | None) -> Predictions:
+    count, classes = scores.shape
+    names = [str(index) for index in range(classes)]
+    return Predictions(labels, scores, names, positive, np.arange(count), np.full(count, "val"))
 
 
 def test_a_given_threshold_is_kept_and_measured() -> None:
     scores, labels = logits(3, 500, 1.0)
-    found = decisions.decide(scores, labels, 1, threshold=0.3, **PLAIN)  # type: ignore[arg-type]
+    found = decisions.decide(predicted(scores, labels, 1), threshold=0.3, **PLAIN)  # type: ignore[arg-type]
     assert found.point is not None
-    assert (found.temperature, found.point.threshold, found.point.rule) == (1.0, 0.3, "given")
+    assert (found.temperature, found.threshold, found.point.rule) == (1.0, 0.3, "given")
     inside = _softmax(scores.astype(float))[labels == 1, 1]
     assert found.point.recall == pytest.approx((inside >= 0.3).mean())
 
 
 def test_what_needs_a_positive_class_says_so() -> None:
     scores, labels = logits(4, 90, 1.0, classes=3)
-    assert decisions.decide(scores, labels, None, threshold="recall", **PLAIN).point is None  # type: ignore[arg-type]
-    with pytest.raises(decisions.DecisionError, match=r"decision.threshold refers to the positive class"):
-        decisions.decide(scores, labels, None, threshold=0.3, **PLAIN)  # type: ignore[arg-type]
-    with pytest.raises(decisions.DecisionError, match=r"decision.abstain refers to the positive class"):
-        decisions.decide(scores, labels, None, threshold="f1", **(PLAIN | {"abstain": [0.2, 0.8]}))  # type: ignore[arg-type]
+    assert decisions.decide(predicted(scores, labels, None), threshold="recall", **PLAIN).point is None  # type: ignore[arg-type]
+    with pytest.raises(DecisionError, match=r"decision.threshold refers to the positive class"):
+        decisions.decide(predicted(scores, labels, None), threshold=0.3, **PLAIN)  # type: ignore[arg-type]
+    with pytest.raises(DecisionError, match=r"decision.abstain refers to the positive class"):
+        decisions.decide(predicted(scores, labels, None), threshold="f1", **(PLAIN | {"abstain": [0.2, 0.8]}))  # type: ignore[arg-type]
 
 
 def test_the_bundle_decides_with_threshold_and_band() -> None:
-    bundle = Bundle(["cracked", "sound"], "cracked", 8, "", "", {}, {}, threshold=0.4, abstain=[0.3, 0.6])
+    bundle = Bundle(
+        ["cracked", "sound"], "cracked", 8, "", "", {}, {}, decision=Decision(threshold=0.4, abstain=[0.3, 0.6])
+    )
     crack = np.array([0.29, 0.3, 0.5, 0.6, 0.9])
     found = bundle.decide(np.column_stack([crack, 1 - crack]))
     assert found == ["sound", CANNOT_TELL, CANNOT_TELL, "cracked", "cracked"]
-    bundle.abstain = None
+    bundle.decision = Decision(threshold=0.4)
     assert bundle.decide(np.column_stack([crack, 1 - crack])) == ["sound", "sound", "cracked", "cracked", "cracked"]

@@ -72,7 +72,7 @@ def test_metrics_are_flat_and_follow_from_the_predictions(finished: Path) -> Non
     ]
     labels = (table["label"] == "plain").to_numpy().astype(int)
     probabilities = table[["prob_cracked", "prob_plain"]].to_numpy()
-    threshold = json.loads((finished / "model" / "bundle.json").read_text())["threshold"]
+    threshold = json.loads((finished / "model" / "bundle.json").read_text())["decision"]["threshold"]
     assert found["threshold"] == threshold
     expected = metrics.classification_metrics(labels, probabilities, positive=0, threshold=threshold)
     assert "recall_at_threshold" in expected
@@ -244,7 +244,7 @@ def test_three_classes_go_through_every_part(three_classes: Path, tmp_path: Path
     assert {"prob_plain", "prob_rust", "prob_spalled"} < set(table.columns)
     bundle = json.loads((tmp_path / "run" / "model" / "bundle.json").read_text())
     assert bundle["class_names"] == ["plain", "rust", "spalled"]
-    assert bundle["positive_class"] is bundle["threshold"] is None
+    assert bundle["positive_class"] is bundle["decision"]["threshold"] is None
     assert not (tmp_path / "mlflow.db").exists()
 
 

@@ -25,6 +25,7 @@ from hairline.inspection import examiner
 from hairline.inspection import predict as photos
 from hairline.inspection.inspector import InspectionError, Inspector
 from hairline.model import saved
+from hairline.model.decision import Decision
 from hairline.system import cluster
 from tests import darkness
 from tests.running import composed, run
@@ -381,14 +382,18 @@ def test_another_threshold_than_the_models(model: Path) -> None:
 )
 def test_the_decision_in_words(threshold: float | None, abstain: list[float] | None, told: str) -> None:
     about = {"image_size": 8, "decode": "", "data_digest": "", "backbone": {}, "versions": {}}
-    bundle = saved.Bundle(["cracked", "plain"], "cracked", **about, threshold=threshold, abstain=abstain)
-    bundle.threshold_chosen = "for a recall of 0.99"
+    bundle = saved.Bundle(
+        ["cracked", "plain"],
+        "cracked",
+        **about,
+        decision=Decision(threshold=threshold, chosen="for a recall of 0.99", abstain=abstain),
+    )
     assert bundle.describe_decision() == told
     if threshold is None:
         with pytest.raises(saved.BundleError, match="threshold=0.5: this model has none"):
             bundle.at(0.5)
     else:
-        assert (bundle.at(0.5).threshold, bundle.at(0.5).abstain, bundle.at(None)) == (0.5, None, bundle)
+        assert (bundle.at(0.5).threshold, bundle.at(0.5).decision.abstain, bundle.at(None)) == (0.5, None, bundle)
 
 
 def test_tiles_that_contradict_each_other_are_a_case_for_a_person(model: Path) -> None:
@@ -402,14 +407,14 @@ def test_tiles_that_contradict_each_other_are_a_case_for_a_person(model: Path) -
 
 def test_three_classes(tmp_path: Path) -> None:
     place = darkness.save(
-        tmp_path / "three", class_names=["cracked", "plain", "rust"], positive_class=None, threshold=None
+        tmp_path / "three", class_names=["cracked", "plain", "rust"], positive_class=None, decision=Decision()
     )
     found = hairline.inspect(darkness.wall(*SIZE, [DARK]), run=place, engine="tensorflow")
     assert (found.positive, found.predicted) == ("cracked", "cracked")  # by its well-known name
     assert list(found.table)[-3:] == ["prob_cracked", "prob_plain", "prob_rust"]
     other = hairline.inspect(darkness.wall(*SIZE, []), run=place, positive_class="rust", engine="tensorflow")
     assert other.positive == "rust"
-    unknown = darkness.save(tmp_path / "unknown", class_names=["a", "b", "c"], positive_class=None, threshold=None)
+    unknown = darkness.save(tmp_path / "unknown", class_names=["a", "b", "c"], positive_class=None, decision=Decision())
     with pytest.raises(InspectionError, match=r"add positive_class=<one of a, b, c>"):
         Inspector(unknown)
 
@@ -465,7 +470,7 @@ def no_tensorflow(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "poison").mkdir()
     for name in ("tensorflow", "keras", "mlflow"):
         (tmp_path / "poison" / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
-    return {"PYTHONPATH": str(tmp_path / "poison")}
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "poison"), str(Path(hairline.__file__).parents[1])])}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hairline.evaluation import intervals, measures, metrics
+from hairline.model.decision import Decision
+from hairline.model.predictions import Predictions
 
 
 def case(seed: int, classes: int, images: int = 300, apart: float = 1.2) -> tuple[np.ndarray, np.ndarray]:
@@ -96,9 +98,8 @@ def test_bootstrap_by_group_covers_what_single_images_do_not() -> None:
 
 def test_a_measurement_holds_every_metric_with_its_interval() -> None:
     labels, table = case(5, 2)
-    found = measures.measure(
-        labels, table, ["sound", "cracked"], positive=1, threshold=0.4, abstain=[0.3, 0.6], resamples=100
-    )
+    predictions = Predictions.of(labels, table, ["sound", "cracked"], 1)
+    found = measures.measure(predictions, Decision(threshold=0.4, abstain=[0.3, 0.6]), resamples=100)
     for name in (
         "accuracy",
         "recall_at_threshold",
@@ -124,8 +125,7 @@ def test_a_measurement_holds_every_metric_with_its_interval() -> None:
 @given(labels=st.lists(st.integers(0, 1), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_few_images_or_one_class_are_measured_without_a_warning(labels: list[int], seed: int) -> None:
     score = np.random.default_rng(seed).random(len(labels))
-    found = measures.measure(
-        np.array(labels), np.column_stack([1 - score, score]), ["a", "b"], positive=1, threshold=0.5, resamples=20
-    )
+    predictions = Predictions.of(np.array(labels), np.column_stack([1 - score, score]), ["a", "b"], 1)
+    found = measures.measure(predictions, Decision(threshold=0.5), resamples=20)
     assert 0 <= found["accuracy_interval_low"] <= found["accuracy"] <= found["accuracy_interval_high"] <= 1
     assert np.isnan(found["auroc"]) == (len(set(labels)) == 1)

@@ -13,6 +13,7 @@ from hairline.data import drawn as drawing
 from hairline.data.synthetic import compose
 from hairline.system.process import Process
 from hairline.training import head
+from hairline.training.train import fit_settings
 from tests.running import composed
 
 
@@ -168,10 +169,11 @@ def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:
     for split in ("val", "test"):
         assert np.array_equal(found.rows(split), plain.rows(split))
     assert len(found.rows("train")) == round(1.5 * len(plain.rows("train")))
-    weights = head.row_weights(settings, found)
+    fit = fit_settings(settings)
+    weights = head.row_weights(found, fit)
     assert weights is not None
     own = np.isin(found.rows("train"), found.real)
     assert np.unique(weights[own]).size == np.unique(weights[~own]).size == 1
     assert weights[~own][0] / weights[own][0] == pytest.approx(0.25)
     assert weights.mean() == pytest.approx(1)
-    assert head.row_weights(settings, plain) is None
+    assert head.row_weights(plain, fit) is None

@@ -59,12 +59,11 @@ def other_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_tells_its_decision_its_split_and_its_spread(finished: Path) -> None:
     found = json.loads((finished / "metrics.json").read_text())
     kept = json.loads((finished / "model" / "bundle.json").read_text())
-    assert kept["threshold"] == found["threshold"]
-    assert kept["temperature"] == found["temperature"] != 1
-    assert kept["temperature_applied"] is True
-    assert kept["abstain"] == [0.02, 0.98]
-    assert "for a recall of 0.99" in kept["threshold_chosen"]
-    assert kept["operating_point"]["recall_low"] <= kept["operating_point"]["recall"]
+    assert kept["decision"]["threshold"] == found["threshold"]
+    assert kept["decision"]["temperature"] == found["temperature"] != 1
+    assert kept["decision"]["abstain"] == [0.02, 0.98]
+    assert "for a recall of 0.99" in kept["decision"]["chosen"]
+    assert kept["decision"]["point"]["recall_low"] <= kept["decision"]["point"]["recall"]
     assert kept["extra"]["split"]["group_by"] == "none"
     table = pd.read_csv(finished / "repeats.csv")
     assert list(table["seed"]) == [0, 1, 2]
@@ -243,7 +242,7 @@ def test_test_images_change_nothing_but_the_test(two_classes: Path, tmp_path: Pa
         bundle = saved.read_bundle(tmp_path / name / "model")
         weights = saved.load_model(tmp_path / name / "model", bundle).get_weights()
         results = json.loads((tmp_path / name / "metrics.json").read_text())
-        found.append((bundle.threshold, bundle.temperature, bundle.operating_point, weights, results))
+        found.append((bundle.threshold, bundle.temperature, bundle.decision.point, weights, results))
     assert found[0][:3] == found[1][:3]
     for one, two in zip(found[0][3], found[1][3], strict=True):
         np.testing.assert_array_equal(one, two)

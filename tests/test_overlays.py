@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from hairline.inspection import overlays, tiles
-from hairline.inspection.inspector import CANNOT_TELL, Inspection
+from hairline.inspection.inspector import Inspection
+from hairline.model.decision import CANNOT_TELL
 
 GREY = np.full((300, 400, 3), 150, np.uint8)
 

@@ -17,7 +17,7 @@ from hairline import config, tracking
 from hairline.config import Export, Register, Threads
 from hairline.data import manifest
 from hairline.evaluation.comparison import Difference
-from hairline.model import saved
+from hairline.model import predictions, saved
 from hairline.shipping import export
 from hairline.shipping import register as registration
 from hairline.tracking.registry import RegistryError
@@ -35,9 +35,8 @@ def tracked_run(place: Path, data: Path, wrong: int, *, seed: int = 0) -> Path:
     right = np.arange(len(test)) >= wrong
     cracked = np.where((test["label"] == "cracked") == right, 0.9, 0.1)
     bundle = saved.read_bundle(place / "model")
-    predicted = saved.with_probabilities(
-        test[["path", "width", "height", "label"]].assign(x=0, y=0), np.stack([cracked, 1 - cracked], axis=1), bundle
-    )
+    probabilities = np.stack([cracked, 1 - cracked], axis=1)
+    predicted = predictions.table(test, bundle.decide(probabilities), probabilities, bundle.class_names)
     manifest.write(predicted, place / "predictions.csv")
     with tracking.start(**STARTED, directory=place) as run:
         for name in ("manifest.csv", "predictions.csv", "environment.json"):

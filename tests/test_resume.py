@@ -116,7 +116,7 @@ def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) ->
             raise KeyboardInterrupt
 
     settings = {
-        "epochs": 6, "learning_rate": 0.05, "optimizer": {"name": "adam"}, "steps": 5, "steady": True,
+        "epochs": 6, "learning_rate": 0.05, "optimizer": {"name": "adam"}, "steps": 5, "reuse_dataset": True,
         "schedule": {"name": "cosine", "warmup": 0.1, "final": 0.0}, "told": False, "on_epoch": told,
         "state": None if state is None else state.phase("head"),
     }  # fmt: skip
@@ -128,7 +128,7 @@ def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) ->
     "changed",
     [
         {},
-        pytest.param({"steady": False, "keep": "last"}, marks=pytest.mark.slow),
+        pytest.param({"reuse_dataset": False, "keep": "last"}, marks=pytest.mark.slow),
         {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "constant"}, "learning_rate": 1.5,
          "epochs": 30, "patience": 4},
         pytest.param({"optimizer": {"name": "rmsprop"}}, marks=pytest.mark.slow),
@@ -151,7 +151,7 @@ def test_a_phase_goes_on_to_the_same_bits(changed: dict[str, object], tmp_path: 
 
 
 def test_one_call_of_keras_gives_what_many_give() -> None:
-    (one, history), (many, other) = fit(None), fit(None, steady=False)
+    (one, history), (many, other) = fit(None), fit(None, reuse_dataset=False)
     for first, second in zip(one, many, strict=True):
         np.testing.assert_array_equal(first, second)
     pd.testing.assert_frame_equal(history, other, check_exact=True)

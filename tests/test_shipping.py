@@ -21,6 +21,7 @@ from hairline import config
 from hairline.config import Export, ExportData, Threads, Tracking
 from hairline.data import images
 from hairline.model import saved
+from hairline.model.decision import Decision
 from hairline.shipping import export, formats, parity, readme, runners
 from hairline.shipping.formats import ExportError
 from tests.conftest import ROOT
@@ -99,8 +100,9 @@ def test_the_bundle_says_what_a_user_has_to_know(shipped: Path, finished: Path) 
     told = json.loads((shipped / "bundle.json").read_text())
     expected = {
         "class_names": ["cracked", "plain"], "positive_class": "cracked", "input_size": [32, 32],
-        "input_dtype": "uint8", "decode": images.RECIPE, "threshold": 0.4, "threshold_chosen": "by hand",
-        "temperature": 1.0, "commit": "c0ffee", "export_format": shipped.name, "versions": {"python": "3"},
+        "input_dtype": "uint8", "decode": images.RECIPE,
+        "decision": {"temperature": 1.0, "threshold": 0.4, "chosen": "by hand", "abstain": None, "point": None},
+        "commit": "c0ffee", "export_format": shipped.name, "versions": {"python": "3"},
     }  # fmt: skip
     assert {key: told[key] for key in expected} == expected
     assert "MIT" in told["licence"]
@@ -154,7 +156,8 @@ def test_the_lines_decode_as_the_project_does(kind: str, tmp_path: Path) -> None
     ("score", "answer"), [(0.1, "plain"), (0.3, "cannot tell"), (0.59, "cannot tell"), (0.6, "cracked")]
 )
 def test_the_lines_abstain_in_the_band(score: float, answer: str, finished: Path) -> None:
-    bundle = replace(saved.read_bundle(finished / "model"), abstain=[0.3, 0.6])
+    bundle = saved.read_bundle(finished / "model")
+    bundle = replace(bundle, decision=replace(bundle.decision, abstain=[0.3, 0.6]))
     expression = re.findall(r'"label": (.*), "probabilities"', readme.code("keras", bundle))[0]
     assert eval(expression, {"found": {"cracked": score, "plain": 1 - score}}) == answer
 
@@ -164,14 +167,14 @@ def test_three_classes_have_no_threshold(three_classes: Path, tmp_path: Path) ->
     export.export(settings(run, format="litert", images=9), tmp_path / "out")
     printed = json.loads(re.findall(r"```json\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.DOTALL)[0])
     assert printed["label"] == max(printed["probabilities"], key=printed["probabilities"].get)
-    assert json.loads((tmp_path / "out/bundle.json").read_text())["threshold"] is None
+    assert json.loads((tmp_path / "out/bundle.json").read_text())["decision"]["threshold"] is None
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------------
 
 
 def measured(reference: list[float], found: list[float], truth: str) -> parity.Parity:
-    bundle = saved.Bundle(["a", "b"], "b", 8, "", "", {}, {}, threshold=0.5)
+    bundle = saved.Bundle(["a", "b"], "b", 8, "", "", {}, {}, decision=Decision(threshold=0.5))
     labels = {"0": "a", "1": "b"}
     both = [np.stack([1 - np.array(values), np.array(values)], axis=1) for values in (reference, found)]
     return parity.compare(*both, [labels[letter] for letter in truth], bundle.decide(both[0]), bundle)

@@ -11,6 +11,11 @@ from hairline.config.schema import (
     Augment,
     Config,
     Data,
+    Decision,
+    FeatureSettings,
+    Finetune,
+    Model,
+    Optimizer,
     Runtime,
     Schedule,
     Split,
@@ -21,6 +26,11 @@ from hairline.config.schema import (
 from hairline.config.shipping import Export, ExportData, Register, Sync
 
 __all__ = [
+    "Optimizer",
+    "Model",
+    "Finetune",
+    "FeatureSettings",
+    "Decision",
     "Augment",
     "CHOSEN_BY",
     "COMMANDS",

@@ -19,9 +19,11 @@ from hairline import tracking
 from hairline.config import arguments
 from hairline.config.commands import Evaluate
 from hairline.data import manifest, prepare, sources
-from hairline.evaluation import measures
+from hairline.evaluation import intervals, measures
 from hairline.model import saved
 from hairline.model.familiarity import LEAST_SET, Distance
+from hairline.model.predictions import Predictions
+from hairline.model.predictions import table as prediction_table
 from hairline.model.saved import Bundle
 from hairline.system import files, tensorflow
 from hairline.system.errors import HairlineError
@@ -81,7 +83,9 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
             log.info("adapt=surface: %s%s", "" if adapted.used else "not adapted: ", adapted.reason)
         scores = read(features, kernel, bias)
         table = table.assign(distance=distances(folder, features))
-        results = measure(config, bundle, table, scores, directory)
+        predictions = predict(bundle, table, scores)
+        thorough = intervals.RESAMPLES if config.report.level == "full" else 0
+        results = measure(predictions, bundle, table, directory, resamples=thorough)
         if results["test_images"]:
             results |= set_distance(folder, features.rows(unseen_rows(table)))
         results["rejected_images"] = len(rejected)
@@ -99,7 +103,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         if len(rejected):
             manifest.write(rejected, directory / "rejected.csv")
         if config.report.level == "full" and not table["seen"].all():
-            draw(config, folder, bundle, table, scores, name, directory)
+            draw(predictions, folder, bundle, table, name, directory, seed=config.seed)
         # Last: an evaluation beside this one, gathering the table across data sets, takes what has it for whole.
         (directory / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         for path in sorted(directory.glob("*.[cj]s*")):
@@ -201,56 +205,65 @@ def distances(folder: Path, features: Features) -> np.ndarray:
 
 
 def measure(
-    config: Evaluate, bundle: Bundle, table: pd.DataFrame, scores: np.ndarray, directory: Path
+    predictions: Predictions, bundle: Bundle, table: pd.DataFrame, directory: Path, *, resamples: int
 ) -> dict[str, float]:
-    """Measure unseen and seen images apart, and write their predictions to two files."""
-    from hairline.model import head
-
-    names = bundle.class_names
-    positive = None if bundle.positive_class is None else names.index(bundle.positive_class)
-    probabilities = head.probabilities(scores)
-    labels = np.array([names.index(label) for label in table["label"]], np.int64)
-    seen = table["seen"].to_numpy()
-    results: dict[str, float] = {"test_images": int((~seen).sum()), "seen_images": int(seen.sum())}
-    for start, rows, file in (("test", ~seen, "predictions.csv"), ("seen", seen, "predictions_seen.csv")):
-        if not rows.any():
+    """Measure unseen (`test`) and seen images separately, and write their predictions to two files."""
+    results: dict[str, float] = {f"{part}_images": int((predictions.split == part).sum()) for part in ("test", "seen")}
+    for part, file in (("test", "predictions.csv"), ("seen", "predictions_seen.csv")):
+        if not results[f"{part}_images"]:
             continue
-        found = measures.measure(
-            labels[rows],
-            probabilities[rows],
-            names,
-            positive=positive,
-            threshold=bundle.threshold,
-            abstain=bundle.abstain,
-            groups=table["group"].to_numpy()[rows],
-            **({} if start == "test" and config.report.level == "full" else {"resamples": 0}),
+        chosen, rows = predictions.select(part), table[predictions.split == part]
+        measured = measures.measure(chosen, bundle.decision, resamples=resamples if part == "test" else 0)
+        results |= {f"{part}_{key}": value for key, value in measured.items()}
+        written = prediction_table(
+            rows, chosen.decided(bundle.decision), chosen.probabilities(bundle.temperature), chosen.class_names
         )
-        results |= {f"{start}_{key}": value for key, value in found.items()}
-        predictions = saved.whole_images(table[rows], probabilities[rows], bundle)
-        if table["distance"].notna().all():
-            predictions["distance"] = table["distance"].to_numpy()[rows]
-            results[f"{start}_unfamiliar_share"] = float((predictions["distance"] > 1).mean())
-        manifest.write(predictions, directory / file)
+        if rows["distance"].notna().all():
+            written["distance"] = rows["distance"].to_numpy()
+            results[f"{part}_unfamiliar_share"] = float((written["distance"] > 1).mean())
+        manifest.write(written, directory / file)
     return results
 
 
+def predict(bundle: Bundle, table: pd.DataFrame, logits: np.ndarray) -> Predictions:
+    """Return the predictions of a saved model.
+
+    Args:
+        bundle: Description of the model.
+        table: Manifest rows with the column `seen`.
+        logits: After temperature scaling, float32 [n, classes].
+    """
+    return Predictions(
+        labels=np.array([bundle.class_names.index(label) for label in table["label"]], np.int64),
+        logits=logits * np.float32(bundle.temperature),
+        class_names=bundle.class_names,
+        positive=bundle.positive,
+        groups=table["group"].to_numpy(),
+        split=np.where(table["seen"], "seen", "test"),
+    )
+
+
 def draw(
-    config: Evaluate, folder: Path, bundle: Bundle, table: pd.DataFrame, scores: np.ndarray, name: str, directory: Path
+    predictions: Predictions,
+    folder: Path,
+    bundle: Bundle,
+    table: pd.DataFrame,
+    name: str,
+    directory: Path,
+    *,
+    seed: int,
 ) -> None:
     """Draw the figures of the images the model has not seen."""
     from hairline.evaluation import galleries
-    from hairline.model import head
 
-    rows = ~table["seen"].to_numpy()
     galleries.draw_predictions(
         directory / "figures",
-        rows=table[rows],
-        labels=np.array([bundle.class_names.index(label) for label in table.loc[rows, "label"]], np.int64),
-        probabilities=head.probabilities(scores[rows]),
-        uncalibrated=head.probabilities(scores[rows], 1 / bundle.temperature),
-        bundle=bundle,
+        rows=table[predictions.split == "test"],
+        predictions=predictions.select("test"),
+        decision=bundle.decision,
+        image_size=bundle.image_size,
         title=name,
-        seed=config.seed,
+        seed=seed,
         model=lambda: saved.load_model(folder, bundle),
     )
 

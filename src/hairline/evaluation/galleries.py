@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import keras
 
     from hairline.evaluation.leaks import Leaks
-    from hairline.model.saved import Bundle
+    from hairline.model.decision import Decision
+    from hairline.model.predictions import Predictions
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +68,9 @@ def draw_predictions(
     folder: Path,
     *,
     rows: pd.DataFrame,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    uncalibrated: np.ndarray | None,
-    bundle: Bundle,
+    predictions: Predictions,
+    decision: Decision,
+    image_size: int,
     title: str,
     seed: int,
     model: Callable[[], keras.Model],
@@ -80,17 +80,16 @@ def draw_predictions(
     Args:
         folder: Where the PNG files go; made where it is missing.
         rows: Manifest rows of the images.
-        labels: int64 [n], class of each.
-        probabilities: float32 [n, classes], calibrated.
-        uncalibrated: float32 [n, classes], with temperature 1; None: not known.
-        bundle: Of the model: class names, threshold, abstain band.
+        predictions: Their labels and logits.
+        decision: Temperature and threshold.
+        image_size: Side of the model's input, pixels.
         title: What was evaluated.
         seed: Chooses which images are shown.
         model: Gives the joined model, for Grad-CAM.
     """
-    names, size = bundle.class_names, bundle.image_size
-    positive = None if bundle.positive_class is None else names.index(bundle.positive_class)
-    threshold, title = bundle.threshold, printable(title)
+    names, size, positive, labels = predictions.class_names, image_size, predictions.positive, predictions.labels
+    probabilities, uncalibrated = predictions.probabilities(decision.temperature), predictions.probabilities()
+    threshold, title = decision.threshold, printable(title)
     chosen = probabilities.argmax(axis=1)
     if positive is not None and threshold is not None:
         chosen = np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
@@ -105,15 +104,11 @@ def draw_predictions(
     matrix = metrics.confusion_matrix(labels, chosen, len(names))
     at = "" if threshold is None else f" at the threshold {threshold:.3g}"
     figures.save(figures.confusion_matrix(matrix, names, title=f"{title}{at}"), folder / "confusion_matrix.png")
-    if uncalibrated is None:
-        reliability = figures.reliability_diagram(labels, probabilities, title=title)
-    else:
-        temperature = bundle.temperature
-        reliability = charts.calibration(labels, uncalibrated, probabilities, temperature=temperature, title=title)
+    reliability = charts.calibration(labels, uncalibrated, probabilities, temperature=decision.temperature, title=title)
     figures.save(reliability, folder / "reliability.png")
-    figures.save(predictions(rows, labels, probabilities, names, size, seed), folder / "predictions.png")
+    figures.save(examples(rows, labels, probabilities, names, size, seed), folder / "predictions.png")
     figures.save(worst_errors(rows, labels, probabilities, chosen, names, size, title), folder / "errors.png")
-    attention = heat_maps(rows, labels, probabilities, chosen, bundle, model, seed)
+    attention = heat_maps(rows, labels, probabilities, chosen, names, size, model, seed)
     if attention is not None:
         figures.save(attention, folder / "gradcam.png")
 
@@ -171,7 +166,8 @@ def heat_maps(
     truths: np.ndarray,
     found: np.ndarray,
     chosen: np.ndarray,
-    bundle: Bundle,
+    names: list[str],
+    image_size: int,
     model: Callable[[], keras.Model],
     seed: int,
 ) -> Figure | None:
@@ -182,13 +178,12 @@ def heat_maps(
     wrong = wrong[np.argsort(-found[wrong, chosen[wrong]], kind="stable")][: _MAPS // 2]
     right = np.random.default_rng(seed).permutation(np.flatnonzero(truths == chosen))
     picked = np.concatenate([wrong, right])[:_MAPS]
-    pixels = np.stack([images.decode(path, bundle.image_size) for path in rows["path"].iloc[picked]])
+    pixels = np.stack([images.decode(path, image_size) for path in rows["path"].iloc[picked]])
     try:
         heat = gradcam.heat_maps(model(), pixels, chosen[picked])
     except gradcam.NoMapError as error:
         log.warning("WARNING: no figure of what speaks for the answers: %s", error)
         return None
-    names = bundle.class_names
     return figures.prediction_gallery(
         np.stack([np.concatenate([one, overlaid(one, two)], axis=1) for one, two in zip(pixels, heat, strict=True)]),
         [names[index] for index in truths[picked]],
@@ -228,7 +223,7 @@ def samples(rows: pd.DataFrame, image_size: int, augment: dict[str, Any], seed: 
     return figures.sample_grid(np.stack(shown), titles, title=title)
 
 
-def predictions(
+def examples(
     rows: pd.DataFrame, truths: np.ndarray, found: np.ndarray, class_names: list[str], image_size: int, seed: int
 ) -> Figure:
     """Show test predictions: up to half of the places for the surest errors, the rest drawn from the right ones."""

@@ -4,71 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hairline.evaluation import intervals, metrics
+from hairline.model.decision import Decision, OperatingPoint
 
 Rule = Literal["recall", "f1", "given"]
 RESAMPLES = 500
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A threshold, how it was chosen, and what it gave on the images it was chosen on.
-
-    Attributes:
-        threshold: Positive is decided where the probability is at least this.
-        rule: `recall`, `f1` or `given`.
-        target_recall: What `recall` asked for; None with another rule.
-        reached: Whether the lower bound of the recall meets the target; None with another rule.
-        images: Positive validation images, of which recall is a share.
-        recall: Measured on validation, with its 95 % Wilson interval in `recall_low` and `recall_high`.
-        recall_low: Lower end.
-        recall_high: Upper end.
-        specificity: Measured on validation.
-        precision: Measured on validation.
-        threshold_low: Lower end of the threshold's own 95 % interval, by bootstrap over groups; None: not measured.
-        threshold_high: Upper end.
-    """
-
-    threshold: float
-    rule: str
-    target_recall: float | None
-    reached: bool | None
-    images: int
-    recall: float
-    recall_low: float
-    recall_high: float
-    specificity: float
-    precision: float
-    threshold_low: float | None = None
-    threshold_high: float | None = None
-
-    def values(self) -> dict[str, Any]:
-        """Give all of it as plain values, for JSON."""
-        return asdict(self)
-
-    def describe(self) -> str:
-        """Say in one line how the threshold was chosen and what it gave."""
-        how = {
-            "recall": f"for a recall of {self.target_recall}",
-            "f1": "for the highest F1",
-            "given": "as given",
-        }[self.rule]
-        said = f"{how}: on validation recall {self.recall:.4f} ({self.recall_low:.4f} to {self.recall_high:.4f}) of "
-        said += f"{self.images:,} positives, specificity {self.specificity:.4f}"
-        if self.reached is False and self.target_recall is not None:
-            needed = positives_needed(self.target_recall)
-            said += "; the target is out of reach: "
-            if self.images < needed:
-                said += f"being sure of it takes {needed:,} positive validation images"
-            else:
-                said += "no threshold finds enough positives to be sure of it"
-        return said
 
 
 def positives_needed(target_recall: float) -> int:
@@ -92,7 +37,7 @@ def choose(
     groups: Sequence[object] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> OperatingPoint:
+) -> Decision:
     """Choose a threshold on validation images.
 
     `recall`: among the thresholds whose recall has a lower bound (95 % Wilson) that meets the target, the lowest whose
@@ -150,17 +95,17 @@ def measured(
     target_recall: float | None = None,
     reached: bool | None = None,
     interval: tuple[float | None, float | None] = (None, None),
-) -> OperatingPoint:
+) -> Decision:
     """Measure a threshold on validation images; arguments as in `choose`."""
     inside, called = np.asarray(labels01) == 1, np.asarray(scores) >= threshold
     found, positives, negatives = int((inside & called).sum()), int(inside.sum()), int((~inside).sum())
     low, high = metrics.wilson_interval(found, positives)
-    return OperatingPoint(
-        threshold=threshold,
+    point = OperatingPoint(
         rule=rule,
         target_recall=target_recall,
         reached=reached,
         images=positives,
+        needed=None if target_recall is None else positives_needed(target_recall),
         recall=found / positives,
         recall_low=low,
         recall_high=high,
@@ -169,6 +114,7 @@ def measured(
         threshold_low=interval[0],
         threshold_high=interval[1],
     )
+    return Decision(threshold=threshold, chosen=point.describe(), point=point)
 
 
 def _best(

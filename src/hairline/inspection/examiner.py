@@ -18,7 +18,8 @@ from typing import Any
 
 from hairline.data import images
 from hairline.inspection import exif, overlays
-from hairline.inspection.inspector import CANNOT_TELL, DISTANCE, Inspection, Inspector
+from hairline.inspection.inspector import DISTANCE, Inspection, Inspector
+from hairline.model.decision import CANNOT_TELL
 from hairline.system import files
 
 FORMAT = 2

@@ -18,13 +18,13 @@ from scipy.special import softmax
 from hairline import tracking
 from hairline.data import images, sources
 from hairline.inspection import tiles
-from hairline.model import saved, surface
+from hairline.model import predictions, saved, surface
+from hairline.model.decision import CANNOT_TELL
 from hairline.model.engine import ConversionError, EngineName, choose_engine, prepare_engine
 from hairline.model.familiarity import Distance
 from hairline.system import tensorflow
 from hairline.system.errors import HairlineError
 
-CANNOT_TELL = "cannot tell"
 DISTANCE = "distance"  # column of how far a tile lies from the training images
 # What training notes in a saved model: the usual side of its patches, before they were squeezed to the model's input.
 PATCH_SIZE = "patch_px"
@@ -187,7 +187,7 @@ class Inspector:
         table = pd.DataFrame(grid.boxes(), columns=["x", "y", "width", "height"])
         table.insert(0, "path", pd.Series([path] * len(table), dtype=object))  # not every file name is UTF-8
         table["label"] = ""
-        table = saved.with_probabilities(table, scores, self.bundle)
+        table = predictions.table(table, self.bundle.decide(scores), scores, self.bundle.class_names)
         if self._distance is not None:
             table[DISTANCE] = self._distance(features)
         far = None if self._distance is None else self._distance.of_set(features)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from hairline.inspection.inspector import CANNOT_TELL, Inspection
+from hairline.inspection.inspector import Inspection
+from hairline.model.decision import CANNOT_TELL
 
 # Colour and opacity over the probability: nothing where nothing was found, so that the surface stays visible; from
 # yellow to dark red otherwise, readable on grey concrete and in print.

@@ -19,7 +19,7 @@ from typing import Any
 import hairline
 from hairline.inspection import markup
 from hairline.inspection.examiner import read_records
-from hairline.inspection.inspector import CANNOT_TELL
+from hairline.model.decision import CANNOT_TELL
 from hairline.system import files
 
 REPORT = "report.html"

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hairline.model.decision import Decision
+from hairline.model.predictions import names
 from hairline.system import files
 from hairline.system.errors import HairlineError
 
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
 
 _SPLITS = ("train", "val", "test")
 MODEL, BUNDLE, FEATURES = "model.keras", "bundle.json", "features.npz"
-FORMAT = 1
-CANNOT_TELL = "cannot tell"  # the answer inside the abstain band
+FORMAT = 2
 
 
 class BundleError(HairlineError):
@@ -42,11 +43,7 @@ class Bundle:
         positive_class: What the threshold refers to; None: the most probable class wins.
         image_size: Pixels a side of the model's input.
         decode: How a file becomes pixels (`hairline.data.images.RECIPE`).
-        threshold: Probability of the positive class from which on it is predicted.
-        threshold_chosen: How the threshold was chosen.
-        operating_point: What the threshold gave on the validation images, with intervals, and what was asked of it.
-        abstain: Lowest and highest probability of the positive class between which the answer is "cannot tell".
-        temperature: What the logits were divided by; already applied in the model.
+        decision: How probabilities become answers; its temperature is already applied in the model.
         data_digest: Of the manifest the model was trained on.
         backbone: Its name, weights, digest of the weights, and licence.
         model_sha256: Of `model.keras`.
@@ -60,34 +57,29 @@ class Bundle:
     data_digest: str
     backbone: dict[str, str]
     versions: dict[str, str]
-    threshold: float | None = None
-    threshold_chosen: str = "default"
-    operating_point: dict[str, Any] = field(default_factory=dict)
-    abstain: list[float] | None = None
-    temperature: float = 1.0
-    temperature_applied: bool = True
+    decision: Decision = field(default_factory=Decision)
     model_sha256: str = ""
     format: int = FORMAT
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def positive(self) -> int | None:
+        """Index of the positive class."""
+        return None if self.positive_class is None else self.class_names.index(self.positive_class)
+
+    @property
+    def threshold(self) -> float | None:
+        """Probability from which on the positive class is predicted; None: the most probable class is."""
+        return self.decision.threshold
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the logits; already applied in the model."""
+        return self.decision.temperature
+
     def decide(self, probabilities: np.ndarray) -> list[str]:
-        """Name the predicted class of each row: at the threshold with two classes, else the most probable one.
-
-        Args:
-            probabilities: float32 [n, classes].
-
-        Returns:
-            Class names; `CANNOT_TELL` where the positive class's probability lies in the abstain band (its lower end
-            included, its upper end not).
-        """
-        chosen = probabilities.argmax(axis=1)
-        if self.positive_class is not None and self.threshold is not None:
-            positive = self.class_names.index(self.positive_class)
-            score = probabilities[:, positive]
-            chosen = np.where(score >= self.threshold, positive, 1 - positive)
-            if self.abstain is not None:
-                chosen = np.where((score >= self.abstain[0]) & (score < self.abstain[1]), -1, chosen)
-        return [CANNOT_TELL if index < 0 else self.class_names[index] for index in chosen]
+        """Return the predicted class name of each row of probabilities, float32 [n, classes]."""
+        return names(self.decision.classes(probabilities, self.positive), self.class_names)
 
     def at(self, threshold: float | None) -> Bundle:
         """Give the description with another threshold, and without abstaining; None keeps both.
@@ -102,7 +94,7 @@ class Bundle:
                 f"threshold={threshold:g}: this model has none, as it answers the most probable of "
                 f"{', '.join(self.class_names)}; leave threshold out"
             )
-        return replace(self, threshold=threshold, threshold_chosen="as given", operating_point={}, abstain=None)
+        return replace(self, decision=self.decision.at(threshold))
 
     @property
     def precision(self) -> str:
@@ -110,17 +102,8 @@ class Bundle:
         return self.backbone.get("precision", "float32")
 
     def describe_decision(self) -> str:
-        """Say in a line how probabilities become answers."""
-        if self.positive_class is None or self.threshold is None:
-            return "the most probable class"
-        told = f"{self.positive_class} from a probability of {self.threshold:.4g} ({self.threshold_chosen})"
-        if self.abstain is None:
-            return told
-        low, high = self.abstain
-        band = f"cannot tell from {low:.4g} up to {high:.4g}"
-        if low <= self.threshold < high:
-            return f"{self.positive_class} from a probability of {high:.4g}, {band}"
-        return f"{told}; {band}"
+        """Return one line: how probabilities become answers."""
+        return self.decision.describe(self.positive_class)
 
 
 def save(folder: Path, model: keras.Model, bundle: Bundle, statistics: dict[str, np.ndarray]) -> None:
@@ -147,7 +130,7 @@ def read(folder: Path) -> Bundle:
     """
     try:
         values = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
-        bundle = Bundle(**values)
+        bundle = Bundle(**{**values, "decision": Decision.of(values.get("decision", {}))})
     except OSError as error:
         raise BundleError(f"{folder} holds no saved model: {BUNDLE} cannot be read ({error.strerror})") from error
     except (ValueError, TypeError) as error:

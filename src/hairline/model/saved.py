@@ -13,10 +13,9 @@ import pandas as pd
 from PIL import Image
 
 from hairline.data import images
-from hairline.model import surface
+from hairline.model import predictions, surface
 from hairline.model.bundle import (
     BUNDLE,
-    CANNOT_TELL,
     FEATURES,
     MODEL,
     Bundle,
@@ -39,7 +38,6 @@ __all__ = [
     "BUNDLE",
     "Bundle",
     "BundleError",
-    "CANNOT_TELL",
     "Classifier",
     "FEATURES",
     "MODEL",
@@ -53,8 +51,6 @@ __all__ = [
     "seen_images",
     "seen_splits",
     "verify",
-    "whole_images",
-    "with_probabilities",
 ]
 
 
@@ -102,7 +98,7 @@ class Classifier:
         found = np.concatenate(parts) if parts else np.empty((0, classes), np.float32)
         table = pd.DataFrame(rows, columns=["path", "x", "y", "width", "height", "label"], dtype=object)
         table = table.astype({name: np.int64 for name in ("x", "y", "width", "height")})
-        return with_probabilities(table, found, self.bundle)
+        return predictions.table(table, self.bundle.decide(found), found, self.bundle.class_names)
 
     def _pixels(self, source: Any) -> tuple[np.ndarray, int, int]:
         picture = named_picture(source)
@@ -122,30 +118,6 @@ def named_picture(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.
             raise
         name = "the bytes given" if isinstance(source, bytes) else os.fspath(source)
         raise images.ImageError(f"{name}: {error}") from error
-
-
-def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray, bundle: Bundle) -> pd.DataFrame:
-    """Complete a table of predictions.
-
-    Args:
-        table: Columns path, x, y, width, height, label.
-        probabilities: float32 [n, classes].
-        bundle: Of the model they come from.
-    """
-    columns = {f"prob_{name}": probabilities[:, index] for index, name in enumerate(bundle.class_names)}
-    return table.assign(predicted=bundle.decide(probabilities), **columns)
-
-
-def whole_images(rows: pd.DataFrame, probabilities: np.ndarray, bundle: Bundle) -> pd.DataFrame:
-    """Give the table of predictions of whole images.
-
-    Args:
-        rows: Manifest rows.
-        probabilities: float32 [n, classes].
-        bundle: Of the model they come from.
-    """
-    table = rows[["path", "width", "height", "label"]].reset_index(drop=True).assign(x=0, y=0)
-    return with_probabilities(table[["path", "x", "y", "width", "height", "label"]], probabilities, bundle)
 
 
 class Parts:

@@ -138,9 +138,9 @@ def _label(bundle: Bundle) -> str:
     other = next(name for name in bundle.class_names if name != bundle.positive_class)
     first, second = json.dumps(bundle.positive_class), json.dumps(other)
     decision = f"{first} if found[{first}] >= {bundle.threshold!r} else {second}"
-    if bundle.abstain is None:
+    if bundle.decision.abstain is None:
         return decision
-    low, high = bundle.abstain
+    low, high = bundle.decision.abstain
     return f'"cannot tell" if {low!r} <= found[{first}] < {high!r} else {decision}'
 
 

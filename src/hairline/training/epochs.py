@@ -1,4 +1,4 @@
-"""Training: a phase of epochs, what each of them measured, and the weights that are kept."""
+"""Train a model by epochs: metrics of each, early stopping, the best weights, resume."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ EpochRow = dict[str, float]
 
 
 class TrainingError(HairlineError):
-    """A training that cannot go on."""
+    """Training diverged."""
 
 
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Weigh images so that each class counts the same: n / (classes x count), of each image's class.
+    """Return weights that make each class count the same: n / (classes x count of the image's class), float64 [n].
 
     >>> class_weights(np.array([0, 0, 0, 1]), 2).round(4).tolist()
     [0.6667, 0.6667, 0.6667, 2.0]
@@ -54,43 +54,43 @@ def fit(
     label_smoothing: float = 0.0,
     phase: str = "head",
     before: pd.DataFrame | None = None,
-    steady: bool = False,
-    told: bool = True,
+    reuse_dataset: bool = False,
+    verbose: bool = True,
     on_epoch: Callable[[int, EpochRow], None] = lambda epoch, row: None,
     state: checkpoint.Phase | None = None,
     signals: Signals | None = None,
 ) -> pd.DataFrame:
-    """Train a model for one phase; its weights are changed in place.
+    """Train a model for one phase; its weights change in place.
 
     Args:
-        model: Gives logits [batch, classes].
-        train: Gives the batches of an epoch, numbered from 1: pairs of inputs and one-hot labels, or
-            triples with what each image counts in the loss.
-        val: Such pairs of validation, which chooses the epoch that is kept.
-        steps: Batches an epoch.
+        model: Model to logits [batch, classes].
+        train: Returns the batches of an epoch, numbered from 1: pairs of inputs and one-hot labels, or triples with the
+            weight of each image in the loss.
+        val: Pairs of the validation images, which choose the epoch that is kept.
+        steps: Batches per epoch.
         epochs: Passes over the training data, at most.
         learning_rate: Highest learning rate.
         optimizer: Keys of the configuration group `optimizer`.
         schedule: Keys of the configuration group `schedule`, less patience and keep.
         patience: Epochs without a lower validation loss before training stops; None for never.
-        keep: Whether the weights of the epoch with the lowest validation loss are kept, or the last. In a later phase
-            the weights it starts from count as well.
+        keep: Keep the weights of the epoch with the lowest validation loss, or of the last epoch. In a later phase the
+            weights it starts from count as an epoch.
         label_smoothing: Share of the probability that is spread over all classes.
         phase: Name of the phase.
-        before: History of the phases before; epochs are numbered on.
-        steady: Whether `train` gives the same data set each time, changed in place: then Keras goes through all epochs
+        before: History of the earlier phases; epoch numbers continue from it.
+        reuse_dataset: `train` returns the same dataset object every epoch, updated in place; Keras then runs all epochs
             in one call.
-        told: Whether every epoch is told.
-        on_epoch: Called after each epoch with its number and what it measured.
-        state: Where the state after each epoch is kept; a phase that has one goes on from it, to the same bits.
+        verbose: Log one line per epoch.
+        on_epoch: Called after each epoch with its number and metrics.
+        state: Saves the state after each epoch; a phase that was saved resumes from it, to the same bits.
         signals: Checked after each epoch.
 
     Returns:
-        The history, that of the phases before included: phase, epoch, loss, accuracy, val_loss, val_accuracy,
-        learning_rate, seconds. Training figures are means over the epoch's steps, as Keras gives them.
+        The history including `before`: phase, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds.
+        Training figures are means over the epoch's steps, as in Keras.
 
     Raises:
-        TrainingError: If the loss is no longer a number.
+        TrainingError: If the loss becomes nan or infinite.
     """
     rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
     model.compile(
@@ -100,7 +100,7 @@ def fit(
         jit_compile=False,
     )
     earlier = [] if before is None else before.to_dict("records")
-    course = _Course(train, phase, earlier, epochs, patience, told, on_epoch, state, signals)
+    course = _Course(train, phase, earlier, epochs, patience, verbose, on_epoch, state, signals)
     course.restore(model)
     with progress.bar(epochs * steps, f"train {phase}", "steps", done=course.done * steps) as bar:
         while not course.ended:
@@ -108,7 +108,7 @@ def fit(
                 course.open(),
                 validation_data=val,
                 initial_epoch=course.done,
-                epochs=epochs if steady else course.done + 1,
+                epochs=epochs if reuse_dataset else course.done + 1,
                 callbacks=[course, _Steps(bar)],
                 shuffle=False,  # the pipeline does it
                 verbose=0,
@@ -119,7 +119,7 @@ def fit(
 
 
 class _Steps(keras.callbacks.Callback):
-    """Moves the progress bar."""
+    """Advance the progress bar."""
 
     def __init__(self, bar: progress.Bar) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class _Steps(keras.callbacks.Callback):
 
 
 class _Course(keras.callbacks.Callback):
-    """What the epochs of a phase measured, which was the best, and when to stop; all of it on disk after each."""
+    """History, best weights and early stopping of a phase; saved to disk after every epoch."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class _Course(keras.callbacks.Callback):
         earlier: list[dict[str, Any]],
         epochs: int,
         patience: int | None,
-        told: bool,
+        verbose: bool,
         on_epoch: Callable[[int, EpochRow], None],
         state: checkpoint.Phase | None,
         signals: Signals | None,
@@ -151,21 +151,21 @@ class _Course(keras.callbacks.Callback):
         self._best_loss = min((row["val_loss"] for row in earlier), default=math.inf)
         self._best_epoch = len(earlier)
         self._train, self._phase, self._epochs, self._patience = train, phase, epochs, patience
-        self._told, self._on_epoch, self._state, self._signals = told, on_epoch, state, signals or Signals()
+        self._verbose, self._on_epoch, self._state, self._signals = verbose, on_epoch, state, signals or Signals()
         self._started: float | None = None
 
     @property
     def done(self) -> int:
-        """How many epochs of the phase are complete."""
+        """Number of epochs of the phase that are complete."""
         return len(self.history) - self._before
 
     def restore(self, model: keras.Model) -> None:
-        """Start from the weights as they are, or from where the phase was stopped."""
+        """Resume from the saved state of the phase, if there is one."""
         self.best_weights = model.get_weights()
-        found = None if self._state is None else self._state.load()
-        if found is None:
+        saved = None if self._state is None else self._state.load()
+        if saved is None:
             return
-        about, arrays = found
+        about, arrays = saved
         self.history, self.ended = about["history"], about["ended"]
         self._best_loss, self._best_epoch = about["best_loss"], about["best_epoch"]
         self.best_weights = list(arrays["best"])
@@ -173,16 +173,16 @@ class _Course(keras.callbacks.Callback):
         for kind, variables in _variables(model).items():
             for variable, value in zip(variables, arrays[kind], strict=True):
                 variable.assign(value)
-        where = "is complete" if self.ended else f"goes on after epoch {len(self.history)}"
-        log.info("%s: taken from %s, %s", self._phase, checkpoint.FILE, where)
+        where = "complete" if self.ended else f"resuming after epoch {len(self.history)}"
+        log.info("%s: loaded from %s, %s", self._phase, checkpoint.FILE, where)
 
     def open(self) -> tf.data.Dataset:
-        """Begin an epoch; gives its batches."""
+        """Begin an epoch; return its batches."""
         self._started = time.perf_counter()
         return self._train(self.done + 1)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if self._started is None:  # not the first of this call of Keras: its data set is changed in place
+        if self._started is None:  # a later epoch of the same call of `fit`: the dataset is updated in place
             self.open()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -194,8 +194,8 @@ class _Course(keras.callbacks.Callback):
         row |= {"learning_rate": rate, "seconds": time.perf_counter() - (self._started or 0.0)}
         self._started = None
         self.history.append({"phase": self._phase, "epoch": number, **row})
-        if self._told:
-            _say(number, self._before + self._epochs, row)
+        if self._verbose:
+            _log_epoch(number, self._before + self._epochs, row)
         waited = False
         if row["val_loss"] < self._best_loss:
             self._best_loss, self._best_epoch, self.best_weights = row["val_loss"], number, self.model.get_weights()
@@ -204,7 +204,8 @@ class _Course(keras.callbacks.Callback):
         if waited:
             log.info("stopped: no lower validation loss for %d epochs", self._patience)
         self.ended = self.model.stop_training = waited or self.done == self._epochs
-        self._on_epoch(number, row)  # before the state is kept: who is told twice can see it, who is never told cannot
+        # Report before saving: a duplicate is harmless, a missing report cannot be recovered.
+        self._on_epoch(number, row)
         self._save()
         self._signals.check()
 
@@ -213,13 +214,13 @@ class _Course(keras.callbacks.Callback):
             return
         about = {"history": self.history, "ended": self.ended}
         about |= {"best_loss": self._best_loss, "best_epoch": self._best_epoch}
-        found = _variables(self.model).items()
-        arrays = {kind: [keras.ops.convert_to_numpy(entry) for entry in variables] for kind, variables in found}
+        variables = _variables(self.model).items()
+        arrays = {kind: [keras.ops.convert_to_numpy(entry) for entry in entries] for kind, entries in variables}
         self._state.save(about, {**arrays, "best": self.best_weights})
 
 
 def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
-    """Give all that training changes: the model's variables, random generators included, and the optimizer's."""
+    """Return everything that training changes: variables of the model (random generators included) and optimizer."""
     return {"model": model.variables, "optimizer": model.optimizer.variables}
 
 
@@ -233,7 +234,7 @@ def _refuse_nan(epoch: int, row: EpochRow) -> None:
         )
 
 
-def _say(epoch: int, epochs: int, row: EpochRow) -> None:
+def _log_epoch(epoch: int, epochs: int, row: EpochRow) -> None:
     values = (row[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy"))
     with tqdm.external_write_mode():
         log.info(

@@ -1,6 +1,6 @@
-"""The stage after the head, where it is asked for: the backbone's upper layers, or all, are trained with it.
+"""Fine-tune the upper layers of the backbone, or all of them, together with the head.
 
-TensorFlow takes seconds to import, so whatever needs it is imported inside the function.
+TensorFlow takes seconds to import, so whatever needs it is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -11,84 +11,120 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hairline import tracking
-from hairline.config import Config, arguments
+from hairline import config
+from hairline.config import Augment, arguments
 from hairline.data.prepare import Dataset
 from hairline.system import errors
+from hairline.system.signals import Signals
 from hairline.training.checkpoint import Checkpoint
-from hairline.training.head import Frozen, Head, fit_rows, fit_settings, pass_images, row_weights
+from hairline.training.head import (
+    FitSettings,
+    Frozen,
+    Head,
+    OnEpoch,
+    PassSettings,
+    fit_features,
+    frozen_features,
+    row_weights,
+)
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
 
 log = logging.getLogger(__name__)
 
 
 def finetune(
-    config: Config,
     data: Dataset,
     frozen: Frozen,
     head: Head,
-    run: tracking.Run,
+    settings: config.Finetune,
+    fit: FitSettings,
+    passes: PassSettings,
+    *,
+    on_epoch: OnEpoch,
     state: Checkpoint,
+    signals: Signals,
 ) -> Head:
-    """Train the backbone's upper layers, or all, together with the head; both are changed in place.
+    """Train layers of the backbone together with the head; both are changed in place.
 
-    What lies below the layers that are trained is still data: its activations are cached like any features.
+    The layers below those that are trained stay frozen: their activations are cached like any features.
 
     Returns:
-        The head, with the joined model's scores and the history of both phases.
+        The head, with the logits of the joined model and the history of both phases.
     """
     import keras
 
+    from hairline.model import cut as cuts
+    from hairline.model import head as heads
+
+    if settings.layers == "none":
+        return head
+    backbone = frozen.network()
+    cut = cuts.unfreeze(backbone, settings.layers, settings.from_layer)
+    fit = replace(fit, epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate)
+    phase: dict[str, Any] = {
+        "before": head.history,
+        "on_epoch": on_epoch,
+        "state": state.phase("fine-tune"),
+        "signals": signals,
+    }
+    if cut is None:
+        model = keras.Model(backbone.input, head.model(backbone.output))
+        return _train_on_images(model, data, head, fit, passes.augment, frozen.recipe.image_size, phase)
+    log.info("fine-tuning from layer %s upwards", cut.layer)
+    recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
+    below = frozen_features(data, lambda: cut.lower, recipe, passes, label="activations")
+    model = keras.Model(cut.upper.input, head.model(cut.upper.output))
+    history = fit_features(model, data, below, fit, name="fine-tune", **phase)
+    return replace(head, logits=heads.compute_logits(model, below.images), history=history)
+
+
+def _train_on_images(
+    model: keras.Model,
+    data: Dataset,
+    head: Head,
+    fit: FitSettings,
+    augment: Augment,
+    image_size: int,
+    phase: dict[str, Any],
+) -> Head:
+    """Train the whole network on pixels: nothing of it is frozen, so nothing can be cached."""
     from hairline.data import pipeline
-    from hairline.model.cut import unfreeze
-    from hairline.model.head import compute_logits
     from hairline.training import epochs
 
-    settings = config.finetune
-    backbone = frozen.model()
-    cut = unfreeze(backbone, settings.layers, settings.from_layer)
-    phase: dict[str, Any] = {
-        "epochs": settings.epochs,
-        "learning_rate": settings.learning_rate,
-        "phase": "fine-tune",
-        "before": head.history,
-        "state": state.phase("fine-tune"),
-    }
-    if cut is not None:
-        log.info("fine-tuning from layer %s up", cut.layer)
-        recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
-        below = pass_images(config, data, lambda: cut.lower, recipe, "activations")
-        model = keras.Model(cut.upper.input, head.model(cut.upper.output))
-        history = fit_rows(config, data, model, below, run, batch_size=settings.batch_size, **phase)
-        scores = compute_logits(model, below.images)
-    else:
-        model = keras.Model(backbone.input, head.model(backbone.output))
-        one_hot = np.eye(len(data.class_names), dtype=np.float32)[data.labels]
-        augment = arguments(config.augment, "mode", "views")
-        weights = row_weights(config, data)
+    one_hot = np.eye(len(data.class_names), dtype=np.float32)[data.labels]
+    varied = arguments(augment, "mode", "views")
+    weights = row_weights(data, fit)
+    train = data.rows("train")
 
-        def batches(rows: np.ndarray, **order: Any) -> tf.data.Dataset:
-            table = data.manifest.iloc[rows]
-            return pipeline.batches(
-                table["path"].tolist(),
-                image_size=config.image_size,
-                batch_size=settings.batch_size,
-                labels=one_hot[rows],
-                digests=table["sha256"].tolist(),
-                augment=augment,
-                **order,
-            )
+    def batches(rows: np.ndarray, **order: Any) -> tf.data.Dataset:
+        table = data.manifest.iloc[rows]
+        return pipeline.batches(
+            table["path"].tolist(),
+            image_size=image_size,
+            batch_size=fit.batch_size,
+            labels=one_hot[rows],
+            digests=table["sha256"].tolist(),
+            augment=varied,
+            **order,
+        )
 
-        def epoch(number: int) -> tf.data.Dataset:
-            view = number if config.augment.mode == "fresh" else (number - 1) % config.augment.views
-            seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
-            return batches(data.rows("train"), view=view, shuffle=True, seed=seed, weights=weights)
+    def epoch(number: int) -> tf.data.Dataset:
+        view = number if augment.mode == "fresh" else (number - 1) % augment.views
+        seed = int(np.random.default_rng([fit.seed, number]).integers(2**31))
+        return batches(train, view=view, shuffle=True, seed=seed, weights=weights)
 
-        steps = -(-len(data.rows("train")) // settings.batch_size)
-        shared = fit_settings(config, data, run)
-        with errors.advised("finetune.batch_size", settings.batch_size):
-            history = epochs.fit(model, epoch, batches(data.rows("val")), steps=steps, **shared, **phase)
-            scores = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
-    return replace(head, scores=scores, history=history)
+    with errors.advised("finetune.batch_size", fit.batch_size):
+        history = epochs.fit(
+            model,
+            epoch,
+            batches(data.rows("val")),
+            steps=-(-len(train) // fit.batch_size),
+            phase="fine-tune",
+            **fit.phase(),
+            **phase,
+        )
+        logits = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
+    return replace(head, logits=logits, history=history)

@@ -1,4 +1,4 @@
-"""The stages that every run goes through and that take its time: frozen features, and the head on them.
+"""The frozen features of all images, and the head that is trained on them.
 
 TensorFlow takes seconds to import, so whatever needs it is imported inside the functions.
 """
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hairline import tracking
-from hairline.config import Config, arguments
+from hairline.config import Augment, FeatureSettings, Optimizer, Schedule, arguments
 from hairline.data import augmentation
 from hairline.data.decoded import Decoded
 from hairline.data.prepare import Dataset
 from hairline.system import errors
-from hairline.training.checkpoint import Checkpoint
+from hairline.system.signals import Signals
+from hairline.training.checkpoint import Checkpoint, Phase
 
 if TYPE_CHECKING:
     import keras
@@ -27,20 +27,22 @@ if TYPE_CHECKING:
     from hairline.model.features import Features, Recipe
     from hairline.model.head import Standardisation
 
+OnEpoch = Callable[[int, dict[str, float]], None]
+
 
 @dataclass(frozen=True)
 class Frozen:
-    """A frozen model and what it made of the images.
+    """A frozen network and the outputs it computed.
 
     Attributes:
-        model: Builds it; the second call gives the same model.
-        recipe: How its features are made.
-        images: Features of all images as they are.
-        training: Gives an epoch's training features: always the same views, or fresh ones.
-        views: Times each training image stands in them.
+        network: Builds the network; the second call returns the same one.
+        recipe: How the features are computed.
+        images: Features of all images without augmentation.
+        training: Returns the training features of an epoch: the same views every epoch, or fresh ones.
+        views: Views of each training image among them.
     """
 
-    model: Callable[[], keras.Model]
+    network: Callable[[], keras.Model]
     recipe: Recipe
     images: Features
     training: Callable[[int], Features]
@@ -49,116 +51,195 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Head:
-    """A head that was trained, and what came of it.
+    """A trained head and what it computed.
 
     Attributes:
-        model: From features to the classes' probabilities.
-        standardisation: The one it was built with.
-        scores: Logits float32 [n, classes] of all images, each by weights that it had no part in where there are such.
-        history: A row an epoch.
+        model: Keras model from features to logits.
+        standardisation: Mean and deviation that it was built with.
+        logits: Logits of all images, float32 [n, classes]; out-of-fold where cross-validation was used.
+        history: One row per epoch.
     """
 
     model: keras.Model
     standardisation: Standardisation
-    scores: np.ndarray
+    logits: np.ndarray
     history: pd.DataFrame
 
 
-def pass_images(config: Config, data: Dataset, model: Callable[[], keras.Model], recipe: Recipe, label: str) -> Frozen:
-    """Pass all images, and the training images' further views, through a frozen model."""
+@dataclass(frozen=True)
+class FitSettings:
+    """How a head is trained; fine-tuning replaces epochs, batch size and learning rate.
+
+    Attributes:
+        optimizer: Configuration group `optimizer`.
+        schedule: Configuration group `schedule`.
+        epochs: Passes over the training images, at most.
+        batch_size: Images per step.
+        learning_rate: Highest learning rate.
+        dropout: Share of features that are dropped in each training step.
+        label_smoothing: Share of the probability that is spread over all classes.
+        balanced: Weight each class equally in the loss.
+        drawn_weight: Weight of a drawn or cropped image in the loss; a real image weighs 1.
+        seed: Seed of weights, dropout and the order of images.
+        fresh_views: Draw a new view of each image every epoch.
+    """
+
+    optimizer: Optimizer
+    schedule: Schedule
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    dropout: float
+    label_smoothing: float
+    balanced: bool
+    drawn_weight: float
+    seed: int
+    fresh_views: bool
+
+    def phase(self) -> dict[str, Any]:
+        """Return the keyword arguments of `epochs.fit` that follow from the settings."""
+        return {
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rate,
+            "optimizer": arguments(self.optimizer),
+            "schedule": arguments(self.schedule, "patience", "keep"),
+            "patience": self.schedule.patience,
+            "keep": self.schedule.keep,
+            "label_smoothing": self.label_smoothing,
+        }
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """How images are passed through a frozen network.
+
+    Attributes:
+        augment: Configuration group `augment`.
+        features: Configuration group `features`.
+        threads: CPU threads; None for all cores.
+        epochs: Number of epochs that will read fresh views.
+    """
+
+    augment: Augment
+    features: FeatureSettings
+    threads: int | None
+    epochs: int
+
+
+def frozen_features(
+    data: Dataset, network: Callable[[], keras.Model], recipe: Recipe, settings: PassSettings, *, label: str
+) -> Frozen:
+    """Pass all images, and further views of the training images, through a frozen network.
+
+    Args:
+        data: The images.
+        network: Builds the network; called only if some output is not in the cache.
+        recipe: How the outputs are computed.
+        settings: Augmentation, cache and threads.
+        label: Description for the progress bar.
+    """
     from hairline.model.features import Features, compute
 
-    train_rows = data.rows("train")
+    train_rows, augment, cache = data.rows("train"), settings.augment, settings.features
 
-    def outputs(view: int, rows: np.ndarray, keep: bool, place: str, decoded: Decoded | None = None) -> Features:
+    def outputs(view: int, rows: np.ndarray, keep: bool, suffix: str, decoded: Decoded | None = None) -> Features:
         table = data.manifest.iloc[rows]
-        augment = {**arguments(config.augment, "mode", "views"), "recipe": augmentation.RECIPE} if view else {}
+        varied = {**arguments(augment, "mode", "views"), "recipe": augmentation.RECIPE} if view else {}
         return compute(
             table["path"].tolist(),
             table["sha256"].tolist(),
-            replace(recipe, view=view, augment=augment),
-            model,
+            replace(recipe, view=view, augment=varied),
+            network,
             keep=keep,
-            max_gigabytes=config.features.max_gigabytes,
-            threads=config.runtime.threads,
-            label=label + place,
+            max_gigabytes=cache.max_gigabytes,
+            threads=settings.threads,
+            label=label + suffix,
             decoded=decoded,
         )
 
-    everything = outputs(0, np.arange(len(data.manifest)), config.features.keep, "")
-    if config.augment.mode == "fresh":
-        room = config.features.max_gigabytes if config.features.keep and config.epochs > 1 else 0.0
+    everything = outputs(0, np.arange(len(data.manifest)), cache.keep, "")
+    if augment.mode == "fresh":
+        room = cache.max_gigabytes if cache.keep and settings.epochs > 1 else 0.0
         decoded = Decoded(len(train_rows), recipe.image_size, max_gigabytes=room)
         return Frozen(
-            model, recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}", decoded), 1
+            network, recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}", decoded), 1
         )
-    count = config.augment.views
-    views = [outputs(view, train_rows, config.features.keep, f", view {view + 1}/{count}") for view in range(1, count)]
+    count = augment.views
+    views = [outputs(view, train_rows, cache.keep, f", view {view + 1}/{count}") for view in range(1, count)]
     joined = Features.joined([everything.rows(train_rows), *views])
-    return Frozen(model, recipe, everything, lambda epoch: joined, count)
+    return Frozen(network, recipe, everything, lambda epoch: joined, count)
 
 
 def train_head(
-    config: Config,
     data: Dataset,
     frozen: Frozen,
-    run: tracking.Run,
+    settings: FitSettings,
+    *,
     part: np.ndarray | None = None,
+    on_epoch: OnEpoch = lambda epoch, row: None,
     state: Checkpoint | None = None,
+    signals: Signals | None = None,
 ) -> Head:
-    """Train the head on the training images' features, and mirror the history.
+    """Train a head on the features of the training images.
 
     Args:
-        config: Of the run.
         data: The images.
         frozen: Their features.
-        run: Where the history goes.
-        part: int64, places among the training images of those to train on; None: all of them, and every epoch is told.
-        state: Of the run; None: none is kept.
+        settings: How to train.
+        part: Positions, among the training images, of those to train on, int64; None: all, and every epoch is logged.
+        on_epoch: Called after each epoch with its number and metrics.
+        state: Saves each epoch, and resumes from it; None: nothing is saved.
+        signals: Checked after each epoch.
     """
     import keras
 
-    from hairline.model.head import Standardisation, build_head, compute_logits
+    from hairline.model import head as heads
 
-    fresh = config.augment.mode == "fresh"
     plain = frozen.images.rows(data.rows("train"))
-    known = plain if fresh else frozen.training(1)
-    rows = None if part is None else viewed(part, data, frozen)
-    standardisation = Standardisation.fit(known if rows is None else known.rows(rows))
-    keras.utils.set_random_seed(config.seed)
-    head = build_head(standardisation, classes=len(data.class_names), dropout=config.model.dropout)
-    if config.optimizer.name == "lbfgs":
-        history = solve_rows(config, data, head, standardisation, frozen, run, part=rows, told=part is None)
-        return Head(head, standardisation, compute_logits(head, frozen.images), history)
-    history = fit_rows(
-        config,
-        data,
-        head,
-        frozen,
-        run,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        phase="head",
-        part=rows,
-        told=part is None,
-        state=None if state is None else state.phase("head"),
-    )
-    return Head(head, standardisation, compute_logits(head, frozen.images), history)
+    known = plain if settings.fresh_views else frozen.training(1)
+    images = len(data.rows("train"))
+    rows = None if part is None else np.concatenate([part + view * images for view in range(frozen.views)])
+    standardisation = heads.Standardisation.fit(known if rows is None else known.rows(rows))
+    keras.utils.set_random_seed(settings.seed)
+    model = heads.build_head(standardisation, classes=len(data.class_names), dropout=settings.dropout)
+    common: dict[str, Any] = {"part": rows, "verbose": part is None, "on_epoch": on_epoch, "signals": signals}
+    if settings.optimizer.name == "lbfgs":
+        history = _fit_to_convergence(model, standardisation, data, frozen, settings, **common)
+    else:
+        phase = None if state is None else state.phase("head")
+        history = fit_features(model, data, frozen, settings, name="head", state=phase, **common)
+    return Head(model, standardisation, heads.compute_logits(model, frozen.images), history)
 
 
-def fit_rows(
-    config: Config,
-    data: Dataset,
+def fit_features(
     model: keras.Model,
+    data: Dataset,
     frozen: Frozen,
-    run: tracking.Run,
+    settings: FitSettings,
     *,
-    batch_size: int,
+    name: str,
     part: np.ndarray | None = None,
-    **phase: Any,
+    before: pd.DataFrame | None = None,
+    verbose: bool = True,
+    on_epoch: OnEpoch = lambda epoch, row: None,
+    state: Phase | None = None,
+    signals: Signals | None = None,
 ) -> pd.DataFrame:
-    """Train a model on what a frozen one made of the images, or of the part of them whose rows are given."""
+    """Train a model on the outputs of a frozen network, batch by batch; returns the history.
+
+    Args:
+        model: From outputs of the frozen network to logits; trained in place.
+        data: The images.
+        frozen: The outputs.
+        settings: How to train.
+        name: Name of the phase.
+        part: Rows of the training features to train on, int64; None: all.
+        before: History of the phases before this one.
+        verbose: Log one line per epoch.
+        on_epoch: Called after each epoch with its number and metrics.
+        state: Saves each epoch, and resumes from it.
+        signals: Checked after each epoch.
+    """
     from hairline.data import pipeline
     from hairline.training import epochs
 
@@ -167,99 +248,84 @@ def fit_rows(
     chosen = np.arange(len(labels)) if part is None else part
     val = frozen.images.rows(data.rows("val"))
 
-    width = val.width
-    current = pipeline.Pass(val.read, chosen)  # `epoch` fills in what it reads
-    weights = row_weights(config, data, frozen.views)
-    batches = pipeline.feature_batches(current, width, one_hot[labels], batch_size=batch_size, weights=weights)
+    current = pipeline.Pass(val.read, chosen)  # `epoch` sets what it reads
+    weights = row_weights(data, settings, views=frozen.views)
+    batch_size = settings.batch_size
+    batches = pipeline.feature_batches(current, val.width, one_hot[labels], batch_size=batch_size, weights=weights)
     in_order = pipeline.Pass(val.read, np.arange(len(val)))
+    val_labels = one_hot[data.labels[data.rows("val")]]
 
     def epoch(number: int) -> tf.data.Dataset:
         current.read = frozen.training(number).read
-        current.order = chosen[np.random.default_rng([config.seed, number]).permutation(len(chosen))]
+        current.order = chosen[np.random.default_rng([settings.seed, number]).permutation(len(chosen))]
         return batches
 
-    with errors.advised("batch_size" if phase["phase"] == "head" else "finetune.batch_size", batch_size):
+    with errors.advised("batch_size" if name == "head" else "finetune.batch_size", batch_size):
         return epochs.fit(
             model,
             epoch,
-            pipeline.feature_batches(in_order, width, one_hot[data.labels[data.rows("val")]], batch_size=1024),
+            pipeline.feature_batches(in_order, val.width, val_labels, batch_size=1024),
             steps=-(-len(chosen) // batch_size),
-            steady=True,
-            **fit_settings(config, data, run),
-            **phase,
+            reuse_dataset=True,
+            phase=name,
+            before=before,
+            verbose=verbose,
+            on_epoch=on_epoch,
+            state=state,
+            signals=signals,
+            **settings.phase(),
         )
 
 
-def solve_rows(
-    config: Config,
-    data: Dataset,
-    head: keras.Model,
+def _fit_to_convergence(
+    model: keras.Model,
     standardisation: Standardisation,
+    data: Dataset,
     frozen: Frozen,
-    run: tracking.Run,
+    settings: FitSettings,
     *,
     part: np.ndarray | None,
-    told: bool,
+    verbose: bool,
+    on_epoch: OnEpoch,
+    signals: Signals | None,
 ) -> pd.DataFrame:
-    """Solve a head on the training images' features, or on the part of them whose rows are given.
-
-    They are read into memory. No state is kept: it takes seconds.
-    """
+    """Fit a head by L-BFGS on features that are read into memory; it takes seconds, so no state is saved."""
     from hairline.training import solve
 
-    rows = data.rows("train")
-    weights = row_weights(config, data, frozen.views)
-    chosen = np.arange(len(rows) * frozen.views) if part is None else part
-    smoothing = config.model.label_smoothing
-    shares = np.eye(len(data.class_names)) * (1 - smoothing) + smoothing / len(data.class_names)
+    train, val = data.rows("train"), data.rows("val")
+    weights = row_weights(data, settings, views=frozen.views)
+    chosen = np.arange(len(train) * frozen.views) if part is None else part
+    smoothing = settings.label_smoothing
+    targets = np.eye(len(data.class_names)) * (1 - smoothing) + smoothing / len(data.class_names)
 
-    def standard(features: Features, numbers: np.ndarray) -> np.ndarray:
-        found = features.read(numbers)
-        found = found - standardisation.mean
-        found /= standardisation.deviation
-        return found
+    def standardised(features: Features, rows: np.ndarray) -> np.ndarray:
+        values = features.read(rows) - standardisation.mean
+        values /= standardisation.deviation
+        return values
 
-    val = frozen.images.rows(data.rows("val"))
     solution, history = solve.solve(
-        (standard(frozen.training(1), chosen), shares[np.tile(data.labels[rows], frozen.views)[chosen]]),
-        (standard(val, np.arange(len(val))), shares[data.labels[data.rows("val")]]),
+        (standardised(frozen.training(1), chosen), targets[np.tile(data.labels[train], frozen.views)[chosen]]),
+        (standardised(frozen.images.rows(val), np.arange(len(val))), targets[data.labels[val]]),
         None if weights is None else weights[chosen],
-        **arguments(config.optimizer, "name"),
-        keep=config.schedule.keep,
-        told=told,
-        on_epoch=lambda number, row: run.metrics(row, step=number),
+        **arguments(settings.optimizer, "name"),
+        keep=settings.schedule.keep,
+        verbose=verbose,
+        on_epoch=on_epoch,
+        signals=signals,
     )
-    head.get_layer("logits").set_weights([solution.kernel.astype(np.float32), solution.bias.astype(np.float32)])
+    model.get_layer("logits").set_weights([solution.kernel.astype(np.float32), solution.bias.astype(np.float32)])
     return history
 
 
-def viewed(part: np.ndarray, data: Dataset, frozen: Frozen) -> np.ndarray:
-    """Give the rows of all views of some training images, by their places among them."""
-    return np.concatenate([part + view * len(data.rows("train")) for view in range(frozen.views)])
-
-
-def row_weights(config: Config, data: Dataset, views: int = 1) -> np.ndarray | None:
-    """Say what each view of a training image counts in the loss, float32 [views * n]; None: all the same.
-
-    They are one on average.
-    """
+def row_weights(data: Dataset, settings: FitSettings, *, views: int = 1) -> np.ndarray | None:
+    """Return the weight of each view of a training image, float32 [views * n], 1 on average; None: all 1."""
     from hairline.training import epochs
 
     rows = data.rows("train")
-    weights = np.ones(len(rows))
-    if config.model.class_weights == "balanced":
-        weights = epochs.class_weights(data.labels[rows], len(data.class_names))
-    weights[~np.isin(rows, data.real)] *= config.data.mix_weight
-    return None if (weights == weights[0]).all() else np.tile(weights / weights.mean(), views).astype(np.float32)
-
-
-def fit_settings(config: Config, data: Dataset, run: tracking.Run) -> dict[str, Any]:
-    """Give the settings of training that all phases share."""
-    return {
-        "optimizer": arguments(config.optimizer),
-        "schedule": arguments(config.schedule, "patience", "keep"),
-        "patience": config.schedule.patience,
-        "keep": config.schedule.keep,
-        "label_smoothing": config.model.label_smoothing,
-        "on_epoch": lambda number, row: run.metrics(row, step=number),
-    }
+    weights = (
+        epochs.class_weights(data.labels[rows], len(data.class_names)) if settings.balanced else np.ones(len(rows))
+    )
+    weights[~np.isin(rows, data.real)] *= settings.drawn_weight
+    if (weights == weights[0]).all():
+        return None
+    return np.asarray(np.tile(weights / weights.mean(), views), np.float32)

@@ -1,4 +1,4 @@
-"""Solving: the head of a frozen backbone found at its minimum, with the history that training would give."""
+"""Fit the head to convergence (logistic regression by L-BFGS), with the same history as training by epochs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hairline.system.signals import Signals
 
 log = logging.getLogger(__name__)
 
-Rows = tuple[np.ndarray, np.ndarray]  # standardised features float32 [n, width], shares of the classes [n, classes]
+Rows = tuple[np.ndarray, np.ndarray]  # standardised features float32 [n, width], target probabilities [n, classes]
 
 
 def solve(
@@ -28,25 +28,25 @@ def solve(
     l2: float,
     iterations: int,
     keep: Literal["best", "last"],
-    told: bool = True,
+    verbose: bool = True,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, row: None,
     signals: Signals | None = None,
 ) -> tuple[logistic.Solution, pd.DataFrame]:
-    """Solve the head's problem, which is convex, to its minimum.
+    """Minimise the convex loss of a linear head.
 
     Args:
-        train: The training rows.
-        val: Those of validation.
-        weights: What each training row counts, float32 [n]; None: all the same.
-        l2: Penalty: half of it times the squared weights is added to the loss.
-        iterations: At most.
-        keep: Whether the iteration with the lowest validation loss is kept, or the last.
-        told: Whether the result is told.
-        on_epoch: Called after each iteration with its number and what it measured.
+        train: Training rows.
+        val: Validation rows.
+        weights: Weight of each training row in the loss, float32 [n]; None: all 1.
+        l2: Penalty; half of it times the squared weights is added to the loss.
+        iterations: Maximum number of iterations.
+        keep: Keep the iteration with the lowest validation loss, or the last.
+        verbose: Log the result.
+        on_epoch: Called after each iteration with its number and metrics.
         signals: Checked after each iteration.
 
     Returns:
-        The head, and the history as `training.fit` gives it, an iteration an epoch. Losses are without the penalty.
+        The head, and a history as `epochs.fit` returns it, one row per iteration. Losses are without the penalty.
     """
     history: list[dict[str, Any]] = []
     best: logistic.Solution | None = None
@@ -71,11 +71,11 @@ def solve(
 
         counts = np.ones(len(train[0])) if weights is None else weights
         found = logistic.fit(*train, counts, l2, iterations=iterations, each=each)
-        if not history:  # nothing to learn, from features that never change
+        if not history:  # constant features: there was no iteration
             each(found, found.logits(train[0]))
-    if told:
+    if verbose:
         log.info(
-            "head solved in %d iterations; kept: iteration %d, loss %.4f  accuracy %.4f  val_loss %.4f  "
+            "head fitted to convergence in %d iterations; kept iteration %d: loss %.4f  accuracy %.4f  val_loss %.4f  "
             "val_accuracy %.4f",
             len(history), *(best_row[key] for key in ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")),
         )  # fmt: skip

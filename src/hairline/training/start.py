@@ -1,6 +1,4 @@
-"""What an ordinary run starts from: a backbone with weights that were found elsewhere, and a head trained anew.
-
-`few_labels.Base` is the other thing that a run can start from, with the same methods.
+"""What a run starts from: a pretrained backbone, or (in `base`) a finished run.
 
 TensorFlow takes seconds to import, so whatever needs it is imported inside the functions.
 """
@@ -10,137 +8,201 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from hairline import tracking
-from hairline.config import Config
+from hairline import config
+from hairline.config import arguments
 from hairline.data.prepare import Dataset
 from hairline.model import backbones
+from hairline.model.decision import Decision
+from hairline.model.predictions import Predictions
 from hairline.system import tensorflow
-from hairline.training import repeats
+from hairline.system.signals import Signals
 from hairline.training.checkpoint import Checkpoint
-from hairline.training.head import Frozen, Head, pass_images, train_head
+from hairline.training.head import FitSettings, Frozen, Head, OnEpoch, PassSettings, frozen_features, train_head
 
 if TYPE_CHECKING:
     import keras
 
-    from hairline.evaluation.decisions import Decision
     from hairline.model.features import Features
 
-_MEASURED_IMAGES = 500  # of training and of validation, whose features are computed anew after fine-tuning
+_MEASURED_IMAGES = 500  # of training and of validation, whose features are computed again after fine-tuning
+
+
+class Start(Protocol):
+    """What a run starts from, and the steps that depend on it."""
+
+    @property
+    def origin(self) -> str:
+        """Where the backbone's weights come from: `imagenet`, `synthetic`, `random`, or a file."""
+
+    def check(self, data: Dataset) -> Dataset:
+        """Return the images with the positive class that applies.
+
+        Raises:
+            HairlineError: If the images do not fit.
+        """
+
+    def features(self, data: Dataset, settings: PassSettings) -> Frozen:
+        """Return the features of all images, computed or from the cache."""
+
+    def head(
+        self,
+        data: Dataset,
+        frozen: Frozen,
+        settings: FitSettings,
+        *,
+        on_epoch: OnEpoch,
+        state: Checkpoint,
+        signals: Signals,
+    ) -> Head:
+        """Return the trained head; `state` saves each epoch, `signals` are checked after each."""
+
+    def decide(self, predictions: Predictions, settings: config.Decision, *, resamples: int) -> Decision:
+        """Return temperature and threshold, chosen on images that took no part in the fit."""
+
+    def network(self, frozen: Frozen) -> dict[str, str]:
+        """Return the description of the backbone for `bundle.json`."""
+
+    def statistics(self, data: Dataset, frozen: Frozen, head: Head, model: keras.Model) -> dict[str, np.ndarray]:
+        """Return the arrays of `features.npz`: digests of the images, and statistics for the familiarity distance.
+
+        Args:
+            data: The images.
+            frozen: Their features.
+            head: The trained head.
+            model: The joined model; after fine-tuning its features differ from the frozen ones.
+        """
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A backbone's weights.
+    """A backbone with pretrained weights, and a head that is trained from zero.
 
     Attributes:
-        weights: The file; None: random ones, of the run's seed.
-        origin: Where they come from: `imagenet`, `synthetic`, `random`, or the file the user named.
+        model: Configuration group `model`.
+        image_size: Side of the input, pixels.
+        seed: Seed of random weights.
+        engine: Engine of the feature pass.
+        runtime: Configuration group `runtime`.
+        finetune: Configuration group `finetune`.
+        weights: Weights file; None: random weights.
+        origin: Where the weights come from.
     """
 
+    model: config.Model
+    image_size: int
+    seed: int
+    engine: str
+    runtime: config.Runtime
+    finetune: config.Finetune
     weights: Path | None
     origin: str
 
     @classmethod
-    def find(cls, config: Config) -> Pretrained:
-        """Find the weights that the configuration names, by download where it must be."""
-        settings = config.model
-        weights = backbones.find_weights(settings.backbone, settings.weights, config.image_size)
-        return cls(weights, backbones.origin(settings.weights, weights))
+    def find(cls, model: config.Model, *, image_size: int, **settings: Any) -> Pretrained:
+        """Find the weights that the settings name; download them where needed."""
+        weights = backbones.find_weights(model.backbone, model.weights, image_size)
+        origin = backbones.origin(model.weights, weights)
+        return cls(model=model, image_size=image_size, weights=weights, origin=origin, **settings)
 
-    def checked(self, data: Dataset) -> Dataset:
-        """Take any images."""
+    def check(self, data: Dataset) -> Dataset:
+        """Return the images unchanged: any will do."""
         return data
 
-    def features(self, config: Config, data: Dataset) -> Frozen:
-        """Compute, or take from the cache, the features of all images and of the training images' further views."""
+    def features(self, data: Dataset, settings: PassSettings) -> Frozen:
+        """Return the features of all images and of the training images' further views."""
         from hairline.model import cut, engine
         from hairline.model.features import Recipe
 
-        name, size = config.model.backbone, config.image_size
-        taps = tuple(config.model.taps) or (backbones.BACKBONES[name].random_taps if self.weights is None else ())
+        name, size, precision = self.model.backbone, self.image_size, self.runtime.precision
+        taps = tuple(self.model.taps) or (backbones.BACKBONES[name].random_taps if self.weights is None else ())
 
         @functools.cache
-        def backbone() -> keras.Model:
-            with tensorflow.strategy(config.runtime.devices).scope():
-                return backbones.build(name, image_size=size, weights=self.weights, seed=config.seed, taps=taps)
+        def network() -> keras.Model:
+            with tensorflow.strategy(self.runtime.devices).scope():
+                return backbones.build(name, image_size=size, weights=self.weights, seed=self.seed, taps=taps)
 
-        if config.finetune.layers == "top" and config.finetune.from_layer is not None:
-            cut.first_layer(backbone(), config.finetune.from_layer)  # a wrong name is told before all the work
-        digest = backbones.identify(self.weights, config.seed)
-        chosen = engine.choose_engine(config.features.engine, config.runtime.precision)
-        recipe = Recipe(name, digest, size, chosen, taps=taps, precision=config.runtime.precision)
-        return pass_images(config, data, backbone, recipe, "features")
+        if self.finetune.layers == "top" and self.finetune.from_layer is not None:
+            cut.first_layer(network(), self.finetune.from_layer)  # report a wrong name before all the work
+        digest = backbones.identify(self.weights, self.seed)
+        chosen = engine.choose_engine(self.engine, precision)
+        recipe = Recipe(name, digest, size, chosen, taps=taps, precision=precision)
+        return frozen_features(data, network, recipe, settings, label="features")
 
-    def head(self, config: Config, data: Dataset, frozen: Frozen, run: tracking.Run, state: Checkpoint) -> Head:
-        """Train a head on the training images, epoch by epoch."""
-        return train_head(config, data, frozen, run, state=state)
+    def head(
+        self,
+        data: Dataset,
+        frozen: Frozen,
+        settings: FitSettings,
+        *,
+        on_epoch: OnEpoch,
+        state: Checkpoint,
+        signals: Signals,
+    ) -> Head:
+        """Train a head on the training images."""
+        return train_head(data, frozen, settings, on_epoch=on_epoch, state=state, signals=signals)
 
-    def decide(self, config: Config, data: Dataset, scores: np.ndarray) -> Decision:
+    def decide(self, predictions: Predictions, settings: config.Decision, *, resamples: int) -> Decision:
         """Choose temperature and threshold on the validation images."""
-        return repeats.decide(config, data, scores)
+        from hairline.evaluation import decisions
 
-    def network(self, config: Config, frozen: Frozen) -> dict[str, Any]:
-        """Describe the backbone for the saved model."""
-        name = config.model.backbone
+        return decisions.decide(predictions.select("val"), **arguments(settings), resamples=resamples)
+
+    def network(self, frozen: Frozen) -> dict[str, str]:
+        """Return name, weights, taps and licence of the backbone."""
+        name = self.model.backbone
         licences = {"imagenet": backbones.BACKBONES[name].licence, "synthetic": "Apache-2.0"}
         return {
             "name": name,
             "weights": self.origin,
             "weights_digest": frozen.recipe.weights,
             "taps": " ".join(frozen.recipe.taps),
-            "finetuned": config.finetune.layers,
-            "precision": config.runtime.precision,
+            "finetuned": self.finetune.layers,
+            "precision": self.runtime.precision,
             "licence": licences.get(self.origin, ""),
         }
 
-    def statistics(
-        self, config: Config, data: Dataset, frozen: Frozen, head: Head, model: keras.Model
-    ) -> dict[str, np.ndarray]:
-        """Give the arrays that the saved model tells new images by: which it has seen, and what they were like.
-
-        The latter belong to the joined model's own features, which fine-tuning has moved away from the frozen ones.
-        """
+    def statistics(self, data: Dataset, frozen: Frozen, head: Head, model: keras.Model) -> dict[str, np.ndarray]:
+        """Return digests of the images, and statistics of the saved model's features."""
         from hairline.model import saved
         from hairline.model.familiarity import Distance
         from hairline.model.head import Standardisation
 
-        # Photos are to be told from photos: with drawn images among them, what is known would lie beside these.
+        # Fit on real images only; drawn ones would shift the statistics.
         rows = {"train": np.intersect1d(data.rows("train"), data.real), "val": data.rows("val")}
         standardisation = head.standardisation
-        if config.finetune.layers == "none":
-            found = {split: frozen.images.rows(numbers) for split, numbers in rows.items()}
+        if self.finetune.layers == "none":
+            features = {split: frozen.images.rows(numbers) for split, numbers in rows.items()}
         else:
             rows = {split: _evenly(numbers, _MEASURED_IMAGES) for split, numbers in rows.items()}
-            found = {split: _tuned_features(config, data, frozen, model, numbers) for split, numbers in rows.items()}
-            standardisation = Standardisation.fit(found["train"])
+            features = {split: self._tuned_features(data, frozen, model, numbers) for split, numbers in rows.items()}
+            standardisation = Standardisation.fit(features["train"])
         mean, deviation = standardisation.mean, standardisation.deviation
-        distance = Distance.fit(found["train"], data.labels[rows["train"]], found["val"], mean, deviation)
+        distance = Distance.fit(features["train"], data.labels[rows["train"]], features["val"], mean, deviation)
         return saved.seen_images(data.manifest["sha256"], data.manifest["split"]) | distance.arrays()
 
+    def _tuned_features(self, data: Dataset, frozen: Frozen, model: keras.Model, rows: np.ndarray) -> Features:
+        """Compute the features of some images by the fine-tuned model; they are not cached."""
+        import keras
 
-def _tuned_features(config: Config, data: Dataset, frozen: Frozen, model: keras.Model, rows: np.ndarray) -> Features:
-    """Give what the joined model's layer `features` says of some images; nothing is kept."""
-    import keras
+        from hairline.model.features import compute
 
-    from hairline.model.features import compute
-
-    table = data.manifest.iloc[rows]
-    return compute(
-        table["path"].tolist(),
-        table["sha256"].tolist(),
-        # By TensorFlow: the model is in memory, and converting it would take longer than a thousand images do.
-        replace(frozen.recipe, weights="fine-tuned", engine="tensorflow"),
-        lambda: keras.Model(model.input, model.get_layer("features").output),
-        keep=False,
-        threads=config.runtime.threads,
-        label="features of the fine-tuned model",
-    )
+        table = data.manifest.iloc[rows]
+        return compute(
+            table["path"].tolist(),
+            table["sha256"].tolist(),
+            # By TensorFlow: converting the model would take longer than a thousand images do.
+            replace(frozen.recipe, weights="fine-tuned", engine="tensorflow"),
+            lambda: keras.Model(model.input, model.get_layer("features").output),
+            keep=False,
+            threads=self.runtime.threads,
+            label="features of the fine-tuned model",
+        )
 
 
 def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    """Draw at most `most` of some numbers, evenly over their order."""
+    """Return at most `most` of some row numbers, evenly spread over their order."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]

@@ -1,7 +1,7 @@
-"""The story of one training run, from a source of images to a saved model and its report.
+"""The story of `train.py`: from a source of images to a saved model and its report.
 
-TensorFlow takes seconds to import, so whatever needs it is imported inside the functions: faults of configuration
-and data answer first.
+TensorFlow takes seconds to import, so whatever needs it is imported inside the functions: errors in settings and images
+are reported first.
 """
 
 from __future__ import annotations
@@ -9,104 +9,91 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import re
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from hairline import config as configuration
 from hairline import tracking
 from hairline.config import Config, arguments
 from hairline.data import manifest
 from hairline.data.prepare import Dataset, prepare
-from hairline.evaluation import measures
+from hairline.evaluation import intervals, leaks, measures, thresholds
+from hairline.model import predictions as values
+from hairline.model.predictions import Predictions
 from hairline.system import files, provenance, tensorflow
 from hairline.system.process import Process
 from hairline.system.signals import Signals
-from hairline.training import base as few_labels
-from hairline.training import checkpoint, repeats, save
+from hairline.training import checkpoint, repeats, save, summary
+from hairline.training.base import Base, BaseError
 from hairline.training.checkpoint import Checkpoint
 from hairline.training.finetune import finetune
-from hairline.training.head import Frozen, Head
-from hairline.training.start import Pretrained
+from hairline.training.head import FitSettings, Frozen, Head, PassSettings
+from hairline.training.start import Pretrained, Start
 
 if TYPE_CHECKING:
     import keras
+    import pandas as pd
 
-    from hairline.evaluation.decisions import Decision
     from hairline.evaluation.leaks import Leaks
-    from hairline.model.saved import Bundle
+    from hairline.model.decision import Decision
 
 log = logging.getLogger(__name__)
 
-# What a run starts from; both have the same methods.
-Start = Pretrained | few_labels.Base
-
-# Settings that are no part of what a run tried; config.yaml holds them.
-_UNTOLD = ("tracking", "name", "tags", "resume")
-# Figures that metrics.json alone holds.
-_ASIDE = re.compile(r"_interval_(low|high)$|_uncalibrated$|_images$|^seconds_(?!total$)|^leak_(?!\w+_across$)")
+# Settings that are not logged as parameters: they do not describe what the run tried.
+_NOT_PARAMETERS = ("tracking", "name", "tags", "resume")
+# What conf/config.yaml chooses, and the settings without effect when base= is given.
+_DEFAULTS = {"optimizer.name": "adam", "schedule.name": "constant"}
+_UNUSED_WITH_BASE = (*_DEFAULTS, "model.dropout", "model.label_smoothing", "epochs", "batch_size", "learning_rate")
+_TABLES = ("history.csv", "predictions.csv", "metrics.json", "leaks.csv", "repeats.csv", "learning_curve.csv")
 
 
 def train(config: Config, directory: Path, overrides: list[str], process: Process) -> dict[str, float]:
-    """Run one experiment, or go on with the one of `config.resume`, which is then the run directory.
+    """Train, evaluate and save one run, or resume the run in `directory` where `config.resume` is set.
 
     Args:
         config: Checked configuration.
-        directory: The run directory; all results are written there, and mirrored to MLflow.
+        directory: The run directory; all results are written there and mirrored to MLflow.
         overrides: What the command line changed, for the run's name.
-        process: What lasts for the process.
+        process: State that lasts for the process.
 
     Returns:
-        The flat metrics that `metrics.json` holds.
+        The flat metrics of `metrics.json`.
 
     Raises:
-        CheckpointError: If another process works on the run, or what it began with is no longer there.
+        HairlineError: If another process works on the run, or its images or settings do not fit.
     """
-    base = None if config.base is None else few_labels.Base.of(config.base)
-    if base is not None:
-        config = base.settings(config)
+    start: Start
+    if config.base is None:
+        start = Pretrained.find(
+            config.model,
+            image_size=config.image_size,
+            seed=config.seed,
+            engine=config.features.engine,
+            runtime=config.runtime,
+            finetune=config.finetune,
+        )
+    else:
+        start = Base.of(config.base, engine=config.features.engine, seed=config.seed)
+        config = with_base(config, start)
     with files.locked(directory):
         state = begin(config, directory)
-        return _train(config, directory, overrides, process, state, base or Pretrained.find(config))
+        return run_stages(config, start, directory, overrides, state, process)
 
 
-def begin(config: Config, directory: Path) -> Checkpoint:
-    """Write down what is needed to go on with the run, before anything that takes time; or read where it stood."""
-    identity = configuration.identity(config)
-    if config.resume is None and (directory / "metrics.json").is_file():
-        raise checkpoint.CheckpointError(
-            f"{directory} holds a finished run, whose model and figures would stand beside this run's numbers: choose "
-            f"another hydra.run.dir, delete that folder, or go on with that run: resume={shlex.quote(str(directory))}"
-        )
-    state = Checkpoint.read(directory) if config.resume else None
-    if config.resume is None:
-        tracking.forget(directory)  # a folder that another run was in
-    elif state is not None and state.identity != identity:
-        raise checkpoint.CheckpointError(
-            f"{directory / checkpoint.FILE} is of other settings than config.yaml beside it, or of another version of "
-            "this program: delete it, and resume= trains anew with the run's settings"
-        )
-    configuration.save(dataclasses.replace(config, resume=None), directory / "config.yaml")
-    if state is None:
-        return Checkpoint.begin(directory, identity)
-    state.reopen()
-    return state
-
-
-def _train(
-    config: Config, directory: Path, overrides: list[str], process: Process, state: Checkpoint, start: Start
+def run_stages(
+    config: Config, start: Start, directory: Path, overrides: list[str], state: Checkpoint, process: Process
 ) -> dict[str, float]:
+    """Run the stages of a training in order; arguments and result as in `train`."""
     seconds = Stages(process.signals)
-    from hairline.model import saved
-
+    full = config.report.level == "full"
+    resamples = (intervals.RESAMPLES, thresholds.RESAMPLES) if full else (0, 0)
+    fit, passes = fit_settings(config), pass_settings(config)
     with seconds("data"):
-        data = start.checked(prepare(config.data, config.split, seed=config.seed, process=process))
+        data = start.check(prepare(config.data, config.split, seed=config.seed, process=process))
         warn_of_large_batch(config, data)
         state.expect(manifest.digest(data.manifest), len(data.manifest))
     with tracking.start(
@@ -115,56 +102,167 @@ def _train(
         tags={**config.tags, "configuration": configuration.identity(config)},
         directory=directory,
     ) as run:
+
+        def on_epoch(epoch: int, row: dict[str, float]) -> None:
+            run.metrics(row, step=epoch)
+
+        hooks = {"on_epoch": on_epoch, "state": state, "signals": process.signals}
         with seconds("setup"):
             record_inputs(config, data, directory, run)
             tensorflow.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
-            frozen = start.features(config, data)
+            frozen = start.features(data, passes)
             run.parameters({"weights": start.origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
         with seconds("head"):
-            head = start.head(config, data, frozen, run, state)
+            head = start.head(data, frozen, fit, **hooks)  # type: ignore[arg-type]
             head.history.to_csv(directory / "history.csv", index=False)
         if config.finetune.layers != "none":
             with seconds("finetune"):
-                head = finetune(config, data, frozen, head, run, state)
+                head = finetune(data, frozen, head, config.finetune, fit, passes, **hooks)  # type: ignore[arg-type]
                 head.history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
-            decision = start.decide(config, data, head.scores)
-            repeats.say_decision(config, data, decision)
-            results = repeats.measure(config, data, head.scores, decision)
-            bundle = save.describe_model(config, data, decision, start.network(config, frozen))
-            probabilities = repeats.probabilities(head.scores, decision.temperature)
-            write_predictions(data, probabilities, bundle, directory)
+            predictions = repeats.predictions_of(data, head)
+            decision = start.decide(predictions, config.decision, resamples=resamples[1])
+            log_decision(data, decision)
+            metrics = measures.measure_splits(predictions, decision, resamples=resamples[0])
+            manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")
             if config.probe:
-                results |= repeats.measure_probe(data, frozen)
+                metrics |= repeats.probe_accuracy(data, frozen)
         if config.repeats > 1:
             with seconds("repeats"):
-                results |= repeats.repeat(config, data, frozen, results, directory)
-        if config.report.level == "full":
-            with seconds("leaks"):
-                leaks = repeats.find_leaks(data, directory)
-                results |= leaks.counts
-            with seconds("model"):
-                model, results["parity_difference"] = save.join_model(
-                    config, data, frozen, head, probabilities, bundle.temperature
+                metrics |= repeats.repeat_heads(
+                    data, frozen, fit, config.decision, repeats=config.repeats, first=metrics, directory=directory
                 )
-                statistics = start.statistics(config, data, frozen, head, model)
-                saved.save_model(directory / "model", model, bundle, statistics)
+        if full:
+            with seconds("leaks"):
+                leak_report = find_leaks(data, directory)
+                metrics |= leak_report.counts
+            with seconds("model"):
+                model, metrics["parity_difference"] = save_model(config, start, data, frozen, head, decision, directory)
             with seconds("figures"):
-                draw(config, data, frozen, model, head, decision, bundle, leaks, results, directory)
-        results |= seconds.measured()
-        files.write_text(directory / "metrics.json", json.dumps(results, indent=2) + "\n")
-        mirror(config, data, results, directory, run)
-        if config.report.level == "full" and config.tracking.log_model:
+                curve = learning_curve(config, data, frozen, fit, metrics, directory)
+                draw_training(config, data, head, leak_report, curve, directory)
+                draw_predictions(config, data, predictions, decision, model, directory)
+        metrics |= seconds.measured()
+        files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        mirror(data, metrics, directory, run)
+        if full and config.tracking.log_model:
             # Last: MLflow ties whatever is logged after a model to that model.
             run.model(directory / "model", Path(data.manifest["path"].iloc[data.rows("test")[0]]))
-    state.finish(keep=config.report.level == "light")  # the best of a sweep is completed from its weights
-    say_results(config, data, results, directory, run, alone=process.sweep is None)
-    return results
+    state.finish(keep=config.report.level == "light")  # the best job of a sweep is completed from its weights
+    log_results(config, data, metrics, directory, run, in_sweep=process.sweep is not None)
+    return metrics
+
+
+def begin(config: Config, directory: Path) -> Checkpoint:
+    """Save the settings before anything that takes time, and return the run's state: new, or where it stopped.
+
+    Raises:
+        CheckpointError: If the directory holds another run.
+    """
+    identity = configuration.identity(config)
+    if config.resume is None and (directory / "metrics.json").is_file():
+        raise checkpoint.CheckpointError(
+            f"{directory} holds a finished run, whose model and figures would be mixed with this run's: choose another "
+            f"hydra.run.dir, delete that folder, or resume that run with resume={shlex.quote(str(directory))}"
+        )
+    state = Checkpoint.read(directory) if config.resume else None
+    if config.resume is None:
+        tracking.forget(directory)  # journal of an earlier run in the same folder
+    elif state is not None and state.identity != identity:
+        raise checkpoint.CheckpointError(
+            f"{directory / checkpoint.FILE} belongs to other settings than config.yaml beside it, or to another "
+            "version of this program: delete it, and resume= trains anew with the run's settings"
+        )
+    configuration.save(dataclasses.replace(config, resume=None), directory / "config.yaml")
+    if state is None:
+        return Checkpoint.begin(directory, identity)
+    state.reopen()
+    return state
+
+
+def with_base(config: Config, base: Base) -> Config:
+    """Return the settings with the base's backbone and image size in place of those that they name.
+
+    Raises:
+        BaseError: If they name another backbone, or set how a head is trained by epochs.
+    """
+    backbone, image_size = base.bundle.backbone, base.bundle.image_size
+    taps = backbone["taps"].split()
+    given = {"model.backbone": backbone["name"], "model.taps": taps, "image_size": image_size}
+    chosen, default = configuration.leaves(config), configuration.leaves(Config()) | _DEFAULTS
+    unused = [
+        key
+        for key in (*given, *_UNUSED_WITH_BASE)
+        if chosen[key] != default[key] and chosen[key] != given.get(key, default[key])
+    ]
+    if unused:
+        raise BaseError(
+            "base= brings its own backbone and image size, and fits its head to convergence: remove "
+            f"{', '.join(f'{key}={chosen[key]}' for key in unused)}, which would have no effect"
+        )
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, backbone=backbone["name"], taps=taps, weights="auto"),
+        image_size=image_size,
+        runtime=dataclasses.replace(config.runtime, precision=base.bundle.precision),  # type: ignore[arg-type]
+        probe=False,
+    )
+
+
+def fit_settings(config: Config) -> FitSettings:
+    """Return how the head is trained."""
+    return FitSettings(
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        dropout=config.model.dropout,
+        label_smoothing=config.model.label_smoothing,
+        balanced=config.model.class_weights == "balanced",
+        drawn_weight=config.data.mix_weight,
+        seed=config.seed,
+        fresh_views=config.augment.mode == "fresh",
+    )
+
+
+def pass_settings(config: Config) -> PassSettings:
+    """Return how images are passed through the backbone."""
+    return PassSettings(config.augment, config.features, config.runtime.threads, config.epochs)
+
+
+def run_name(config: Config, overrides: list[str]) -> str:
+    """Return a name for the MLflow run."""
+    solver = "refit" if config.base is not None else config.optimizer.name
+    return summary.run_name(overrides, config.model.backbone, solver)
+
+
+class Stages:
+    """Seconds spent in each named stage of a run."""
+
+    def __init__(self, signals: Signals) -> None:
+        """Start the clock; `signals` are checked before each stage."""
+        self._signals = signals
+        self._seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Measure the block's time as stage `name`."""
+        self._signals.check()
+        started = time.perf_counter()
+        yield
+        self._seconds[name] = time.perf_counter() - started
+
+    def measured(self) -> dict[str, float]:
+        """Return `seconds_<stage>` of each stage so far, and `seconds_total` since the start."""
+        stages = {f"seconds_{name}": value for name, value in self._seconds.items()}
+        return stages | {"seconds_total": time.perf_counter() - self._started}
 
 
 def warn_of_large_batch(config: Config, data: Dataset) -> None:
-    """Log a warning when one batch holds all training images of a head that is trained in epochs."""
+    """Log a warning where one batch holds all training images of a head that is trained by epochs."""
     train_images = len(data.rows("train"))
     if config.base is None and config.optimizer.name != "lbfgs" and config.batch_size > train_images:
         log.warning(
@@ -174,192 +272,148 @@ def warn_of_large_batch(config: Config, data: Dataset) -> None:
         )
 
 
-class Stages:
-    """Seconds spent in each named stage of a run."""
-
-    def __init__(self, signals: Signals) -> None:
-        """Start the clock of the whole run."""
-        self._signals = signals
-        self._seconds: dict[str, float] = {}
-        self._started = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Count the block's time under `name`."""
-        self._signals.check()
-        started = time.perf_counter()
-        yield
-        self._seconds[name] = time.perf_counter() - started
-
-    def measured(self) -> dict[str, float]:
-        """Give `seconds_<stage>` for each stage so far, and `seconds_total` since the start."""
-        found = {f"seconds_{name}": value for name, value in self._seconds.items()}
-        return found | {"seconds_total": time.perf_counter() - self._started}
-
-
 def record_inputs(config: Config, data: Dataset, directory: Path, run: tracking.Run) -> None:
-    """Write down and mirror what the run starts from."""
+    """Write and log what the run starts from: images, environment, settings."""
     manifest.write(data.manifest, directory / "manifest.csv")
     if len(data.rejected):
         manifest.write(data.rejected, directory / "rejected.csv")
-    about = json.dumps(provenance.describe(), indent=2, ensure_ascii=False)
-    (directory / "environment.json").write_text(about + "\n", encoding="utf-8")
+    environment = json.dumps(provenance.describe(), indent=2, ensure_ascii=False)
+    files.write_text(directory / "environment.json", environment + "\n")
     for path in sorted(directory.glob("*.[cjy]*")):
         run.artifacts(path)
-    told = {key: value for key, value in configuration.leaves(config).items() if not key.startswith(_UNTOLD)}
-    run.parameters(told)
+    leaves = configuration.leaves(config)
+    run.parameters({key: value for key, value in leaves.items() if not key.startswith(_NOT_PARAMETERS)})
     name = Path(getattr(config.data, "path", None) or config.data.source).name
     run.dataset(data.manifest, manifest.digest(data.manifest), name)
 
 
-def write_predictions(data: Dataset, probabilities: np.ndarray, bundle: Bundle, directory: Path) -> None:
-    """Write the test predictions."""
-    from hairline.model.saved import whole_images
+def log_decision(data: Dataset, decision: Decision) -> None:
+    """Log the threshold and how it was chosen."""
+    lines, warnings = summary.decision_lines(data, decision)
+    for line in lines:
+        log.info(line)
+    for line in warnings:
+        log.warning(line)
 
-    test = data.rows("test")
-    table = whole_images(data.manifest.iloc[test], probabilities[test], bundle)
-    manifest.write(table, directory / "predictions.csv")
+
+def test_table(data: Dataset, predictions: Predictions, decision: Decision) -> pd.DataFrame:
+    """Return the predictions table of the test images."""
+    test = predictions.select("test")
+    return values.table(
+        data.manifest.iloc[data.rows("test")],
+        test.decided(decision),
+        test.probabilities(decision.temperature),
+        test.class_names,
+    )
 
 
-def draw(
-    config: Config,
-    data: Dataset,
-    frozen: Frozen,
-    model: keras.Model,
-    head: Head,
-    decision: Decision,
-    bundle: Bundle,
-    leaks: Leaks,
-    results: dict[str, float],
-    directory: Path,
+def find_leaks(data: Dataset, directory: Path) -> Leaks:
+    """Report near-identical images across the split; `leaks.csv` gets the closest pairs."""
+    # Real images only: an image that was drawn on a training image is not a leak of another one.
+    report = leaks.find(data.manifest.iloc[data.real], data.hashes)
+    manifest.write(report.pairs, directory / "leaks.csv")
+    counts = report.counts
+    log.info(
+        "leaks: %s groups, the largest of %s images; %s validation and test images have a near-identical image in "
+        "another split, %s an identical one",
+        *(f"{counts[f'leak_{key}']:,}" for key in ("groups", "largest_group", "near_across", "identical_across")),
+    )
+    return report
+
+
+def save_model(
+    config: Config, start: Start, data: Dataset, frozen: Frozen, head: Head, decision: Decision, directory: Path
+) -> tuple[keras.Model, float]:
+    """Join backbone and head, check the result, and save it; returns the model and its largest difference."""
+    from hairline.model import saved
+
+    exact = config.runtime.precision == "float32"
+    model, difference = save.join(data, frozen, head, temperature=decision.temperature, exact=exact)
+    split, size = config.split.grouping(), config.image_size
+    bundle = save.describe(data, decision, start.network(frozen), image_size=size, split=split)
+    saved.save_model(directory / "model", model, bundle, start.statistics(data, frozen, head, model))
+    return model, difference
+
+
+def learning_curve(
+    config: Config, data: Dataset, frozen: Frozen, fit: FitSettings, metrics: dict[str, float], directory: Path
+) -> pd.DataFrame | None:
+    """Return the learning curve where it was asked for and features are reused; `learning_curve.csv` holds it."""
+    if not config.report.learning_curve or config.finetune.layers != "none" or config.augment.mode == "fresh":
+        return None
+    curve = repeats.learning_curve(data, frozen, fit, metrics)
+    curve.to_csv(directory / "learning_curve.csv", index=False)
+    return curve
+
+
+def draw_training(
+    config: Config, data: Dataset, head: Head, leak_report: Leaks, curve: pd.DataFrame | None, directory: Path
 ) -> None:
-    """Draw the figures of the training, of the split and of the test predictions."""
+    """Draw training images, curves and the closest pairs across the split."""
     from hairline.evaluation import galleries
 
-    folder = directory / "figures"
-    test = data.rows("test")
-    curve = None
-    if config.report.learning_curve and config.finetune.layers == "none" and config.augment.mode == "views":
-        curve = repeats.learning_curve(config, data, frozen, results)
-        curve.to_csv(directory / "learning_curve.csv", index=False)
     galleries.draw_training(
-        folder,
+        directory / "figures",
         manifest=data.manifest,
         history=head.history,
         image_size=config.image_size,
         augment=arguments(config.augment),
         seed=config.seed,
-        leaks=leaks,
+        leaks=leak_report,
         split_by=data.split_by,
         curve=curve,
     )
+
+
+def draw_predictions(
+    config: Config, data: Dataset, predictions: Predictions, decision: Decision, model: keras.Model, directory: Path
+) -> None:
+    """Draw the test predictions."""
+    from hairline.evaluation import galleries
+
     galleries.draw_predictions(
-        folder,
-        rows=data.manifest.iloc[test],
-        labels=data.labels[test],
-        probabilities=repeats.probabilities(head.scores[test], decision.temperature),
-        uncalibrated=repeats.probabilities(head.scores[test], 1.0),
-        bundle=bundle,
+        directory / "figures",
+        rows=data.manifest.iloc[data.rows("test")],
+        predictions=predictions.select("test"),
+        decision=decision,
+        image_size=config.image_size,
         title="Test images",
         seed=config.seed,
         model=lambda: model,
     )
 
 
-def mirror(config: Config, data: Dataset, results: dict[str, float], directory: Path, run: tracking.Run) -> None:
-    """Log the final metrics and files."""
-    shown = headlines(results, data.class_names)
-    run.metrics({tracking.metric_name(key): value for key, value in shown.items()})
-    told = "\n".join(told_test(config, data, results))
+def mirror(data: Dataset, metrics: dict[str, float], directory: Path, run: tracking.Run) -> None:
+    """Log the final metrics, files and description to MLflow."""
+    headlines = summary.headlines(metrics, data.class_names)
+    run.metrics({tracking.metric_name(key): value for key, value in headlines.items()})
+    lines = "\n".join(summary.test_lines(data, metrics))
     run.note(
-        f"Test accuracy **{results['test_accuracy']:.4f}** on {len(data.rows('test')):,} images "
+        f"Test accuracy **{metrics['test_accuracy']:.4f}** on {len(data.rows('test')):,} images "
         f"({', '.join(data.class_names)}); split by `{data.split_by}`."
-        f"\n\n```\n{told}\n```\n\n`{shlex.join(provenance.command())}`"
+        f"\n\n```\n{lines}\n```\n\n`{shlex.join(provenance.command())}`"
     )
-    for name in ("history.csv", "predictions.csv", "metrics.json", "leaks.csv", "repeats.csv", "learning_curve.csv"):
+    for name in _TABLES:
         if (directory / name).is_file():
             run.artifacts(directory / name)
     if (directory / "figures").is_dir():
         run.figures(directory / "figures")
 
 
-def headlines(results: dict[str, float], class_names: Sequence[str]) -> dict[str, float]:
-    """Choose the figures that MLflow gets: it draws a chart of each, and among all of them the curves would be lost.
-
-    Without a slash in their names: sections are drawn above all that has none, the curves included.
-    """
-    # The epochs' own val_loss and val_accuracy are curves; the kept weights' values get names of their own.
-    found = {f"best_{key}" if key.startswith("val_") else key: value for key, value in results.items()}
-    told_twice = class_names if len(class_names) == 2 else ()  # of two classes each tells what the other does
-    aside = {f"test_{metric}_{name}" for metric in measures.OF_A_CLASS for name in told_twice}
-    return {key: value for key, value in found.items() if not _ASIDE.search(key) and key not in aside}
-
-
-def run_name(config: Config, overrides: list[str]) -> str:
-    """Name a run so that it can be told from its neighbours, what differs first: MLflow cuts long names."""
-    hidden = ("model=", "optimizer=", "data=folder", "data.path=", "name=", "tags", "tracking", "report", "runtime")
-    told = [entry.lstrip("+") for entry in overrides]
-    told = [entry.removeprefix("experiment=") for entry in told if not entry.startswith((*hidden, "hydra"))]
-    solver = "refit" if config.base is not None else config.optimizer.name
-    return " ".join([*reversed(told), config.model.backbone, solver])[:250]
-
-
-def told_test(config: Config, data: Dataset, results: dict[str, float]) -> list[str]:
-    """Say the test's figures with their 95 % intervals, how the split was made, and the spread over repeats."""
-    names = ["accuracy"]
-    if data.positive is not None:
-        names += ["recall_at_threshold", "specificity_at_threshold", "balanced_accuracy_at_threshold", "auroc"]
-    lines = []
-    for name in [*names, "ece"]:
-        line = f"test {name.replace('_', ' '):32} {results[f'test_{name}']:.4f}"
-        if f"test_{name}_interval_low" in results:
-            low, high = (results[f"test_{name}_interval_{end}"] for end in ("low", "high"))
-            line += f"  ({low:.4f} to {high:.4f})"
-        lines.append(line)
-    if "probe_test_accuracy" in results:
-        baseline = "linear probe, closed form"
-        lines.append(f"{baseline:37} {results['probe_test_accuracy']:.4f}  (test accuracy; the baseline of a second)")
-    if "repeats" in results:
-        values = [results[f"repeats_test_accuracy_{key}"] for key in ("mean", "deviation", "lowest", "highest")]
-        told = "test accuracy of {:.0f} heads: mean {:.4f}, deviation {:.4f}, from {:.4f} to {:.4f}"
-        lines.append(told.format(results["repeats"], *values))
-    if "test_abstained" in results:
-        lines.append(f"{'test images without an answer':37} {results['test_abstained']:.4f}  (inside decision.abstain)")
-    warning = (
-        ": images of one scene may stand on both sides, and figures be too good" if data.split_by == "none" else ""
-    )
-    return [*lines, f"split by {data.split_by}{warning}"]
-
-
-def say_results(
-    config: Config, data: Dataset, results: dict[str, float], directory: Path, run: tracking.Run, *, alone: bool
+def log_results(
+    config: Config, data: Dataset, metrics: dict[str, float], directory: Path, run: tracking.Run, *, in_sweep: bool
 ) -> None:
-    """Print what came out, where it lies, and what to try next."""
-    lines = ["", f"{'':7}{'images':>9}{'accuracy':>11}{'loss':>9}"]
-    for split in manifest.SPLITS:
-        accuracy = results[f"{split}_accuracy"]
-        # Before the temperature, as the curves are: after it, the test's loss would not compare with the others.
-        loss = results.get(f"{split}_loss_uncalibrated", results[f"{split}_loss"])
-        lines.append(f"{split:7}{len(data.rows(split)):>9,}{accuracy:>11.4f}{loss:>9.4f}")
-    lines += ["", *told_test(config, data, results)]
-    stages = {key.removeprefix("seconds_"): value for key, value in results.items() if key.startswith("seconds_")}
-    lines += ["", "seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in stages.items()), ""]
+    """Log what came out, where it lies, and what to try next."""
     place = files.relative(directory)
-    lines.append(f"Run directory   {place}")
-    # The jobs of a sweep leave the rest to its end.
-    if alone and run.id is not None:
-        lines.append("Compare runs    " + "   then open ".join(run.ui_hints(config.tracking.uri)))
-    if alone:
-        lines += _next_steps(config, shlex.quote(place))
+    lines = ["", *summary.split_lines(data, metrics), "", *summary.test_lines(data, metrics)]
+    lines += ["", summary.seconds_line(metrics), "", f"Run directory   {place}"]
+    if not in_sweep:  # a sweep prints the rest at its end
+        if run.id is not None:
+            lines.append("Compare runs    " + "   then open ".join(run.ui_hints(config.tracking.uri)))
+        lines += summary.next_steps(
+            place,
+            full=config.report.level == "full",
+            synthetic=config.data.source == "synthetic",
+            by_epochs=config.base is None and config.optimizer.name != "lbfgs",
+        )
     log.info("\n".join(lines))
-
-
-def _next_steps(config: Config, place: str) -> list[str]:
-    if config.report.level != "full":
-        return [f"No model saved  for model and figures: python train.py resume={place} report=full"]
-    if config.data.source == "synthetic":
-        return ["Try next        python train.py data=folder data.path=<folder with one sub-folder a class>"]
-    steps = [f"Try next        python predict.py run={place} input=<photos>"]
-    if config.base is None and config.optimizer.name != "lbfgs":
-        steps.append("                or add -m optimizer=adam,sgd learning_rate=1e-2,1e-3: a run for each combination")
-    return steps
