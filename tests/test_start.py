@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from tests.conftest import paint, poison
@@ -23,22 +21,16 @@ def nothing_slow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_help_answers_at_once(nothing_slow: dict[str, str]) -> None:
     found = run("--help", environment=nothing_slow)
     assert found.returncode == 0, found.stderr
-    for text in (
-        "data=folder data.path=",
-        "optimizer: adam, adamw, lbfgs, lion, rmsprop, sgd",
-        "mobilenetv2",
-        "mlflow ui",
-        "batch_size: 64",
-    ):
-        assert text in found.stdout
-    assert "schema" not in found.stdout.partition("Settings")[0]
+    choices = found.stdout.partition("Settings")[0]
+    assert "optimizer: adam, adamw, lbfgs, lion, rmsprop, sgd" in choices
+    assert "schema" not in choices
+    assert "batch_size: 64" in found.stdout
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
         ("evaluate.py", ["--help"], "part: all"),
-        ("evaluate.py", ["run=here"], "You must specify 'data'"),
         ("evaluate.py", ["data=folder", "data.path=."], "run is missing: add run=... to the command line"),
         ("evaluate.py", ["run=nowhere", "data=folder", "data.path=."], "run=nowhere: no saved model there"),
         ("evaluate.py", ["run=here", "data=folder", "data.path=.", "part=tst"], "Invalid value 'tst'"),
@@ -167,22 +159,3 @@ def test_a_run_from_start_to_end(two_classes: Path) -> None:
     assert "Try next" in said
     assert Path("mlflow.db").is_file()
     assert Path("mlruns").is_dir()
-
-
-@pytest.mark.slow
-def test_a_resumed_run_ends_with_the_same_numbers(two_classes: Path) -> None:
-    """In the same folder and the same MLflow run."""
-    assert run(*TINY, "data=folder", f"data.path={two_classes}").returncode == 0
-    (place,) = Path("outputs").glob("*/*")
-    before = json.loads((place / "metrics.json").read_text())
-    (place / "metrics.json").unlink()
-    again = run(f"resume={place}")
-    assert again.returncode == 0, again.stdout + again.stderr
-    after = json.loads((place / "metrics.json").read_text())
-    told = [key for key in before if not key.startswith("seconds")]
-    assert {key: after[key] for key in told} == {key: before[key] for key in told}
-    assert [path.name for path in place.parent.iterdir()] == [place.name]
-    assert (place / "train.log").read_text().count("epoch 1/2") == 2
-    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    (entry,) = store.search_runs([store.get_experiment_by_name("hairline").experiment_id])
-    assert [point.step for point in store.get_metric_history(entry.info.run_id, "loss")] == [1, 2]

@@ -64,19 +64,18 @@ def parse(arguments: Sequence[str], conf: Path) -> CommandLine:
         fault = check(typed, conf)
         if fault is not None:
             raise ConfigError(fault)
-    settings = _settings(typed)
-    multirun = bool({"-m", "--multirun"} & set(typed))
-    command = CommandLine(typed, typed)
     if _only_asks(typed):
-        return command
-    if settings.get("sweep.resume", "null") != "null":
-        command = _resumed_sweep(typed, settings)
-    elif settings.get("resume", "null") != "null" and not multirun:
-        return _resumed_run(typed, settings)
-    elif settings.get("search", "null") == "null":
-        return dataclasses.replace(command, completed=_readable(typed))
-    flag = [] if multirun else ["-m"]
-    return dataclasses.replace(command, completed=_readable([*flag, *command.completed]))
+        return CommandLine(typed, _readable(typed))
+    settings = {key: value for key, value in _settings(typed).items() if value != "null"}
+    multirun = bool({"-m", "--multirun"} & set(typed))
+    arguments, directory = typed, None
+    if "sweep.resume" in settings:
+        arguments, directory = _resumed_sweep(typed, settings)
+    elif "resume" in settings and not multirun:
+        arguments, directory = _resumed_run(typed, settings)
+    if not multirun and {"sweep.resume", "search"} & set(settings):
+        arguments = ["-m", *arguments]
+    return CommandLine(typed, _readable(arguments), directory)
 
 
 def quoted(value: object) -> str:
@@ -147,8 +146,8 @@ def _without_plus(argument: str, conf: Path) -> str:
     return argument.lstrip("+") if name and equals and (conf / name).is_dir() else argument
 
 
-def _resumed_run(typed: Sequence[str], settings: dict[str, str]) -> CommandLine:
-    """Return the command that resumes a run, with its folder, its choices and its data path.
+def _resumed_run(typed: Sequence[str], settings: dict[str, str]) -> tuple[list[str], str | None]:
+    """Return the arguments that resume a run, with its folder, choices and data path, and where it was started.
 
     The choices make settings valid that belong to one of them, such as data.path; their defaults are not compared
     with the saved settings.
@@ -172,16 +171,16 @@ def _resumed_run(typed: Sequence[str], settings: dict[str, str]) -> CommandLine:
         implied.append(f"data.path={quoted(path)}")
     state = Checkpoint.read(folder)
     rest = [argument for argument in typed if not argument.startswith("resume=")]
-    return CommandLine(typed, _readable([*implied, *rest]), None if state is None else state.working_directory)
+    return [*implied, *rest], None if state is None else state.working_directory
 
 
-def _resumed_sweep(typed: Sequence[str], settings: dict[str, str]) -> CommandLine:
-    """Return the command that resumes a sweep: its saved overrides, replaced and extended by the typed ones."""
+def _resumed_sweep(typed: Sequence[str], settings: dict[str, str]) -> tuple[list[str], str]:
+    """Return the saved arguments of a sweep, replaced and extended by the typed ones, and where it was started."""
     sweep = Sweep.read(_folder(settings["sweep.resume"]))
     saved = [entry for entry in sweep.command if entry.lstrip("+~").partition("=")[0] not in settings]
     rest = [argument for argument in typed if not argument.startswith("sweep.resume=")]
     places = [f"hydra.sweep.dir={quoted(sweep.folder)}", f"sweep.resume={quoted(sweep.folder)}"]
-    return CommandLine(typed, [*saved, *rest, *places], sweep.working_directory)
+    return [*saved, *rest, *places], sweep.working_directory
 
 
 def _folder(text: str) -> Path:
