@@ -8,15 +8,16 @@ import shlex
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hairline
 from hairline.config.values import names_run
-from hairline.model import saved
-from hairline.model.saved import Bundle
 from hairline.tracking import store
 from hairline.tracking.journal import run_id as id_of
 from hairline.tracking.store import TrackingError, opened, redacted, redacted_text
+
+if TYPE_CHECKING:
+    from hairline.model.saved import Bundle
 
 
 def requirements(bundle: Bundle) -> list[str]:
@@ -37,6 +38,8 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
     import pandas as pd  # half a second, which a misspelt key need not wait for
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
+
+    from hairline.model import saved
 
     bundle = saved.read_bundle(folder)
     doubles = ["probability", "threshold", *(f"prob_{name}" for name in bundle.class_names)]
@@ -113,6 +116,8 @@ def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run
     Raises:
         BundleError: If there is none.
     """
+    from hairline.model import saved  # late: it imports SciPy and pandas, which --help answers without
+
     text = os.fspath(run)
     place = Path(text).expanduser()
     for folder in (place / "model", place):
