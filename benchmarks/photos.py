@@ -83,15 +83,15 @@ def compose(generator: np.random.Generator, files: dict[bool, list[Path]], chose
 
 def single(run: str, photo: Path, folder: Path, repeats: int) -> dict[str, Any]:
     """Measure one photo: in a process that is ready, and as a whole command with its peak memory."""
-    from hairline.inspection.examiner import Examiner, Task
+    from hairline.inspection.records import Recorder
 
     # The first call converts the model, as the first inspection with any model does.
     whole = [measure.run(command(run, photo, folder / f"one-{call}"), folder) for call in range(2)]
-    examiner = Examiner(Task(Path(run, "model"), folder / "ready", inspector={"size_px": PATCH_PX}))
+    recorder = Recorder(folder / "ready", model=Path(run, "model"), inspector={"size_px": PATCH_PX})
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        if problem := examiner.examine(photo):
+        if problem := recorder.process(photo):
             sys.exit(problem)
         seconds.append(time.perf_counter() - started)
     return {
@@ -145,26 +145,26 @@ def places(run: str, photos: list[tuple[Path, np.ndarray]]) -> dict[str, Any]:
 def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
     """Inspect many photos, as predict.py does, beside the engine alone on tiles that lie ready."""
     from hairline.inspection import tiles
-    from hairline.inspection.examiner import Examiner, Task
+    from hairline.inspection.records import Recorder
     from hairline.model import engine
 
-    examiner = Examiner(Task(Path(run, "model"), output, inspector={"size_px": PATCH_PX}))
+    recorder = Recorder(output, model=Path(run, "model"), inspector={"size_px": PATCH_PX})
     count = len(tiles.grid(WIDTH, HEIGHT, tile_px=PATCH_PX, stride_px=PATCH_PX))
-    size = examiner.inspector.bundle.image_size
+    size = recorder.inspector.bundle.image_size
     ready = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     rates = []
 
     def engine_rate() -> None:
         for _ in range(4):
             started = time.perf_counter()
-            for _ in examiner.inspector.run_engine(lambda row: ready[row], count):
+            for _ in recorder.inspector.run_engine(lambda row: ready[row], count):
                 pass
             rates.append(count / (time.perf_counter() - started))
 
     engine_rate()
     process, resident = psutil.Process(), []
     started = time.perf_counter()
-    for problem in engine.map_ordered(examiner.examine, photos, os.cpu_count() or 1):
+    for problem in engine.map_ordered(recorder.process, photos, os.cpu_count() or 1):
         if problem:
             sys.exit(problem)
         resident.append(process.memory_info().rss / 1e6)

@@ -73,7 +73,7 @@ def test_a_model_that_tells_no_distance_leaves_the_column_empty(tmp_path: Path) 
         inspect(old, tmp_path / "a.png", "adapt=surface")
 
 
-def test_a_dim_surface_is_adapted_to_and_the_report_says_so(model: Path, tmp_path: Path) -> None:
+def test_a_dim_surface_is_fit_to_and_the_report_says_so(model: Path, tmp_path: Path) -> None:
     """On walls photographed in the dusk all is dark: as trained the model calls every tile cracked."""
     for number in range(3):
         wall(tmp_path / "site" / f"{number}.png", brightness=0.55, tint=0.9, seed=number)
@@ -95,7 +95,7 @@ def test_the_same_command_learns_nothing_twice(model: Path, tmp_path: Path, monk
     def refused(*arguments: object) -> None:
         raise AssertionError("learned again")
 
-    monkeypatch.setattr(adaptation, "_adapted", refused)
+    monkeypatch.setattr(adaptation, "_fit", refused)
     pd.testing.assert_frame_equal(inspect(model, tmp_path / "site", "adapt=surface"), first)
     wall(tmp_path / "site" / "new.png", brightness=0.55, tint=0.9, seed=7)
     with pytest.raises(AssertionError, match="learned again"):

@@ -1,10 +1,9 @@
-"""The page: safe with any names, one file, and usable by mouse, keyboard and printer."""
+"""The report: safe with any names, one file, usable by mouse, keyboard and printer."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,14 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hairline.inspection import examiner, markup, report
+from hairline.inspection import records, report, tables
+from hairline.inspection.tiles import Region
 
 NAMES = [
     "plain.jpg",
     'it\'s "quoted" & co.jpg',
     "<script>document.title='broken'<b>.jpg",
     "☃ 😀 größer.jpg",
-    "$rows {x}.jpg",
+    "$rows {x} {{ y }} {% z %}.jpg",
 ]
 
 
@@ -34,38 +34,35 @@ def jpeg(width: int, height: int, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def about(root: Path, **changes: Any) -> report.About:
-    values: dict[str, Any] = {
-        "adaptation": "off",
-        "model": {"model": "run", "backbone": "b", "engine": "litert", "digest": "0", "classes": "x", "decision": "y"},
-        "positive": "cracked", "root": root, "tile_px": 227, "stride_px": 227, "tiles": 1, "mm_per_pixel": None,
-        "strip_location": False, "problems": {root / "<i>broken</i>.jpg": "not an \"image\" <b>"}, "failed": 1,
-        "others": 0, "embed_megabytes": 40.0, "most_photos": 2000, "has_times": True, "has_positions": True,
-    }  # fmt: skip
-    return report.About(**{**values, **changes})
-
-
 def rows(folder: Path, names: list[str]) -> list[dict[str, Any]]:
-    """Write overlays and records as an inspection leaves them; gives the rows of photos.csv."""
-    found = []
-    (folder / examiner.OVERLAYS).mkdir(exist_ok=True)
+    """Write overlays and records like an inspection; return the rows of photos.csv."""
+    table = []
+    (folder / records.OVERLAYS).mkdir(exist_ok=True)
     thumbnail, overlay = base64.b64encode(jpeg(240, 180)).decode(), jpeg(1600, 1200)
     for number, name in enumerate(names):
         path = folder / "photos" / name
-        (folder / examiner.overlay(path)).write_bytes(overlay)
-        record = examiner.record_file(folder, path)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text("{}\n" + json.dumps({"thumbnail": thumbnail}) + "\n")
-        found.append({
-            "path": str(path), "width": 4032, "height": 3024, "tiles": 252,
-            "predicted": ["cracked", "plain", "cannot tell"][number % 3],
-            "highest_probability": (number * 7 % 100) / 100,
-            "cracked_share": 0.01 * (number % 3 == 0) * (number % 9), "cannot_tell_share": 0.0, "regions": number % 4,
-            "cracked_area_px": 100, "longest_region_px": 10.0, "time": f"2026-05-{1 + number % 28:02}T10:00:00",
-            "latitude": None if number % 2 else 52.5, "longitude": None if number % 2 else 13.25,
-            "overlay": examiner.overlay(path).as_posix(), "notes": "", "distance": 0.5, "unfamiliar": False,
-        })  # fmt: skip
-    return found
+        place = records.overlay_path(path)
+        (folder / place).write_bytes(overlay)
+        record = records.Record(
+            path=str(path), width=4032, height=3024, time=f"2026-05-{1 + number % 28:02}T10:00:00",
+            latitude=None if number % 2 else 52.5, longitude=None if number % 2 else 13.25, altitude_m=None, label="",
+            predicted=["cracked", "plain", "cannot tell"][number % 3], highest_probability=(number * 7 % 100) / 100,
+            positive_share=0.01 * (number % 3 == 0) * (number % 9), cannot_tell_share=0.0, distance=0.5,
+            unfamiliar=False, regions=[Region(0, 0, 3, 4, 12, 0.9)] * (number % 4), tiles={"x": [0] * 252},
+            faults=[], notes=[], overlay=place.as_posix(), thumbnail=thumbnail,
+        )  # fmt: skip
+        records.write_record(folder, path, {}, record)
+        table.append(tables.photo_row(record, None))
+    return table
+
+
+def write(folder: Path, table: list[dict[str, Any]], **changes: Any) -> None:
+    root = folder / "photos"
+    settings: dict[str, Any] = {
+        "facts": {"Model": "run"}, "positive": "cracked", "root": root,
+        "to_check": {root / "<i>broken</i>.jpg": 'not an "image" <b>'}, "embed_megabytes": 40.0, "max_photos": 2000,
+    }  # fmt: skip
+    report.write(folder, table, **{**settings, **changes})
 
 
 class Page(HTMLParser):
@@ -88,24 +85,24 @@ def page(folder: Path) -> Page:
     return Page((folder / report.REPORT).read_text(encoding="utf-8"))
 
 
-def test_names_are_text_and_nothing_is_asked_of_a_network(tmp_path: Path) -> None:
-    report.write(rows(tmp_path, NAMES), about(tmp_path / "photos"), tmp_path)
-    found = page(tmp_path)
+def test_names_are_text_and_the_page_needs_no_network(tmp_path: Path) -> None:
+    write(tmp_path, rows(tmp_path, NAMES))
+    parsed = page(tmp_path)
     for name in NAMES:
-        assert name in found.text
-    scripts = [attributes for tag, attributes in found.elements if tag == "script"]
+        assert name in parsed.text
+    scripts = [attributes for tag, attributes in parsed.elements if tag == "script"]
     assert [attributes for attributes in scripts if attributes.get("type") != "text/plain"] == [{}]
     assert len(scripts) == 1 + len(NAMES)
-    tags = {tag for tag, _ in found.elements}
+    tags = {tag for tag, _ in parsed.elements}
     assert not {"link", "iframe", "object", "embed"} & tags
-    for _, attributes in found.elements:
+    for _, attributes in parsed.elements:
         for name in ("src", "href", "action", "srcset"):
             assert re.match(r"data:image/jpeg;base64,", attributes.get(name) or "data:image/jpeg;base64,")
-    assert [tag for tag, attributes in found.elements if any(name.startswith("on") for name in attributes)] == []
+    assert [tag for tag, attributes in parsed.elements if any(name.startswith("on") for name in attributes)] == []
 
 
-def test_the_policy_names_the_one_script(tmp_path: Path) -> None:
-    report.write(rows(tmp_path, NAMES), about(tmp_path), tmp_path)
+def test_the_policy_allows_the_one_script(tmp_path: Path) -> None:
+    write(tmp_path, rows(tmp_path, NAMES))
     policy = next(attributes["content"] for tag, attributes in page(tmp_path).elements if "http-equiv" in attributes)
     assert policy is not None
     assert "default-src 'none'" in policy
@@ -118,27 +115,27 @@ def test_worst_first() -> None:
 
     given = [row("a", "plain", 0, 0.4), row("b", "cannot tell", 0, 0.5), row("c", "cracked", 0.1, 0.9),
              row("d", "cracked", 0.2, 0.8), row("e", "plain", 0, 0.45), row("f", "cannot tell", 0, 0.6)]  # fmt: skip
-    assert "".join(entry["path"] for entry in report.worst_first(given, "cracked")) == "dcfbea"
-    assert report.verdicts(given, "cracked") == {"cracked": 2, "cannot tell": 2, "plain": 2}
-    assert report.verdicts(given[:1], "cracked") == {"cracked": 0, "plain": 1}
+    assert "".join(entry["path"] for entry in report.sort_worst_first(given, "cracked")) == "dcfbea"
+    assert report.count_predicted(given, "cracked") == {"cracked": 2, "cannot tell": 2, "plain": 2}
+    assert report.count_predicted(given[:1], "cracked") == {"cracked": 0, "plain": 1}
 
 
 def test_what_is_embedded_is_bounded(tmp_path: Path) -> None:
     table = rows(tmp_path, [f"{number}.jpg" for number in range(12)])
     size = len(base64.b64encode((tmp_path / table[0]["overlay"]).read_bytes())) / 1e6
-    report.write(table, about(tmp_path, embed_megabytes=3.5 * size, most_photos=10), tmp_path)
-    found = page(tmp_path)
-    assert sum(attributes.get("type") == "text/plain" for _, attributes in found.elements) == 3
-    assert sum(tag == "tr" for tag, _ in found.elements) == 1 + 10
-    assert "The 10 worst of 12 photos are listed" in found.text
-    assert "12" in found.text.partition("photos examined")[0][-10:]
+    write(tmp_path, table, embed_megabytes=3.5 * size, max_photos=10)
+    parsed = page(tmp_path)
+    assert sum(attributes.get("type") == "text/plain" for _, attributes in parsed.elements) == 3
+    assert sum(tag == "tr" for tag, _ in parsed.elements) == 1 + 10
+    assert "The 10 worst of 12 photos are listed" in parsed.text
+    assert "12" in parsed.text.partition("photos inspected")[0][-10:]
 
 
 @pytest.mark.parametrize(
     ("share", "expected"), [(0, "0.0 %"), (0.0001, "< 0.1 %"), (0.5, "50.0 %"), (0.9999, "> 99.9 %"), (1, "100.0 %")]
 )
 def test_little_is_not_nothing(share: float, expected: str) -> None:
-    assert markup.percent(share) == expected
+    assert report.percent(share) == expected
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
@@ -159,7 +156,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_in_a_browser(tmp_path: Path, browser: Any) -> None:
-    report.write(rows(tmp_path, NAMES), about(tmp_path / "photos"), tmp_path)
+    write(tmp_path, rows(tmp_path, NAMES))
     alone = tmp_path / "alone"  # the page by itself, without the folder it was made in
     alone.mkdir()
     shutil.copy(tmp_path / report.REPORT, alone)
@@ -237,7 +234,7 @@ def test_in_a_browser(tmp_path: Path, browser: Any) -> None:
 @pytest.mark.slow
 def test_a_thousand_photos_open_at_once(tmp_path: Path, browser: Any) -> None:
     table = rows(tmp_path, [f"IMG_{number:04}.jpg" for number in range(1000)])
-    report.write(table, about(tmp_path / "photos"), tmp_path)
+    write(tmp_path, table)
     tab = browser.new_page()
     tab.goto((tmp_path / report.REPORT).as_uri())
     entry = tab.evaluate("performance.getEntriesByType('navigation')[0].toJSON()")

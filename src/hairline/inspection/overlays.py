@@ -1,9 +1,10 @@
-"""The picture of an inspection: the heat map over the photo, regions outlined, a scale below."""
+"""Overlays: the heat map drawn over the photo, with outlined regions and a colour scale."""
 
 from __future__ import annotations
 
 import functools
 import io
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,52 +13,53 @@ from PIL import Image, ImageDraw, ImageFont
 from hairline.inspection.inspector import Inspection
 from hairline.model.decision import CANNOT_TELL
 
-# Colour and opacity over the probability: nothing where nothing was found, so that the surface stays visible; from
-# yellow to dark red otherwise, readable on grey concrete and in print.
+# Colour and opacity by probability: transparent where it is low, so that the surface stays visible; else from yellow to
+# dark red, readable on grey concrete and in print.
 _STOPS = np.array([0.0, 0.1, 0.35, 0.6, 0.85, 1.0])
 _COLOURS = np.array([(255, 221, 87), (255, 221, 87), (255, 196, 61), (250, 136, 35), (226, 62, 44), (180, 18, 52)])
 _OPACITY = np.array([0.0, 0.0, 0.30, 0.40, 0.46, 0.50])
-_OUTLINE, _HALO, _DOUBT = (200, 16, 46), (255, 255, 255), (39, 93, 173)
+_POSITIVE, _HALO, _CANNOT_TELL = (200, 16, 46), (255, 255, 255), (39, 93, 173)  # of outlines
 _INK, _PAPER, _FAINT = (38, 43, 51), (255, 255, 255), (120, 128, 138)
 _QUALITY = 82
 
 
-def draw(photo: Image.Image, found: Inspection, *, longest_px: int) -> Image.Image:
-    """Draw the heat map over the photo.
+def draw(photo: Image.Image, inspection: Inspection, *, longest_px: int) -> Image.Image:
+    """Draw the heat map over a photo.
 
     Args:
         photo: RGB.
-        found: What was found in it.
-        longest_px: Most pixels of the picture's longer side; a larger photo is reduced by a whole number.
+        inspection: Results of the photo.
+        longest_px: Longest side of the overlay in pixels; a larger photo is reduced by a whole number.
 
     Returns:
-        An RGB picture; regions of the positive class are outlined in red, cells that could not be told in dashed blue.
+        An RGB picture; regions of the positive class are outlined in red, "cannot tell" in dashed blue.
     """
-    # By a whole number: four times as quick as any other size, and enough for the eye.
-    shown = photo.reduce(-(-max(photo.size) // longest_px))
-    # Cells' edges on the picture; a cell keeps at least its place where it shrinks to nothing.
-    columns = np.round(found.heat.x_edges * (shown.width / photo.width)).astype(np.int64)
-    rows = np.round(found.heat.y_edges * (shown.height / photo.height)).astype(np.int64)
-    colour, opacity = _tint(found.probabilities)
-    mask = _spread(np.rint(opacity * 255).astype(np.uint8), rows, columns)
-    tint = _spread(np.rint(colour).astype(np.uint8), rows, columns)
-    picture = Image.composite(Image.fromarray(tint), shown, Image.fromarray(mask))
+    # Four times as fast as resizing to an arbitrary size.
+    reduced = photo.reduce(-(-max(photo.size) // longest_px))
+    # A cell that shrinks to nothing still has edges to outline.
+    columns = np.round(inspection.heat.x_edges * (reduced.width / photo.width)).astype(np.int64)
+    rows = np.round(inspection.heat.y_edges * (reduced.height / photo.height)).astype(np.int64)
+    heat = replace(inspection.heat, x_edges=columns, y_edges=rows)
+    colour, opacity = _tint(inspection.probabilities)
+    mask = Image.fromarray(heat.pixels(np.rint(opacity * 255).astype(np.uint8)))
+    tint = Image.fromarray(heat.pixels(np.rint(colour).astype(np.uint8)))
+    picture = Image.composite(tint, reduced, mask)
     pen = ImageDraw.Draw(picture)
-    thickness = max(2, round(max(shown.size) / 500))
-    _outline(pen, found.decided == CANNOT_TELL, rows, columns, thickness, _DOUBT, dashed=True)
-    _outline(pen, found.decided == found.positive, rows, columns, thickness, _OUTLINE, dashed=False)
+    thickness = max(2, round(max(reduced.size) / 500))
+    _outline(pen, inspection.decided == CANNOT_TELL, rows, columns, thickness, _CANNOT_TELL, dashes=4)
+    _outline(pen, inspection.decided == inspection.positive, rows, columns, thickness, _POSITIVE, dashes=0)
     return picture
 
 
 def with_scale(picture: Image.Image, positive: str, threshold: float | None) -> Image.Image:
-    """Put a strip below the picture that says what its colours mean.
+    """Add a colour scale below an overlay; one too narrow for text is returned unchanged.
 
     Args:
-        picture: From `draw`.
+        picture: Overlay from `draw`.
         positive: Name of the positive class.
-        threshold: Marked on the scale; None where the most probable class wins.
+        threshold: Marked on the scale; None if the most probable class is predicted.
     """
-    unit = int(np.clip(picture.width / 60, 9, 22))  # height of the letters, in pixels
+    unit = int(np.clip(picture.width / 60, 9, 22))  # text height in pixels
     if picture.width < 22 * unit:
         return picture
     strip = int(2.6 * unit)
@@ -88,11 +90,11 @@ def with_scale(picture: Image.Image, positive: str, threshold: float | None) -> 
 
 
 def jpeg(picture: Image.Image, longest_px: int | None = None, quality: int = _QUALITY) -> bytes:
-    """Encode a picture, without any EXIF.
+    """Encode a picture as JPEG without EXIF.
 
     Args:
         picture: RGB.
-        longest_px: Longest side that it is reduced to; None keeps its size.
+        longest_px: Longest side after resizing; None keeps the size.
         quality: 1 to 95.
     """
     if longest_px is not None and max(picture.size) > longest_px:
@@ -105,13 +107,9 @@ def jpeg(picture: Image.Image, longest_px: int | None = None, quality: int = _QU
 
 
 def _tint(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give colour [..., 3] and opacity [...] of probabilities."""
+    """Return colour [..., 3] and opacity [...] of probabilities."""
     colour = np.stack([np.interp(probabilities, _STOPS, _COLOURS[:, channel]) for channel in range(3)], axis=-1)
     return colour, np.interp(probabilities, _STOPS, _OPACITY)
-
-
-def _spread(cells: NDArray[np.uint8], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint8]:
-    return np.repeat(np.repeat(cells, np.diff(rows), axis=0), np.diff(columns), axis=1)
 
 
 def _outline(
@@ -122,30 +120,27 @@ def _outline(
     thickness: int,
     colour: tuple[int, int, int],
     *,
-    dashed: bool,
+    dashes: int,
 ) -> None:
-    """Draw the border between chosen cells and all others, with a light halo."""
-    if not chosen.any():
-        return
+    """Draw the border between chosen cells and all others with a white halo; `dashes` per cell, 0 for a solid line."""
     padded = np.pad(chosen, 1)
-    lines = []
-    for row, column in zip(*np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1]), strict=True):
-        lines.append((columns[column], rows[row], columns[column + 1], rows[row]))
-    for row, column in zip(*np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1]), strict=True):
-        lines.append((columns[column], rows[row], columns[column], rows[row + 1]))
-    inner = columns[-1] - 1 - thickness // 2, rows[-1] - 1 - thickness // 2  # the photo's own border stays in sight
+    horizontal = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    vertical = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
+    lines = [(columns[column], rows[row], columns[column + 1], rows[row]) for row, column in horizontal]
+    lines += [(columns[column], rows[row], columns[column], rows[row + 1]) for row, column in vertical]
+    least = thickness // 2  # lines along the photo's border are drawn inside it
+    most_x, most_y = columns[-1] - 1 - least, rows[-1] - 1 - least
+    parts = [(part / dashes, (part + 0.5) / dashes) for part in range(dashes)] or [(0, 1)]
     for width, ink in ((thickness + 2, _HALO), (thickness, colour)):
         half = width // 2
-        for x0, y0, x1, y1 in lines:
-            x0, x1 = (int(np.clip(x, thickness // 2, inner[0])) for x in (x0, x1))
-            y0, y1 = (int(np.clip(y, thickness // 2, inner[1])) for y in (y0, y1))
-            if not dashed:
-                pen.rectangle([x0 - half, y0 - half, x1 + half, y1 + half], ink)
-            else:
-                for part in range(0, 4):
-                    at = [x0 + (x1 - x0) * part / 4, y0 + (y1 - y0) * part / 4]
-                    to = [x0 + (x1 - x0) * (part + 0.5) / 4, y0 + (y1 - y0) * (part + 0.5) / 4]
-                    pen.rectangle([at[0] - half, at[1] - half, to[0] + half, to[1] + half], ink)
+        for line in lines:
+            x0, x1 = (int(np.clip(x, least, most_x)) for x in line[::2])
+            y0, y1 = (int(np.clip(y, least, most_y)) for y in line[1::2])
+            across, down = x1 - x0, y1 - y0
+            for start, end in parts:
+                upper = x0 + across * start - half, y0 + down * start - half
+                lower = x0 + across * end + half, y0 + down * end + half
+                pen.rectangle([upper, lower], ink)
 
 
 @functools.cache

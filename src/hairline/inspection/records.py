@@ -1,143 +1,314 @@
-"""The tables of an inspection, from its records: predictions.csv, photos.csv and photos.geojson."""
+"""One record per photo: all that tables and report need of it.
+
+A record is written after its overlay, so a photo that has one is done. Local threads and Ray's processes use the same
+`Recorder`, so their results are the same.
+"""
 
 from __future__ import annotations
 
-import itertools
+import base64
+import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
+from PIL import Image
 
-from hairline.data import manifest
+from hairline.data import images
+from hairline.inspection import exif, overlays
+from hairline.inspection.inspector import Inspection, Inspector
 from hairline.inspection.tiles import Region
+from hairline.model.decision import CANNOT_TELL
 from hairline.system import files
 
-Record = tuple[Path, dict[str, Any]]
+FORMAT = 3  # part of every record's identity: raise it when the same photo would get another record
+OVERLAYS, RECORDS = "overlays", "records"
+_THUMBNAIL_PX, _THUMBNAIL_QUALITY = 240, 62
+# Ray hands the photos of a lost worker to another one, endlessly if one photo kills them all.
+_MAX_TRIES = 3
+_MIN_SIZE = 0.9  # side of a photo in patches, below which it is enlarged beyond what the model was trained on
 
-_BLOCK = 50  # photos whose tiles are in memory at once
-_DIGITS = 6
+
+@dataclass(frozen=True)
+class Record:
+    """The results of one photo.
+
+    Attributes:
+        path: The photo, as the input names it. Not stored: records are found by their photo's absolute path.
+        width: In pixels, upright.
+        height: In pixels, upright.
+        time: When it was taken (ISO 8601); "" if unknown.
+        latitude: Degrees north (WGS 84); None if unknown or stripped.
+        longitude: Degrees east.
+        altitude_m: Metres above sea level.
+        label: True class; "" if unknown.
+        predicted: Class of the photo as a whole, or "cannot tell".
+        highest_probability: Highest probability of the positive class in a tile.
+        positive_share: Share of the photo's surface predicted to be of the positive class.
+        cannot_tell_share: Share of the surface inside the abstain band.
+        distance: Distance of the photo's tiles from the training images, 1 = 95th percentile of validation sets; None
+            if the model stores no statistics.
+        unfamiliar: Whether the photo is out of distribution.
+        regions: Connected areas of the positive class, the largest first.
+        tiles: Columns `x y width height predicted prob_<class>... distance` of the photo's tiles.
+        faults: Reasons why a person must check the photo.
+        notes: Remarks without consequences.
+        overlay: Path of the overlay below the output folder, with forward slashes.
+        thumbnail: Small overlay, a JPEG in Base64.
+    """
+
+    path: str
+    width: int
+    height: int
+    time: str
+    latitude: float | None
+    longitude: float | None
+    altitude_m: float | None
+    label: str
+    predicted: str
+    highest_probability: float
+    positive_share: float
+    cannot_tell_share: float
+    distance: float | None
+    unfamiliar: bool
+    regions: list[Region]
+    tiles: dict[str, list[Any]]
+    faults: list[str]
+    notes: list[str]
+    overlay: str
+    thumbnail: str
 
 
-def write_predictions(records: Iterable[Record], columns: list[str], file: Path) -> int:
-    """Write one row a tile, `path x y width height label predicted prob_<class>... distance`.
+def read_records(output: Path, paths: Iterable[Path]) -> Iterator[Record]:
+    """Read the records of photos that are done, one at a time.
 
     Args:
-        records: Of all photos; only some are in memory at a time.
-        columns: Names of the columns after `predicted`.
-        file: It is replaced where it exists.
-
-    Returns:
-        Number of rows.
+        output: Folder of the results.
+        paths: The photos.
     """
-    order = ["path", "x", "y", "width", "height", "label", "predicted", *columns]
-    rows = 0
-
-    def blocks() -> Iterator[pd.DataFrame]:
-        nonlocal rows
-        iterator = iter(records)
-        while block := list(itertools.islice(iterator, _BLOCK)):
-            table = pd.concat([_tile_rows(path, record) for path, record in block], ignore_index=True)[order]
-            rows += len(table)
-            yield table
-
-    _write(blocks(), order, file)
-    return rows
+    for path in paths:
+        with record_file(output, path).open(encoding="ascii") as file:
+            file.readline()
+            values = json.loads(file.readline())
+        values["regions"] = [Region(**region) for region in values["regions"]]
+        yield Record(**values, path=str(path))
 
 
-def _tile_rows(path: Path, record: dict[str, Any]) -> pd.DataFrame:
-    table = pd.DataFrame(record["tiles"])
-    # As objects: pandas' own text cannot hold file names that are no UTF-8.
-    same = {name: np.full(len(table), text, object) for name, text in (("path", str(path)), ("label", record["label"]))}
-    return table.assign(**{name: pd.Series(values, dtype=object) for name, values in same.items()})
+def write_record(output: Path, path: Path, stamp: dict[str, Any], record: Record) -> None:
+    """Write a photo's record in one step: its stamp on the first line, its content on the second."""
+    values = {name: value for name, value in vars(record).items() if name != "path"}
+    file = record_file(output, path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(file, f"{json.dumps(stamp)}\n{json.dumps(values, default=vars)}\n")
 
 
-def photo_row(path: Path, record: dict[str, Any], mm_per_pixel: float | None) -> dict[str, Any]:
-    """Give a photo's row of photos.csv.
+def record_file(output: Path, path: Path) -> Path:
+    """Return the file of a photo's record."""
+    return output / RECORDS / _digest(path)[:2] / f"{_digest(path)}.json"
 
-    Args:
-        path: The photo.
-        record: Of it.
-        mm_per_pixel: Scale of the photo; None leaves out all that is in millimetres.
+
+def overlay_path(path: Path) -> Path:
+    """Return the path of a photo's overlay below the output folder; its name is valid on every system."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._")[:60]
+    return Path(OVERLAYS, f"{stem or 'photo'}-{_digest(path)[:10]}.jpg")
+
+
+class Recorder:
+    """Inspects photo files and writes an overlay and a record of each; safe for use from several threads.
+
+    Attributes:
+        output: Folder of the results.
+        inspector: The model in use.
+        identity: Digest of all settings that change a record.
     """
-    found, place = [Region(**region) for region in record["regions"]], record["place"] or {}
-    area = sum(region.area_px for region in found)
-    longest = max((region.diagonal_px for region in found), default=0.0)
-    lengths = {"cracked_area_px": area, "longest_region_px": round(longest, 1)}
-    if mm_per_pixel is not None:
-        lengths |= {
-            "cracked_area_mm2": round(area * mm_per_pixel**2, 1),
-            "longest_region_mm": round(longest * mm_per_pixel, 1),
+
+    def __init__(
+        self,
+        output: Path,
+        *,
+        model: Path,
+        inspector: dict[str, Any],
+        longest_px: int = 1600,
+        max_megapixels: float = 80.0,
+        labels: Literal["none", "folder"] = "none",
+        strip_location: bool = False,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            output: Folder of the results.
+            model: Folder of the saved model.
+            inspector: Keyword arguments of `Inspector`.
+            longest_px: Longest side of an overlay.
+            max_megapixels: Larger photos are refused before they are decoded.
+            labels: "folder": the name of a photo's folder is its true class; "none": true classes are unknown.
+            strip_location: Leave out positions.
+        """
+        self.output = output
+        self.inspector = Inspector(model, **inspector)
+        self._max_megapixels, self._longest_px = max_megapixels, longest_px
+        self._labels, self._strip_location = labels, strip_location
+        settings = {
+            "format": FORMAT,
+            "decode": images.RECIPE,
+            "bundle": asdict(self.inspector.bundle),
+            "tiles": [self.inspector.tile_px, self.inspector.stride_px],
+            "engine": self.inspector.engine,
+            "positive": self.inspector.positive,
+            "adapted": self.inspector.adapted_to,
+            "overlay": longest_px,
+            "labels": labels,
+            "strip_location": strip_location,
         }
-    return {
-        "path": str(path),
-        "width": record["width"],
-        "height": record["height"],
-        "tiles": len(record["tiles"]["x"]),
-        "predicted": record["predicted"],
-        "highest_probability": round(record["highest_probability"], _DIGITS),
-        "cracked_share": round(record["positive_share"], _DIGITS),
-        "cannot_tell_share": round(record["cannot_tell_share"], _DIGITS),
-        "regions": len(found),
-        "boxes": json.dumps([[region.x, region.y, region.width, region.height] for region in found]),
-        **lengths,
-        "time": record["time"],
-        "latitude": place.get("latitude"),
-        "longitude": place.get("longitude"),
-        "altitude_m": place.get("altitude_m"),
-        "overlay": record["overlay"],
-        "notes": "; ".join(record["faults"] + record["notes"]),
-        "problem": "",
-        "distance": None if record["distance"] is None else round(record["distance"], _DIGITS),
-        "unfamiliar": record["unfamiliar"],
-    }
+        self.identity = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+        for name in (OVERLAYS, RECORDS):
+            (output / name).mkdir(parents=True, exist_ok=True)
+
+    def is_done(self, path: Path) -> bool:
+        """Return whether a photo has a record with these settings and has not changed since."""
+        try:
+            with record_file(self.output, path).open(encoding="ascii") as file:
+                done = bool(json.loads(file.readline()) == self._stamp(path))
+        except (OSError, ValueError):
+            return False
+        return done and (self.output / overlay_path(path)).is_file()
+
+    def delete_other_records(self) -> None:
+        """Delete the records of other settings: they may hold positions."""
+        for file in (self.output / RECORDS).glob("*/*"):
+            try:
+                with file.open(encoding="ascii") as record:
+                    current = json.loads(record.readline())["identity"] == self.identity
+            except (OSError, ValueError, KeyError, TypeError):
+                current = False
+            if not current:
+                file.unlink(missing_ok=True)
+
+    def process(self, path: Path) -> str | None:
+        """Inspect one photo and write its overlay and record.
+
+        Returns:
+            The reason why it cannot be inspected; None once it is done.
+
+        Raises:
+            OSError: If the output cannot be written.
+        """
+        try:
+            stamp = self._stamp(path)
+        except OSError as error:
+            return f"cannot be opened: {error.strerror or error}"
+        try:
+            header, inspection, picture = self._inspect(path)
+        except images.ImageError as error:
+            return str(error)
+        except MemoryError:
+            return "too large for the memory that is left: cut it, or use fewer threads"
+        thumbnail = overlays.jpeg(picture, _THUMBNAIL_PX, _THUMBNAIL_QUALITY)
+        picture = overlays.with_scale(picture, inspection.positive, self.inspector.bundle.threshold)
+        with files.atomic(self.output / overlay_path(path)) as file:
+            file.write(overlays.jpeg(picture))
+        write_record(self.output, path, stamp, self._record(path, header, inspection, thumbnail))
+        return None
+
+    def _inspect(self, path: Path) -> tuple[exif.Header, Inspection, Image.Image]:
+        """Return a photo's header, results and overlay; the photo itself is released."""
+        content = images.read(path)
+        header = exif.read(content)
+        megapixels = header.width * header.height / 1e6
+        if megapixels > self._max_megapixels:
+            raise images.ImageError(
+                f"{megapixels:,.0f} megapixels, more than max_megapixels={self._max_megapixels:g}: cut it, or raise "
+                "the limit if memory allows"
+            )
+        photo = images.upright(content)
+        del content
+        inspection = self.inspector.inspect(photo)
+        return header, inspection, overlays.draw(photo, inspection, longest_px=self._longest_px)
+
+    def _record(self, path: Path, header: exif.Header, inspection: Inspection, thumbnail: bytes) -> Record:
+        faults, notes = [], [] if self._strip_location else list(header.doubts)
+        label, class_names = path.absolute().parent.name, self.inspector.bundle.class_names
+        if self._labels == "none":
+            label = ""
+        elif label not in class_names:
+            faults.append(f"its folder {label!r} is no class of the model ({', '.join(class_names)}): label left empty")
+            label = ""
+        if min(header.width, header.height) < _MIN_SIZE * self.inspector.tile_px:
+            faults.append(
+                f"smaller than a patch ({header.width} x {header.height} pixels, patches have "
+                f"{self.inspector.tile_px}): it was enlarged, so trust its result less"
+            )
+        if inspection.is_unfamiliar:
+            notes.append(
+                f"unlike the images the model was trained on (distance {inspection.distance:.2f}): check it by eye"
+            )
+        table = inspection.table.drop(columns=["path", "label"])
+        return Record(
+            path=str(path),
+            width=header.width,
+            height=header.height,
+            time=header.time,
+            latitude=None if self._strip_location else header.latitude,
+            longitude=None if self._strip_location else header.longitude,
+            altitude_m=None if self._strip_location else header.altitude_m,
+            label=label,
+            predicted=inspection.predicted,
+            highest_probability=inspection.highest,
+            positive_share=inspection.share(inspection.positive),
+            cannot_tell_share=inspection.share(CANNOT_TELL),
+            distance=inspection.distance,
+            unfamiliar=inspection.is_unfamiliar,
+            regions=inspection.regions,
+            # As Python floats, probabilities keep all digits of their float32.
+            tiles={str(name): table[name].tolist() for name in table},
+            faults=faults,
+            notes=notes,
+            overlay=overlay_path(path).as_posix(),
+            thumbnail=base64.b64encode(thumbnail).decode("ascii"),
+        )
+
+    def _stamp(self, path: Path) -> dict[str, Any]:
+        """Return what identifies a record: the settings, and the photo's size and times."""
+        stat = path.stat()
+        times = {"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
+        return {"identity": self.identity, "size": stat.st_size, **times}
 
 
-def write_photos(rows: list[dict[str, Any]], problems: dict[Path, str], file: Path) -> None:
-    """Write one row a photo; those that could not be examined come last, with the reason in `problem`."""
-    failed = [{"path": str(path), "problem": reason} for path, reason in problems.items()]
-    columns = list(rows[0]) if rows else ["path", "problem"]
-    table = pd.DataFrame(rows + failed, columns=columns, dtype=object)
-    for name in ("width", "height", "tiles", "regions", "cracked_area_px"):
-        if name in table:
-            table[name] = table[name].astype("Int64")
-    manifest.write(table, file)
+class RayRecorder:
+    """A `Recorder` in a process of Ray, called with one row per photo."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Load the model; the settings are those of `Recorder`."""
+        self._recorder = Recorder(**settings)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Process the photo `row["path"]` (bytes), unless a worker that was lost had finished it.
+
+        Returns:
+            The row with `problem`: why the photo cannot be inspected, or "".
+        """
+        path = Path(os.fsdecode(row["path"]))
+        problem = None if self._recorder.is_done(path) else self._process(path)
+        return {"path": row["path"], "problem": problem or ""}
+
+    def _process(self, path: Path) -> str | None:
+        tries = record_file(self._recorder.output, path).with_suffix(".tries")
+        tries.parent.mkdir(parents=True, exist_ok=True)
+        before = int(tries.read_text() or 0) if tries.exists() else 0
+        if before < _MAX_TRIES:
+            tries.write_text(str(before + 1))
+            problem = self._recorder.process(path)
+        else:
+            problem = (
+                f"the worker was lost {before} times while examining it: examine it alone, with runtime.compute=local"
+            )
+        tries.unlink()
+        return problem
 
 
-def write_geojson(rows: Iterable[dict[str, Any]], file: Path) -> int:
-    """Write the photos that have a position as GeoJSON (RFC 7946: longitude first, WGS 84).
-
-    Args:
-        rows: From `photo_row`.
-        file: It is replaced where it exists, and removed where no photo has a position.
-
-    Returns:
-        Number of photos in it.
-    """
-    told = ("predicted", "highest_probability", "cracked_share", "regions", "time", "altitude_m", "overlay")
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Point", "coordinates": [row["longitude"], row["latitude"]]},
-            "properties": {"path": manifest.printable(row["path"])} | {key: row[key] for key in told},
-        }
-        for row in rows
-        if row["latitude"] is not None
-    ]
-    if not features:
-        file.unlink(missing_ok=True)  # of an earlier inspection: positions that were left out must not stay behind
-        return 0
-    content = {"type": "FeatureCollection", "features": features}
-    files.write_text(file, json.dumps(content, indent=1))
-    return len(features)
-
-
-def _write(blocks: Iterator[pd.DataFrame], columns: list[str], file: Path) -> None:
-    """Write blocks of a table as one CSV file, as `manifest.write` does for a whole one."""
-    style: dict[str, Any] = {"index": False, "quoting": 1, "lineterminator": "\n"}
-    with files.atomic(file, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        pd.DataFrame(columns=columns).to_csv(stream, **style)
-        for block in blocks:
-            block.to_csv(stream, header=False, **style)
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
