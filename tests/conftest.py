@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hairline import tracking
 from hairline.system import tensorflow
 
 ROOT = Path(__file__).parents[1]
@@ -93,3 +95,18 @@ def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 50 small images of each of three classes."""
     return paint(tmp_path_factory.mktemp("three"), {"plain": 50, "rust": 50, "spalled": 50})
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        tracking.connect(None, "Default")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def empty_store(_empty_store: Path, tmp_path: Path) -> None:
+    """An MLflow store in the working directory: copying one is faster than creating its 60 tables."""
+    shutil.copyfile(_empty_store, tmp_path / "mlflow.db")

@@ -87,7 +87,7 @@ def test_settings_keep_their_shape() -> None:
 
 
 def test_an_address_without_its_password_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(tracking.TrackingError, match="stored without its password: give it again"):
+    with pytest.raises(tracking.TrackingError, match="redacted when it was saved: pass it again"):
         tracking.connect("http://***@127.0.0.1:1", "e")
 
 

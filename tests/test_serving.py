@@ -20,11 +20,11 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 import hairline
-from hairline import tracking
 from hairline.model import saved
 from hairline.tracking import gateway, serving
 from tests.conftest import ROOT
 from tests.saved_runs import saved_run
+from tests.tracked import tracked
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def finished(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def model(finished: Path) -> serving.CrackClassifier:
-    found = serving.CrackClassifier()
-    found.load_context(SimpleNamespace(artifacts={"model": str(finished / "model")}))
-    return found
+    classifier = serving.CrackClassifier()
+    classifier.load_context(SimpleNamespace(artifacts={"model": str(finished / "model")}))
+    return classifier
 
 
 def encoded(width: int = 40, height: int = 30, mode: str = "RGB") -> bytes:
@@ -45,7 +45,9 @@ def encoded(width: int = 40, height: int = 30, mode: str = "RGB") -> bytes:
     return content.getvalue()
 
 
-def test_it_says_what_the_classifier_says(model: serving.CrackClassifier, finished: Path, two_classes: Path) -> None:
+def test_it_predicts_what_the_classifier_predicts(
+    model: serving.CrackClassifier, finished: Path, two_classes: Path
+) -> None:
     paths = sorted(two_classes.glob("*/*.jpg"))[::9]
     found = model.predict(None, pd.DataFrame({"image": [path.read_bytes() for path in paths]}))
     expected = hairline.load(finished).predict(paths)
@@ -73,15 +75,15 @@ def test_an_answer_that_is_no_class_has_the_highest_probability(
         ([encoded(), encoded()[:60]], "image 1|damaged"),
         ([encoded(8000, 8000, "1")], "image 0 has 8000 x 8000 pixels: expected at most 50 megapixels"),
         ([encoded(14000, 14000, "1")], "more pixels than are safe to open"),
-        ([None], "image 0 is no base64 text"),
-        (["!"], "image 0 is no base64 text"),
-        ([3.5], "image 0 is no base64 text"),
+        ([None], "image 0 is not base64 text"),
+        (["!"], "image 0 is not base64 text"),
+        ([3.5], "image 0 is not base64 text"),
         ([], "received 0 images: expected 1 to 64"),
         ([encoded()] * 65, "received 65 images"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_it_cannot_read_is_the_clients_fault(model: serving.CrackClassifier, values: list, says: str) -> None:
+def test_an_unreadable_image_is_the_clients_fault(model: serving.CrackClassifier, values: list, says: str) -> None:
     with pytest.raises(MlflowException, match=says) as caught:
         model.predict(None, pd.DataFrame({"image": pd.Series(values, dtype=object)}))
     assert caught.value.get_http_status_code() == 400
@@ -97,7 +99,7 @@ def test_text_is_taken_for_base64(model: serving.CrackClassifier) -> None:
 
 
 def ask(parts: list[bytes], kind: str | None = "application/json", **scope: str) -> tuple[int, str, bytes | None]:
-    """Send a body in parts; gives status, text of the answer, and what reached the application behind."""
+    """Send a body in parts; return status, text of the answer, and the body that reached the application."""
     reached: list[bytes] = []
     sent: list[dict[str, Any]] = []
     waiting = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
@@ -116,14 +118,14 @@ def ask(parts: list[bytes], kind: str | None = "application/json", **scope: str)
 
     headers = [] if kind is None else [(b"content-type", kind.encode())]
     asked = {"type": "http", "path": "/invocations", "method": "POST", "headers": headers, **scope}
-    asyncio.run(gateway.Gateway(app, most_bytes=200)(asked, receive, send))
+    asyncio.run(gateway.Gateway(app, max_bytes=200_000)(asked, receive, send))
     return sent[0]["status"], sent[1]["body"].decode(), reached[0] if reached else None
 
 
 GOOD = b'{"dataframe_records": [{"image": "AAAA"}]}'
 
 
-def test_a_good_request_passes_as_it_came() -> None:
+def test_a_valid_request_passes_unchanged() -> None:
     assert ask([GOOD[:7], GOOD[7:]]) == (200, "ok", GOOD)
     assert ask([GOOD], "application/json; charset=utf-8")[0] == 200
     assert ask([b'{"inputs": {"image": ["AAAA"]}}'])[0] == 200
@@ -134,40 +136,35 @@ def test_a_good_request_passes_as_it_came() -> None:
 @pytest.mark.parametrize(
     ("parts", "kind", "status", "says"),
     [
-        ([b"x" * 150, b"y" * 150], "application/json", 413, "larger than 0.0002 MB"),
+        ([b"x" * 150_000, b"y" * 150_000], "application/json", 413, "larger than 0.2 MB"),
+        ([b"[" * 150_000], "application/json", 400, "nested too deeply"),
         ([GOOD], None, 415, "the content type is none: expected application/json"),
         ([GOOD], "text/csv", 415, "the content type is text/csv"),
-        ([b""], "application/json", 400, "no JSON"),
-        ([b"\xff\xfe"], "application/json", 400, "no JSON"),
+        ([b""], "application/json", 400, "not JSON"),
+        ([b"\xff\xfe"], "application/json", 400, "not JSON"),
         ([b"[]"], "application/json", 400, "the request is a JSON list: expected"),
         ([b"{}"], "application/json", 400, "the fields none"),
         ([b'{"messages": 1}'], "application/json", 400, "the fields messages"),
         ([b'{"inputs": 1, "instances": 2}'], "application/json", 400, "the fields inputs, instances"),
-        ([b'{"inputs": "AAAA"}'], "application/json", 400, "inputs is no dict"),
-        ([b'{"dataframe_records": {}}'], "application/json", 400, "is no list"),
-        ([b'{"dataframe_records": []}'], "application/json", 400, "an empty one"),
+        ([b'{"inputs": "AAAA"}'], "application/json", 400, "inputs is not a dict"),
+        ([b'{"dataframe_records": {}}'], "application/json", 400, "is not a list"),
+        ([b'{"dataframe_records": []}'], "application/json", 400, "or is empty"),
         ([b'{"dataframe_records": [5]}'], "application/json", 400, "dataframe_records[0] has no text 'image'"),
         ([b'{"dataframe_records": [{"image": 5}]}'], "application/json", 400, "has no text 'image'"),
     ],
 )
-def test_a_bad_request_is_refused_before_the_model(parts: list[bytes], kind: str, status: int, says: str) -> None:
+def test_an_invalid_request_is_rejected_before_the_model(parts: list[bytes], kind: str, status: int, says: str) -> None:
     found, text, reached = ask(parts, kind)
     assert found == status
     assert says in json.loads(text)["message"]
     assert reached is None
 
 
-def test_a_deeply_nested_request_is_refused() -> None:
-    assert gateway._fault("application/json", b"[" * 100_000)[0] == 400
-
-
 @pytest.mark.slow
-def test_mlflow_serves_it(finished: Path, two_classes: Path, tmp_path: Path) -> None:
-    """Through HTTP, with the load script: good and malformed requests against the real server."""
-    settings = {"enabled": True, "uri": None, "experiment": "e", "system_metrics": False, "name": "n", "tags": {}}
-    place = tmp_path / "one"
-    saved_run(place, two_classes)
-    with tracking.start(**settings, directory=place) as run:
+def test_mlflow_serves_it(two_classes: Path, tmp_path: Path) -> None:
+    """Over HTTP, with the load script: valid and malformed requests to the real server."""
+    place = saved_run(tmp_path / "one", two_classes)
+    with tracked(place) as run:
         run.model(place / "model", next(two_classes.glob("*/*.jpg")))
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "serving.py"), "--images", str(two_classes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 import hairline
 from hairline import config
@@ -24,12 +25,11 @@ from hairline.model import saved
 from hairline.model.decision import Decision
 from hairline.shipping import export, formats, parity, readme, runners
 from hairline.shipping.formats import ExportError
-from tests.conftest import ROOT
-from tests.running import composed
+from tests.running import composed, refused, run
 from tests.saved_runs import saved_run
 
 FORMATS = ("litert", "litert_int8", "onnx", "saved_model", "keras")
-# TensorFlow takes long to start in the processes that run the README's lines.
+# TensorFlow takes long to start in the processes that run the README's code.
 PARAMETERS = [
     pytest.param(name, marks=[pytest.mark.slow] if name in ("saved_model", "keras") else []) for name in FORMATS
 ]
@@ -48,7 +48,7 @@ def finished(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def settings(run: Path, **values: Any) -> Export:
-    return Export(run=str(run), tracking=Tracking(enabled=False), **values)
+    return Export(**{"run": str(run), "format": "litert", "tracking": Tracking(enabled=False)} | values)
 
 
 @pytest.fixture(scope="module", params=PARAMETERS)
@@ -59,10 +59,10 @@ def shipped(request: pytest.FixtureRequest, finished: Path, tmp_path_factory: py
     return folder
 
 
-def code_of(folder: Path) -> str:
-    found = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(found) == 1
-    return found[0]
+def block(folder: Path, language: str) -> str:
+    """Return the only code block of a language in the README of an export."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return found
 
 
 def test_all_formats_are_tried() -> None:
@@ -70,53 +70,45 @@ def test_all_formats_are_tried() -> None:
 
 
 def test_the_readme_runs_without_this_project(shipped: Path, finished: Path, two_classes: Path, tmp_path: Path) -> None:
-    """The lines as they stand, in a process that cannot import hairline, against the run's own classifier."""
+    """The code as it stands, in a process that cannot import hairline, against the run's own classifier."""
     (tmp_path / "hairline.py").write_text("raise RuntimeError('hairline was imported')")
     paths = [*sorted(two_classes.glob("*/*.jpg"))[::17], shipped / "example.png"]
-    lines = [
-        json.loads(line)
-        for line in subprocess.run(
-            [sys.executable, "-c", code_of(shipped), *map(str, paths)],
-            cwd=shipped, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True,
-        ).stdout.splitlines()
-    ]  # fmt: skip
-    expected = hairline.load(finished).predict(paths)
+    code = block(shipped, "python")
+    assert len(code.splitlines()) <= 13
+    output = subprocess.run(
+        [sys.executable, "-c", code, *map(str, paths)],
+        cwd=shipped, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    lines = [json.loads(line) for line in output.splitlines()]
     names = ["cracked", "plain"]
     found = np.array([[line["probabilities"][name] for name in names] for line in lines])
-    limit = 0.05 if shipped.name == "litert_int8" else 1e-4
-    assert np.abs(found - expected[[f"prob_{name}" for name in names]].to_numpy()).max() <= limit
-    assert np.ptp(found[:, 0]) > 0.1  # the model tells images apart: an export that ignores its input would show
+    expected = hairline.load(finished).predict(paths)[[f"prob_{name}" for name in names]].to_numpy()
+    assert np.abs(found - expected).max() <= (0.05 if shipped.name == "litert_int8" else 1e-4)
+    assert np.ptp(found[:, 0]) > 0.1  # an export that ignores its input would be constant
     assert [line["label"] for line in lines] == ["cracked" if row[0] >= 0.4 else "plain" for row in found]
-    printed = json.loads(re.findall(r"```json\n(.*?)```", (shipped / "README.md").read_text(), re.DOTALL)[0])
+    printed = json.loads(block(shipped, "json"))
     assert printed["label"] == lines[-1]["label"]
     assert printed["probabilities"] == pytest.approx(lines[-1]["probabilities"], abs=1e-6)
 
 
-def test_the_lines_are_few(shipped: Path) -> None:
-    assert len(code_of(shipped).splitlines()) <= 13
-
-
-def test_the_bundle_says_what_a_user_has_to_know(shipped: Path, finished: Path) -> None:
-    told = json.loads((shipped / "bundle.json").read_text())
+def test_the_bundle_describes_the_export(shipped: Path, finished: Path) -> None:
+    bundle = json.loads((shipped / "bundle.json").read_text())
     expected = {
         "class_names": ["cracked", "plain"], "positive_class": "cracked", "input_size": [32, 32],
         "input_dtype": "uint8", "decode": images.RECIPE,
         "decision": {"temperature": 1.0, "threshold": 0.4, "chosen": "by hand", "abstain": None, "point": None},
         "commit": "c0ffee", "export_format": shipped.name, "versions": {"python": "3"},
+        "data_digest": saved.read_bundle(finished / "model").data_digest,
     }  # fmt: skip
-    assert {key: told[key] for key in expected} == expected
-    assert "MIT" in told["licence"]
-    assert told["data_digest"] == saved.read_bundle(finished / "model").data_digest
-    assert told["parity"]["images"] == 30
-    assert set(told["sha256"]) == {
-        path.relative_to(shipped).as_posix()
-        for path in shipped.rglob("*")
-        if path.is_file() and path.name not in ("README.md", "bundle.json", "example.png")
-    }
+    assert {key: bundle[key] for key in expected} == expected
+    assert "MIT" in bundle["licence"]
+    assert bundle["parity"]["images"] == 30
+    files = {path.relative_to(shipped).as_posix() for path in shipped.rglob("*") if path.is_file()}
+    assert set(bundle["sha256"]) == files - {"README.md", "bundle.json", "example.png"}
     assert not [path for path in shipped.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_batches_of_any_size_are_taken(shipped: Path, finished: Path) -> None:
+def test_batches_of_any_size_are_predicted(shipped: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), dtype=np.uint8)
     run = runners.load(shipped.name, shipped / formats.FORMATS[shipped.name].file, 2)
     one_by_one = np.concatenate([run(image[None]) for image in pixels])
@@ -125,37 +117,32 @@ def test_batches_of_any_size_are_taken(shipped: Path, finished: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
-@pytest.mark.parametrize("kind", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "turned"])
-def test_the_lines_decode_as_the_project_does(kind: str, tmp_path: Path) -> None:
+def test_the_readme_decodes_as_the_project_does(finished: Path, tmp_path: Path) -> None:
     draw = np.random.default_rng(7)
     grey, colour = draw.integers(0, 65536, (90, 61)), draw.integers(0, 256, (90, 61, 3), dtype=np.uint8)
-    path, extra = tmp_path / "image.tif", {}
-    if kind == "I;16":
-        image = Image.fromarray(grey.astype(np.uint16))
-    elif kind == "I":
-        image = Image.fromarray(grey.astype(np.int32))
-    elif kind == "turned":
-        image, path = Image.fromarray(colour), tmp_path / "image.jpg"
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        extra = {"exif": exif}
-    elif kind in ("P", "PA"):
-        image, path = Image.fromarray(colour).quantize(16), tmp_path / "image.png"
-        extra = {"transparency": bytes(range(16))} if kind == "PA" else {}
-    else:
-        image = Image.fromarray(colour).convert(kind)
-        path = path if kind != "YCbCr" else tmp_path / "image.jpg"
-    image.save(path, **extra)
-    for size in (32, 61, 200):
-        place = {"path": path, "bundle": {"input_size": [size, size]}, "np": np, "Image": Image, "ImageOps": ImageOps}
-        exec(readme.DECODE, place)
-        assert np.array_equal(place["pixels"], images.decode(path, size))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(grey.astype(np.uint16)).save(tmp_path / "I16.tif")
+    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "I.tif")
+    Image.fromarray(colour).save(tmp_path / "turned.jpg", exif=turned)
+    Image.fromarray(colour).quantize(16).save(tmp_path / "P.png")
+    Image.fromarray(colour).quantize(16).save(tmp_path / "PA.png", transparency=bytes(range(16)))
+    Image.fromarray(colour).convert("YCbCr").save(tmp_path / "YCbCr.jpg")
+    for mode in ("1", "L", "LA", "RGB", "RGBA", "CMYK"):
+        Image.fromarray(colour).convert(mode).save(tmp_path / f"{mode}.tif")
+    paths = sorted(tmp_path.glob("*.*"))
+    assert len(paths) == 12
+    folder = tmp_path / "out"
+    export.export(settings(finished, images=4), folder)
+    found = parity.run_readme(block(folder, "python"), folder, list(map(str, paths)), ["cracked", "plain"])
+    pixels = np.stack([images.decode(path, 32) for path in paths])
+    assert np.allclose(found, runners.load("litert", folder / "model.tflite")(pixels), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("score", "answer"), [(0.1, "plain"), (0.3, "cannot tell"), (0.59, "cannot tell"), (0.6, "cracked")]
 )
-def test_the_lines_abstain_in_the_band(score: float, answer: str, finished: Path) -> None:
+def test_the_readme_abstains_in_the_band(score: float, answer: str, finished: Path) -> None:
     bundle = saved.read_bundle(finished / "model")
     bundle = replace(bundle, decision=replace(bundle.decision, abstain=[0.3, 0.6]))
     expression = re.findall(r'"label": (.*), "probabilities"', readme.code("keras", bundle))[0]
@@ -164,8 +151,8 @@ def test_the_lines_abstain_in_the_band(score: float, answer: str, finished: Path
 
 def test_three_classes_have_no_threshold(three_classes: Path, tmp_path: Path) -> None:
     run = saved_run(tmp_path / "three", three_classes, positive=None)
-    export.export(settings(run, format="litert", images=9), tmp_path / "out")
-    printed = json.loads(re.findall(r"```json\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.DOTALL)[0])
+    export.export(settings(run, images=9), tmp_path / "out")
+    printed = json.loads(block(tmp_path / "out", "json"))
     assert printed["label"] == max(printed["probabilities"], key=printed["probabilities"].get)
     assert json.loads((tmp_path / "out/bundle.json").read_text())["decision"]["threshold"] is None
 
@@ -173,15 +160,12 @@ def test_three_classes_have_no_threshold(three_classes: Path, tmp_path: Path) ->
 # --- the gate ---------------------------------------------------------------------------------------------------------
 
 
-def measured(reference: list[float], found: list[float], truth: str) -> parity.Parity:
-    bundle = saved.Bundle(["a", "b"], "b", 8, "", "", {}, {}, decision=Decision(threshold=0.5))
-    labels = {"0": "a", "1": "b"}
-    both = [np.stack([1 - np.array(values), np.array(values)], axis=1) for values in (reference, found)]
-    return parity.compare(*both, [labels[letter] for letter in truth], bundle.decide(both[0]), bundle)
-
-
 def test_the_gate_counts() -> None:
-    result = measured([0.1, 0.9, 0.4, 0.6], [0.1, 0.9, 0.7, 0.6], "0100")
+    bundle = saved.Bundle(["a", "b"], "b", 8, "", "", {}, {}, decision=Decision(threshold=0.5))
+    reference, found = (
+        np.array([[1 - p, p] for p in values]) for values in ([0.1, 0.9, 0.4, 0.6], [0.1, 0.9, 0.7, 0.6])
+    )
+    result = parity.compare(reference, found, list("abaa"), bundle)
     assert result.images == 4
     assert result.difference == pytest.approx(0.3)
     assert (result.equal_labels, result.accuracy, result.keras_accuracy) == (0.75, 0.5, 0.75)
@@ -202,7 +186,7 @@ def test_the_gates_limits() -> None:
 
 
 @pytest.mark.parametrize("twist", [lambda found: found[:, ::-1], lambda found: found + 2e-4])
-def test_an_export_that_differs_is_not_let_out(
+def test_an_export_that_differs_is_not_published(
     twist: Any, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = runners.load
@@ -213,35 +197,35 @@ def test_an_export_that_differs_is_not_let_out(
 
     monkeypatch.setattr(runners, "load", twisted)
     with pytest.raises(ExportError, match="fails the gate on 30 validation images: its probabilities differ"):
-        export.export(settings(finished, format="litert"), tmp_path / "out")
+        export.export(settings(finished), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_readme_lines_that_decode_otherwise_are_not_let_out(
+def test_readme_code_that_decodes_otherwise_is_not_published(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readme, "DECODE", readme.DECODE.replace("BILINEAR", "NEAREST"))
-    with pytest.raises(ExportError, match="the README's lines give probabilities that differ"):
-        export.export(settings(finished, format="litert"), tmp_path / "out")
+    code = readme.code
+    monkeypatch.setattr(readme, "code", lambda *arguments: code(*arguments).replace("BILINEAR", "NEAREST"))
+    with pytest.raises(ExportError, match="the probabilities of the README's code differ"):
+        export.export(settings(finished), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-# --- where it goes, and what it is tried on ---------------------------------------------------------------------------
+# --- where it goes, and the images it is compared on ------------------------------------------------------------------
 
 
 def test_an_export_replaces_an_export_and_nothing_else(finished: Path, tmp_path: Path) -> None:
     place = tmp_path / "out"
     place.mkdir()
-    export.refuse_taken(place)
+    export.refuse_other_files(place)
     (place / "thesis.txt").write_text("years of work")
-    with pytest.raises(ExportError, match="something else lies there"):
-        export.export(settings(finished, format="litert"), place)
+    with pytest.raises(ExportError, match="holds other files than an export"):
+        export.export(settings(finished), place)
     assert (place / "thesis.txt").read_text() == "years of work"
     (place / "thesis.txt").unlink()
-    export.export(settings(finished, format="litert", images=4), place)
-    before = (place / "bundle.json").read_text()
-    export.export(settings(finished, format="litert", images=8), place)
-    assert (place / "bundle.json").read_text() != before
+    for count in (4, 8):
+        export.export(settings(finished, images=count), place)
+        assert json.loads((place / "bundle.json").read_text())["parity"]["images"] == count
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -260,7 +244,7 @@ def test_a_full_disk_leaves_nothing(error: Exception, tmp_path: Path) -> None:
     assert list((tmp_path / "deep").iterdir()) == []
 
 
-def test_a_disk_without_room_is_refused_before_work(tmp_path: Path) -> None:
+def test_a_disk_without_free_space_is_refused_before_the_block(tmp_path: Path) -> None:
     with (
         pytest.raises(ExportError, match="the disk is full.*an export needs"),
         export.published(tmp_path / "o", 10**18),
@@ -268,48 +252,32 @@ def test_a_disk_without_room_is_refused_before_work(tmp_path: Path) -> None:
         raise AssertionError("the block must not run")
 
 
-def test_images_that_are_gone_are_named_and_may_lie_elsewhere(two_classes: Path, tmp_path: Path) -> None:
-    import shutil
-
-    data = tmp_path / "data"
-    shutil.copytree(two_classes, data)
+def test_missing_images_are_named_and_found_elsewhere(two_classes: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(two_classes, tmp_path / "data")
     run = saved_run(tmp_path / "run", data)
     moved = data.rename(tmp_path / "moved")
-    with pytest.raises(ExportError, match="30 of the 30 images to try the export on are gone.*data.path=<folder>"):
-        export.export(settings(run, format="litert"), tmp_path / "out")
+    with pytest.raises(ExportError, match="30 of the 30 images to compare on are missing.*data.path=<folder>"):
+        export.export(settings(run), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    told = export.export(settings(run, format="litert", data=ExportData(str(moved))), tmp_path / "out")
-    assert told["images"] == 30  # the run's validation images, known by their bytes, and not all 120
+    measurements = export.export(settings(run, data=ExportData(str(moved))), tmp_path / "out")
+    assert measurements["images"] == 30  # the run's validation images, recognised by their digest, not all 120
     shutil.rmtree(moved / "plain")
     (moved / "granite").mkdir()
     shutil.copy(next((moved / "cracked").iterdir()), moved / "granite")
     with pytest.raises(ExportError, match="granite: the model knows cracked, plain"):
-        export.export(settings(run, format="litert", data=ExportData(str(moved))), tmp_path / "out")
+        export.export(settings(run, data=ExportData(str(moved))), tmp_path / "out")
 
 
-def test_a_model_folder_alone_needs_images(finished: Path, two_classes: Path, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(finished / "model", tmp_path / "alone")
-    with pytest.raises(ExportError, match=r"its manifest\.csv is not at hand"):
-        export.export(settings(tmp_path / "alone", format="litert"), tmp_path / "out")
-    told = export.export(
-        settings(tmp_path / "alone", format="litert", data=ExportData(str(two_classes))), tmp_path / "out"
-    )
-    assert told["images"] == 120
+def test_a_model_folder_without_a_run_needs_images(finished: Path, two_classes: Path, tmp_path: Path) -> None:
+    model, data = shutil.copytree(finished / "model", tmp_path / "alone"), ExportData(str(two_classes))
+    with pytest.raises(ExportError, match=r"has no manifest\.csv"):
+        export.export(settings(model), tmp_path / "out")
+    assert export.export(settings(model, data=data), tmp_path / "out")["images"] == 120
     with pytest.raises(ExportError, match="holds no training images"):
-        export.export(
-            settings(tmp_path / "alone", format="litert_int8", data=ExportData(str(two_classes))), tmp_path / "two"
-        )
+        export.export(settings(model, format="litert_int8", data=data), tmp_path / "two")
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
-
-
-def test_the_defaults() -> None:
-    found = composed("export", "run=x", "format=litert")
-    assert (found.images, found.output, found.data.path, found.runtime.threads) == (1000, None, None, None)
-    assert found.tracking.registered_model == "hairline"
 
 
 @pytest.mark.parametrize(
@@ -338,12 +306,8 @@ def test_a_run_without_a_model_answers_without_tensorflow(tmp_path: Path) -> Non
     poison.mkdir()
     for name in ("tensorflow", "keras", "mlflow"):
         (poison / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
-    found = subprocess.run(
-        [sys.executable, str(ROOT / "export.py"), "run=nowhere", "format=saved_model", "output=out"],
-        capture_output=True, text=True, env={"PYTHONPATH": str(poison)}, check=False,
-    )  # fmt: skip
-    assert found.returncode == 2
-    assert "run=nowhere: no saved model there" in found.stdout + found.stderr
-    assert "Traceback" not in found.stdout + found.stderr
+    settings = ("run=nowhere", "format=saved_model", "output=out")
+    found = run(*settings, script="export.py", environment={"PYTHONPATH": str(poison)})
+    refused(found, "run=nowhere: no saved model there")
     assert not Path("out").exists()
     assert not list(Path("outputs").iterdir())

@@ -1,4 +1,4 @@
-"""The mirror in a real MLflow store."""
+"""Runs in a real MLflow store: starting, failing, resuming, and stores that cannot be used."""
 
 from __future__ import annotations
 
@@ -8,47 +8,34 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
 
 from hairline import tracking
+from tests.tracked import client, steps, tracked
 
-SETTINGS = {
-    "enabled": True,
-    "uri": None,
-    "experiment": "e",
-    "system_metrics": False,
-    "name": "n",
-    "tags": {"site": "bridge"},
-    "directory": Path(),
-}
+HERE = Path()
 
 
-def client() -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-
-
+@pytest.mark.usefixtures("empty_store")
 def test_a_run_is_recorded_in_the_working_directory() -> None:
     table = pd.DataFrame({"path": ["/x"], "label": ["a"], "group": ["g"], "split": ["train"], "sha256": ["s"]})
     Path("note.txt").write_text("hello")
-    with tracking.start(**SETTINGS) as run:
+    with tracked(HERE) as run:
         run.parameters({"seed": 0, "long": "x" * 7000})
         for epoch in (1, 2, 3):
             run.metrics({"loss": 1 / epoch, "val_loss": float("nan")}, step=epoch)
         run.dataset(table, "d1gest", "folder")
         run.artifacts(Path("note.txt"))
     found = client().get_run(run.id)
-    assert found.info.status == "FINISHED"
-    assert found.info.run_name == "n"
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "n")
     assert found.data.tags["site"] == "bridge"
     assert found.data.params["seed"] == "0"
-    assert [(point.step, point.value) for point in client().get_metric_history(run.id, "loss")] == [
-        (1, 1),
-        (2, 0.5),
-        (3, 1 / 3),
-    ]
+    points = [(point.step, point.value) for point in client().get_metric_history(run.id, "loss")]
+    assert points == [(1, 1), (2, 0.5), (3, 1 / 3)]
     assert "val_loss" not in found.data.metrics
     assert found.inputs.dataset_inputs[0].dataset.digest == "d1gest"
     place = Path(found.info.artifact_uri.removeprefix("file://"))
@@ -57,31 +44,38 @@ def test_a_run_is_recorded_in_the_working_directory() -> None:
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-def test_a_failure_ends_failed_with_its_traceback() -> None:
+@pytest.mark.usefixtures("empty_store")
+@pytest.mark.parametrize(("error", "status"), [(ZeroDivisionError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_run_that_stops_can_be_resumed_without_doubling_points(error: type[BaseException], status: str) -> None:
     Path("train.log").write_text("epoch 1\n")
 
-    def explode() -> None:
-        raise ZeroDivisionError("boom")
+    def train(run: tracking.Run, epochs: int) -> None:
+        run.parameters({"seed": 0})
+        for epoch in range(1, epochs + 1):
+            run.metrics({"loss": 1 / epoch}, step=epoch)
+        if epochs == 1:
+            raise error("boom")
 
-    with pytest.raises(ZeroDivisionError, match="boom"), tracking.start(**SETTINGS) as run:
-        explode()
-    assert client().get_run(run.id).info.status == "FAILED"
-    text = mlflow.artifacts.load_text(f"{client().get_run(run.id).info.artifact_uri}/traceback.txt")
-    assert "explode" in text
-    assert "ZeroDivisionError: boom" in text
-    assert "train.log" in {item.path for item in client().list_artifacts(run.id)}
+    with pytest.raises(error, match="boom"), tracked(HERE) as run:
+        train(run, 1)
+    found = client().get_run(run.id)
+    assert found.info.status == status
+    artifacts = {item.path for item in client().list_artifacts(run.id)}
+    assert artifacts == {"train.log"} | ({"traceback.txt"} if status == "FAILED" else set())
+    if status == "FAILED":
+        text = mlflow.artifacts.load_text(f"{found.info.artifact_uri}/traceback.txt")
+        assert "in train" in text
+        assert "ZeroDivisionError: boom" in text
+    with tracked(HERE) as again:
+        train(again, 2)
+    assert again.id == run.id
+    assert client().get_run(run.id).info.status == "FINISHED"
+    assert steps(run.id) == [1, 2]
 
 
-def test_an_interrupt_ends_killed() -> None:
-    with pytest.raises(KeyboardInterrupt), tracking.start(**SETTINGS) as run:
-        raise KeyboardInterrupt
-    assert client().get_run(run.id).info.status == "KILLED"
-
-
-def test_tracking_off_keeps_the_journal_alone() -> None:
-    with tracking.start(**{**SETTINGS, "enabled": False}) as run:
+def test_tracking_off_writes_the_journal_only() -> None:
+    with tracked(HERE, enabled=False) as run:
         run.parameters({"a": 1})
-        run.metrics({"a": 1.0})
         run.artifacts(Path("nowhere"))
     assert run.id is None
     assert [path.name for path in Path.cwd().iterdir()] == ["tracking.jsonl"]
@@ -90,14 +84,18 @@ def test_tracking_off_keeps_the_journal_alone() -> None:
     assert nothing.id is None
 
 
-def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with tracking.start(**{**SETTINGS, "uri": "sqlite:///ignored.db"}) as run:
+def test_the_environment_wins_and_an_empty_file_becomes_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "elsewhere.db"
+    place.touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}")
+    with tracked(HERE, uri="sqlite:///ignored.db") as run:
+        run.metrics({"loss": 1.0}, step=1)
         command, address = run.ui_hints(None)
-    assert (tmp_path / "elsewhere.db").exists()
+    assert steps(str(run.id), at=mlflow.MlflowClient(f"sqlite:///{place}")) == [1]
     assert not Path("ignored.db").exists()
-    assert command == f"mlflow ui --backend-store-uri {uri}"
+    assert command == f"mlflow ui --backend-store-uri sqlite:///{place}"
     assert address.startswith("http://127.0.0.1:5000/#/experiments/1/runs")
 
 
@@ -111,11 +109,28 @@ def test_an_unreachable_server_fails_with_advice_and_no_password(scheme: str) ->
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_a_deleted_experiment_is_named() -> None:
     number = tracking.connect(None, "e")
     client().delete_experiment(number)
     with pytest.raises(tracking.TrackingError, match="'e' was deleted: restore it"):
         tracking.connect(None, "e")
+
+
+@pytest.mark.usefixtures("empty_store")
+def test_a_parent_is_written_without_a_journal_and_survives_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    experiment = tracking.connect(None, "e")
+    settings: dict[str, Any] = {"name": "sweep", "tags": {"a": "b"}, "parameters": {"seed": "1,2"}}
+    parent = tracking.open_parent(None, experiment, run_id=None, **settings)
+    assert tracking.open_parent(None, experiment, run_id=parent, **settings) == parent
+    tracking.update_run(None, parent, metrics={"best": 0.5, "worst": float("nan")}, step=2, tags={"c": "d"}, files=[])
+    tracking.end_run(None, parent, "interrupted")
+    tracking.end_run(None, parent, "finished")  # has ended already
+    run = client().get_run(parent)
+    assert (run.info.status, run.data.metrics, run.data.params) == ("KILLED", {"best": 0.5}, {"seed": "1,2"})
+    assert not caplog.records
+    tracking.end_run("http://127.0.0.1:1", parent, "finished")
+    assert "the sweep's run in MLflow is not up to date" in caplog.text
 
 
 @pytest.mark.slow
@@ -128,8 +143,8 @@ def test_processes_that_start_at_once_share_a_new_store() -> None:
 
 
 @pytest.mark.slow
-def test_a_store_that_was_being_made_when_its_process_was_killed_is_made_anew(tmp_path: Path) -> None:
-    code = "from hairline.tracking import store; store.connect(None, 'hairline')"
+def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> None:
+    code = "from hairline import tracking; tracking.connect(None, 'hairline')"
     place = tmp_path / "temporary"
     place.mkdir()
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(place)})
@@ -138,34 +153,10 @@ def test_a_store_that_was_being_made_when_its_process_was_killed_is_made_anew(tm
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(0.2)  # some tables are there, most are not
+    time.sleep(0.2)  # some tables exist, most do not
     process.kill()
     process.wait()
     assert not Path("mlflow.db").exists()
-    with tracking.start(**SETTINGS) as run:
+    with tracked(HERE) as run:
         run.metrics({"loss": 1.0}, step=1)
-    assert client().get_run(run.id).info.status == "FINISHED"
-
-
-def test_an_empty_file_is_made_a_store() -> None:
-    Path("mlflow.db").touch()
-    with tracking.start(**SETTINGS) as run:
-        run.metrics({"loss": 1.0}, step=1)
-    assert client().get_run(run.id).info.status == "FINISHED"
-
-
-def test_a_resumed_run_goes_on_without_doubling_points() -> None:
-    def explode(run: tracking.Run) -> None:
-        run.parameters({"seed": 0})
-        run.metrics({"loss": 1.0}, step=1)
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError), tracking.start(**SETTINGS) as run:
-        explode(run)
-    with tracking.start(**SETTINGS) as again:
-        again.parameters({"seed": 0})
-        for epoch in (1, 2):
-            again.metrics({"loss": 1 / epoch}, step=epoch)
-    assert again.id == run.id
-    assert client().get_run(run.id).info.status == "FINISHED"
-    assert [point.step for point in client().get_metric_history(run.id, "loss")] == [1, 2]
+    assert steps(str(run.id)) == [1]

@@ -1,1 +1,1 @@
-"""From a finished run to what runs in the field: exports, their parity gate, and the model registry."""
+"""From a finished run to its use: exports, checked against the evaluated model, and the registry of models."""

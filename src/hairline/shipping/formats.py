@@ -1,4 +1,4 @@
-"""The formats a model ships in: a table, and the conversion to each."""
+"""The formats of an export, and the conversion to each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,25 +23,24 @@ from hairline.system.errors import HairlineError
 if TYPE_CHECKING:
     import keras
 
-# ONNX Runtime 1.14 and later run it; newer sets add nothing that a classifier needs.
-_ONNX_OPSET = 17
+_ONNX_OPSET = 17  # ONNX Runtime 1.14 and later; newer sets add nothing that a classifier needs
 
 
 class ExportError(HairlineError):
-    """A model that cannot be exported as it was asked for."""
+    """A model that cannot be exported."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format: what lies in its folder and what it takes to make and to run it.
+    """A format.
 
     Attributes:
-        title: As people call it.
-        file: Name of the model's file or folder.
-        modules: What has to be importable here, beyond TensorFlow, to make it and to run the gate.
-        install: What brings those modules.
-        runtime: Packages that run it in the field, beyond NumPy and Pillow.
-        quantised: Whether probabilities may differ from the original's.
+        title: Name of the format in text.
+        file: Name of the exported file or folder.
+        modules: Modules needed here to convert and check a model, besides TensorFlow.
+        install: Command that installs them.
+        runtime: Packages that run the export, besides NumPy and Pillow.
+        quantised: Whether probabilities may differ from the model's.
     """
 
     title: str
@@ -65,28 +64,39 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def missing(name: str) -> list[str]:
-    """Name the modules that a format needs and that are not installed."""
-    return [module for module in FORMATS[name].modules if importlib.util.find_spec(module) is None]
+def faults(name: str) -> Iterator[str]:
+    """Yield the faults of an export format: an unknown name, or a package that is not installed."""
+    if name not in FORMATS:
+        yield unknown("format", name, FORMATS)
+        return
+    missing = [module for module in FORMATS[name].modules if importlib.util.find_spec(module) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        yield f"format={name} needs {', '.join(missing)}, which {verb} not installed: {FORMATS[name].install}"
+
+
+def files(path: Path) -> list[Path]:
+    """Return the files of an export, which is a file or a folder."""
+    return [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
 
 
 def convert(
     name: str, source: Path, model: keras.Model, folder: Path, calibration: Callable[[], Iterable[np.ndarray]]
 ) -> Path:
-    """Write a model in a format.
+    """Save a model in a format.
 
     Args:
-        name: A key of `FORMATS`.
-        source: The saved model's folder.
+        name: Key of `FORMATS`.
+        source: Folder of the saved model.
         model: The same model, loaded: uint8 [batch, height, width, 3] RGB in, probabilities [batch, classes] out.
-        folder: Where the file or folder goes.
-        calibration: Gives training images, uint8 [height, width, 3]; called only for quantised formats.
+        folder: Folder of the export.
+        calibration: Returns training images, uint8 [height, width, 3]; called for quantised formats only.
 
     Returns:
         The file or folder.
 
     Raises:
-        ExportError: If the converter gives up.
+        ExportError: If the converter fails.
     """
     target = folder / FORMATS[name].file
     if name == "keras":
@@ -99,20 +109,22 @@ def convert(
             elif name == "onnx":
                 target.write_bytes(_onnx(model))
             else:
-                with tempfile.TemporaryDirectory(dir=folder) as place:
-                    _write_saved_model(model, Path(place))
-                    content = _litert(Path(place), calibration if FORMATS[name].quantised else None)
+                with tempfile.TemporaryDirectory(dir=folder) as temporary:
+                    _write_saved_model(model, Path(temporary))
+                    content = _litert(temporary, calibration if FORMATS[name].quantised else None)
                 target.write_bytes(content)
     except OSError:
         raise
-    except Exception as error:  # the converters raise whatever their passes do
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ExportError(f"format={name}: {model.name} does not convert: {first}; choose another format") from error
+    except Exception as error:  # converters raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ExportError(
+            f"format={name}: {model.name} cannot be converted: {reason}; choose another format"
+        ) from error
     return target
 
 
-def _serving(model: keras.Model) -> tuple[Callable, list]:
-    """Give the function that ships, with names that do not depend on how the model was built, and its signature."""
+def _serving(model: keras.Model) -> tuple[Callable[..., Any], list[Any]]:
+    """Return the exported function, with names that do not depend on how the model was built, and its signature."""
     import tensorflow as tf
 
     def probabilities(images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -131,19 +143,14 @@ def _write_saved_model(model: keras.Model, folder: Path) -> None:
     archive.write_out(str(folder), verbose=False)
 
 
-def _litert(saved_model: Path, calibration: Callable[[], Iterable[np.ndarray]] | None) -> bytes:
+def _litert(saved_model: str, calibration: Callable[[], Iterable[np.ndarray]] | None) -> bytes:
     import tensorflow as tf
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+    converter: Any = tf.lite.TFLiteConverter.from_saved_model(saved_model)
     if calibration is not None:
-
-        def representative() -> Iterator[dict[str, np.ndarray]]:
-            for pixels in calibration():
-                yield {"images": pixels[None]}
-
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = representative
-    return converter.convert()
+        converter.representative_dataset = lambda: ({"images": pixels[None]} for pixels in calibration())
+    return bytes(converter.convert())
 
 
 def _onnx(model: keras.Model) -> bytes:
@@ -155,31 +162,16 @@ def _onnx(model: keras.Model) -> bytes:
         converted, _ = tf2onnx.convert.from_function(
             tf.function(function, input_signature=signature), input_signature=signature, opset=_ONNX_OPSET
         )
-    return converted.SerializeToString()
+    return bytes(converted.SerializeToString())
 
 
 @contextmanager
 def _quiet_converters() -> Iterator[None]:
-    """Silence the converters' chatter, which comes by C++, by logging and by warnings of their own parts' age."""
-    loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx", "absl")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Silence the converters, which print from C++, log, and warn of deprecations in their own code."""
+    logging.disable(logging.WARNING)
     try:
         with tensorflow.quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def faults(name: str) -> Iterator[str]:
-    """Yield what is wrong with an export format: an unknown name, or a package that is not installed."""
-    if name not in FORMATS:
-        yield unknown("format", name, FORMATS)
-    elif absent := missing(name):
-        yield (
-            f"format={name} needs {', '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not "
-            f"installed: {FORMATS[name].install}"
-        )
+        logging.disable(logging.NOTSET)

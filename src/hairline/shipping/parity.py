@@ -1,4 +1,4 @@
-"""The gate of every export: does what ships decide as what was evaluated did?"""
+"""The gate of every export: does it decide like the evaluated model, on the run's validation images?"""
 
 from __future__ import annotations
 
@@ -8,37 +8,124 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from hairline.data import images
+from hairline.data import images, manifest, sources
 from hairline.model.saved import Bundle
 from hairline.shipping.formats import FORMATS, ExportError
 from hairline.shipping.runners import Predict
 from hairline.system import progress
+from hairline.tracking import FinishedRun
 
-DIFFERENCE_LIMIT = 1e-4  # between probabilities, on the same pixels; also of the README's lines, from file bytes on
-LABELS_LIMIT = 0.999  # share of equal labels at the threshold
-ACCURACY_LIMIT = 0.005  # what a quantised model may lose
-BATCHES = (1, 16)
-_STEP = 16
+DIFFERENCE_LIMIT = 1e-4  # between probabilities
+LABELS_LIMIT = 0.999  # share of equal labels
+ACCURACY_LIMIT = 0.005  # loss of accuracy by quantisation
+CALIBRATION_IMAGES = 200
+_BATCH = 16
 _TIMED_SECONDS = 1.0
 _README_SECONDS = 300
 
 
 @dataclass(frozen=True)
-class Parity:
-    """What the gate measured.
+class Images:
+    """Images to compare an export with its model on.
 
     Attributes:
-        images: Validation images.
-        difference: Largest difference in probability from the Keras model, on the same pixels.
-        equal_labels: Share of images with the same label at the threshold, from file bytes on.
-        accuracy: At the threshold, of the export.
-        keras_accuracy: At the threshold, of the Keras model.
+        validation: Columns path and label.
+        training: The same columns; from these the ranges of 8-bit integers are estimated.
+    """
+
+    validation: pd.DataFrame
+    training: pd.DataFrame
+
+    def calibration_pixels(self, image_size: int) -> Iterator[np.ndarray]:
+        """Yield decoded training images, uint8 [height, width, 3]."""
+        for path in self.training["path"]:
+            yield images.decode(path, image_size)
+
+
+def find_images(
+    run: FinishedRun, data: str | None, limit: int | None, class_names: list[str], *, calibration: bool
+) -> Images:
+    """List the images, drawn evenly from the classes.
+
+    Args:
+        run: The run; its manifest names the validation images.
+        data: Folder or CSV file of labelled images to use instead, or to which the run's images were moved.
+        limit: Maximum number of validation images.
+        class_names: Class names of the model.
+        calibration: Training images are needed.
+
+    Raises:
+        ExportError: If there are none, or some are missing; says how to provide them.
+    """
+    known = run.manifest()
+    if data is not None:
+        table = _scan(data, known, class_names)
+    elif known is not None:
+        table = known
+    else:
+        raise ExportError(
+            f"run={run.name} has no manifest.csv, which names the images to compare on: provide some with "
+            "data.path=<folder with one sub-folder per class, or CSV file>"
+        )
+    validation, training = (table[table["split"] == split] for split in ("val", "train"))
+    if validation.empty:
+        raise ExportError(f"{data or run.name} holds no validation images: provide some with data.path=<folder>")
+    if calibration and training.empty:
+        raise ExportError(
+            f"{data or run.name} holds no training images, from which the ranges of 8-bit integers are estimated: "
+            "set data.path=<folder with train and val folders>, or a folder with the run's training images"
+        )
+    validation = sources.subsample(validation, limit, 0).reset_index(drop=True)
+    training = sources.subsample(training, CALIBRATION_IMAGES if calibration else 0, 0).reset_index(drop=True)
+    for chosen in (validation, training):
+        missing = [path for path in chosen["path"] if not Path(path).is_file()]
+        if missing:
+            raise ExportError(
+                f"run={run.name}: {len(missing)} of the {len(chosen)} images to compare on are missing, such as "
+                f"{manifest.printable(missing[0])}: set data.path=<folder> to where they are now, or to other labelled "
+                "images" + ("" if data is None else f" (data.path={data})")
+            )
+    return Images(validation, training)
+
+
+def _scan(data: str, known: pd.DataFrame | None, class_names: list[str]) -> pd.DataFrame:
+    """Return the manifest of the user's images; images of the run, recognised by their digest, keep its split."""
+    place = Path(data).expanduser()
+    if not place.exists():
+        raise ExportError(f"data.path={data} does not exist (looked for {place.absolute()})")
+    rows = sources.from_manifest(path=data) if place.is_file() else sources.from_folder(path=data)
+    unknown = sorted(set(rows["label"]) - set(class_names))
+    if unknown:
+        raise ExportError(
+            f"data.path={data} holds the classes {', '.join(unknown)}: the model knows {', '.join(class_names)}"
+        )
+    table, _ = manifest.scan(rows)
+    if known is not None:
+        split = table["sha256"].map(dict(zip(known["sha256"], known["split"], strict=True)))
+        if (split == "val").any():
+            return table.assign(split=split.fillna(""))
+        table = table[split.ne("train")]
+    return table if (table["split"] == "val").any() else table.assign(split="val")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison of an export with its model.
+
+    Attributes:
+        images: Number of validation images.
+        difference: Largest difference in probability, on the same pixels.
+        equal_labels: Share of images with the same label at the threshold.
+        accuracy: Accuracy of the export at the threshold.
+        keras_accuracy: Accuracy of the model at the threshold.
     """
 
     images: int
@@ -48,14 +135,13 @@ class Parity:
     keras_accuracy: float
 
     def faults(self, name: str) -> list[str]:
-        """Say which limits of format `name` are not kept."""
+        """Return the limits of format `name` that are exceeded."""
         lost = self.keras_accuracy - self.accuracy
         if FORMATS[name].quantised:
             limits = [
                 (
-                    # A rounding of the difference itself must not decide: 0.995 - 0.990 is a little more than 0.005.
-                    lost <= ACCURACY_LIMIT + 1e-12,
-                    f"its accuracy is {lost * 100:.2f} percentage points below the original's; "
+                    lost <= ACCURACY_LIMIT + 1e-12,  # 0.995 - 0.990 is a little more than 0.005
+                    f"its accuracy is {lost * 100:.2f} percentage points below the model's; "
                     f"allowed are {ACCURACY_LIMIT * 100:g}",
                 )
             ]
@@ -67,98 +153,81 @@ class Parity:
                 ),
                 (
                     self.equal_labels >= LABELS_LIMIT,
-                    f"{self.equal_labels:.4f} of its labels are the original's; expected at least {LABELS_LIMIT:g}",
+                    f"{self.equal_labels:.4f} of its labels equal the model's; expected at least {LABELS_LIMIT:g}",
                 ),
             ]
-        # Written so that a NaN, which no comparison holds for, is a fault.
-        return [fault for kept, fault in limits if not kept]
-
-
-def compare(
-    reference: np.ndarray, found: np.ndarray, labels: Sequence[str], decided: Sequence[str], bundle: Bundle
-) -> Parity:
-    """Compare the probabilities of an export with the original's.
-
-    Args:
-        reference: float32 [n, classes], of the Keras model.
-        found: float32 [n, classes], of the export, on the same pixels.
-        labels: The true class of each image.
-        decided: The Keras model's decision on each image, from the file's bytes on.
-        bundle: Class names and threshold.
-    """
-    shipped = np.array(bundle.decide(found), dtype=object)
-    truth = np.array(labels, dtype=object)
-    original = np.array(decided, dtype=object)
-    return Parity(
-        images=len(truth),
-        difference=float(np.abs(reference.astype(np.float64) - found).max()),
-        equal_labels=float((shipped == original).mean()),
-        accuracy=float((shipped == truth).mean()),
-        keras_accuracy=float((original == truth).mean()),
-    )
+        # NaN fails every comparison, and is a fault.
+        return [fault for within, fault in limits if not within]
 
 
 def measure(
-    paths: Sequence[str], labels: Sequence[str], bundle: Bundle, original: Predict, shipped: Predict
+    paths: Sequence[str], labels: Sequence[str], bundle: Bundle, original: Predict, exported: Predict
 ) -> tuple[Parity, np.ndarray]:
-    """Run both models on image files.
+    """Predict image files with both models and compare.
 
     Args:
         paths: Image files.
-        labels: The true class of each.
-        bundle: Of the original.
+        labels: True class of each.
+        bundle: Bundle of the model.
         original: The Keras model.
-        shipped: The export in its own runtime.
+        exported: The export in its own runtime.
 
     Returns:
-        The measurement, and the export's probabilities, float32 [n, classes].
+        The comparison, and the export's probabilities, float32 [n, classes].
 
     Raises:
         ImageError: If a file cannot be read.
     """
-    reference, found = [], []
-    with progress.bar(len(paths), "parity", "img") as shown:
-        for start in range(0, len(paths), _STEP):
-            batch = paths[start : start + _STEP]
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    with progress.bar(len(paths), "parity", "img") as bar:
+        for start in range(0, len(paths), _BATCH):
+            batch = paths[start : start + _BATCH]
             pixels = np.stack([images.decode(path, bundle.image_size) for path in batch])
-            reference.append(np.asarray(original(pixels)))
-            found.append(np.asarray(shipped(pixels)))
-            shown.update(len(batch))
-    expected, probabilities = np.concatenate(reference), np.concatenate(found)
-    return compare(expected, probabilities, labels, bundle.decide(expected), bundle), probabilities
+            parts.append((np.asarray(original(pixels)), np.asarray(exported(pixels))))
+            bar.update(len(batch))
+    reference, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return compare(reference, probabilities, labels, bundle), probabilities
 
 
-def milliseconds(shipped: Predict, image_size: int, batch: int) -> float:
-    """Time a model; gives milliseconds an image, the median of the calls of about a second."""
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, image_size, image_size, 3), dtype=np.uint8)
-    for _ in range(2):  # the first call of a shape plans it
-        shipped(pixels)
-    seconds: list[float] = []
-    while sum(seconds) < _TIMED_SECONDS or len(seconds) < 5:
-        started = time.perf_counter()
-        shipped(pixels)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds) / batch * 1e3
-
-
-def run_instructions(code: str, folder: Path, paths: Sequence[str], bundle: Bundle) -> np.ndarray:
-    """Run the README's lines as they stand, in a process of their own, from the files' bytes on.
+def compare(reference: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], bundle: Bundle) -> Parity:
+    """Compare the probabilities of an export, float32 [n, classes], with those of the Keras model on the same pixels.
 
     Args:
-        code: The lines.
-        folder: The export; the lines run there.
+        reference: Probabilities of the Keras model.
+        probabilities: Probabilities of the export.
+        labels: True class of each image.
+        bundle: Bundle of the model.
+    """
+    decided = np.array(bundle.decide(probabilities), dtype=object)
+    expected = np.array(bundle.decide(reference), dtype=object)
+    truth = np.array(labels, dtype=object)
+    return Parity(
+        images=len(truth),
+        difference=float(np.abs(reference.astype(np.float64) - probabilities).max()),
+        equal_labels=float((decided == expected).mean()),
+        accuracy=float((decided == truth).mean()),
+        keras_accuracy=float((expected == truth).mean()),
+    )
+
+
+def run_readme(code: str, folder: Path, paths: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
+    """Run the README's code as it stands, in another process, on image files.
+
+    Args:
+        code: The code.
+        folder: The export; the working directory of the process.
         paths: Image files.
-        bundle: Of the original.
+        class_names: Class names of the model.
 
     Returns:
         Probabilities, float64 [n, classes].
 
     Raises:
-        ExportError: If they fail, or print something else.
+        ExportError: If the code fails, or prints something else.
     """
-    # -P: nothing that lies in the folder is imported. The code is given, not a file, as a user would paste it.
+    # -P: nothing in the folder is imported. As an argument, not a file: users paste it.
     command = [sys.executable, "-P", "-c", code, *(str(Path(path).absolute()) for path in paths)]
-    # On the processor, as everything here; and so that paths of any language come back whole.
+    # Without GPUs, and with UTF-8 for paths in any language.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONUTF8": "1"}
     try:
         done = subprocess.run(
@@ -168,31 +237,32 @@ def run_instructions(code: str, folder: Path, paths: Sequence[str], bundle: Bund
         if done.returncode:
             raise ValueError(done.stderr.strip().splitlines()[-1:])
         rows = [json.loads(line)["probabilities"] for line in done.stdout.splitlines()]
-        return np.array([[row[name] for name in bundle.class_names] for row in rows], np.float64)
+        return np.array([[row[name] for name in class_names] for row in rows], np.float64)
     except (ValueError, KeyError, TypeError, subprocess.TimeoutExpired) as error:
-        raise ExportError(f"the lines of the export's README do not run: {error}") from error
+        raise ExportError(f"the code of the export's README does not run: {error}") from error
 
 
-def timed(shipped: Predict, image_size: int) -> dict[str, float]:
-    """Time a model at the batch sizes that services and phones use."""
-    return {f"milliseconds_batch_{batch}": milliseconds(shipped, image_size, batch) for batch in BATCHES}
+def timings(run: Predict, image_size: int) -> dict[str, float]:
+    """Return milliseconds per image in batches of 1 and 16, the median of the calls of about a second each."""
+    result = {}
+    for batch in (1, 16):
+        pixels = np.random.default_rng(0).integers(0, 256, (batch, image_size, image_size, 3), dtype=np.uint8)
+        for _ in range(2):  # the first call of a shape plans it
+            run(pixels)
+        seconds: list[float] = []
+        while sum(seconds) < _TIMED_SECONDS or len(seconds) < 5:
+            start = time.perf_counter()
+            run(pixels)
+            seconds.append(time.perf_counter() - start)
+        result[f"milliseconds_batch_{batch}"] = statistics.median(seconds) / batch * 1e3
+    return result
 
 
-def size(path: Path) -> int:
-    """Give the bytes of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
-    return sum(entry.stat().st_size for entry in files)
-
-
-def table(rows: Sequence[dict[str, object]]) -> str:
-    """Lay out measurements for the screen, a line a format."""
-    head = f"{'':14}{'MB':>7}{'largest':>12}{'equal':>9}{'accuracy':>10}{'Keras':>9}{'ms/image':>10}{'ms/image':>10}"
-    below = f"{'':14}{'':>7}{'difference':>12}{'labels':>9}{'':>10}{'accuracy':>9}{'batch 1':>10}{'batch 16':>10}"
-    lines = [head.rstrip(), below.rstrip()]
-    for row in rows:
-        lines.append(
-            f"{row['format']:14}{row['megabytes']:>7.1f}{row['difference']:>12.1e}{row['equal_labels']:>9.4f}"
-            f"{row['accuracy']:>10.4f}{row['keras_accuracy']:>9.4f}"
-            f"{row['milliseconds_batch_1']:>10.2f}{row['milliseconds_batch_16']:>10.2f}"
-        )
-    return "\n".join(lines)
+def describe(row: dict[str, Any]) -> str:
+    """Return the measurements of an export in two lines."""
+    return (
+        "Parity          largest difference {difference:.1e}, equal labels {equal_labels:.4f}, accuracy {accuracy:.4f} "
+        "(Keras {keras_accuracy:.4f})\n"
+        "Size and speed  {megabytes:.1f} MB; {milliseconds_batch_1:.2f} ms per image one by one, "
+        "{milliseconds_batch_16:.2f} ms in batches of 16"
+    ).format_map(row)

@@ -1,19 +1,21 @@
-"""What lies beside an exported model: `bundle.json`, `README.md` with the lines that run it, and an image to try."""
+"""The files beside an exported model: `bundle.json`, `README.md` with the code that runs it, and an example image."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import textwrap
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from PIL import Image
 
 from hairline.data import synthetic
 from hairline.model.saved import BUNDLE, Bundle
+from hairline.shipping import formats
 from hairline.shipping.formats import FORMATS
 
 README, EXAMPLE = "README.md", "example.png"
@@ -30,7 +32,7 @@ _CALLS: dict[str, tuple[str, str, str]] = {
     "onnx": (
         "import onnxruntime",
         'onnxruntime.InferenceSession("{file}")',
-        'model.run(["probabilities"], {"images": pixels[None]})[0][0]',
+        'model.run(["probabilities"], {{"images": pixels[None]}})[0][0]',
     ),
     "saved_model": (
         "import tensorflow as tf",
@@ -44,127 +46,67 @@ _CALLS: dict[str, tuple[str, str, str]] = {
     ),
 }
 
-# The decoding of hairline.data.images in Pillow's own words; tests/test_shipping.py compares the two.
-DECODE = """\
-image = ImageOps.exif_transpose(Image.open(path))
-if image.mode.startswith("I"):  # 16-bit grey
-    image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257.0), 0, 255).astype(np.uint8))
-pixels = np.asarray(image.convert("RGB").resize(bundle["input_size"], Image.Resampling.BILINEAR))
-"""
-
+# Decodes as hairline.data.images does, with Pillow and NumPy only; a test compares the two.
 _CODE = """\
 import json, sys
 import numpy as np
-{imported}
+{imports}
 from PIL import Image, ImageOps
-bundle, model = json.load(open("bundle.json", encoding="utf-8")), {opened}
+bundle, model = json.load(open("bundle.json", encoding="utf-8")), {opens}
 for path in sys.argv[1:] or ["{example}"]:
-{decode}\
-    found = dict(zip(bundle["class_names"], {called}.tolist()))
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I"):  # 16-bit grey
+        image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257.0), 0, 255).astype(np.uint8))
+    pixels = np.asarray(image.convert("RGB").resize(bundle["input_size"], Image.Resampling.BILINEAR))
+    found = dict(zip(bundle["class_names"], {calls}.tolist()))
     print(json.dumps({{"path": path, "label": {label}, "probabilities": found}}))
-"""
-
-_TEXT = """\
-# {classes} ({title})
-
-It tells {classes} apart on images of surfaces. It takes RGB pixels, `uint8 [batch, {size}, {size}, 3]`, named
-`images`, and gives `probabilities`, `float32 [batch, {count}]`, in the order of `class_names`. Scaling and
-calibration are inside: feed it pixels from 0 to 255 as they are. {decision}
-
-## Run it
-
-    pip install {packages} numpy pillow
-
-In this folder, with the paths of images after it; without any it takes `{example}`:
-
-```python
-{code}```
-
-For `{example}`, a drawn patch, it prints
-
-```json
-{printed}
-```
-
-How a file becomes pixels decides as much as the model does. These lines turn an image right side up by its EXIF
-orientation, make it RGB, scale 16-bit grey, and squeeze it to {size} x {size} pixels with Pillow's bilinear filter,
-which averages over all pixels when it makes an image smaller. An `F` (floating-point) image has no agreed range: refuse
-it. In another language, use a resize that averages likewise, and compare its probabilities with these.
-{more}
-## How well it runs
-
-Measured on {images:,} validation images, with {title} on {machine}:
-
-| | |
-|---|---|
-| largest difference in probability from the Keras model, on the same pixels | {difference:.1e} |
-| equal labels, from the files' bytes on | {equal_labels:.4f} |
-| accuracy, and the Keras model's | {accuracy:.4f}, {keras_accuracy:.4f} |
-| size | {megabytes:.1f} MB |
-| milliseconds an image, one by one, and in batches of 16 | {milliseconds_batch_1:.2f}, {milliseconds_batch_16:.2f} |
-
-`{bundle}` holds the same for programs, and where the model comes from.
-"""
-
-_SERVING = """
-TensorFlow Serving wants a folder with versions; mount this one as the first:
-
-    docker run -p 8501:8501 -v "$PWD/saved_model:/models/hairline/1" -e MODEL_NAME=hairline tensorflow/serving
 """
 
 
 def code(name: str, bundle: Bundle) -> str:
-    """Write the lines of Python that load and run an export with its runtime, NumPy and Pillow.
+    """Return the Python code that loads and runs an export with its runtime, NumPy and Pillow.
 
     Args:
-        name: A key of `formats.FORMATS`.
-        bundle: Of the model.
+        name: Key of `formats.FORMATS`.
+        bundle: Bundle of the model.
     """
-    imported, opened, called = _CALLS[name]
-    return _CODE.format(
-        imported=imported,
-        opened=opened.format(file=FORMATS[name].file),
-        called=called,
-        decode=textwrap.indent(DECODE, "    "),
-        label=_label(bundle),
-        example=EXAMPLE,
-    )
+    imports, opens, calls = (part.format(file=FORMATS[name].file) for part in _CALLS[name])
+    return _CODE.format(imports=imports, opens=opens, calls=calls, label=_label(bundle), example=EXAMPLE)
 
 
 def _label(bundle: Bundle) -> str:
-    """Write the decision on `found`, the probabilities by class, as an expression."""
+    """Return the decision as a Python expression on `found`, the probabilities by class name."""
     if bundle.positive_class is None or bundle.threshold is None:
         return "max(found, key=found.get)"
     other = next(name for name in bundle.class_names if name != bundle.positive_class)
-    first, second = json.dumps(bundle.positive_class), json.dumps(other)
-    decision = f"{first} if found[{first}] >= {bundle.threshold!r} else {second}"
+    positive, negative = json.dumps(bundle.positive_class), json.dumps(other)
+    decision = f"{positive} if found[{positive}] >= {bundle.threshold!r} else {negative}"
     if bundle.decision.abstain is None:
         return decision
     low, high = bundle.decision.abstain
-    return f'"cannot tell" if {low!r} <= found[{first}] < {high!r} else {decision}'
+    return f'"cannot tell" if {low!r} <= found[{positive}] < {high!r} else {decision}'
 
 
-def describe(name: str, bundle: Bundle, path: Path, measured: dict[str, Any], commit: str | None) -> dict[str, Any]:
-    """Give what `bundle.json` of an export holds: the saved model's description, and what is the export's own.
+def write_bundle(
+    folder: Path, name: str, bundle: Bundle, path: Path, commit: str | None, measurements: dict[str, Any]
+) -> None:
+    """Save `bundle.json` of an export: the model's bundle, and what concerns the export only.
 
     Args:
-        name: A key of `formats.FORMATS`.
-        bundle: Of the model.
+        folder: Folder of the export.
+        name: Key of `formats.FORMATS`.
+        bundle: Bundle of the model.
         path: The exported file or folder.
-        measured: By the gate.
-        commit: Of the code that trained the model, where it is known.
+        commit: Commit of the code that trained the model, if known.
+        measurements: Measurements of the gate.
     """
-    told = asdict(bundle)
     size = bundle.image_size
-    weights = bundle.backbone.get("licence") or "none known"
-    return {
-        **{key: value for key, value in told.items() if key not in ("format", "model_sha256")},
+    licence = bundle.backbone.get("licence") or "none known"
+    content = {
+        **{key: value for key, value in asdict(bundle).items() if key not in ("format", "model_sha256")},
         "export_format": name,
         "file": path.name,
-        "sha256": {
-            str(file.relative_to(path.parent).as_posix()): _sha256(file)
-            for file in ([path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file()))
-        },
+        "sha256": {file.relative_to(folder).as_posix(): _sha256(file) for file in formats.files(path)},
         "runtime": list(FORMATS[name].runtime),
         "input_name": "images",
         "input_size": [size, size],
@@ -175,68 +117,61 @@ def describe(name: str, bundle: Bundle, path: Path, measured: dict[str, Any], co
         "resize": {"width": size, "height": size, "filter": "Pillow bilinear, averaging when reducing"},
         "source_model_sha256": bundle.model_sha256,
         "commit": commit,
-        "licence": f"hairline: Apache-2.0; backbone weights: {weights}; training images: their owner's terms",
-        "parity": measured,
+        "licence": f"hairline: Apache-2.0; backbone weights: {licence}; training images: their owner's terms",
+        "parity": measurements,
     }
-
-
-def write_bundle(
-    folder: Path, name: str, bundle: Bundle, path: Path, measured: dict[str, Any], commit: str | None
-) -> None:
-    """Write `bundle.json`; see `describe`."""
-    told = describe(name, bundle, path, measured, commit)
-    (folder / BUNDLE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / BUNDLE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_example(folder: Path) -> Path:
-    """Draw the image on which a user sees that the lines work."""
+    """Draw the example image of the README."""
     patch, _ = synthetic.draw(0, 7, label=synthetic.CLASS_NAMES[0])
     Image.fromarray(patch).save(folder / EXAMPLE)
     return folder / EXAMPLE
 
 
 def write_readme(
-    folder: Path, name: str, bundle: Bundle, measured: dict[str, Any], example: np.ndarray, machine: str
+    folder: Path, name: str, bundle: Bundle, measurements: dict[str, Any], example: np.ndarray, machine: str
 ) -> None:
-    """Write `README.md`.
+    """Save `README.md`.
 
     Args:
-        folder: The export.
-        name: A key of `formats.FORMATS`.
-        bundle: Of the model.
-        measured: By the gate.
-        example: What the lines print for the example: probabilities, float64 [classes].
-        machine: What the figures were measured on.
+        folder: Folder of the export.
+        name: Key of `formats.FORMATS`.
+        bundle: Bundle of the model.
+        measurements: Measurements of the gate.
+        example: Probabilities that the code prints for the example image, float64 [classes].
+        machine: Machine of the measurements.
     """
-    row = {
+    printed = {
         "path": EXAMPLE,
         "label": bundle.decide(example[None])[0],
         "probabilities": dict(zip(bundle.class_names, example.tolist(), strict=True)),
     }
-    entry = FORMATS[name]
-    text = _TEXT.format(
-        title=entry.title,
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hairline", "shipping"),
+        autoescape=False,  # Markdown
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text = environment.get_template("readme.md.j2").render(
+        format=name,
+        title=FORMATS[name].title,
         classes=" and ".join([", ".join(bundle.class_names[:-1]), bundle.class_names[-1]]),
         count=len(bundle.class_names),
         size=bundle.image_size,
-        decision=f"The answer: {bundle.describe_decision()}.",
-        packages=" ".join(f"'{package}'" for package in _pinned(entry.runtime)),
+        decision=bundle.describe_decision(),
+        # Versions that the gate ran.
+        packages=" ".join(f"'{package}=={metadata.version(package)}'" for package in FORMATS[name].runtime),
         example=EXAMPLE,
         code=code(name, bundle),
-        printed=json.dumps(row),
-        more=_SERVING if name == "saved_model" else "",
+        printed=json.dumps(printed),
         machine=machine,
+        parity=measurements,
         bundle=BUNDLE,
-        **measured,
     )
     (folder / README).write_text(text, encoding="utf-8")
-
-
-def _pinned(packages: tuple[str, ...]) -> list[str]:
-    """Name packages with the versions that the gate ran."""
-    from importlib import metadata
-
-    return [f"{name}=={metadata.version(name)}" for name in packages]
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""An exported model run by its own runtime, as it will be in the field."""
+"""Exported models in their own runtimes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def load(name: str, path: Path, threads: int | None = None) -> Predict:
-    """Open an exported model.
+    """Load an exported model.
 
     Args:
-        name: A key of `formats.FORMATS`.
-        path: Its file or folder.
-        threads: CPU threads; None for all cores. TensorFlow takes what the process was started with.
+        name: Key of `formats.FORMATS`.
+        path: The exported file or folder.
+        threads: CPU threads; None for all cores. TensorFlow uses those that the process was started with.
 
     Returns:
         A function from uint8 [batch, height, width, 3] RGB to float32 [batch, classes].
     """
-    return _LOADERS[name](path, threads or os.cpu_count() or 1)
+    if name == "onnx":
+        return _load_onnx(path, threads or os.cpu_count() or 1)
+    if name == "saved_model":
+        return _load_saved_model(path)
+    if name == "keras":
+        return _load_keras(path)
+    return _load_litert(path, threads or os.cpu_count() or 1)
 
 
 def _load_litert(path: Path, threads: int) -> Predict:
@@ -34,7 +40,7 @@ def _load_litert(path: Path, threads: int) -> Predict:
         interpreter = Interpreter(str(path), num_threads=threads)
         interpreter.allocate_tensors()
         run = interpreter.get_signature_runner()
-    # A copy: the runtime's own memory is overwritten by the next call.
+    # A copy: the next call overwrites the runtime's memory.
     return lambda pixels: np.array(run(images=pixels)["probabilities"])
 
 
@@ -47,26 +53,21 @@ def _load_onnx(path: Path, threads: int) -> Predict:
     return lambda pixels: session.run(["probabilities"], {"images": pixels})[0]
 
 
-def _load_saved_model(path: Path, threads: int) -> Predict:
+def _load_saved_model(path: Path) -> Predict:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
-    run = loaded.signatures["serving_default"]
-    # `loaded` stands in the function to stay alive: its variables are only weakly held by the signature.
-    return lambda pixels, _=loaded: run(images=tf.constant(pixels))["probabilities"].numpy()
+
+    def predict(pixels: np.ndarray) -> np.ndarray:
+        # Through `loaded`: a signature holds its variables by weak references only.
+        outputs = loaded.signatures["serving_default"](images=tf.constant(pixels))
+        return np.asarray(outputs["probabilities"])
+
+    return predict
 
 
-def _load_keras(path: Path, threads: int) -> Predict:
+def _load_keras(path: Path) -> Predict:
     import keras
 
     model = keras.models.load_model(path, compile=False, safe_mode=True)
-    return lambda pixels: model.predict_on_batch(pixels)
-
-
-_LOADERS: dict[str, Callable[[Path, int], Predict]] = {
-    "litert": _load_litert,
-    "litert_int8": _load_litert,
-    "onnx": _load_onnx,
-    "saved_model": _load_saved_model,
-    "keras": _load_keras,
-}
+    return lambda pixels: np.asarray(model.predict_on_batch(pixels))

@@ -1,53 +1,44 @@
-"""MLflow: the run directory's mirror. The only room, with `registry` and the served model, that imports it.
+"""MLflow as the mirror of run directories; the only room that imports it.
 
-A run tells its `journal`; `delivery` hands that to its `mirror`, the MLflow run, beside the training.
+`run.start` writes what a run logs to its `journal`; `delivery` sends the journal to the `mirror`, the MLflow run, in a
+thread beside the training.
 """
 
 from hairline.tracking.journal import forget, run_id, start_count
-from hairline.tracking.models import download_model, fetch_runs, find, logged_model, passing_folder, requirements
-from hairline.tracking.parents import delete_unfinished_children, end_run, keep_end_time, open_parent, update_run
-from hairline.tracking.run import Run, metric_name, record_failure, start, synchronise
-from hairline.tracking.store import (
-    PARENT,
-    TrackingError,
-    address,
-    connect,
-    curves_page,
-    opened,
-    redacted,
-    redacted_text,
-    runs_page,
-    ui_hints,
+from hairline.tracking.models import FinishedRun, fetch_runs, find, logged_model
+from hairline.tracking.run import (
+    Run,
+    delete_unfinished_children,
+    end_run,
+    keep_end_time,
+    metric_name,
+    open_parent,
+    record_failure,
+    start,
+    update_run,
 )
+from hairline.tracking.store import PARENT, TrackingError, connect, curves_page, ui_hints
 
 __all__ = [
     "PARENT",
+    "FinishedRun",
     "Run",
     "TrackingError",
-    "address",
-    "start_count",
     "connect",
     "curves_page",
     "delete_unfinished_children",
-    "download_model",
+    "end_run",
     "fetch_runs",
     "find",
     "forget",
-    "ui_hints",
+    "keep_end_time",
     "logged_model",
     "metric_name",
     "open_parent",
-    "opened",
-    "passing_folder",
     "record_failure",
-    "redacted",
-    "redacted_text",
-    "requirements",
     "run_id",
-    "runs_page",
-    "keep_end_time",
     "start",
-    "synchronise",
-    "end_run",
+    "start_count",
+    "ui_hints",
     "update_run",
 ]

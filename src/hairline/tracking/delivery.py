@@ -1,11 +1,16 @@
-"""A thread that brings a run's journal to MLflow beside the training, which never waits for it before its end."""
+"""The threads beside a run: one sends its journal to MLflow, one samples the machine's load into the journal."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from hairline.system import redaction
 from hairline.tracking import store
 from hairline.tracking.journal import Journal
 from hairline.tracking.mirror import LARGE, Mirror
@@ -13,130 +18,162 @@ from hairline.tracking.store import TrackingError
 
 log = logging.getLogger(__name__)
 
-# Seconds. A request that takes longer than SLOW does not come back soon; a file may take its time.
-_SLOW, _SLOW_LARGE = 10.0, 120.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # between tries
+# All in seconds.
+_TIMEOUT, _TIMEOUT_LARGE = 10.0, 120.0  # of one request at the end of a run
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # between retries
 _LAST_WAIT = 3.0  # at the end of a run, for a server that does not answer
-_COLLECTED = 1.0  # points of so long go together: a request for every short epoch would take time from the training
-_WARNED_AFTER = 2  # tries: a busy SQLite file is no outage
+_COLLECT = 1.0  # metrics of this period share a request: one request per short epoch would slow the training down
+_SAMPLE = 10.0  # between samples of the machine's load
+_WARN_AFTER = 2  # failures: a busy SQLite file is no outage
+_SYSTEM = "system/"  # prefix of MLflow's system metrics
 
 
 class Delivery:
-    """Sends what the journal holds, tries again in growing pauses, and says once if it cannot."""
+    """Sends a journal in a thread, retries with growing pauses, and warns once about an outage.
 
-    def __init__(self, journal: Journal, mirror: Mirror, uri: str | None, *, required: bool) -> None:
-        """Take a journal and its mirror.
+    Attributes:
+        mirror: MLflow run of the journal.
+    """
 
-        Args:
-            journal: Of the run.
-            mirror: Its MLflow run.
-            uri: Tracking server or store, for messages.
-            required: Whether the run must end where MLflow does not answer.
-        """
-        self._journal, self._mirror, self._required = journal, mirror, required
-        self._target = store.address(uri)
-        self._news = threading.Condition()
+    def __init__(self, mirror: Mirror, *, required: bool) -> None:
+        """Start the thread; with `required`, the run stops if MLflow does not answer."""
+        self.mirror, self._journal, self._required = mirror, mirror.journal, required
+        self._changed = threading.Condition()
         self._closing = threading.Event()
         self._failures, self._reason, self._warned = 0, "", False
-        self._trying: tuple[float, bool] | None = None  # since when, and whether it may take long
-        self._moved, self._hurried = time.monotonic(), False
+        self._request: tuple[float, bool] | None = None  # start of the current request, and whether it may take long
+        self._progress, self._hurried = time.monotonic(), False
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
         self._thread.start()
 
-    def wake(self) -> None:
-        """Say that the journal has something new.
-
-        Raises:
-            TrackingError: If MLflow is required and does not answer.
-        """
-        self.check()
-        self.notify()
-
     def check(self) -> None:
-        """Raise where MLflow is required and does not answer.
+        """Raise if MLflow is required and does not answer.
 
         Raises:
-            TrackingError: Then.
+            TrackingError: If so.
         """
-        if self._required and self._failures >= _WARNED_AFTER:
+        if self._required and self._failures >= _WARN_AFTER:
             raise TrackingError(
-                f"{self._told()}\ntracking.required=true stops the run; go on with it by resume= when the server is "
-                "back, or without waiting for it by tracking.required=false"
+                f"{self._outage()}\ntracking.required=true stops the run: continue it with resume= when the server is "
+                "back, or without waiting for the server with tracking.required=false"
             )
 
     def notify(self) -> None:
-        """Say that the journal has something new, from a thread that cannot stop the run."""
-        with self._news:
-            self._news.notify_all()
+        """Wake the thread: the journal has new entries."""
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self, *, hurried: bool = False) -> bool:
-        """Wait until all is sent, or until it is clear that it will not be; gives whether it is.
+        """Wait until all entries are sent, or until the server fails or takes too long.
 
         Args:
-            hurried: Whether the process was asked to end: then files are waited for no longer than points.
+            hurried: The process was interrupted: do not wait longer for files than for metrics.
+
+        Returns:
+            Whether all entries were sent.
         """
-        self._moved = time.monotonic()
+        self._progress = time.monotonic()
         self._hurried = hurried
-        with self._news:
+        with self._changed:
             self._closing.set()
-            self._news.notify_all()
-            while self._journal.waiting() and time.monotonic() < self._deadline():
-                self._news.wait(0.05)
-            left = len(self._journal.waiting())
-        if left and not self._required:
+            self._changed.notify_all()
+            while self._journal.unsent() and time.monotonic() < self._deadline():
+                self._changed.wait(0.05)
+            unsent = len(self._journal.unsent())
+        if unsent and not self._required:
             log.warning(
                 "WARNING: %s\n%d entries of this run are not in MLflow yet. When the server is back: "
                 "python sync.py run=%s",
-                self._told(),
-                left,
+                self._outage(),
+                unsent,
                 self._journal.directory,
             )
-        return not left
+        return not unsent
 
     def _deadline(self) -> float:
-        """Say until when the end of a run waits, as things stand."""
+        """Return the time until which `close` waits; it moves with every request that succeeds."""
         if self._failures:
-            return self._moved + _LAST_WAIT
-        since, large = self._trying or (time.monotonic(), False)
-        return max(self._moved + _LAST_WAIT, since + (_SLOW_LARGE if large and not self._hurried else _SLOW))
+            return self._progress + _LAST_WAIT
+        start, large = self._request or (time.monotonic(), False)
+        timeout = _TIMEOUT_LARGE if large and not self._hurried else _TIMEOUT
+        return max(self._progress + _LAST_WAIT, start + timeout)
 
-    def _told(self) -> str:
-        return f"the tracking server {store.redacted(self._target)} does not take what is logged: {self._reason}"
+    def _outage(self) -> str:
+        return f"the tracking server {redaction.setting(self.mirror.uri)} does not accept data: {self._reason}"
 
     def _run(self) -> None:
         while True:
-            with self._news:
-                while not (waiting := self._journal.waiting()):
+            with self._changed:
+                while not (unsent := self._journal.unsent()):
                     if self._closing.is_set():
                         return
-                    self._news.wait()
-            kind = waiting[0]["kind"]
-            self._trying = time.monotonic(), kind in LARGE
+                    self._changed.wait()
+            kind = unsent[0]["kind"]
+            self._request = time.monotonic(), kind in LARGE
             try:
-                store.refuse_unusable(self._target)  # within seconds, where requests would try for longer
-                self._journal.mark(self._mirror.deliver(waiting))
-            except Exception as error:  # SQLAlchemy's, requests' and MLflow's own have no common ancestor
-                self._trying = None
-                if not self._failed(error):
+                store.check(self.mirror.uri)  # fails within seconds; a request would retry for longer
+                self.mirror.send()
+            except Exception as error:  # those of SQLAlchemy, requests and MLflow have no common base class
+                self._request = None
+                if not self._retry(error):
                     return
             else:
-                self._trying, self._moved = None, time.monotonic()
+                self._request, self._progress = None, time.monotonic()
                 if self._warned and self._failures:
                     log.info("MLflow answers again")
                 self._failures = 0
-                with self._news:
-                    self._news.notify_all()
+                self.notify()
                 if kind == "metrics":
-                    self._closing.wait(_COLLECTED)
+                    self._closing.wait(_COLLECT)
 
-    def _failed(self, error: Exception) -> bool:
-        """Note that a try failed, and pause; gives whether to go on."""
-        self._reason = store.redacted_text(str(error), self._target)
+    def _retry(self, error: Exception) -> bool:
+        """Count a failure and pause; return whether to try again."""
+        self._reason = store.reason(error)
         self._failures += 1
-        if self._failures >= _WARNED_AFTER and not self._warned and not self._required:
+        if self._failures >= _WARN_AFTER and not self._warned and not self._required:
             self._warned = True
-            log.warning("WARNING: %s\nTraining goes on; what is logged is kept and sent later", self._told())
+            log.warning("WARNING: %s\nTraining continues; the journal is sent later", self._outage())
         if not self._closing.wait(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures)):
             return True
         time.sleep(_FIRST_PAUSE)
-        return time.monotonic() < self._moved + _LAST_WAIT
+        return time.monotonic() < self._progress + _LAST_WAIT
+
+
+@contextlib.contextmanager
+def sampling(journal: Journal, *, enabled: bool, notify: Callable[[], None]) -> Iterator[None]:
+    """Log CPU, memory, disk, network and GPU use every ten seconds during a block, with MLflow's monitors.
+
+    Args:
+        journal: Journal of the run.
+        enabled: Sample at all; needs psutil.
+        notify: Called after each sample.
+    """
+    if not enabled or importlib.util.find_spec("psutil") is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def sample() -> None:
+        store.load_mlflow()
+        from mlflow.system_metrics import system_metrics_monitor
+
+        # Its own thread would stop at the first outage.
+        monitor: Any = system_metrics_monitor.SystemMetricsMonitor(run_id="")  # type: ignore[no-untyped-call]
+        while True:
+            monitor.collect_metrics()
+            if ended.wait(_SAMPLE):
+                return
+            metrics = monitor.aggregate_metrics()
+            values = {_SYSTEM + key: float(value) for key, value in metrics.items() if value == value}
+            for part in monitor.monitors:
+                part.clear_metrics()
+            journal.add("metrics", values=values, step=journal.next_step(_SYSTEM))
+            notify()
+
+    thread = threading.Thread(target=sample, name="sampling", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=2)

@@ -1,126 +1,104 @@
-"""What a request to the served model must keep to before it is read, answered with a sentence where it does not.
+"""Checks requests to the served model before they are parsed, and answers invalid ones with a sentence.
 
-MLflow's scoring server (3.17) reads a request of any size into memory, copies one that is no JSON into its answer, and
-answers one without a content type by status 500. `guard` puts an ASGI layer in front that refuses all three.
+MLflow's scoring server (3.17) reads requests of any size into memory, copies a body that is not JSON into its answer,
+and answers a request without a content type with status 500. `guard` adds an ASGI layer that rejects all three.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-MOST_BYTES = 64_000_000  # of a request's body; base64 makes an image a third longer
-_JSON = "application/json"
-_SERVED = "__pyfunc_model_path__"  # the environment variable that MLflow hands its server the model's place in
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+MAX_BYTES = 64_000_000  # of a request's body; base64 makes an image a third larger
+_JSON = "application/json"
+_EXPECTED = 'expected {"dataframe_records": [{"image": "<base64 of an image file>"}, ...]}'
+_OTHER_FORMATS = {"dataframe_split": dict, "inputs": dict, "instances": list}
 
 
 class Gateway:
-    """An ASGI layer that refuses what no model should see."""
+    """An ASGI layer that rejects invalid requests."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], most_bytes: int = MOST_BYTES) -> None:
-        """Stand in front of `app`; bodies of more than `most_bytes` are refused."""
-        self._app, self._most_bytes = app, most_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BYTES) -> None:
+        """Wrap `app`; bodies of more than `max_bytes` are rejected."""
+        self._app, self._max_bytes = app, max_bytes
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one request, or hand it on."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer an invalid request, or pass a valid one on."""
         if scope["type"] != "http" or scope["path"] != "/invocations" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        body = await self._read(receive)
-        if body is None:
-            await _refuse(send, 413, f"the request is larger than {self._most_bytes / 1e6:g} MB: send fewer images")
+        request = Request(scope, receive)
+        body, size = bytearray(), 0
+        try:
+            # To its end even if it is too large: a client that is still sending when the connection closes sees a
+            # broken pipe instead of the answer.
+            async for part in request.stream():
+                size += len(part)
+                if size <= self._max_bytes:
+                    body += part
+        except ClientDisconnect:
             return
-        kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
-        fault = _fault(kind, body)
+        fault: tuple[int, str] | None
+        if size > self._max_bytes:
+            fault = 413, f"the request is larger than {self._max_bytes / 1e6:g} MB: send fewer images"
+        else:
+            fault = _fault(request.headers.get("content-type", ""), body)
         if fault is not None:
-            await _refuse(send, *fault)
+            content = {"error_code": "BAD_REQUEST", "message": fault[1]}
+            await JSONResponse(content, status_code=fault[0])(scope, receive, send)
             return
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+        unread: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
-        async def again() -> Message:
-            return waiting.pop() if waiting else await receive()
+        async def replay() -> Message:
+            return unread.pop() if unread else await receive()
 
-        await self._app(scope, again, send)
-
-    async def _read(self, receive: Receive) -> bytes | None:
-        """Read the body; None if it is too large.
-
-        It is read to its end all the same, and thrown away: a client that is still sending when the connection
-        closes sees a broken pipe in place of the answer.
-        """
-        parts: list[bytes] | None = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":  # the client has gone
-                return b""
-            size += len(message.get("body", b""))
-            if size > self._most_bytes:
-                parts = None
-            if parts is not None:
-                parts.append(message.get("body", b""))
-            if not message.get("more_body"):
-                return None if parts is None else b"".join(parts)
+        await self._app(scope, replay, send)
 
 
-def _fault(kind: str, body: bytes) -> tuple[int, str] | None:
-    if kind.partition(";")[0].strip().lower() != _JSON:
-        received = kind.partition(";")[0].strip()[:80] or "none"
-        return 415, f"the content type is {received}: expected {_JSON}"
+def _fault(content_type: str, body: bytes | bytearray) -> tuple[int, str] | None:
+    """Return status and message for an invalid request; None for a valid one."""
+    received = content_type.partition(";")[0].strip()
+    if received.lower() != _JSON:
+        return 415, f"the content type is {received[:80] or 'none'}: expected {_JSON}"
     try:
-        value = json.loads(body)
+        request = json.loads(body)
     except RecursionError:
         return 400, "the request is nested too deeply"
-    except ValueError as error:  # what is no UTF-8 as well
-        return 400, f"the request is no JSON: {str(error)[:200]}"
-    fault = _shape_fault(value)
-    return None if fault is None else (400, fault)
+    except ValueError as error:  # includes bytes that are not UTF-8
+        return 400, f"the request is not JSON: {str(error)[:200]}"
+    fault = _format_fault(request)
+    return None if fault is None else (400, f"{fault}: {_EXPECTED}")
 
 
-_EXPECTED = 'expected {"dataframe_records": [{"image": "<base64 of an image file>"}, ...]}'
-
-
-def _shape_fault(value: Any) -> str | None:
-    if not isinstance(value, dict):
-        return f"the request is a JSON {type(value).__name__}: {_EXPECTED}"
-    known = {"dataframe_records", "dataframe_split", "inputs", "instances"} & value.keys()
-    if len(known) != 1:
-        return f"the request has the fields {', '.join(sorted(map(str, value)))[:200] or 'none'}: {_EXPECTED}"
-    records = value.get("dataframe_records")
-    if "dataframe_records" not in known:
-        form = dict if known & {"dataframe_split", "inputs"} else list
-        field = next(iter(known))
-        return None if isinstance(value[field], form) else f"{field} is no {form.__name__}: {_EXPECTED}"
+def _format_fault(request: Any) -> str | None:
+    if not isinstance(request, dict):
+        return f"the request is a JSON {type(request).__name__}"
+    formats = {"dataframe_records", *_OTHER_FORMATS} & request.keys()
+    if len(formats) != 1:
+        return f"the request has the fields {', '.join(sorted(map(str, request)))[:200] or 'none'}"
+    (name,) = formats
+    records = request[name]
+    if name in _OTHER_FORMATS:
+        kind = _OTHER_FORMATS[name]
+        return None if isinstance(records, kind) else f"{name} is not a {kind.__name__}"
     if not isinstance(records, list) or not records:
-        return f"dataframe_records is no list, or an empty one: {_EXPECTED}"
+        return f"{name} is not a list, or is empty"
     for number, record in enumerate(records):
         if not isinstance(record, dict) or not isinstance(record.get("image"), str):
-            return f"dataframe_records[{number}] has no text 'image': {_EXPECTED}"
+            return f"{name}[{number}] has no text 'image'"
     return None
 
 
-async def _refuse(send: Send, status: int, sentence: str) -> None:
-    content = json.dumps({"error_code": "BAD_REQUEST", "message": sentence}).encode()
-    headers = [(b"content-type", _JSON.encode()), (b"content-length", str(len(content)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
-
-
 def guard() -> None:
-    """Put the gateway in front of MLflow's server, if this process is one about to start; call it while a model loads.
+    """Add the gateway to MLflow's server while it loads its model.
 
-    The server makes its FastAPI application after it has loaded the model, and offers no place for a layer: so the
-    next application that is made in this process is given one.
+    The server creates its FastAPI application after it has loaded the model, and has no hook for a layer: the next
+    application created in this process gets one.
     """
-    if "mlflow.pyfunc.scoring_server.app" not in sys.modules or _SERVED not in os.environ:
-        return
     import fastapi
     from fastapi.middleware import Middleware
 

@@ -1,4 +1,4 @@
-"""From a run directory's journal into an MLflow run, entry by entry; an entry that comes twice changes nothing."""
+"""The MLflow run that mirrors a run directory, entry by entry; an entry that is sent twice changes nothing."""
 
 from __future__ import annotations
 
@@ -10,105 +10,102 @@ from typing import Any
 
 from hairline.system import files
 from hairline.tracking import models, store
-from hairline.tracking.journal import RUN_ID, Entry, run_id
+from hairline.tracking.journal import RUN_ID, Entry, Journal, run_id
 
 log = logging.getLogger(__name__)
 
-DIRECTORY = "run_directory"  # a tag
-LARGE = ("artifact", "image", "model")  # what may take its time to send
-_BATCH = 900  # points of one request: MLflow takes 1,000
-# What no second try mends: the entry is left out. All else may be an outage.
-_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
+LARGE = ("artifact", "image", "model")  # kinds of entries that may take long to send
+_DIRECTORY = "run_directory"  # tag
+_BATCH = 900  # metrics per request; MLflow accepts 1,000
+_PARAMETERS = 100  # per request, MLflow's limit
+# Retrying does not help: the entry is skipped. All other errors may be an outage.
+_REJECTED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
 
 
 class Mirror:
     """The MLflow run of a run directory.
 
     Attributes:
-        run_id: Its id; None until the journal's beginning is delivered.
-        experiment_id: Of its experiment.
+        journal: Journal of the run directory.
+        uri: Tracking server or store, with its password.
+        run_id: Its id; None until the first entry was sent.
+        experiment_id: Id of its experiment.
     """
 
-    def __init__(self, directory: Path, uri: str | None) -> None:
-        """Take a run directory, and a tracking server or store as for `store.connect`."""
-        self.directory = directory
-        self.run_id = run_id(directory)
+    def __init__(self, journal: Journal, uri: str | None) -> None:
+        """Mirror a journal to a tracking server or store; see `store.tracking_uri`."""
+        self.journal = journal
+        self.uri = store.tracking_uri(uri)  # now: the environment may change before the last entry
+        self.run_id = run_id(journal.directory)
         self.experiment_id = ""
-        self._uri = store.address(uri)  # kept: the environment may change before the last entry
+        self._directory = journal.directory
 
-    def deliver(self, entries: list[Entry]) -> int:
-        """Send the first entries: several points, or one of another kind.
+    def attach(self) -> None:
+        """Mark all entries as unsent if the store lacks the run: it was deleted, or lies in another store."""
+        if self.run_id is not None and not store.exists(self.uri, self.run_id):
+            self.run_id = None
+            self.journal.mark_unsent()
 
-        Args:
-            entries: At least one.
+    def send(self) -> int:
+        """Send the first unsent entries: as many metrics as one request holds, or one entry of another kind.
 
         Returns:
-            How many are in MLflow now.
+            Number of entries sent or skipped; 0 if there are none.
 
         Raises:
-            Exception: MLflow's, SQLAlchemy's or the operating system's, if the server or store does not take them.
+            Exception: Of MLflow, SQLAlchemy or the operating system, if the server or store fails.
         """
-        points = list(itertools.takewhile(lambda entry: entry["kind"] == "metrics", entries))
-        chosen, size = [], 0
-        for entry in points:
+        entries = self.journal.unsent()
+        if not entries:
+            return 0
+        batch: list[Entry] = []
+        size = 0
+        for entry in itertools.takewhile(lambda entry: entry["kind"] == "metrics", entries):
             size += len(entry["values"])
-            if chosen and size > _BATCH:
+            if batch and size > _BATCH:
                 break
-            chosen.append(entry)
+            batch.append(entry)
+        count = self._deliver(batch or entries[:1])
+        self.journal.mark_sent(count)
+        return count
+
+    def _deliver(self, entries: list[Entry]) -> int:
+        first = entries[0]
         try:
-            if chosen:
-                self._metrics(chosen)
+            if first["kind"] == "metrics":
+                self._metrics(entries)
             else:
-                self._one(entries[0])
-        except (FileNotFoundError, store.mlflow().MlflowException) as error:
-            if not isinstance(error, FileNotFoundError) and error.error_code not in _REFUSED:
+                getattr(self, f"_{first['kind']}")(first)
+        except (FileNotFoundError, store.load_mlflow().MlflowException) as error:
+            if not isinstance(error, FileNotFoundError) and error.error_code not in _REJECTED:
                 raise
-            first = entries[0]
-            if len(chosen) > 1:
-                return self.deliver(entries[:1])  # the others are none the worse for one that is refused
-            if chosen and len(first["values"]) > 1:
+            if len(entries) > 1:
+                return self._deliver([first])  # the others may be accepted
+            if first["kind"] == "metrics" and len(first["values"]) > 1:
                 for key, value in first["values"].items():
-                    self.deliver([{**first, "values": {key: value}}])
+                    self._deliver([{**first, "values": {key: value}}])
                 return 1
-            what = " ".join(first.get("values") or [first["kind"]])
-            log.warning("WARNING: MLflow does not take %s, left out: %s", what, str(error).splitlines()[0])
-        return len(chosen) or 1
-
-    def known(self) -> bool:
-        """Tell whether the store has the run; one of another store, or deleted, it has not."""
-        return self.run_id is not None and store.exists(self._uri, self.run_id)
-
-    def _one(self, entry: Entry) -> None:
-        {
-            "begin": self._begin,
-            "parameters": self._parameters,
-            "tags": self._tags,
-            "text": self._text,
-            "dataset": self._dataset,
-            "artifact": self._artifact,
-            "image": self._image,
-            "model": self._model,
-            "end": self._end,
-        }[entry["kind"]](entry)
+            name = " ".join(first.get("values") or [first["kind"]])
+            log.warning("WARNING: MLflow rejected %s, skipped: %s", name, str(error).splitlines()[0])
+        return len(entries)
 
     def _begin(self, entry: Entry) -> None:
+        client = self._client()
         if self.run_id is not None:
-            self._client().update_run(self.run_id, status="RUNNING")
-            self.experiment_id = str(self._client().get_run(self.run_id).info.experiment_id)
+            client.update_run(self.run_id, status="RUNNING")
+            self.experiment_id = str(client.get_run(self.run_id).info.experiment_id)
             return
-        self.experiment_id = store.connect(self._uri, entry["experiment"])
-        with store.locked():  # processes that begin at once must not keep each other from writing
-            # A process may have died between the run's creation and the note of its id.
-            asked = f"attributes.start_time = {entry['time']}"
-            found = self._client().search_runs([self.experiment_id], asked)
-            tags = {**entry["tags"], DIRECTORY: str(self.directory)}
-            made = [run for run in found if run.data.tags.get(DIRECTORY) == tags[DIRECTORY]] or [
-                self._client().create_run(
-                    self.experiment_id, start_time=entry["time"], tags=tags, run_name=entry["name"]
-                )
-            ]
-        self.run_id = str(made[0].info.run_id)
-        files.write_text(self.directory / RUN_ID, self.run_id + "\n")
+        self.experiment_id = store.connect(self.uri, entry["experiment"])
+        tags = {**entry["tags"], _DIRECTORY: str(self._directory)}
+        start = entry["time"]
+        with store.locked():  # processes that start at once would block each other's writing
+            # A killed process may have created the run without saving its id.
+            runs = client.search_runs([self.experiment_id], f"attributes.start_time = {start}")
+            run = next((run for run in runs if run.data.tags.get(_DIRECTORY) == tags[_DIRECTORY]), None)
+            if run is None:
+                run = client.create_run(self.experiment_id, start_time=start, tags=tags, run_name=entry["name"])
+        self.run_id = str(run.info.run_id)
+        files.write_text(self._directory / RUN_ID, self.run_id + "\n")
 
     def _metrics(self, entries: list[Entry]) -> None:
         from mlflow.entities import Metric
@@ -116,9 +113,9 @@ class Mirror:
         points = []
         for entry in entries:
             name, digest = entry.get("dataset") or (None, None)
-            tied = {"model_id": entry.get("model_id"), "dataset_name": name, "dataset_digest": digest}
+            context = {"model_id": entry.get("model_id"), "dataset_name": name, "dataset_digest": digest}
             points += [
-                Metric(key, value, entry["time"], entry["step"], **tied) for key, value in entry["values"].items()
+                Metric(key, value, entry["time"], entry["step"], **context) for key, value in entry["values"].items()
             ]
         for start in range(0, len(points), _BATCH):
             self._client().log_batch(self.run_id, metrics=points[start : start + _BATCH])
@@ -126,9 +123,9 @@ class Mirror:
     def _parameters(self, entry: Entry) -> None:
         from mlflow.entities import Param
 
-        told = [Param(key, value) for key, value in entry["values"].items()]
-        for start in range(0, len(told), 100):  # MLflow takes no more at once
-            self._client().log_batch(self.run_id, params=told[start : start + 100])
+        parameters = [Param(key, value) for key, value in entry["values"].items()]
+        for start in range(0, len(parameters), _PARAMETERS):
+            self._client().log_batch(self.run_id, params=parameters[start : start + _PARAMETERS])
 
     def _tags(self, entry: Entry) -> None:
         from mlflow.entities import RunTag
@@ -146,30 +143,30 @@ class Mirror:
             name=entry["name"],
             digest=entry["digest"],
             source_type="local",
-            source=json.dumps({"uri": str(self.directory / "manifest.csv")}),
+            source=json.dumps({"uri": str(self._directory / "manifest.csv")}),
             schema=json.dumps({"mlflow_colspec": columns}),
             profile=json.dumps({"num_rows": entry["rows"], "num_elements": entry["rows"] * len(columns)}),
         )
-        told = DatasetInput(dataset, [InputTag("mlflow.data.context", entry["context"])])
-        self._client().log_inputs(self.run_id, datasets=[told])
+        context = InputTag("mlflow.data.context", entry["context"])
+        self._client().log_inputs(self.run_id, datasets=[DatasetInput(dataset, [context])])
 
     def _artifact(self, entry: Entry) -> None:
-        path = self.directory / entry["path"]
+        path = self._directory / entry["path"]
         if path.is_dir():
             self._client().log_artifacts(self.run_id, str(path), entry["folder"])
         elif path.is_file():
             self._client().log_artifact(self.run_id, str(path), entry["folder"])
         else:
-            raise FileNotFoundError(f"{path} is no longer there")
+            raise FileNotFoundError(f"{path} does not exist any more")
 
     def _image(self, entry: Entry) -> None:
         client = self._client()
-        # Each call writes files under names of their own, so that a second one would show the picture twice.
+        # Each call creates new files: a second one would show the image twice.
         if not any(entry["key"] in Path(item.path).name for item in client.list_artifacts(self.run_id, "images")):
             from PIL import Image
 
-            with Image.open(self.directory / entry["path"]) as picture:
-                client.log_image(self.run_id, picture, key=entry["key"], step=0, timestamp=entry["time"])
+            with Image.open(self._directory / entry["path"]) as image:
+                client.log_image(self.run_id, image, key=entry["key"], step=0, timestamp=entry["time"])
 
     def _model(self, entry: Entry) -> None:
         client = self._client()
@@ -177,11 +174,11 @@ class Mirror:
         for model in client.search_logged_models([experiment], filter_string=f"source_run_id = '{self.run_id}'"):
             if str(model.status) == "READY":
                 return
-            client.delete_logged_model(model.model_id)  # begun by a process that died
-        models.log_model(self._uri, str(self.run_id), self.directory / entry["path"], Path(entry["example"]))
+            client.delete_logged_model(model.model_id)  # left incomplete by a killed process
+        models.log_model(self.uri, str(self.run_id), self._directory / entry["path"], Path(entry["example"]))
 
     def _end(self, entry: Entry) -> None:
         self._client().set_terminated(self.run_id, entry["status"], entry["time"])
 
     def _client(self) -> Any:
-        return store.client(self._uri)
+        return store.client(self.uri)

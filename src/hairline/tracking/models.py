@@ -1,41 +1,44 @@
-"""Models and runs in MLflow: logging a model, finding one, fetching runs."""
+"""Saved models and finished runs, in a run directory or in MLflow: logging a model, finding one, fetching files."""
 
 from __future__ import annotations
 
 import atexit
+import json
+import logging
 import os
 import shlex
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hairline
 from hairline.config.values import names_run
+from hairline.system import redaction
 from hairline.tracking import store
 from hairline.tracking.journal import run_id as id_of
-from hairline.tracking.store import TrackingError, opened, redacted, redacted_text
+from hairline.tracking.store import TrackingError
 
 if TYPE_CHECKING:
-    from hairline.model.saved import Bundle
+    import pandas as pd
 
+log = logging.getLogger(__name__)
 
-def requirements(bundle: Bundle) -> list[str]:
-    """Give the pinned packages that a served model needs."""
-    return [f"{name}=={version}" for name, version in bundle.versions.items() if name not in ("python", "hairline")]
+_TABLES = {"predictions.csv", "metrics.json", "manifest.csv", "config.yaml", "evaluation.json"}
 
 
 def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None:
-    """Log a saved model as a pyfunc that eats encoded images.
+    """Log a saved model as a pyfunc that takes encoded images.
 
     Args:
         uri: Tracking server or store.
-        run_id: The run it belongs to; its status afterwards is FINISHED.
+        run_id: The run it belongs to; its status becomes FINISHED.
         folder: The saved model.
-        example: An image, kept as the input example where it still is there.
+        example: Image file, stored as the input example if it still exists.
     """
-    mlflow = store.point_at(store.address(uri))
-    import pandas as pd  # half a second, which a misspelt key need not wait for
+    mlflow = store.mlflow_at(uri)
+    import pandas as pd
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
@@ -43,92 +46,64 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
 
     bundle = saved.read_bundle(folder)
     doubles = ["probability", "threshold", *(f"prob_{name}" for name in bundle.class_names)]
-    outputs = [ColSpec(DataType.string, "label"), *(ColSpec(DataType.double, name) for name in doubles)]
+    outputs: list[Any] = [ColSpec(DataType.string, "label"), *(ColSpec(DataType.double, name) for name in doubles)]
     package = Path(hairline.__file__).parent
-    with tempfile.TemporaryDirectory() as place, mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        # Without the weights that new models begin with: 4 MB in every run.
-        code = shutil.copytree(
-            package, Path(place, package.name), ignore=shutil.ignore_patterns("__pycache__", "*.npz")
-        )
+    with tempfile.TemporaryDirectory() as temporary, mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        # Without the initial weights of new models: 4 MB in every run.
+        ignored = shutil.ignore_patterns("__pycache__", "*.npz")
+        code = shutil.copytree(package, Path(temporary, package.name), ignore=ignored)
         Model.log(
             None,
             flavor=_Flavour(),
             flavor_name="pyfunc",
             name="model",
-            # Loading the model again to try its example takes 4 s of every run, and ends in a warning at most; the
-            # joined model was compared with the features' path on real images before it was saved.
+            # Validation loads the model once more, 4 s of every run; it was compared with Keras before it was saved.
             validate_serving_input=False,
             python_model=str(package / "tracking" / "serving.py"),  # models from code: nothing is pickled
             artifacts={"model": str(folder)},
             code_paths=[str(code)],
             signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs)),
             input_example=pd.DataFrame({"image": [example.read_bytes()]}) if example.is_file() else None,
-            # Given, as inferring them loads the model in a process of its own (10 s).
-            pip_requirements=requirements(bundle),
+            # Explicit: inferring them loads the model in another process, 10 s.
+            pip_requirements=[
+                f"{name}=={version}" for name, version in bundle.versions.items() if name not in ("python", "hairline")
+            ],
         )
 
 
 class _Flavour:
-    """MLflow's pyfunc as what `Model.log` saves by; `pyfunc.log_model` does not pass all settings on."""
+    """MLflow's pyfunc as the flavour of `Model.log`; `pyfunc.log_model` does not pass all settings on."""
 
     def save_model(self, *, validate_serving_input: bool, **options: Any) -> None:
-        """Save a model; whether its example is tried is `Model.log`'s own."""
-        store.mlflow().pyfunc.save_model(**options)
-
-
-def passing_folder() -> str:
-    """Make a folder for what is fetched from a server; it goes when the process ends."""
-    place = tempfile.mkdtemp(prefix="hairline-")
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    return place
-
-
-def download_model(run: str, uri: str | None = None) -> Path:
-    """Fetch the saved model of an MLflow run id or `models:/` URI.
-
-    Args:
-        run: The id or URI.
-        uri: Tracking server or store; `MLFLOW_TRACKING_URI` wins; None for `mlflow.db` in the working directory.
-
-    Raises:
-        TrackingError: If there is none.
-    """
-    mlflow = opened(uri)
-    target = store.address(uri)
-    address = run if run.startswith(("models:/", "runs:/")) else f"runs:/{run}/model"
-    try:
-        folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=passing_folder()))
-    except Exception as error:
-        raise TrackingError(
-            f"run={run}: no model under {address} in {redacted(target)}: {redacted_text(str(error), target)}"
-        ) from error
-    return folder / "artifacts" / "model"
+        """Save a model; `validate_serving_input` concerns `Model.log` only."""
+        store.load_mlflow().pyfunc.save_model(**options)
 
 
 def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run") -> Path:
-    """Give the folder of the saved model that `run` names.
+    """Return the folder of the saved model that `run` names.
 
     Args:
         run: A run directory, its `model/` folder, an MLflow run id, or a `models:/` URI.
-        uri: MLflow's store; `MLFLOW_TRACKING_URI` wins; None for `mlflow.db` in the working directory.
-        key: Setting that named it, for the message.
+        uri: Tracking server or store; see `store.tracking_uri`.
+        key: Setting that holds `run`, for messages.
 
     Raises:
-        BundleError: If there is none.
+        BundleError: If there is no saved model.
+        TrackingError: If the store does not answer, or has no such model.
     """
-    from hairline.model import saved  # late: it imports SciPy and pandas, which --help answers without
+    from hairline.model import saved  # late: it imports pandas and SciPy, which --help does not need
 
     text = os.fspath(run)
-    place = Path(text).expanduser()
-    for folder in (place / "model", place):
+    path = Path(text).expanduser()
+    for folder in (path / "model", path):
         if (folder / saved.BUNDLE).is_file():
             return folder
     if text.startswith(("models:/", "runs:/")) or names_run(text):
         return download_model(text, uri)
-    if (place / "metrics.json").is_file() and (place / "config.yaml").is_file():
+    if (path / "metrics.json").is_file() and (path / "config.yaml").is_file():
         raise saved.BundleError(
-            f"{key}={text}: that run saved no model, as its report was not full; this makes it, without training anew: "
-            f"python train.py resume={shlex.quote(text)} report=full"
+            f"{key}={text}: that run saved no model, as its report was not full. Save it now, without another "
+            f"training: python train.py resume={shlex.quote(text)} report=full"
         )
     raise saved.BundleError(
         f"{key}={text}: no saved model there (looked for model/{saved.BUNDLE} and {saved.BUNDLE}); expected a run "
@@ -136,66 +111,143 @@ def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run
     )
 
 
+def download_model(run: str, uri: str | None) -> Path:
+    """Download the saved model of an MLflow run id or a `models:/` URI; return its folder.
+
+    Raises:
+        TrackingError: If there is none.
+    """
+    mlflow = store.mlflow_at(uri)
+    address = run if run.startswith(("models:/", "runs:/")) else f"runs:/{run}/model"
+    target = redaction.setting(store.tracking_uri(uri))
+    with store.translated(f"run={run}: no model under {address} in {target}"):
+        folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=_temporary_folder()))
+    return folder / "artifacts" / "model"
+
+
+def _temporary_folder() -> str:
+    """Create a folder for downloads, deleted when the process ends."""
+    folder = tempfile.mkdtemp(prefix="hairline-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def logged_model(run: str, folder: Path) -> str | None:
-    """Give the id under which MLflow knows the model of a run directory, run or `models:/` URI; None: it does not.
+    """Return MLflow's id of the model of a run directory, run id or `models:/` URI; None if MLflow does not have it.
 
     Args:
-        run: As the user named it.
-        folder: The saved model that was found there.
+        run: The run as the user named it.
+        folder: Its saved model.
     """
-    mlflow = store.mlflow()
-    run_id = id_of(folder.parent) or run
+    mlflow = store.load_mlflow()
     try:
         if run.startswith("models:/"):
             return str(mlflow.models.get_model_info(run).model_id)
-        outputs = mlflow.MlflowClient().get_run(run_id).outputs
-    except mlflow.MlflowException:  # another store, or none
+        outputs = mlflow.MlflowClient().get_run(id_of(folder.parent) or run).outputs
+    except mlflow.MlflowException:  # the run lies in another store, or in none
         return None
     return str(outputs.model_outputs[0].model_id) if outputs and outputs.model_outputs else None
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run with a saved model.
+
+    Attributes:
+        name: The run as the user named it.
+        model: Folder of its saved model.
+        directory: The run directory; None if only MLflow has the run.
+        run_id: MLflow run id; None if the run was not tracked.
+        uri: Tracking server or store, as configured.
+    """
+
+    name: str
+    model: Path
+    directory: Path | None
+    run_id: str | None
+    uri: str | None
+
+    @classmethod
+    def find(cls, run: str, uri: str | None) -> FinishedRun:
+        """Return the run that `run` names; see `find`.
+
+        Raises:
+            BundleError, TrackingError: If it has no saved model.
+        """
+        model = find(run, uri)
+        directory = model.absolute().parent
+        if (directory / "manifest.csv").is_file():
+            return cls(run, model, directory, id_of(directory), uri)
+        if Path(run).expanduser().exists():
+            return cls(run, model, None, None, uri)
+        if not run.startswith("models:/"):
+            return cls(run, model, None, run, uri)
+        with store.translated(f"run={run}"):
+            return cls(run, model, None, store.mlflow_at(uri).models.get_model_info(run).run_id, uri)
+
+    def file(self, name: str) -> Path | None:
+        """Return a file of the run directory, downloaded if only MLflow has it; None if there is none."""
+        if self.directory is not None:
+            path = self.directory / name
+            return path if path.is_file() else None
+        if self.run_id is None:
+            return None
+        client = store.mlflow_at(self.uri).MlflowClient()
+        try:
+            return Path(client.download_artifacts(self.run_id, name, _temporary_folder()))
+        except Exception as error:  # OSError, or an error of MLflow or requests, if there is no such file
+            log.debug("%s of run %s: %s", name, self.run_id, error)
+            return None
+
+    def manifest(self) -> pd.DataFrame | None:
+        """Load the manifest of the run's images; None if it is missing."""
+        from hairline.data import manifest
+
+        path = self.file("manifest.csv")
+        return None if path is None else manifest.read(path)
+
+    def commit(self) -> str | None:
+        """Return the commit of the code that trained the model, with "-dirty" for uncommitted changes."""
+        path = self.file("environment.json")
+        git = None if path is None else json.loads(path.read_text(encoding="utf-8")).get("git")
+        return None if git is None else git["commit"] + ("-dirty" if git.get("dirty") else "")
+
+
 def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], folder: Path) -> dict[str, Path]:
-    """Fetch tables and settings of finished runs, without figures and models.
+    """Download tables and settings of finished runs, without figures and models.
 
     Args:
-        uri: Tracking server or store; see `store`.
-        experiment: Name of the experiment whose finished runs are wanted; None: only those in `run_ids`.
+        uri: Tracking server or store; see `store.tracking_uri`.
+        experiment: Name of the experiment whose finished runs are downloaded; None for those in `run_ids` only.
         run_ids: Single runs.
-        folder: Where a folder a run is made.
+        folder: Parent of the folders, one per run.
 
     Returns:
-        The folder of each run, by the run's name; runs of the same name get part of their id behind it.
+        The folder of each run, by the run's name; part of the id is appended to a name that occurs twice.
 
     Raises:
         TrackingError: If there is no such experiment or run.
     """
-    target = store.address(uri)
-    store.refuse_unusable(target)
-    mlflow = store.point_at(target)
-    client = mlflow.MlflowClient()
-    try:
+    client = store.mlflow_at(uri).MlflowClient()
+    target = redaction.setting(store.tracking_uri(uri))
+    folders: dict[str, Path] = {}
+    with store.translated(f"runs cannot be fetched from {target}"):
         runs = [client.get_run(run_id) for run_id in run_ids]
         if experiment is not None:
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 names = ", ".join(sorted(entry.name for entry in client.search_experiments()))
-                raise TrackingError(
-                    f"mlflow_experiment={experiment}: none of that name in {redacted(target)}; it has {names}"
-                )
+                raise TrackingError(f"mlflow_experiment={experiment}: no such experiment in {target}; it has {names}")
             runs += client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=500)
-        folders: dict[str, Path] = {}
         for run in runs:
-            files = {item.path for item in client.list_artifacts(run.info.run_id)}
-            # The parent of a sweep has none; an evaluation is of other images than the trainings of its experiment.
-            evaluation = "evaluation.json" in files and run.info.run_id not in run_ids
-            if "predictions.csv" not in files or evaluation:
+            run_id, name = run.info.run_id, run.info.run_name
+            files = {item.path for item in client.list_artifacts(run_id)}
+            # The parent of a sweep has no predictions; an evaluation is of other images than the experiment's runs.
+            if "predictions.csv" not in files or ("evaluation.json" in files and run_id not in run_ids):
                 continue
-            place = folder / run.info.run_id
+            place = folder / run_id
             place.mkdir(parents=True)
-            for name in files & {"predictions.csv", "metrics.json", "manifest.csv", "config.yaml", "evaluation.json"}:
-                client.download_artifacts(run.info.run_id, name, str(place))
-            twice = run.info.run_name in folders
-            folders[f"{run.info.run_name} {run.info.run_id[:6]}" if twice else run.info.run_name] = place
-    except mlflow.MlflowException as error:
-        raise TrackingError(f"runs cannot be fetched from {redacted(target)}: {error.message}") from error
+            for file in files & _TABLES:
+                client.download_artifacts(run_id, file, str(place))
+            folders[f"{name} {run_id[:6]}" if name in folders else name] = place
     return folders

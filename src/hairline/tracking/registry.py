@@ -1,19 +1,16 @@
-"""MLflow after a run has ended: files and figures of a finished run, and the registry of models."""
+"""MLflow's registry of models, and the record of an export in its finished run."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hairline import tracking
+from hairline.system import redaction
 from hairline.system.errors import HairlineError
-
-log = logging.getLogger(__name__)
+from hairline.tracking import store
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 
@@ -22,71 +19,89 @@ class RegistryError(HairlineError):
     """A model that cannot be registered."""
 
 
-@dataclass(frozen=True)
-class Version:
-    """A version of a registered model.
-
-    Attributes:
-        name: Of the registered model.
-        number: Of the version, from 1.
-        run_id: The MLflow run it comes from.
-    """
-
-    name: str
-    number: int
-    run_id: str
-
-    @property
-    def address(self) -> str:
-        """What `run=` takes."""
-        return f"models:/{self.name}/{self.number}"
-
-
-def run_of(address: str, uri: str | None) -> str | None:
-    """Give the id of the MLflow run that an id or a `models:/` URI names; None where the model has none.
+def add_version(name: str, run_id: str, uri: str | None) -> int:
+    """Register the model that a run logged; return the number of its version, the existing one if there is one.
 
     Raises:
-        TrackingError: If the store does not answer, or has no such model.
+        RegistryError: If the run logged no model.
+        TrackingError: If the store does not answer, or lacks the run.
     """
-    if not address.startswith("models:/"):
-        return address
-    mlflow = tracking.opened(uri)
-    try:
-        run_id: str | None = mlflow.models.get_model_info(address).run_id
-    except Exception as error:  # a bad name, a missing version and a missing artifact raise different things
-        raise tracking.TrackingError(
-            f"run={address}: {tracking.redacted_text(str(error), tracking.address(uri))}"
-        ) from error
-    return run_id
+    mlflow = store.mlflow_at(uri)
+    client = mlflow.MlflowClient()
+    target = redaction.setting(store.tracking_uri(uri))
+    with store.translated(f"run {run_id} cannot be registered as {name!r} in {target}"):
+        run = client.get_run(run_id)
+        models = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")
+        if not models:
+            raise RegistryError(
+                f"the MLflow run {run_id} has no model: train with report.level=full and tracking.log_model=true"
+            )
+        for version in client.search_model_versions(f"name = '{name}'"):
+            if version.run_id == run_id:
+                return int(version.version)
+        # By the model's id: `runs:/<run id>/model` may name a later model too.
+        with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what the caller logs
+            created = mlflow.register_model(models[0].model_uri, name)
+    return int(created.version)
 
 
-def artifact(run_id: str, name: str, uri: str | None) -> Path | None:
-    """Fetch a file of a finished run; None where it has no such file."""
-    mlflow = tracking.opened(uri)
-    try:
-        return Path(mlflow.MlflowClient().download_artifacts(run_id, name, tracking.passing_folder()))
-    except Exception as error:  # MLflow raises OSError, its own, and requests' for a file that is not there
-        log.debug("%s of run %s: %s", name, run_id, error)
-        return None
+def champion(name: str, uri: str | None) -> int | None:
+    """Return the number of the champion's version; None if there is none yet.
+
+    Raises:
+        TrackingError: If the store does not answer.
+    """
+    mlflow = store.mlflow_at(uri)
+    with store.translated(f"the champion of {name!r} cannot be read"):
+        try:
+            version = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
+        except mlflow.MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
+                raise
+            return None
+    return int(version.version)
+
+
+def decide(
+    name: str, version: int, uri: str | None, *, champion: int | None, promoted: bool, reason: str, tags: dict[str, Any]
+) -> None:
+    """Record the decision on a version and its reason, then set the aliases.
+
+    Args:
+        name: Name of the registered model.
+        version: Number of the new version.
+        uri: Tracking server or store.
+        champion: Number of the champion's version so far.
+        promoted: Whether the new version becomes the champion.
+        reason: The reason in one sentence.
+        tags: Numbers behind the decision.
+    """
+    client, number = store.mlflow_at(uri).MlflowClient(), str(version)
+    tags = {"decision": CHAMPION if promoted else CANDIDATE, "reason": reason, **tags}
+    for key, value in tags.items():
+        client.set_model_version_tag(name, number, key, str(value))
+    client.update_model_version(name, number, description=reason)
+    client.set_registered_model_alias(name, CANDIDATE, number)
+    if promoted:
+        client.set_registered_model_alias(name, CHAMPION, number)
+        if champion is not None:
+            client.set_model_version_tag(name, str(champion), "replaced_by", number)
 
 
 def log_export(run_id: str, uri: str | None, row: dict[str, Any], files: list[Path]) -> bool:
-    """Add an export's figures to a finished run.
+    """Log an export to its finished run, whose status does not change.
 
     Args:
-        run_id: The MLflow run; its status stays what it is.
-        uri: MLflow's store.
-        row: `format` and figures: one row of the table `exports.json`, and metrics.
-        files: What explains the export, logged under `exports/<format>`.
+        run_id: The MLflow run.
+        uri: Tracking server or store.
+        row: `format` and measurements: one row of the table `exports.json`; numbers become metrics as well.
+        files: Description of the export, logged under `exports/<format>`.
 
     Returns:
-        Whether the store knows the run; if not, nothing was logged.
+        Whether the store has the run; otherwise nothing is logged.
     """
-    mlflow = tracking.opened(uri)
-    client = mlflow.MlflowClient()
-    try:
-        client.get_run(run_id)
-    except mlflow.MlflowException:
+    client = store.mlflow_at(uri).MlflowClient()
+    if not store.exists(uri, run_id):
         return False
     for key, value in row.items():
         if isinstance(value, int | float):
@@ -97,68 +112,3 @@ def log_export(run_id: str, uri: str | None, row: dict[str, Any], files: list[Pa
         warnings.simplefilter("ignore")  # MLflow 3.17 with pandas 3
         client.log_table(run_id, {key: [value] for key, value in row.items()}, "exports.json")
     return True
-
-
-def add_version(name: str, run_id: str, uri: str | None) -> Version:
-    """Register the model that a run logged; the same run's earlier version is given where there is one.
-
-    Raises:
-        RegistryError: If the run is not in the store, or logged no model.
-    """
-    mlflow = tracking.opened(uri)
-    client = mlflow.MlflowClient()
-    try:
-        run = client.get_run(run_id)
-        models = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")
-        if not models:
-            raise RegistryError(
-                f"the MLflow run {run_id} has no model: train with report.level=full and tracking.log_model=true"
-            )
-        for version in client.search_model_versions(f"name = '{name}'"):
-            if version.run_id == run_id:
-                return Version(name, int(version.version), run_id)
-        # By its own id: the run's name for it, `runs:/<id>/model`, could be shared by a later one.
-        with contextlib.redirect_stderr(io.StringIO()):  # it prints what `register` says better
-            made = mlflow.register_model(models[0].model_uri, name)
-    except mlflow.MlflowException as error:
-        raise RegistryError(
-            f"{tracking.redacted_text(str(error), tracking.address(uri))} (registering run {run_id} as {name!r} in "
-            f"{tracking.redacted(tracking.address(uri))})"
-        ) from error
-    return Version(name, int(made.version), run_id)
-
-
-def champion(name: str, uri: str | None) -> Version | None:
-    """Give today's champion; None where there is none yet."""
-    mlflow = tracking.opened(uri)
-    try:
-        found = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
-    except mlflow.MlflowException:
-        return None
-    return Version(name, int(found.version), found.run_id)
-
-
-def decide(version: Version, uri: str | None, *, promoted: bool, reason: str, figures: dict[str, Any]) -> None:
-    """Record what was decided on a version, and why, before its aliases change.
-
-    Args:
-        version: The new version.
-        uri: MLflow's store.
-        promoted: Whether it becomes the champion.
-        reason: In a sentence.
-        figures: What the decision rests on, kept as tags.
-    """
-    client = tracking.opened(uri).MlflowClient()
-    told = {"decision": CHAMPION if promoted else CANDIDATE, "reason": reason, **figures}
-    for key, value in told.items():
-        client.set_model_version_tag(version.name, str(version.number), key, str(value))
-    client.update_model_version(version.name, str(version.number), description=reason)
-    client.set_registered_model_alias(version.name, CANDIDATE, str(version.number))
-    if promoted:
-        client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
-
-
-def note_successor(former: Version, successor: Version, uri: str | None) -> None:
-    """Tell a former champion's page by whom it was replaced."""
-    client = tracking.opened(uri).MlflowClient()
-    client.set_model_version_tag(former.name, str(former.number), "replaced_by", str(successor.number))

@@ -1,121 +1,129 @@
-"""What a run tells MLflow: noted in its directory first, sent beside the training."""
+"""One run in MLflow: everything it logs goes to the journal in its directory, and from there to the server."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import re
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from hairline.system import errors, redaction
-from hairline.tracking import parents, store
-from hairline.tracking.delivery import Delivery
+from hairline.system import redaction
+from hairline.tracking import store
+from hairline.tracking.delivery import Delivery, sampling
 from hairline.tracking.journal import Journal
 from hairline.tracking.mirror import Mirror
-from hairline.tracking.sampling import Sampling
-from hairline.tracking.store import TrackingError
+from hairline.tracking.store import PARENT, TrackingError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_TRIES = 3  # to begin: where many processes write to one SQLite file, some wait in vain for it
+log = logging.getLogger(__name__)
+
+_PARAMETER_CHARACTERS = 6000  # MLflow's limit; the whole configuration is logged as an artifact too
+_TRIES = 3  # to start a run: writing to a SQLite file times out where many processes do
 
 
 class Run:
-    """What one run tells, or nothing at all: without a journal every call is ignored."""
+    """What a run logs; without a journal every call is ignored."""
 
-    def __init__(
-        self, journal: Journal | None = None, mirror: Mirror | None = None, delivery: Delivery | None = None
-    ) -> None:
-        """Take the journal of a run directory and, where tracking is on, what brings it to MLflow."""
-        self._journal, self._mirror, self._delivery = journal, mirror, delivery
+    def __init__(self, journal: Journal | None = None, delivery: Delivery | None = None) -> None:
+        """Log to a journal, and with a delivery to MLflow as well."""
+        self._journal, self._delivery = journal, delivery
 
     @property
     def id(self) -> str | None:
-        """The MLflow run id; None where there is none."""
-        return None if self._mirror is None else self._mirror.run_id
+        """The MLflow run id; None if there is none."""
+        return None if self._delivery is None else self._delivery.mirror.run_id
 
     def parameters(self, values: dict[str, Any]) -> None:
-        """Log flat parameters; a run that is resumed keeps those it has, as MLflow refuses other values."""
-        told = {key: redaction.text(str(value))[: parents.PARAMETER_CHARACTERS] for key, value in values.items()}
-        self._tell("parameters", values=told)
+        """Log flat parameters; a resumed run keeps its earlier values, as MLflow rejects changes."""
+        values = {key: redaction.text(str(value))[:_PARAMETER_CHARACTERS] for key, value in values.items()}
+        self._add("parameters", values=values)
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
-        """Log numbers; what is not finite is left out, and what was logged for the step before a run was resumed."""
-        told = {key: float(value) for key, value in values.items() if math.isfinite(value)}
-        self._tell("metrics", values=told, step=step or 0)
+        """Log metrics; skip values that are not finite, and those logged for this step before the run was resumed."""
+        self._add("metrics", values=_finite(values), step=step or 0)
 
     def tags(self, values: dict[str, str]) -> None:
         """Set tags."""
-        self._tell("tags", values=values)
+        self._add("tags", values=values)
 
     def note(self, text: str) -> None:
-        """Set the description that MLflow shows on top of the run's page (Markdown)."""
+        """Set the description at the top of the run's page in MLflow (Markdown)."""
         self.tags({"mlflow.note.content": text})
 
     def ui_hints(self, uri: str | None) -> list[str]:
-        """Say how to look at the runs: a command and an address."""
-        return store.ui_hints(uri, store.runs_page("" if self._mirror is None else self._mirror.experiment_id))
+        """Return how to open the experiment's runs in MLflow's UI: a command, if needed, and an address."""
+        experiment_id = "" if self._delivery is None else self._delivery.mirror.experiment_id
+        return store.ui_hints(uri, store.runs_page(experiment_id))
 
     def dataset(self, manifest: pd.DataFrame, digest: str, name: str, context: str = "training") -> None:
         """Log the manifest as the data of the run."""
         columns = ["label", "group", "split", "sha256"]
-        self._tell("dataset", name=name, digest=digest, rows=len(manifest), columns=columns, context=context)
+        self._add("dataset", name=name, digest=digest, rows=len(manifest), columns=columns, context=context)
 
     def evaluation(
         self, values: dict[str, float], model_id: str | None, manifest: pd.DataFrame, digest: str, name: str
     ) -> None:
-        """Log what a model measured on a data set, tied to both.
+        """Log the metrics of a model on a data set, tied to both.
 
         Args:
-            values: Flat metrics; what is not a number (NaN) is left out.
-            model_id: The model as MLflow knows it; None: it does not.
+            values: Flat metrics; those that are not finite are skipped.
+            model_id: MLflow's id of the model; None if MLflow does not have it.
             manifest: The images.
-            digest: Of the manifest.
-            name: Of the data set.
+            digest: Digest of the manifest.
+            name: Name of the data set.
         """
         self.dataset(manifest, digest, name, "evaluation")
-        told = {metric_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
-        self._tell("metrics", values=told, step=0, dataset=[name, digest], model_id=model_id)
+        metrics = {metric_name(key): value for key, value in _finite(values).items()}
+        self._add("metrics", values=metrics, step=0, dataset=[name, digest], model_id=model_id)
 
     def artifacts(self, path: Path, folder: str | None = None) -> None:
-        """Log a file, or a folder with all it holds, as it is when it is sent."""
-        self._tell("artifact", path=self._near(path), folder=folder)
+        """Log a file, or a folder with its content, as it is when it is sent."""
+        self._add("artifact", path=self._relative(path), folder=folder)
 
     def figures(self, folder: Path) -> None:
-        """Log a folder of PNG files, and those of the predictions so that MLflow shows runs' side by side."""
+        """Log a folder of PNG files, and those of the predictions as images, which MLflow shows side by side."""
         self.artifacts(folder, folder.name)
         for name in ("confusion_matrix", "predictions"):
             if (folder / f"{name}.png").is_file():
-                self._tell("image", path=self._near(folder / f"{name}.png"), key=name)
+                self._add("image", path=self._relative(folder / f"{name}.png"), key=name)
 
     def model(self, folder: Path, example: Path) -> None:
-        """Log the saved model as a pyfunc that eats encoded images.
+        """Log the saved model as a pyfunc that takes encoded images.
 
         Args:
             folder: The saved model.
-            example: An image, kept as the input example.
+            example: Image file, stored as the input example.
         """
-        self._tell("model", path=self._near(folder), example=str(example))
+        self._add("model", path=self._relative(folder), example=str(example))
 
-    def _near(self, path: Path) -> str:
+    def _relative(self, path: Path) -> str:
+        """Return a path relative to the run directory, which may be moved before it is sent; others absolute."""
         if self._journal is None or not path.absolute().is_relative_to(self._journal.directory):
             return str(path.absolute())
         return path.absolute().relative_to(self._journal.directory).as_posix()
 
-    def _tell(self, kind: str, **values: Any) -> None:
+    def _add(self, kind: str, **values: Any) -> None:
         if self._journal is None:
             return
-        self._journal.tell(kind, **values)
+        self._journal.add(kind, **values)
         if self._delivery is not None:
-            self._delivery.wake()
+            self._delivery.check()
+            self._delivery.notify()
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items() if math.isfinite(value)}
 
 
 def metric_name(name: str) -> str:
-    """Give a name that MLflow takes for a metric: class names may hold anything.
+    """Return a name that MLflow accepts for a metric; class names may contain any character.
 
     >>> metric_name("test_recall_rust & spalls")
     'test_recall_rust _ spalls'
@@ -135,37 +143,38 @@ def start(
     directory: Path,
     required: bool = False,
 ) -> Iterator[Run]:
-    """Run a block as one MLflow run: FINISHED at its end, FAILED with the traceback or KILLED otherwise.
+    """Run a block as one MLflow run that ends FINISHED, FAILED with the traceback, or KILLED.
 
-    What is logged goes to the journal in the run directory, and from there to MLflow beside the block. A server that
-    does not answer meanwhile costs nothing but a warning; `synchronise` sends the rest later.
+    Everything is written to the journal in the run directory and sent to MLflow by a thread. A server that stops
+    answering costs a warning; `sync.py` sends the rest later.
 
     Args:
-        enabled: Whether anything is sent; the journal is kept anyway.
-        uri: Tracking server or store; `MLFLOW_TRACKING_URI` wins; None for `mlflow.db` in the working directory.
-        experiment: Name of the experiment; made where it is missing.
-        system_metrics: Whether CPU, memory and GPU are sampled.
-        name: Of the run.
-        tags: Of the run.
-        directory: The run directory; a run that is resumed goes on in its MLflow run.
-        required: Whether the block ends with an error where MLflow does not answer.
+        enabled: Send the journal; it is written in any case.
+        uri: Tracking server or store; see `store.tracking_uri`.
+        experiment: Name of the experiment, created if missing.
+        system_metrics: Sample CPU, memory and GPU.
+        name: Name of the run.
+        tags: Tags of the run.
+        directory: The run directory; a resumed run continues its MLflow run.
+        required: Stop the block if MLflow does not answer.
 
     Raises:
         TrackingError: If the server or store cannot be used at the start, within seconds; with `required` also later.
     """
     journal = Journal(directory.absolute())
-    about = {"name": name, "experiment": experiment, "tags": {**(_context() if enabled else {}), **tags}}
     if not enabled:
-        journal.tell("begin", **about)
-        with _noted(journal):
+        journal.add("begin", name=name, experiment=experiment, tags=tags)
+        with _end_recorded(journal):
             yield Run(journal)
         return
-    mirror = _opened(journal, uri, {**about, "uri": store.address(uri)}, certain=store.PARENT not in tags)
-    delivery = Delivery(journal, mirror, uri, required=required)
+    begin = {"name": name, "experiment": experiment, "tags": {**_context_tags(), **tags}}
+    # A sweep has checked the server before its jobs.
+    mirror = _begin(journal, uri, begin, required=PARENT not in tags)
+    delivery = Delivery(mirror, required=required)
     complete = hurried = False
     try:
-        with Sampling(journal, system_metrics, delivery.notify), _noted(journal):
-            yield Run(journal, mirror, delivery)
+        with sampling(journal, enabled=system_metrics, notify=delivery.notify), _end_recorded(journal):
+            yield Run(journal, delivery)
             delivery.check()
     except KeyboardInterrupt:
         hurried = True
@@ -174,55 +183,51 @@ def start(
         complete = delivery.close(hurried=hurried)
     if required and not complete:
         delivery.check()
-        raise TrackingError(f"MLflow did not take all of the run in time: python sync.py run={directory}")
+        raise TrackingError(f"MLflow did not accept the whole run in time: python sync.py run={directory}")
 
 
-def _opened(journal: Journal, uri: str | None, about: dict[str, Any], certain: bool) -> Mirror:
-    """Begin, or go on with, the MLflow run of a directory.
+def _begin(journal: Journal, uri: str | None, begin: dict[str, Any], *, required: bool) -> Mirror:
+    """Return the MLflow run of a directory, new or continued.
 
     Args:
-        journal: Of the run directory.
+        journal: Journal of the run directory.
         uri: Tracking server or store.
-        about: Name, tags, experiment and address.
-        certain: Whether the server must answer now: it had its chance where a sweep has begun.
+        begin: Name, experiment and tags.
+        required: The server must answer now; otherwise the run starts in MLflow when it answers.
 
     Raises:
         TrackingError: If it must and does not.
     """
-    mirror = Mirror(journal.directory, uri)
-    try:
-        store.connect(uri, about["experiment"])
-        if mirror.run_id is not None and not mirror.known():
-            mirror.run_id = None  # another store, or a run that was deleted for good: a new one is told everything
-            journal.rewind()
-    except Exception as error:
-        if certain:
-            _refuse(error, uri)
-    journal.tell("begin", **about)
-    tries = _TRIES if certain else 1
-    while not mirror.experiment_id and tries:  # a new run's beginning is the first entry; a resumed one's has its turn
+    mirror = Mirror(journal, uri)
+
+    @contextlib.contextmanager
+    def connecting() -> Iterator[None]:
         try:
-            journal.mark(mirror.deliver(journal.waiting()))
-        except Exception as error:
-            tries -= 1
-            if certain and not tries:
-                _refuse(error, uri)
+            with store.translated_at(mirror.uri):
+                yield
+        except Exception:
+            if required:
+                raise
+
+    with connecting():
+        store.connect(uri, begin["experiment"])
+        mirror.attach()
+    journal.add("begin", **begin, uri=mirror.uri)
+    failures = 0
+    with connecting():
+        while not mirror.experiment_id:  # entries of the interrupted run may precede the start of a resumed one
+            try:
+                mirror.send()
+            except Exception:
+                failures += 1
+                if failures == _TRIES or not required:
+                    raise
     return mirror
 
 
-def _refuse(error: Exception, uri: str | None) -> NoReturn:
-    if isinstance(error, TrackingError) or errors.explained(error) is not None:
-        raise error
-    target = store.address(uri)
-    reason = store.redacted_text(str(error), target)
-    raise TrackingError(
-        f"the tracking store {store.redacted(target)} cannot be used: {reason}\n{store.WITHOUT}"
-    ) from error
-
-
 @contextlib.contextmanager
-def _noted(journal: Journal) -> Iterator[None]:
-    """Note in the journal how the block ended."""
+def _end_recorded(journal: Journal) -> Iterator[None]:
+    """Record in the journal how the block ended, with the log files."""
     status = "FAILED"
     try:
         yield
@@ -231,63 +236,155 @@ def _noted(journal: Journal) -> Iterator[None]:
         status = "KILLED"
         raise
     except Exception:
-        journal.tell("text", text=redaction.redacted(traceback.format_exc()), path="traceback.txt")
+        journal.add("text", text=redaction.redacted(traceback.format_exc()), path="traceback.txt")
         raise
     finally:
         for path in sorted(journal.directory.glob("*.log")):
-            journal.tell("artifact", path=path.name, folder=None)
-        journal.tell("end", status=status)
+            journal.add("artifact", path=path.name, folder=None)
+        journal.add("end", status=status)
+
+
+def _context_tags() -> dict[str, str]:
+    """Return the tags in which MLflow records user, script and commit."""
+    store.load_mlflow()
+    from mlflow.tracking.context.registry import resolve_tags
+
+    return {key: str(value) for key, value in resolve_tags().items()}
 
 
 def record_failure(error: Exception, **settings: Any) -> None:
-    """Leave a run for what failed before it could begin one: FAILED, with the traceback.
+    """Log a FAILED run with the traceback of an error that occurred before its run was started.
 
     Args:
-        error: What went wrong.
+        error: The error.
         settings: Keyword arguments of `start`.
     """
     with contextlib.suppress(type(error)), start(**settings):
         raise error
 
 
-def synchronise(directory: Path, uri: str | None) -> int:
-    """Send what a run directory's journal holds and MLflow has not.
+# --- runs without a journal: the parent of a sweep, to which all its processes write ---------------------------------
+
+
+def open_parent(
+    uri: str | None,
+    experiment_id: str,
+    *,
+    name: str,
+    run_id: str | None,
+    tags: dict[str, str],
+    parameters: dict[str, str],
+) -> str:
+    """Create the parent run of a sweep, or reopen it.
 
     Args:
-        directory: Of a run that no process works on. One that was killed, and not resumed, ends KILLED.
-        uri: Tracking server or store; None: the one that the run was told to.
+        uri: Tracking server or store; `connect` comes first.
+        experiment_id: MLflow's id of the experiment.
+        name: Name of the run.
+        run_id: Id of the run, if the sweep is resumed.
+        tags: Tags of the run.
+        parameters: The swept settings.
 
     Returns:
-        How many entries were sent.
-
-    Raises:
-        TrackingError: If there is no journal, or the server or store cannot be used.
+        The run's id.
     """
-    journal = Journal(directory.absolute())
-    if not journal.begun:
-        raise TrackingError(f"run={directory}: nothing to send; expected a run directory with its tracking.jsonl")
-    if not journal.ended:
-        journal.tell("end", status="KILLED")
-    uri = uri or journal.uri
-    mirror = Mirror(journal.directory, uri)
-    sent = 0
+    client = store.client(uri)
+    if run_id is None or not store.exists(uri, run_id):
+        run = client.create_run(experiment_id, **redaction.settings({"run_name": name, "tags": tags}))
+        run_id = str(run.info.run_id)
+    client.update_run(run_id, status="RUNNING")
+    logged = client.get_run(run_id).data.params
+    for key, value in parameters.items():
+        if key not in logged:  # MLflow rejects changes
+            client.log_param(run_id, key, redaction.setting(value)[:_PARAMETER_CHARACTERS])
+    return run_id
+
+
+def update_run(
+    uri: str | None,
+    run_id: str | None,
+    *,
+    metrics: dict[str, float],
+    step: int,
+    tags: dict[str, str],
+    files: list[Path],
+) -> None:
+    """Log metrics, tags and files to a run by its id; log a warning if that fails. None does nothing."""
+    if run_id is None:
+        return
+    with _failure_logged():
+        from mlflow.entities import Metric, RunTag
+
+        client = _client(uri)
+        now = int(time.time() * 1000)
+        client.log_batch(
+            run_id,
+            metrics=[Metric(key, value, now, step) for key, value in metrics.items() if value == value],
+            tags=[RunTag(key, redaction.setting(value)) for key, value in tags.items()],
+        )
+        for path in files:
+            client.log_artifact(run_id, str(path))
+
+
+def end_run(uri: str | None, run_id: str | None, status: str) -> None:
+    """End a run by its id, unless it has ended; log a warning if that fails.
+
+    Args:
+        uri: Tracking server or store.
+        run_id: Id of the run; None does nothing.
+        status: finished, failed or interrupted.
+    """
+    if run_id is None:
+        return
+    with _failure_logged():
+        client = _client(uri)
+        if store.exists(uri, run_id) and client.get_run(run_id).info.status == "RUNNING":
+            statuses = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+            client.set_terminated(run_id, statuses[status])
+
+
+@contextlib.contextmanager
+def keep_end_time(uri: str | None, run_id: str | None) -> Iterator[None]:
+    """Restore the end time of a finished run after a block that resumes it."""
+    end = None
+    if run_id is not None:
+        with _failure_logged():
+            end = _client(uri).get_run(run_id).info.end_time
+    yield
+    if end is not None:
+        with _failure_logged():
+            _client(uri).set_terminated(run_id, "FINISHED", end)
+
+
+def delete_unfinished_children(uri: str | None, experiment_id: str, parent: str | None, kept: set[str | None]) -> None:
+    """Delete the empty children that killed processes created without saving their ids.
+
+    Args:
+        uri: Tracking server or store.
+        experiment_id: MLflow's id of the experiment.
+        parent: Id of the parent run; None does nothing.
+        kept: Ids of the children that are known.
+    """
+    if parent is None:
+        return
+    with _failure_logged():
+        client = _client(uri)
+        unfinished = f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([experiment_id], unfinished):
+            if run.info.run_id not in kept:
+                client.delete_run(run.info.run_id)
+
+
+@contextlib.contextmanager
+def _failure_logged() -> Iterator[None]:
+    """Log a warning if the block fails: a sweep's folder is complete without MLflow."""
     try:
-        store.refuse_unusable(store.address(uri))
-        if mirror.run_id is not None and not mirror.known():
-            mirror.run_id = None
-            journal.rewind()
-        while waiting := journal.waiting():
-            count = mirror.deliver(waiting)
-            journal.mark(count)
-            sent += count
+        yield
     except Exception as error:
-        _refuse(error, uri)
-    return sent
+        log.warning("WARNING: the sweep's run in MLflow is not up to date (%s); its folder is", store.reason(error))
 
 
-def _context() -> dict[str, str]:
-    """Give the tags by which MLflow knows user, script and commit."""
-    store.mlflow()
-    from mlflow.tracking.context.registry import resolve_tags
-
-    return {key: str(value) for key, value in resolve_tags().items()}
+def _client(uri: str | None) -> Any:
+    """Return a client of a server that answers."""
+    store.check(store.tracking_uri(uri))
+    return store.client(uri)

@@ -1,4 +1,4 @@
-"""The tracking server or store: where it is, whether it answers, and how to look at it."""
+"""The tracking server or store: its address, whether it answers, and how to open its pages in MLflow's UI."""
 
 from __future__ import annotations
 
@@ -20,39 +20,36 @@ from hairline.system.errors import HairlineError
 
 PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
 
+_ADVICE = (
+    "\nStart the server, set tracking.uri or MLFLOW_TRACKING_URI to another one, or continue without MLflow: "
+    "tracking=none (the run directory holds all results)"
+)
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_SECONDS = 5.0
 
 
 class TrackingError(HairlineError):
-    """A tracking server or store that cannot be used."""
+    """A tracking server or store that cannot be used, or that lacks a run or model."""
 
 
 def connect(uri: str | None, experiment: str) -> str:
-    """Point MLflow at the store and make the experiment where it is missing.
+    """Return the id of an experiment, which is created if missing, with its store.
 
-    Returns:
-        The experiment's id.
+    Args:
+        uri: Tracking server or store; see `tracking_uri`.
+        experiment: Name of the experiment.
 
     Raises:
-        TrackingError: If the store cannot be used.
+        TrackingError: If the store cannot be used, or the experiment was deleted.
     """
-    target = address(uri)
-    refuse_unusable(target)
-    pointed = point_at(target)
-    try:
-        # Several processes that make the same SQLite schema at once crash each other.
-        with locked():
-            _make_file(target)
-            found = pointed.get_experiment_by_name(experiment)
-            if found is None:
-                return str(pointed.create_experiment(experiment, artifact_location=_artifact_location(target)))
-    except Exception as error:  # SQLAlchemy's, requests' and MLflow's own have no common ancestor
-        if errors.explained(error) is not None:
-            raise  # a full disk is no fault of the store's, and told in other words
-        raise TrackingError(
-            f"the tracking store {redacted(target)} cannot be used: {redacted_text(str(error), target)}\n{WITHOUT}"
-        ) from error
+    mlflow = mlflow_at(uri)
+    target = tracking_uri(uri)
+    # Locked: processes that create the same SQLite schema at once crash each other.
+    with translated_at(target), locked():
+        _create_database(target)
+        found = mlflow.get_experiment_by_name(experiment)
+        if found is None:
+            return str(mlflow.create_experiment(experiment, artifact_location=_artifact_location(target)))
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"the MLflow experiment {experiment!r} was deleted: restore it (mlflow experiments restore "
@@ -61,169 +58,184 @@ def connect(uri: str | None, experiment: str) -> str:
     return str(found.experiment_id)
 
 
-WITHOUT = (
-    "Start the server, set tracking.uri or MLFLOW_TRACKING_URI to another one, or go on without MLflow: tracking=none "
-    "(the run directory holds all results)"
-)
-
-
-def _make_file(uri: str) -> None:
-    """Make the file of a SQLite store where there is none, with all its tables, in one step.
-
-    MLflow makes them one after the other, for seconds; killed meanwhile, it leaves a file that it can never open again.
-    """
-    file = _file(uri)
-    if file is None or (file.exists() and file.stat().st_size):
-        return
-    mlflow()
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    with tempfile.TemporaryDirectory() as place:
-        made = Path(place, file.name)
-        SqlAlchemyStore(f"sqlite:///{made.as_posix()}", (file.parent / "mlruns").as_uri()).engine.dispose()
-        if not file.exists() or not file.stat().st_size:  # no process with another cache, and lock, was quicker
-            with files.atomic(file) as opened:
-                opened.write(made.read_bytes())
-
-
-def _file(uri: str) -> Path | None:
-    """Give the file of a SQLite store; None: it is none, or lies in memory."""
-    path = uri.partition("?")[0].removeprefix("sqlite:///")
-    return Path(path).absolute() if uri.startswith("sqlite:///") and path and path != ":memory:" else None
-
-
-def address(uri: str | None) -> str:
-    """Give the tracking URI: the environment's, else the configured one, else a file in the working directory."""
-    target = os.environ.get("MLFLOW_TRACKING_URI") or uri or _default_store()
+def tracking_uri(uri: str | None) -> str:
+    """Return the tracking URI: `MLFLOW_TRACKING_URI`, else `uri`, else `mlflow.db` in the working directory."""
+    target = os.environ.get("MLFLOW_TRACKING_URI") or uri or _default_uri()
     redaction.learn(target)
     return target
 
 
-def _default_store() -> str:
+def _default_uri() -> str:
     return f"sqlite:///{(Path.cwd() / 'mlflow.db').as_posix()}"
 
 
-def redacted(uri: str) -> str:
-    """Give a URI without the password it may hold."""
-    return redaction.setting(uri)
+def _database(target: str) -> Path | None:
+    """Return the file of a SQLite store; None for other stores and for one in memory."""
+    path = target.partition("?")[0].removeprefix("sqlite:///")
+    return Path(path).absolute() if target.startswith("sqlite:///") and path and path != ":memory:" else None
 
 
-def redacted_text(text: str, uri: str) -> str:
-    """Give the first line of a message without secrets, those of `uri` included."""
-    redaction.learn(uri)
-    return redaction.redacted((text.strip().splitlines() or ["no reason given"])[0])
+def _create_database(target: str) -> None:
+    """Create the file of a SQLite store with all its tables, in one step.
+
+    MLflow creates one table after the other, for seconds; a file left half done by a kill could never be opened again.
+    """
+    file = _database(target)
+    if file is None or (file.exists() and file.stat().st_size):
+        return
+    load_mlflow()
+    from mlflow.store.tracking import sqlalchemy_store
+
+    with tempfile.TemporaryDirectory() as folder:
+        created = Path(folder, file.name)
+        artifacts = (file.parent / "mlruns").as_uri()
+        store: Any = sqlalchemy_store.SqlAlchemyStore(f"sqlite:///{created.as_posix()}", artifacts)  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+        if not file.exists() or not file.stat().st_size:  # a process with another cache uses another lock
+            with files.atomic(file) as opened:
+                opened.write(created.read_bytes())
+
+
+def _artifact_location(target: str) -> str | None:
+    """Return an absolute folder for artifacts, beside the SQLite file; None for a server, which has its own.
+
+    MLflow's default is relative to the working directory of the process that creates the experiment.
+    """
+    if urlsplit(target).scheme in ("http", "https", "databricks"):
+        return None
+    file = _database(target)
+    base = Path.cwd() if file is None else file.parent
+    return (base / "mlruns" / "artifacts").as_uri()
 
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """Keep other processes of this machine from what only one may do at a time."""
+    """Run a block that only one process of this machine may run at a time."""
     with filelock.FileLock(cache.folder() / "tracking.lock", timeout=120):
         yield
 
 
 def runs_page(experiment_id: str) -> str:
-    """Give the page of an experiment's runs, below the server's address."""
-    # Without this, MLflow 3 opens a page about language models' traces.
+    """Return the page of an experiment's runs, relative to the server's address."""
+    # Without `workflowType`, MLflow 3 opens a page about traces of language models.
     return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 def curves_page(experiment_id: str, parent: str | None) -> str:
-    """Give the page that overlays the curves of a parent's children, the best first."""
-    chosen = quote(f"tags.`{PARENT}` = '{parent}'")
-    # In any order but that of time: in that one, MLflow hides children behind their parent.
+    """Return the page that overlays the curves of a parent's children, best first."""
+    children = quote(f"tags.`{PARENT}` = '{parent}'")
+    # Ordered by time, the default, MLflow hides children behind their parent.
     order = f"orderByKey={quote('metrics.`best_val_loss`')}&orderByAsc=true"
-    return f"{runs_page(experiment_id)}&compareRunsMode=CHART&searchFilter={chosen}&{order}"
+    return f"{runs_page(experiment_id)}&compareRunsMode=CHART&searchFilter={children}&{order}"
 
 
 def ui_hints(uri: str | None, page: str) -> list[str]:
-    """Say how to look at a page: a command, where no server runs yet, and an address."""
-    target = address(uri)
+    """Return how to open a page of MLflow's UI: the command that starts a local server, if needed, and the address."""
+    target = redaction.setting(tracking_uri(uri))
     if target.startswith("http"):
-        return [f"{redacted(target).rstrip('/')}/{page}"]
-    command = "mlflow ui" if target == _default_store() else f"mlflow ui --backend-store-uri {redacted(target)}"
+        return [f"{target.rstrip('/')}/{page}"]
+    command = "mlflow ui" if target == _default_uri() else f"mlflow ui --backend-store-uri {target}"
     return [command, f"http://127.0.0.1:5000/{page}"]
 
 
-def opened(uri: str | None) -> Any:
-    """Give MLflow, pointed at a store that answers.
+def check(target: str) -> None:
+    """Check within seconds that an address has its password and that its server accepts connections.
 
     Raises:
-        TrackingError: If it does not, within seconds.
+        TrackingError: If not.
     """
-    target = address(uri)
-    refuse_unusable(target)
-    return point_at(target)
-
-
-def refuse_unusable(uri: str) -> None:
-    """Refuse an address that lacks the password it was stored without, and one whose server does not answer.
-
-    Raises:
-        TrackingError: If it is such an address or server.
-    """
-    if f"{redaction.HIDDEN}@" in uri:
+    if f"{redaction.HIDDEN}@" in target:
         raise TrackingError(
-            f"the tracking address {uri} was stored without its password: give it again, by tracking.uri=... or "
-            "MLFLOW_TRACKING_URI"
+            f"the password in the tracking address {target} was redacted when it was saved: pass it again, with "
+            "tracking.uri=... or MLFLOW_TRACKING_URI"
         )
-    parts = urlsplit(uri)
+    parts = urlsplit(target)
     if not parts.hostname:
         return
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme.partition("+")[0], 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
-        raise TrackingError(f"the tracking server {redacted(uri)} does not answer: {error}\n{WITHOUT}") from error
+        raise TrackingError(
+            f"the tracking server {redaction.setting(target)} does not answer: {error}{_ADVICE}"
+        ) from error
+
+
+@contextlib.contextmanager
+def translated(message: str, advice: str = "") -> Iterator[None]:
+    """Raise `TrackingError` for the errors of MLflow, SQLAlchemy and requests, which have no common base class.
+
+    Args:
+        message: Start of the error's text; the first line of the cause follows.
+        advice: End of the text.
+
+    Raises:
+        TrackingError: For any exception, except a `HairlineError` and faults of the machine such as a full disk.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, HairlineError) or errors.explained(error) is not None:
+            raise
+        raise TrackingError(f"{message}: {reason(error)}{advice}") from error
+
+
+def translated_at(target: str) -> contextlib.AbstractContextManager[None]:
+    """Raise `TrackingError` for any failure of a store, with advice; see `translated`."""
+    return translated(f"the tracking store {redaction.setting(target)} cannot be used", _ADVICE)
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an error's message without secrets."""
+    return redaction.redacted((str(error).strip().splitlines() or ["no reason given"])[0])
 
 
 def client(uri: str | None) -> Any:
-    """Give a client of a server or store; it can be used from any thread."""
-    return mlflow().MlflowClient(tracking_uri=address(uri))
+    """Return a client of a server or store; any thread may use it."""
+    return load_mlflow().MlflowClient(tracking_uri=tracking_uri(uri))
 
 
 def exists(uri: str | None, run_id: str) -> bool:
-    """Tell whether a store has a run; one of another store, or deleted, it has not."""
+    """Return whether a store has a run that was not deleted."""
     try:
         return str(client(uri).get_run(run_id).info.lifecycle_stage) == "active"
-    except mlflow().MlflowException as error:
+    except load_mlflow().MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST" and "invalid run id" not in str(error).lower():
             raise
         return False
 
 
-def _artifact_location(uri: str) -> str | None:
-    """Give an absolute place for artifacts; a server chooses its own."""
-    scheme = urlsplit(uri).scheme
-    if scheme in ("http", "https", "databricks"):
-        return None
-    # Beside the SQLite file; MLflow's own default is relative to whatever process comes first.
-    file = _file(uri)
-    base = Path.cwd() if file is None else file.parent
-    return (base / "mlruns" / "artifacts").as_uri()
+def mlflow_at(uri: str | None) -> Any:
+    """Return MLflow with a store that answers as its global one; the environment variable stays as it is.
 
+    MLflow would set `MLFLOW_TRACKING_URI` too, and override the settings of a sweep's next job.
 
-def point_at(uri: str) -> Any:
-    """Make `uri` MLflow's store, without the side effect on the environment that the next job of a sweep would see."""
-    found = mlflow()
+    Raises:
+        TrackingError: If the store does not answer, within seconds.
+    """
+    target = tracking_uri(uri)
+    check(target)
+    mlflow = load_mlflow()
     before = os.environ.get("MLFLOW_TRACKING_URI")
-    found.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(target)
     if before is None:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-    return found
+    return mlflow
 
 
-def mlflow() -> Any:
-    """Import MLflow, and set what it reads from the environment unless the user has."""
-    # Off by default: a framework's runs are nobody's business but the user's.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # MLflow's own patience, seven tries of two minutes, would hold up a training for a quarter of an hour.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    # Links to the run; the run's own last lines say where to look.
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # A store that fails, on a full disk say, is told of in our own words; MLflow prints every statement's traceback.
+def load_mlflow() -> Any:
+    """Import MLflow, with defaults for the environment variables that the user has not set."""
+    defaults = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # runs are the user's own business
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's 7 retries of 2 minutes would block a training
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the run's last lines give the address
+        "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    # A failing store is reported by `translated`; MLflow logs the traceback of every statement.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with contextlib.nullcontext() if "mlflow" in sys.modules else tensorflow.uncollected():
         import mlflow

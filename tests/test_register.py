@@ -1,0 +1,205 @@
+"""The registry in a real MLflow store: who becomes champion, who does not, and the reason that is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hairline
+from hairline import config, tracking
+from hairline.config import Export, Register, Threads
+from hairline.data import manifest
+from hairline.evaluation.comparison import Difference
+from hairline.model import predictions, saved
+from hairline.shipping import export, register
+from hairline.tracking import FinishedRun
+from hairline.tracking.registry import RegistryError
+from tests.running import composed
+from tests.saved_runs import saved_run
+from tests.tracked import client, tracked
+
+
+def tracked_run(place: Path, data: Path, wrong: int, *, seed: int = 0) -> Path:
+    """Save a run and its mirror; its predictions are wrong on the first `wrong` test images."""
+    saved_run(place, data, seed)
+    table = manifest.read(place / "manifest.csv")
+    test = table[table["split"] == "test"].reset_index(drop=True)
+    right = np.arange(len(test)) >= wrong
+    cracked = np.where((test["label"] == "cracked") == right, 0.9, 0.1)
+    probabilities, bundle = np.stack([cracked, 1 - cracked], axis=1), saved.read_bundle(place / "model")
+    predicted = predictions.table(test, bundle.decide(probabilities), probabilities, bundle.class_names)
+    manifest.write(predicted, place / "predictions.csv")
+    with tracked(place) as run:
+        for name in ("manifest.csv", "predictions.csv", "environment.json"):
+            run.artifacts(place / name)
+        run.model(place / "model", Path(test["path"][0]))
+    return place
+
+
+@pytest.fixture(scope="module")
+def runs(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """Three tracked runs of the same images, in a working directory of their own."""
+    root = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        wrong = {"middling": 6, "worse": 9, "better": 2}
+        yield {name: tracked_run(root / name, two_classes, count) for name, count in wrong.items()}
+
+
+@pytest.fixture(autouse=True)
+def _store(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs["better"].parent)
+
+
+def offer(run: str | Path, name: str = "hairline") -> register.Verdict:
+    return register.register(Register(run=str(run), tracking=config.Tracking(registered_model=name)))
+
+
+def holders(name: str = "hairline") -> tuple[str, str]:
+    """Return the versions of candidate and champion."""
+    candidate, champion = (client().get_model_version_by_alias(name, alias) for alias in ("candidate", "champion"))
+    return str(candidate.version), str(champion.version)
+
+
+@pytest.mark.slow
+def test_the_best_becomes_champion(runs: dict[str, Path]) -> None:
+    assert offer(runs["middling"]).promoted
+    assert holders() == ("1", "1")
+    assert "no champion to compare it with" in client().get_model_version("hairline", "1").tags["reason"]
+
+    assert not offer(runs["worse"]).promoted
+    assert holders() == ("2", "1")
+    version = client().get_model_version("hairline", "2")
+    assert version.tags["decision"] == "candidate"
+    assert version.tags["compared_with"] == "1"
+    assert version.tags["compared_images"] == "30"
+    # The first images of the table are one class's: three more of its 15 are wrong.
+    assert float(version.tags["difference"]) == pytest.approx(-(3 / 15) / 2)
+    pattern = r"worse, .*balanced accuracy -10\.00 points against version 1 .* on 30 test images"
+    assert re.match(pattern, version.description)
+
+    assert offer(str(tracking.run_id(runs["better"]))).promoted
+    assert holders() == ("3", "3")
+    assert client().get_model_version("hairline", "3").tags["decision"] == "champion"
+    assert client().get_model_version("hairline", "1").tags["replaced_by"] == "3"
+
+    again = offer("models:/hairline@champion")
+    assert again.promoted
+    assert "already" in again.reason
+    assert "already" not in client().get_model_version("hairline", "3").tags["reason"]  # the first reason stays
+    assert len(client().search_model_versions("name = 'hairline'")) == 3
+
+    assert tracking.find("models:/hairline@champion").joinpath("bundle.json").is_file()
+    run = FinishedRun.find("models:/hairline@champion", None)
+    assert (len(run.manifest()), run.commit(), run.directory) == (120, "c0ffee", None)
+
+
+def test_a_champion_that_cannot_be_read_stays_champion(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(runs["middling"], "unreadable")
+
+    def missing(*arguments: object) -> Path:
+        raise tracking.TrackingError("its artifacts are missing")
+
+    monkeypatch.setattr("hairline.tracking.models.download_model", missing)
+    assert offer(runs["better"], "unreadable").reason == "not compared: its artifacts are missing"
+    assert holders("unreadable") == ("2", "1")
+
+
+@pytest.mark.slow
+def test_an_export_is_logged_to_the_finished_run(runs: dict[str, Path], tmp_path: Path) -> None:
+    run_id = str(tracking.run_id(runs["better"]))
+    for number in (4, 8):
+        settings = Export(run=run_id, format="litert", images=number, runtime=Threads(1))
+        measurements = export.export(settings, tmp_path / "out")
+        assert measurements["images"] == number
+    run = client().get_run(run_id)
+    assert run.data.metrics["export_litert_accuracy"] == measurements["accuracy"]
+    assert run.info.status == "FINISHED"
+    artifacts = {Path(item.path).name for item in client().list_artifacts(run_id, "exports/litert")}
+    assert artifacts == {"README.md", "bundle.json"}
+    place = client().download_artifacts(run_id, "exports.json", str(tmp_path))
+    table = json.loads(Path(place).read_text())
+    assert [row[table["columns"].index("images")] for row in table["data"]] == [4, 8]
+    assert json.loads((tmp_path / "out" / "bundle.json").read_text())["commit"] == "c0ffee"
+
+
+def test_a_champion_trained_on_the_test_images_is_not_compared(
+    runs: dict[str, Path], two_classes: Path, tmp_path: Path
+) -> None:
+    place = tracked_run(tmp_path / "shifted", two_classes, 0, seed=1)
+    table = manifest.read(place / "manifest.csv")
+    table["split"] = table["split"].map({"test": "train", "train": "test", "val": "val"})
+    manifest.write(table, place / "manifest.csv")
+    assert offer(runs["better"], "other").promoted
+    verdict = offer(place, "other")
+    assert not verdict.promoted
+    assert "no test image that both were neither trained nor tuned on" in verdict.reason
+    assert holders("other") == ("2", "1")
+
+
+def test_images_without_predictions_are_predicted(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = FinishedRun.find(str(runs["worse"]), None)
+    images = run.manifest().query("split == 'val'").head(3).reset_index(drop=True)
+    predictions = register.predict(run, images)
+    expected = hairline.load(runs["worse"]).predict(images["path"].tolist())
+    assert predictions["path"].tolist() == images["sha256"].tolist()
+    assert np.allclose(predictions["prob_cracked"], expected["prob_cracked"])
+    with pytest.raises(RegistryError, match="missing or has changed"):
+        register.predict(run, images.assign(path=str(tmp_path / "nowhere.jpg")))
+
+
+def test_other_classes_cannot_be_compared(runs: dict[str, Path], three_classes: Path, tmp_path: Path) -> None:
+    place = saved_run(tmp_path / "three", three_classes, positive=None)
+    one, two = (FinishedRun.find(str(run), None) for run in (runs["worse"], place))
+    with pytest.raises(RegistryError, match="its classes are plain, rust, spalled, those of the champion cracked"):
+        register.compare(two, one, 1)
+
+
+def test_held_out_images_are_seen_by_neither() -> None:
+    one = pd.DataFrame({"sha256": list("abcdef"), "split": ["train", "val", "test", "test", "test", "test"]})
+    two = pd.DataFrame({"sha256": list("cdgha"), "split": ["train", "val", "test", "train", "test"]})
+    assert register.held_out(one, two)["sha256"].tolist() == ["e", "f", "g"]
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "loss", "promoted", "says"),
+    [
+        (0.02, 0.01, 0.03, (-0.1, -0.2, 0.0), True, "better, beyond chance"),
+        (0.02, -0.01, 0.05, (0.1, 0.05, 0.2), True, "not worse: better, though it may be chance"),
+        (0.0, 0.0, 0.0, (0.0, -0.1, 0.1), True, "not worse: no difference"),
+        (0.0, 0.0, 0.0, (0.1, 0.05, 0.2), False, "surer of the wrong ones (log loss +0.1"),
+        (-0.001, -0.02, 0.01, (-1.0, -2.0, -0.5), False, "worse, though it may be chance"),
+        (-0.02, -0.03, -0.01, (0.0, 0.0, 0.0), False, "worse, beyond chance"),
+        (float("nan"), -0.03, 0.01, (0.0, 0.0, 0.0), False, "cannot be compared"),
+    ],
+)
+def test_the_verdict(value: float, low: float, high: float, loss: tuple, promoted: bool, says: str) -> None:
+    verdict = register.judge(Difference(value, low, high, 700), Difference(*loss, 700), 4)
+    assert verdict.promoted == promoted
+    assert says in verdict.reason
+
+
+def test_an_untracked_run_and_one_of_another_store_are_refused(two_classes: Path, tmp_path: Path) -> None:
+    with pytest.raises(saved.BundleError, match="no saved model there"):
+        offer(tmp_path)
+    place = saved_run(tmp_path / "untracked", two_classes)
+    with pytest.raises(RegistryError, match="was not tracked.*tracking=mlflow"):
+        offer(place)
+    (place / "mlflow_run_id.txt").write_text("0" * 32)
+    with pytest.raises(tracking.TrackingError, match="0000 cannot be registered.*not found"):
+        offer(place)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("tracking.registered_model='a@b'", "without /, : and @"), ("tracking=none", "the registry is MLflow's")],
+)
+def test_settings_without_a_registry_are_refused(override: str, message: str) -> None:
+    with pytest.raises(config.ConfigError, match=message):
+        composed("register", "run=x", override)
