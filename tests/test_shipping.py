@@ -301,13 +301,8 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
         composed("export", "run=x", "format=onnx")
 
 
-def test_a_run_without_a_model_answers_without_tensorflow(tmp_path: Path) -> None:
-    poison = tmp_path / "poison"
-    poison.mkdir()
-    for name in ("tensorflow", "keras", "mlflow"):
-        (poison / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+def test_a_run_without_a_model_answers_without_tensorflow(no_tensorflow: dict[str, str]) -> None:
     settings = ("run=nowhere", "format=saved_model", "output=out")
-    found = run(*settings, script="export.py", environment={"PYTHONPATH": str(poison)})
-    refused(found, "run=nowhere: no saved model there")
+    refused(run(*settings, script="export.py", environment=no_tensorflow), "run=nowhere: no saved model there")
     assert not Path("out").exists()
     assert not list(Path("outputs").iterdir())
