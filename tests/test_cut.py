@@ -1,4 +1,4 @@
-"""Cutting a backbone in two, and what becomes trainable."""
+"""Cut backbones: the halves equal the whole, and only the upper one is trainable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from hairline.model import backbones
 from hairline.model.cut import TOP_SHARE, FinetuneError, unfreeze
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 QUICK = ("mobilenetv2", "mobilenetv3small")
 
 
@@ -17,14 +16,14 @@ QUICK = ("mobilenetv2", "mobilenetv3small")
     "name",
     [pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow,)) for name in backbones.BACKBONES],
 )
-def test_the_halves_make_the_whole(name: str) -> None:
+def test_the_halves_equal_the_whole(name: str) -> None:
     size = max(64, backbones.BACKBONES[name].minimum_size)
     pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     backbone = backbones.build(name, image_size=size, weights=None)
     cut = unfreeze(backbone, "top", None)
     assert cut is not None
-    found = np.asarray(cut.upper(cut.lower(pixels, training=False), training=False))
-    np.testing.assert_array_equal(found, np.asarray(backbone(pixels, training=False)))
+    features = np.asarray(cut.upper(cut.lower(pixels, training=False), training=False))
+    np.testing.assert_array_equal(features, np.asarray(backbone(pixels, training=False)))
     share = sum(int(np.prod(weight.shape)) for weight in cut.upper.weights) / backbone.count_params()
     assert TOP_SHARE <= share < 0.7
     assert cut.upper.trainable_weights
@@ -34,19 +33,19 @@ def test_the_halves_make_the_whole(name: str) -> None:
     ]
 
 
-def test_a_named_layer_is_the_first_that_is_trained() -> None:
+def test_from_layer_is_the_first_trained_layer() -> None:
     backbone = backbones.build("mobilenetv2", image_size=64, weights=None)
     cut = unfreeze(backbone, "top", "block_14")
     assert cut is not None
-    assert cut.layer == "block_14_expand" or cut.layer.startswith("block_14")
+    assert cut.layer == "block_14_expand"
     trained = {weight.path.split("/")[0] for weight in cut.upper.trainable_weights}
     assert all(name.startswith(("block_14", "block_15", "block_16", "Conv_1")) for name in trained)
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"), [("blok_14", "no layer's name begins so"), ("block_15_depthwise", "other branches")]
+    ("layer", "message"), [("blok_14", "no layer has this prefix"), ("block_15_depthwise", "parallel branches")]
 )
-def test_layers_that_are_no_cut_are_named(layer: str, message: str) -> None:
+def test_layers_that_cannot_be_cut_at_are_errors(layer: str, message: str) -> None:
     backbone = backbones.build("mobilenetv2", image_size=64, weights=None)
-    with pytest.raises(FinetuneError, match=message + ".*can be cut at include"):
+    with pytest.raises(FinetuneError, match=message + ".*mobilenetv2 can be cut at"):
         unfreeze(backbone, "top", layer)

@@ -1,9 +1,10 @@
-"""Frozen features: engines agree, what is kept is right, and damage, kills and full disks break nothing."""
+"""Features: engines agree, the cache is correct, and survives damage, kills and full disks."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -37,11 +38,9 @@ RECIPE = Recipe(NAME, "random-0", SIZE, "litert")
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, but for the converted backbone, which takes half a minute to make."""
-    shared = Path(os.environ["HAIRLINE_CACHE"])
-    model()
-    engine._converted(model, RECIPE.model_key())
-    shutil.copytree(shared / "litert", tmp_path / "cache" / "litert")
+    """An empty cache, except for the converted backbone, which takes long to convert."""
+    file = engine.convert(model, RECIPE.model_key())
+    shutil.copytree(file.parent, tmp_path / "cache" / "litert")
     monkeypatch.setenv("HAIRLINE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -55,13 +54,9 @@ def digests(paths: list[str]) -> list[str]:
     return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
 
 
-BUILT: dict[str, keras.Model] = {}
-
-
+@functools.cache
 def model() -> keras.Model:
-    if NAME not in BUILT:
-        BUILT[NAME] = backbones.build(NAME, image_size=SIZE, weights=None, seed=0)
-    return BUILT[NAME]
+    return backbones.build(NAME, image_size=SIZE, weights=None, seed=0)
 
 
 def never() -> keras.Model:
@@ -69,7 +64,7 @@ def never() -> keras.Model:
 
 
 class Counted:
-    """Counts the images that pass an engine."""
+    """Counts the images that an engine computes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.images = 0
@@ -89,7 +84,7 @@ class Counted:
 
 
 @pytest.fixture
-def passed(monkeypatch: pytest.MonkeyPatch) -> Counted:
+def computed(monkeypatch: pytest.MonkeyPatch) -> Counted:
     return Counted(monkeypatch)
 
 
@@ -103,12 +98,12 @@ def test_engines_agree_with_keras(files: list[str], own_cache: Path) -> None:
     pixels = np.stack([images.decode(path, SIZE) for path in files])
     expected = np.asarray(model()(pixels, training=False))
     for name in ("litert", "tensorflow"):
-        found = compute(files, dataclasses.replace(RECIPE, engine=name))
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+        array = compute(files, dataclasses.replace(RECIPE, engine=name))
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_decoded_images_are_decoded_once_and_stay_the_same(
+def test_decoded_images_are_cached_across_views(
     files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     views = [dataclasses.replace(RECIPE, view=view, augment=AUGMENT) for view in (1, 2)]
@@ -124,7 +119,7 @@ def test_decoded_images_are_decoded_once_and_stay_the_same(
 
 
 @pytest.mark.parametrize("fault", ["too large", "no file", "raises", "short"])
-def test_decoded_images_that_find_no_room_are_decoded_every_time(
+def test_without_room_images_are_decoded_every_epoch(
     fault: str, files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = compute(files, keep=False)
@@ -166,45 +161,35 @@ def test_decoded_images_that_find_no_room_are_decoded_every_time(
 @pytest.mark.parametrize("name", sorted(set(backbones.BACKBONES) - {NAME}))
 def test_every_backbone_converts_and_agrees(name: str, own_cache: Path) -> None:
     network = backbones.build(name, image_size=96, weights=None, seed=0)
-    assert engine._converted(lambda: network, f"test-{name}") is not None  # it compares with Keras by itself
     pixels = np.random.default_rng(1).integers(0, 256, (11, 96, 96, 3), dtype=np.uint8)
     run = engine.prepare_engine("litert", lambda: network, f"test-{name}", image_size=96)(lambda row: pixels[row], 11)
-    found = np.concatenate([block for _, block in run])
     expected = np.asarray(network(pixels, training=False))
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    array = np.concatenate([block for _, block in run])
+    np.testing.assert_allclose(array, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 64])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_order_is_kept_and_the_last_batch_is_cut(count: int, threads: int, files: list[str], own_cache: Path) -> None:
+def test_rows_are_in_order_for_any_number_of_images(
+    count: int, threads: int, files: list[str], own_cache: Path
+) -> None:
     expected = compute(files, keep=False)
-    found = compute(files[:count], keep=False, threads=threads)
-    np.testing.assert_array_equal(found, expected[:count])
+    np.testing.assert_array_equal(compute(files[:count], keep=False, threads=threads), expected[:count])
 
 
-def test_a_second_pass_computes_nothing(files: list[str], own_cache: Path, passed: Counted) -> None:
-    first = compute(files)
-    assert passed.images == len(files)
-    np.testing.assert_array_equal(compute(files, backbone=never), first)
-    np.testing.assert_array_equal(compute(files[::-1], backbone=never), first[::-1])
-    assert passed.images == len(files)
-    np.testing.assert_array_equal(compute([*files[:5], files[0]]), first[[0, 1, 2, 3, 4, 0]])
-
-
-def test_only_new_images_are_computed(files: list[str], own_cache: Path, passed: Counted) -> None:
+def test_each_image_is_computed_once(files: list[str], own_cache: Path, computed: Counted, tmp_path: Path) -> None:
     compute(files[:50])
-    compute(files)
-    assert passed.images == len(files)
+    first = compute(files)
+    assert computed.images == len(files)
+    copy = shutil.copy(files[0], tmp_path / "copy.jpg")  # the same bytes
+    np.testing.assert_array_equal(compute([*files, str(copy)], backbone=never), first[[*range(len(files)), 0]])
+    np.testing.assert_array_equal(compute(files[::-1], backbone=never), first[::-1])
+    assert computed.images == len(files)
+    compute([files[0], str(copy)], keep=False)
+    assert computed.images == len(files) + 1
 
 
-def test_identical_bytes_are_computed_once(files: list[str], own_cache: Path, passed: Counted, tmp_path: Path) -> None:
-    copy = shutil.copy(files[0], tmp_path / "copy.jpg")
-    found = compute([files[0], str(copy), files[1]])
-    assert passed.images == 2
-    np.testing.assert_array_equal(found[0], found[1])
-
-
-def test_the_key_changes_exactly_with_what_changes_the_features() -> None:
+def test_the_key_depends_on_everything_that_changes_the_features() -> None:
     view = dataclasses.replace(RECIPE, view=1, augment=AUGMENT)
     changed = [
         dataclasses.replace(RECIPE, backbone="mobilenetv2"), dataclasses.replace(RECIPE, weights="random-1"),
@@ -216,11 +201,10 @@ def test_the_key_changes_exactly_with_what_changes_the_features() -> None:
         dataclasses.replace(view, augment={**AUGMENT, "zoom": 0.1}),
     ]  # fmt: skip
     assert len({recipe.key() for recipe in [RECIPE, *changed]}) == 1 + len(changed)
-    assert len(dataclasses.fields(Recipe)) == 9  # a new field: add it above
-    assert RECIPE.key() == Recipe(NAME, "random-0", SIZE, "litert").key()
+    assert len(dataclasses.fields(Recipe)) == 9  # add new fields above
 
 
-def test_views_are_fixed_and_differ(files: list[str], own_cache: Path) -> None:
+def test_views_differ_and_are_reproducible(files: list[str], own_cache: Path) -> None:
     one = dataclasses.replace(RECIPE, view=1, augment=AUGMENT)
     plain, first = compute(files), compute(files, one)
     assert np.abs(first - plain).max() > 0.1 * np.abs(plain).max()
@@ -230,7 +214,7 @@ def test_views_are_fixed_and_differ(files: list[str], own_cache: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flip a bit", "cut", "empty", "index", "no array"])
 def test_a_damaged_shard_is_computed_again(
-    damage: str, files: list[str], own_cache: Path, passed: Counted, monkeypatch: pytest.MonkeyPatch
+    damage: str, files: list[str], own_cache: Path, computed: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "SHARD_IMAGES", 32)
     first = compute(files)
@@ -247,7 +231,7 @@ def test_a_damaged_shard_is_computed_again(
     else:
         arrays[1].write_bytes(content[: 3000 if damage == "cut" else 0])
     np.testing.assert_array_equal(compute(files), first)
-    assert passed.images == len(files) + 32
+    assert computed.images == len(files) + 32
     np.testing.assert_array_equal(compute(files, backbone=never), first)
 
 
@@ -258,13 +242,13 @@ def test_foreign_files_are_left_alone(files: list[str], own_cache: Path) -> None
         (folder / name).write_text("mine")
     first = compute(files)
     np.testing.assert_array_equal(compute(files, backbone=never), first)
-    assert (folder / "notes.json").read_text() == "mine"
+    assert all((folder / name).read_text() == "mine" for name in ("notes.json", "other.npy", "x.txt"))
+    assert json.loads((folder / "recipe.json").read_text())["backbone"] == NAME
 
 
-def test_a_killed_pass_goes_on_where_it_was(files: list[str], own_cache: Path, tmp_path: Path, passed: Counted) -> None:
-    marker = tmp_path / "shards"
+def test_a_killed_pass_resumes(files: list[str], own_cache: Path, computed: Counted) -> None:
     code = f"""
-import os, signal, time
+import os, signal
 from tests.test_features import *
 features.SHARD_IMAGES = 16
 original = store.Store.add
@@ -279,13 +263,12 @@ features.compute({files!r}, digests({files!r}), RECIPE, model)
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], env=os.environ.copy(), timeout=200, check=False
     )
     assert process.returncode == -signal.SIGKILL
-    found = compute(files)
-    assert passed.images == len(files) - 32
-    np.testing.assert_array_equal(found, compute(files, keep=False))
-    assert not marker.exists()
+    resumed = compute(files)
+    assert computed.images == len(files) - 32
+    np.testing.assert_array_equal(resumed, compute(files, keep=False))
 
 
-def test_what_a_killed_process_left_half_written_is_deleted(files: list[str], own_cache: Path) -> None:
+def test_incomplete_files_of_a_killed_process_are_deleted(files: list[str], own_cache: Path) -> None:
     first = compute(files)
     folder = own_cache / "features" / RECIPE.key()
     kept = {path.name for path in folder.iterdir()}
@@ -295,19 +278,19 @@ def test_what_a_killed_process_left_half_written_is_deleted(files: list[str], ow
     assert {path.name for path in folder.iterdir()} == kept
 
 
-def test_jobs_at_once_compute_once_and_wait(files: list[str], own_cache: Path, passed: Counted) -> None:
+def test_concurrent_jobs_compute_each_image_once(files: list[str], own_cache: Path, computed: Counted) -> None:
     results: list[np.ndarray] = []
     jobs = [threading.Thread(target=lambda: results.append(compute(files))) for _ in range(4)]
     for job in jobs:
         job.start()
     for job in jobs:
         job.join()
-    assert passed.images == len(files)
+    assert computed.images == len(files)
     assert len(results) == 4
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
-def test_a_full_disk_is_an_error_with_advice_and_leaves_no_broken_entry(
+def test_a_full_disk_is_an_error_and_leaves_no_files(
     files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = np.save
@@ -325,7 +308,7 @@ def test_a_full_disk_is_an_error_with_advice_and_leaves_no_broken_entry(
     assert len(compute(files)) == len(files)
 
 
-def test_the_least_recently_used_are_deleted(files: list[str], own_cache: Path) -> None:
+def test_the_least_recently_used_recipe_is_evicted(files: list[str], own_cache: Path) -> None:
     recipes = [dataclasses.replace(RECIPE, view=view, augment=AUGMENT if view else {}) for view in range(3)]
     for age, recipe in zip((10, 30, 20), recipes, strict=True):
         compute(files, recipe)
@@ -335,11 +318,11 @@ def test_the_least_recently_used_are_deleted(files: list[str], own_cache: Path) 
     compute(files, recipes[0], max_gigabytes=2.5 * size / 1e9)
     left = {path.name for path in (own_cache / "features").iterdir() if path.is_dir()}
     assert left == {recipes[0].key(), recipes[2].key()}
-    compute(files, recipes[2], max_gigabytes=1e-9)  # its own folder is spared
+    compute(files, recipes[2], max_gigabytes=1e-9)  # the recipe in use is spared
     assert {path.name for path in (own_cache / "features").iterdir() if path.is_dir()} == {recipes[2].key()}
 
 
-def test_a_file_that_changed_is_named(files: list[str], own_cache: Path, tmp_path: Path) -> None:
+def test_a_changed_or_missing_file_is_named(files: list[str], own_cache: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(files[0], tmp_path / "copy.jpg"))
     known = digests([str(copy)])
     copy.write_bytes(Path(files[1]).read_bytes())
@@ -350,24 +333,24 @@ def test_a_file_that_changed_is_named(files: list[str], own_cache: Path, tmp_pat
         features.compute([str(copy)], known, RECIPE, model)
 
 
-def test_a_backbone_that_does_not_convert_falls_back_and_says_so(
+def test_a_backbone_that_does_not_convert_runs_on_tensorflow(
     files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = compute(files)
     shutil.rmtree(own_cache)
-    monkeypatch.setattr(
-        tf.lite.TFLiteConverter, "convert", lambda *_: (_ for _ in ()).throw(RuntimeError("no kernel for op X"))
-    )
-    found = compute(files)
-    assert not (own_cache / "features" / RECIPE.key()).exists() or not list(
-        (own_cache / "features" / RECIPE.key()).glob("*.npy")
-    )
+
+    def convert(*_: object) -> bytes:
+        raise RuntimeError("no kernel for op X")
+
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "convert", convert)
+    array = compute(files)
+    assert not list((own_cache / "features" / RECIPE.key()).glob("*.npy"))
     assert "does not convert to LiteRT (no kernel for op X)" in caplog.text
-    assert "going on with TensorFlow" in caplog.text
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert "falling back to TensorFlow" in caplog.text
+    np.testing.assert_allclose(array, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_litert_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_litert_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.choose_engine("auto") == "litert"
     assert engine.choose_engine("tensorflow") == "tensorflow"
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
@@ -376,7 +359,7 @@ def test_litert_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -
         engine.choose_engine("litert")
 
 
-def test_features_look_like_one_array() -> None:
+def test_features_behave_like_one_array() -> None:
     one, two = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     whole = Features.joined([Features.of(one), Features.of(two).rows(np.array([3, 0])), Features.of(one)])
     expected = np.concatenate([one, two[[3, 0]], one])
@@ -385,8 +368,3 @@ def test_features_look_like_one_array() -> None:
     numbers = np.array([11, 0, 5, 6, 0])
     np.testing.assert_array_equal(whole.read(numbers), expected[numbers])
     np.testing.assert_array_equal(whole.rows(numbers).read(slice(1, 3)), expected[numbers][1:3])
-
-
-def test_the_recipe_of_a_folder_can_be_read_by_people(files: list[str], own_cache: Path) -> None:
-    compute(files)
-    assert json.loads((own_cache / "features" / RECIPE.key() / "recipe.json").read_text())["backbone"] == NAME

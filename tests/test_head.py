@@ -1,4 +1,4 @@
-"""The head, its standardisation, and the join with the backbone."""
+"""The head, its standardisation, and the joined model."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_joined_model_equals_the_feature_path(
 def test_standardisation_keeps_constant_features_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hairline.model.features._BLOCK_BYTES", 7 * 4 * 3)  # 7 of 100 rows at once
     features = np.random.default_rng(0).normal(5, [1.0, 1e-9, 0.0], (100, 3)).astype(np.float32)
-    found = Standardisation.fit(Features.of(features))
-    assert found.deviation[1] == found.deviation[2] == 1.0
-    np.testing.assert_allclose(found.deviation[0], features[:, 0].std(), rtol=1e-5)
+    fitted = Standardisation.fit(Features.of(features))
+    assert fitted.deviation[1] == fitted.deviation[2] == 1.0
+    np.testing.assert_allclose(fitted.deviation[0], features[:, 0].std(), rtol=1e-5)
     tiny = Standardisation.fit(Features.of((features[:, :1] - 5) * np.float32(1e-12)))
     np.testing.assert_allclose(tiny.deviation, features[:, 0].std() * 1e-12, rtol=1e-3)
     single = Standardisation.fit(Features.of(features[:1]))
@@ -51,5 +51,5 @@ def test_standardisation_keeps_constant_features_finite(monkeypatch: pytest.Monk
 
 
 def test_probabilities_are_safe_for_large_logits() -> None:
-    found = probabilities(np.array([[1e4, 0.0], [-1e4, 1e4]], np.float32))
-    np.testing.assert_array_equal(found, [[1.0, 0.0], [0.0, 1.0]])
+    fitted = probabilities(np.array([[1e4, 0.0], [-1e4, 1e4]], np.float32))
+    np.testing.assert_array_equal(fitted, [[1.0, 0.0], [0.0, 1.0]])

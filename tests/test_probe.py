@@ -1,4 +1,4 @@
-"""The closed-form probe."""
+"""The ridge probe against scikit-learn."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def drawn(seed: int, count: int, classes: int, width: int = 24) -> tuple[np.ndar
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_it_classifies_as_scikit_learn_does(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_equal_those_of_scikit_learn(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "PENALTIES", (1e-2,))
     (x, y), (val, val_y) = drawn(0, 5000, classes), drawn(1, 300, classes)
     weights = probe.ridge(Features.of(x), y, Features.of(val), val_y, classes)
     scaler = StandardScaler().fit(x.astype(np.float64))
     # scikit-learn codes classes -1 and 1, which doubles the targets and leaves the arg-max alone.
     expected = RidgeClassifier(alpha=1e-2 * len(x)).fit(scaler.transform(x), y).predict(scaler.transform(val))
-    found = probe.classify(weights, Features.of(val))
-    assert np.mean(found == expected) >= 0.99
-    assert np.mean(found == val_y) > 0.9
+    predicted = probe.classify(weights, Features.of(val))
+    assert np.mean(predicted == expected) >= 0.99
+    assert np.mean(predicted == val_y) > 0.9
 
 
-def test_the_penalty_is_the_one_that_validates_best(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_penalty_on_validation_images_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     (x, y), (val, val_y) = drawn(2, 40, 2, width=60), drawn(3, 400, 2, width=60)
     scores = {}
     for penalty in (1e-8, 1e2, 1.0):
@@ -47,10 +47,9 @@ def test_the_penalty_is_the_one_that_validates_best(monkeypatch: pytest.MonkeyPa
     assert len(set(scores.values())) > 1
 
 
-def test_a_feature_that_never_changes_does_no_harm() -> None:
+def test_constant_features_are_harmless() -> None:
     (x, y), (val, val_y) = drawn(4, 500, 2), drawn(5, 200, 2)
-    constant = np.full((1, 1), 7.0, np.float32)
-    wide = [np.hstack([part, constant.repeat(len(part), axis=0)]) for part in (x, val)]
-    weights = probe.ridge(Features.of(wide[0]), y, Features.of(wide[1]), val_y, 2)
+    train, test = (Features.of(np.pad(part, ((0, 0), (0, 1)), constant_values=7)) for part in (x, val))
+    weights = probe.ridge(train, y, test, val_y, 2)
     assert np.isfinite(weights).all()
-    assert np.mean(probe.classify(weights, Features.of(wide[1])) == val_y) > 0.9
+    assert np.mean(probe.classify(weights, test) == val_y) > 0.9

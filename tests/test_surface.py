@@ -1,4 +1,4 @@
-"""Adapting to a surface: where it helps, where it leaves the model alone, and what of it is kept."""
+"""Adaptation to a surface: when it helps, when it leaves the model as it is, and how it is saved."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BIAS = (-KNOWN.mean @ KERNEL).astype(np.float32)
 
 
 def tiles(count: int, prevalence: float, *, fainter: float = 0.0, shift: float = 0.0, seed: int = 1) -> tuple:
-    """Give features and truth; on a new surface all scores are lower by `fainter`, other features moved by `shift`."""
+    """Return features and labels of a surface with scores lower by `fainter` and other features shifted by `shift`."""
     generator = np.random.default_rng(seed)
     cracked = np.arange(count) < prevalence * count
     table = generator.normal(size=(count, WIDTH)) * 0.85
@@ -43,119 +43,118 @@ def tiles(count: int, prevalence: float, *, fainter: float = 0.0, shift: float =
     return (KNOWN.mean + KNOWN.deviation * (table + shift * across)).astype(np.float32), cracked
 
 
-def adapted(features: np.ndarray) -> surface.Adapted:
+def adapt(features: np.ndarray) -> surface.Adapted:
     settings = {"distance": KNOWN, "kernel": KERNEL, "bias": BIAS, "positive": 0, "threshold": THRESHOLD}
     return surface.adapt(features, **settings)
 
 
-def balanced(features: np.ndarray, cracked: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> float:
+def balanced_accuracy(features: np.ndarray, cracked: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> float:
     logits = features @ kernel + bias
-    called = expit(logits[:, 0] - logits[:, 1]) >= THRESHOLD
-    return float(called[cracked].mean() + (~called[~cracked]).mean()) / 2
+    positive = expit(logits[:, 0] - logits[:, 1]) >= THRESHOLD
+    return float(positive[cracked].mean() + (~positive[~cracked]).mean()) / 2
 
 
 @pytest.mark.parametrize("prevalence", [0.01, 0.05, 0.2, 0.5, 0.8])
-def test_fainter_cracks_are_found_unless_they_are_too_rare_to_part(prevalence: float) -> None:
+def test_fainter_cracks_are_detected_unless_they_are_too_rare(prevalence: float) -> None:
     features, cracked = tiles(2000, prevalence, fainter=2.2, shift=2.0)
-    found = adapted(features)
-    assert found.used
-    assert found.distance > 0.5
-    assert found.shift <= 0
-    before = balanced(features, cracked, KERNEL, BIAS)
+    adapted = adapt(features)
+    assert adapted.used
+    assert adapted.distance > 0.5
+    assert adapted.shift <= 0
+    before = balanced_accuracy(features, cracked, KERNEL, BIAS)
     assert before < 0.85
-    gain = balanced(features, cracked, found.kernel, found.bias) - before
+    gain = balanced_accuracy(features, cracked, adapted.kernel, adapted.bias) - before
     assert gain > (0.1 if prevalence >= 0.2 else -0.02)
 
 
 @pytest.mark.parametrize("prevalence", [0.01, 0.05, 0.2, 0.5, 0.8])
-def test_a_surface_that_is_strange_but_well_told_loses_nothing(prevalence: float) -> None:
+def test_a_new_surface_that_is_well_separated_loses_nothing(prevalence: float) -> None:
     features, cracked = tiles(2000, prevalence, shift=2.0)
-    found = adapted(features)
-    assert found.used
-    before = balanced(features, cracked, KERNEL, BIAS)
+    adapted = adapt(features)
+    assert adapted.used
+    before = balanced_accuracy(features, cracked, KERNEL, BIAS)
     assert before > 0.97
-    assert balanced(features, cracked, found.kernel, found.bias) > before - 0.02
+    assert balanced_accuracy(features, cracked, adapted.kernel, adapted.bias) > before - 0.02
 
 
-def test_a_surface_on_which_all_is_called_cracked_gets_a_higher_threshold() -> None:
+def test_false_alarms_raise_the_threshold() -> None:
     features, cracked = tiles(2000, 0.3, fainter=-3.5, shift=2.0)
-    found = adapted(features)
-    assert found.shift > 0
-    before = balanced(features, cracked, KERNEL, BIAS)
-    assert balanced(features, cracked, found.kernel, found.bias) > before + 0.05
+    adapted = adapt(features)
+    assert adapted.shift > 0
+    before = balanced_accuracy(features, cracked, KERNEL, BIAS)
+    assert balanced_accuracy(features, cracked, adapted.kernel, adapted.bias) > before + 0.05
 
 
 @pytest.mark.parametrize(("prevalence", "least", "most"), [(0.0, 0.0, 0.3), (0.3, 1.0, 1.0)])
-def test_the_threshold_goes_as_far_as_the_scores_are_two_groups(prevalence: float, least: float, most: float) -> None:
-    went = []
+def test_the_threshold_moves_only_if_the_scores_form_two_clusters(prevalence: float, least: float, most: float) -> None:
+    moved = []
     for seed in range(10):
         features, _ = tiles(2000, prevalence, fainter=2.2, shift=2.0, seed=seed)
-        found = adapted(features)
-        logits = features @ found.kernel + found.bias
-        # Before the threshold moved; what lies below 0 is called sound.
-        scores = logits[:, 0] - logits[:, 1] + found.shift - np.log(THRESHOLD / (1 - THRESHOLD))
-        went.append(found.shift / surface.parting(scores))
-    assert least - 1e-3 <= np.mean(went) <= most + 1e-3
+        adapted = adapt(features)
+        logits = features @ adapted.kernel + adapted.bias
+        # Scores before the threshold moved.
+        scores = logits[:, 0] - logits[:, 1] + adapted.shift - np.log(THRESHOLD / (1 - THRESHOLD))
+        moved.append(adapted.shift / surface.otsu(scores))
+    assert least - 1e-3 <= np.mean(moved) <= most + 1e-3
 
 
-def test_a_surface_that_is_the_same_everywhere_moves_no_threshold() -> None:
+def test_constant_features_do_not_move_the_threshold() -> None:
     features, _ = tiles(1, 0.0, shift=2.0)
-    found = adapted(np.repeat(features, 100, axis=0))
-    assert found.shift == 0
-    assert np.isfinite(found.kernel).all()
+    adapted = adapt(np.repeat(features, 100, axis=0))
+    assert adapted.shift == 0
+    assert np.isfinite(adapted.kernel).all()
 
 
-def test_what_looks_like_the_training_images_is_left_alone() -> None:
+def test_a_familiar_surface_leaves_the_model_as_it_is() -> None:
     features, _ = tiles(500, 0.3)
-    found = adapted(features)
-    assert not found.used
-    assert found.distance <= 0.5
-    assert found.kernel is KERNEL
-    assert "look like the training images" in found.reason
+    adapted = adapt(features)
+    assert not adapted.used
+    assert adapted.distance <= 0.5
+    assert adapted.kernel is KERNEL
+    assert "look like the training images" in adapted.reason
 
 
-def test_too_few_tiles_are_left_alone() -> None:
+def test_too_few_tiles_leave_the_model_as_it_is() -> None:
     features, _ = tiles(surface.LEAST - 1, 0.3, fainter=1.5, shift=2.0)
-    found = adapted(features)
-    assert not found.used
-    assert "too few" in found.reason
-    assert not adapted(np.empty((0, WIDTH), np.float32)).used
+    adapted = adapt(features)
+    assert not adapted.used
+    assert "too few" in adapted.reason
+    assert not adapt(np.empty((0, WIDTH), np.float32)).used
 
 
-def test_scale_is_brought_half_way_back_about_the_surfaces_own_mean() -> None:
-    """Before the threshold moves: the new logits are the old ones of features whose deviation lies between the two."""
+def test_features_are_rescaled_half_way_about_their_own_mean() -> None:
     features, _ = tiles(3000, 0.4, shift=2.0)
     features = KNOWN.mean + 1.7 * (features - KNOWN.mean)
-    found = adapted(features)
-    own = features.mean(axis=0)
-    brought = own + (features - own) * np.sqrt(KNOWN.deviation / features.std(axis=0))
-    expected = brought @ KERNEL + BIAS
-    logits = features @ found.kernel + found.bias
-    np.testing.assert_allclose(logits[:, 0] - logits[:, 1], expected[:, 0] - expected[:, 1] - found.shift, atol=1e-2)
+    adapted = adapt(features)
+    mean = features.mean(axis=0)
+    rescaled = mean + (features - mean) * np.sqrt(KNOWN.deviation / features.std(axis=0))
+    expected = rescaled @ KERNEL + BIAS
+    logits = features @ adapted.kernel + adapted.bias
+    np.testing.assert_allclose(logits[:, 0] - logits[:, 1], expected[:, 0] - expected[:, 1] - adapted.shift, atol=1e-2)
 
 
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=12).filter(lambda values: len(set(values)) > 1))
-def test_parting_is_the_best_of_all_divisions(values: list[int]) -> None:
+def test_otsu_is_the_best_of_all_splits(values: list[int]) -> None:
     ordered = np.sort(np.array(values, float))
-    found = surface.parting(np.array(values, float))
+    threshold = surface.otsu(np.array(values, float))
 
     def within(at: int) -> float:
         return sum(float(np.square(part - part.mean()).sum()) for part in (ordered[:at], ordered[at:]))
 
     least = min(within(at) for at in range(1, len(ordered)))
-    lower = int((ordered < found).sum())
+    lower = int((ordered < threshold).sum())
     between = [at for at in range(1, len(ordered)) if within(at) <= least + 1e-9]
-    assert any(ordered[at - 1] - 1e-9 <= found <= ordered[at] + 1e-9 for at in between), (lower, between)
+    assert any(ordered[at - 1] - 1e-9 <= threshold <= ordered[at] + 1e-9 for at in between), (lower, between)
 
 
-def test_what_is_kept_reads_back(tmp_path: Path) -> None:
+def test_a_saved_adaptation_loads(tmp_path: Path) -> None:
     features, _ = tiles(500, 0.3, fainter=1.0, shift=2.0)
-    found = adapted(features)
-    surface.save(found, "photos", tmp_path / "adaptation.npz")
-    kernel, bias, told = surface.load(tmp_path / "adaptation.npz")
-    np.testing.assert_array_equal(kernel, found.kernel)
-    np.testing.assert_array_equal(bias, found.bias)
-    assert told == {"key": "photos", "used": True, "reason": found.reason}
+    adapted = adapt(features)
+    surface.save(adapted, "photos", tmp_path / "adaptation.npz")
+    kernel, bias, details = surface.load(tmp_path / "adaptation.npz")
+    np.testing.assert_array_equal(kernel, adapted.kernel)
+    np.testing.assert_array_equal(bias, adapted.bias)
+    assert details == {"key": "photos", "used": True, "reason": adapted.reason}
     assert [path.name for path in tmp_path.iterdir()] == ["adaptation.npz"]
     (tmp_path / "adaptation.npz").write_bytes(b"PK")
     with pytest.raises(surface.SurfaceError, match="delete it"):

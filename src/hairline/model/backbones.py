@@ -1,7 +1,7 @@
-"""Backbones: a table of what each network's weights expect, and the function that builds one.
+"""The table of backbones, their weights, and the function that builds one.
 
-Adding a network of `keras.applications` takes a row here and a file `conf/model/<name>.yaml`. The table is read
-while the configuration is checked, so TensorFlow is imported only where a network is built.
+To add a network of `keras.applications`, add a row here and a file `conf/model/<name>.yaml`. The configuration checks
+read this table, so TensorFlow is imported only when a network is built.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAMED_WEIGHTS = ("auto", "imagenet", "synthetic", "random")
-POOLINGS = ("max", "average")  # of a tap, `<layer>:<pooling>`
+POOLINGS = ("max", "average")  # in a tap, `<layer>:<pooling>`
 
+_WEIGHTS = Path(__file__).with_name("weights")
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
-# An image of ImageNet's mean colour becomes 0 in every channel (mean and deviation of 0..1 RGB values).
+# Mean and standard deviation of ImageNet's RGB values, scaled to 0..1.
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class WeightsError(HairlineError):
-    """Weights that cannot be had, or that belong to another network."""
+    """The weights are unavailable, damaged, or belong to another network."""
 
 
 class TapError(HairlineError):
-    """A tap that names no layer."""
+    """A tap does not name a layer that can be pooled."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What the ImageNet weights of one network expect.
+    """A network and what its ImageNet weights expect.
 
     Attributes:
         builder: Name in `keras.applications`.
-        scaling: What becomes of 0..255 RGB before the first layer: `symmetric` = -1..1, `imagenet` = mean and
-            deviation of ImageNet, `built-in` = the network scales by itself.
-        width: Features after global average pooling.
-        native_size: Pixels a side the weights were trained at.
-        minimum_size: Smallest side the network takes.
-        weights_url: Where Keras publishes the weights without the top; `{size}` where there is a file for each
-            native size.
-        licence: Of the published weights.
-        random_taps: Taps that stand in for the last layer where weights are random: deep random layers lose the
-            image, shallow ones still see edges.
-        synthetic_weights: File in this package with the project's own weights, made by `tools/make_weights.py` from
-            drawn patches alone; empty where there is none.
+        scaling: How 0..255 RGB is scaled before the first layer: `symmetric` to -1..1, `imagenet` by ImageNet's mean
+            and deviation, `built-in` inside the network.
+        width: Number of features after global average pooling.
+        weights_url: Where Keras publishes the weights without the top; `{size}` if each input size has its own file.
+        native_size: Input side in pixels at which the weights were trained.
+        minimum_size: Smallest input side in pixels.
+        licence: Licence of the published weights.
+        random_taps: Default taps for random weights: deep random layers lose the image, shallow ones still respond to
+            edges.
+        synthetic_weights: File in this package with weights trained on synthetic patches by `tools/make_weights.py`;
+            empty if there are none.
     """
 
     builder: str
@@ -74,9 +74,8 @@ class Backbone:
     synthetic_weights: str = ""
 
     def url(self, image_size: int) -> str:
-        """Give the address of the weights made for images of `image_size`, or of the native size."""
-        size = image_size if image_size in (96, 128, 160, 192, 224) else 224
-        return self.weights_url.format(size=size)
+        """Return the address of the weights for `image_size`, or for 224 pixels if that size has none."""
+        return self.weights_url.format(size=image_size if image_size in (96, 128, 160, 192, 224) else 224)
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -86,7 +85,7 @@ BACKBONES: dict[str, Backbone] = {
         "symmetric",
         1280,
         f"{_APPLICATIONS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{{size}}_no_top.h5",
-        # Generated patches, test accuracy: 0.80 with these taps, 0.54 with the last layer.
+        # Test accuracy on synthetic patches: 0.80 with these taps, 0.54 with the last layer.
         random_taps=tuple(f"block_{number}_expand_relu:max" for number in (1, 2, 3, 6)),
         synthetic_weights="mobilenetv2_synthetic.npz",
     ),
@@ -133,31 +132,31 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+SYNTHETIC = [name for name, row in BACKBONES.items() if row.synthetic_weights]  # backbones with built-in weights
+
+
 def find_weights(name: str, weights: str, image_size: int) -> Path | None:
-    """Give the weights file of a backbone, downloading it where that is asked for and can be done.
+    """Return the weights file of a backbone, downloading it if necessary.
 
     Args:
-        name: Row of `BACKBONES`.
-        weights: `imagenet` (Keras's cache, else a download), `synthetic` (the project's own), `auto` (the first of
-            ImageNet's, the project's own and random ones that can be had), `random` (None), or a file.
-        image_size: Pixels a side.
+        name: Key of `BACKBONES`.
+        weights: `imagenet` (Keras's cache, else a download), `synthetic` (built in), `auto` (the first available of
+            ImageNet, synthetic and random weights), `random`, or a file.
+        image_size: Input side in pixels.
 
     Returns:
         A weights file, or None for random weights.
 
     Raises:
-        WeightsError: If `imagenet` cannot be had, or there is no `synthetic`.
+        WeightsError: If `imagenet` weights cannot be downloaded, or `synthetic` ones do not exist.
     """
     if weights == "random":
         return None
-    own = own_weights(name)
+    synthetic = synthetic_weights(name)
     if weights == "synthetic":
-        if own is None:
-            raise WeightsError(
-                f"model.weights=synthetic: there are none for {name}; expected one of {', '.join(with_own_weights())}. "
-                "Choose one of these for model, or model.weights=imagenet"
-            )
-        return own
+        if synthetic is None:
+            raise WeightsError(_no_synthetic_weights(name))
+        return synthetic
     if weights not in NAMED_WEIGHTS:
         return Path(weights).expanduser()
     url = BACKBONES[name].url(image_size)
@@ -166,49 +165,51 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
     if file.is_file():
         return file
     try:
-        # Bounded, as Keras's own download is not: 10 seconds without a byte end it, and so do 10 minutes in all.
+        # Keras's own download has no timeout. This one stops after 10 seconds without data or 10 minutes in total.
         return download.fetch(url, file, stall_seconds=10, total_seconds=600, label=f"{name} weights")
     except (ValueError, OSError) as error:
         if weights == "imagenet":
             raise WeightsError(
-                f"model.weights=imagenet: the weights of {name} are not here and cannot be downloaded: {error}\n"
-                f"Fetch {url} on a machine with a network and put it into {file.parent}, give its path as "
+                f"model.weights=imagenet: the weights of {name} are not cached and cannot be downloaded: {error}\n"
+                f"Download {url} on a machine with a network and put it into {file.parent}, give its path as "
                 "model.weights=<file>, or set KERAS_HOME to the folder that holds models/"
             ) from error
         log.warning(
-            "WARNING: no ImageNet weights for %s: %s\nGoing on with %s. For ImageNet weights put\n%s into %s",
+            "WARNING: no ImageNet weights for %s: %s\nFalling back to %s. For ImageNet weights put\n%s into %s",
             name,
             str(error).removeprefix(f"{url}: ").splitlines()[0],
             "RANDOM frozen features: expect a much lower accuracy"
-            if own is None
-            else "weights made from drawn patches alone (weights: synthetic): expect a lower accuracy",
+            if synthetic is None
+            else "the built-in weights (weights: synthetic, trained on synthetic patches): expect a lower accuracy",
             url,
             file.parent,
         )
-        return own
+        return synthetic
 
 
-def own_weights(name: str) -> Path | None:
-    """Give the file of the project's own weights of a backbone; None where there is none."""
+def synthetic_weights(name: str) -> Path | None:
+    """Return the file of a backbone's built-in weights; None if there are none."""
     file = BACKBONES[name].synthetic_weights
-    return Path(__file__).with_name("weights") / file if file else None
+    return _WEIGHTS / file if file else None
 
 
-def with_own_weights() -> list[str]:
-    """Name the backbones with weights of the project's own."""
-    return [name for name, row in BACKBONES.items() if row.synthetic_weights]
+def _no_synthetic_weights(name: str) -> str:
+    return (
+        f"model.weights=synthetic: {name} has no built-in weights; use model={' or '.join(SYNTHETIC)}, or "
+        "model.weights=imagenet"
+    )
 
 
 def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0, taps: Sequence[str] = ()) -> keras.Model:
     """Build a frozen backbone from pixels to features, as one flat model.
 
     Args:
-        name: Row of `BACKBONES`.
-        image_size: Pixels a side.
-        weights: A Keras weights file made for this network without its top; None for random weights.
-        seed: Of the random weights.
-        taps: Layers whose pooled outputs become the features, joined: `layer:max` or `layer:average`; none for the
-            last layer's average, which is what transfer learning usually takes.
+        name: Key of `BACKBONES`.
+        image_size: Input side in pixels.
+        weights: A Keras weights file for this network without its top; None for random weights.
+        seed: Seed of the random weights.
+        taps: Layers whose pooled outputs are concatenated: `layer:max` or `layer:average`. Default: global average
+            pooling of the last layer.
 
     Returns:
         A model from uint8 [batch, image_size, image_size, 3] RGB, scaling included, to float32 [batch, width]; its
@@ -216,7 +217,7 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0, ta
 
     Raises:
         WeightsError: If the file is damaged or belongs to another network.
-        TapError: If a tap names no layer that can be pooled.
+        TapError: If a tap does not name a layer that can be pooled.
     """
     import keras
 
@@ -230,7 +231,7 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0, ta
     try:
         if weights is not None:
             with warnings.catch_warnings():
-                # Keras only warns when a file lacks a layer, and leaves that layer random.
+                # Keras only warns if a layer is missing in the file, and leaves it random.
                 warnings.simplefilter("error", UserWarning)
                 if weights.suffix == ".npz":
                     _load_arrays(network, weights)
@@ -247,17 +248,19 @@ def build(name: str, *, image_size: int, weights: Path | None, seed: int = 0, ta
 
 
 def _load_arrays(network: keras.Model, file: Path) -> None:
-    """Fill a network from arrays named layer/variable, of any float type.
+    """Set a network's weights from arrays named layer/variable, of any float type.
 
     Raises:
-        ValueError: If the arrays are not exactly the network's.
+        ValueError: If the names are not exactly those of the network.
     """
     import numpy as np
 
     with np.load(file, allow_pickle=False) as arrays:
-        variables = {f"{layer.name}/{one.name}": one for layer in network.layers for one in layer.weights}
-        if odd := sorted(variables.keys() ^ set(arrays.files)):
-            raise ValueError(f"{odd[0]} is not in both")
+        variables = {
+            f"{layer.name}/{variable.name}": variable for layer in network.layers for variable in layer.weights
+        }
+        if unmatched := sorted(variables.keys() ^ set(arrays.files)):
+            raise ValueError(f"{unmatched[0]} is missing in the file or in the network")
         for name, variable in variables.items():
             variable.assign(arrays[name].astype(np.float32))
 
@@ -268,33 +271,34 @@ def _pooled(network: keras.Model, taps: Sequence[str]) -> keras.KerasTensor:
     if not taps:
         return keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(network.output)
     layers = (keras.layers.GlobalMaxPooling2D, keras.layers.GlobalAveragePooling2D)
-    pooling = dict(zip(POOLINGS, layers, strict=True))
+    pooling_layers = dict(zip(POOLINGS, layers, strict=True))
+    names = [entry.name for entry in network.layers if len(entry.output.shape) == 4]
     pooled = []
     for tap in taps:
-        layer, _, kind = tap.partition(":")
-        names = [entry.name for entry in network.layers if len(entry.output.shape) == 4]
-        if layer not in names or kind not in pooling:
-            near = difflib.get_close_matches(layer, names, n=3)
-            raise TapError(
-                f"model.taps: {tap!r} is no tap of {network.name}: expected <layer>:max or <layer>:average, with a "
-                f"layer such as {', '.join(near or names[-3:])}"
-            )
+        layer, _, pooling = tap.partition(":")
+        if layer not in names or pooling not in pooling_layers:
+            raise TapError(_bad_tap(tap, difflib.get_close_matches(layer, names, n=3) or names[-3:]))
         last = {"name": "features"} if len(taps) == 1 else {}
-        pooled.append(pooling[kind](dtype="float32", **last)(network.get_layer(layer).output))
+        pooled.append(pooling_layers[pooling](dtype="float32", **last)(network.get_layer(layer).output))
     return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name="features", dtype="float32")(pooled)
 
 
-def origin(asked: str, weights: Path | None) -> str:
-    """Say where weights come from: `imagenet`, `synthetic`, `random`, or the file the user named."""
+def origin(setting: str, weights: Path | None) -> str:
+    """Return where weights come from: `imagenet`, `synthetic`, `random`, or the user's file.
+
+    Args:
+        setting: Value of `model.weights`.
+        weights: What `find_weights` returned for it.
+    """
     if weights is None:
         return "random"
-    if weights.parent == Path(__file__).with_name("weights"):
+    if weights.parent == _WEIGHTS:
         return "synthetic"
-    return "imagenet" if asked in NAMED_WEIGHTS else str(weights)
+    return "imagenet" if setting in NAMED_WEIGHTS else str(weights)
 
 
 def identify(weights: Path | None, seed: int) -> str:
-    """Name weights by what they are: sixteen digits of a file's sha256, or the seed that random ones follow from."""
+    """Return an identifier of weights: 16 digits of the file's sha256, or the seed of random weights."""
     if weights is None:
         # Another version of Keras may draw other numbers from the same seed.
         return f"random-{seed}-keras-{metadata.version('keras')}"
@@ -315,36 +319,37 @@ def _scaled(pixels: keras.KerasTensor, scaling: str) -> keras.KerasTensor:
 
 
 def faults(backbone: str, *, weights: str, taps: Sequence[str], image_size: int) -> Iterator[str]:
-    """Yield every fault of the settings of a backbone.
+    """Yield a message for each invalid backbone setting.
 
     Args:
-        backbone: Name of the backbone.
-        weights: `auto`, `imagenet`, `synthetic`, `random`, or a weights file.
-        taps: `<layer>:<pooling>` each.
-        image_size: Side of the input, pixels.
+        backbone: Value of `model.backbone`.
+        weights: Value of `model.weights`.
+        taps: Value of `model.taps`.
+        image_size: Input side in pixels.
     """
     row = BACKBONES.get(backbone)
     if row is None:
         yield unknown("model.backbone", backbone, BACKBONES)
     elif image_size < row.minimum_size:
         yield (
-            f"image_size={image_size}: {backbone} takes images of at least "
-            f"{row.minimum_size} pixels; its weights were made at {row.native_size}"
+            f"image_size={image_size}: {backbone} needs images of at least {row.minimum_size} pixels; its weights were "
+            f"trained at {row.native_size}"
         )
     for tap in taps:
         layer, _, pooling = tap.partition(":")
         if not layer or pooling not in POOLINGS:
-            yield (
-                f"model.taps: {tap!r} is no tap: expected <layer>:max or <layer>:average, such as "
-                f"{layer or 'block_6_expand_relu'}:max"
-            )
+            yield _bad_tap(tap, [layer or "block_6_expand_relu"])
     if len(set(taps)) < len(taps):
-        yield f"model.taps=[{','.join(taps)}]: a tap is named twice; leave one of them out"
+        yield f"model.taps=[{','.join(taps)}]: a tap occurs twice; remove one of them"
     if row is not None and weights == "synthetic" and not row.synthetic_weights:
-        own = ", ".join(with_own_weights())
-        yield f"model.weights=synthetic: there are none for {backbone}; model={own} has them"
+        yield _no_synthetic_weights(backbone)
     if weights not in NAMED_WEIGHTS and not Path(weights).expanduser().is_file():
         yield (
-            f"model.weights={weights!r}: neither {', '.join(NAMED_WEIGHTS)} nor a file that exists; "
-            "give the path of a Keras weights file (.h5 or .weights.h5)"
+            f"model.weights={weights!r}: expected {', '.join(NAMED_WEIGHTS)}, or the path of a Keras weights file "
+            "(.h5 or .weights.h5) that exists"
         )
+
+
+def _bad_tap(tap: str, layers: Sequence[str]) -> str:
+    examples = ", ".join(f"{layer}:max" for layer in layers)
+    return f"model.taps: {tap!r} is not a tap; expected <layer>:max or <layer>:average, for example {examples}"

@@ -1,4 +1,4 @@
-"""Fine-tuning: which layers of a backbone are trained on, and what lies below them, which is still data."""
+"""Cut a backbone for fine-tuning: the layers above the cut are trained, those below stay frozen."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import keras
 
 from hairline.system.errors import HairlineError
 
-# A cut is placed as high as leaves at least this share of the weights above it.
-TOP_SHARE = 1 / 3
+TOP_SHARE = 1 / 3  # least share of the weights above the default cut
 
 
 class FinetuneError(HairlineError):
-    """A layer that a backbone cannot be cut at."""
+    """The backbone cannot be cut at the given layer."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A backbone in two parts, sharing its layers.
+    """A backbone in two parts that share its layers.
 
     Attributes:
-        layer: First layer that is trained.
-        lower: Model from uint8 RGB to flat activations float32 [batch, height x width x channels].
+        layer: First trained layer.
+        lower: Model from uint8 RGB to flat activations, float32 [batch, height x width x channels].
         upper: Model from the flat activations to features.
     """
 
@@ -35,59 +34,58 @@ class Cut:
 def unfreeze(backbone: keras.Model, layers: Literal["top", "all"], from_layer: str | None) -> Cut | None:
     """Make layers trainable, and cut the backbone below them.
 
-    Batch normalisation stays as it is: its statistics belong to the images the backbone was made for, and small
-    batches of few images would spoil them.
+    Batch normalisation stays frozen: small batches of few images would spoil its statistics.
 
     Args:
         backbone: Frozen model from uint8 RGB to features.
-        layers: `all`, or those above a cut.
-        from_layer: First layer that is trained, or how its name begins; None for the upper third of the weights.
+        layers: `all`, or `top` for those above a cut.
+        from_layer: Name of the first trained layer, or its prefix; None for the upper third of the weights.
 
     Returns:
         The cut; None for `all`.
 
     Raises:
-        FinetuneError: If no layer's name begins so, or several branches of the network pass by it.
+        FinetuneError: If no layer has that prefix, or the backbone cannot be cut there.
     """
     if layers == "all":
-        start, found = 0, None
+        start, cut = 0, None
     else:
         start = first_layer(backbone, from_layer)
-        found = _halves(backbone, start)
+        cut = _cut(backbone, start)
     for layer in backbone.operations[start:]:
-        if isinstance(layer, keras.Layer):  # some networks hold bare operations, which have no weights
+        if isinstance(layer, keras.Layer):  # some networks contain bare operations, which have no weights
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-    return found
+    return cut
 
 
 def first_layer(backbone: keras.Model, from_layer: str | None) -> int:
-    """Give the number of the first layer above a cut; arguments and errors as those of `unfreeze`."""
-    places = cuts(backbone)
-    name = from_layer or _upper_third(backbone, places)
+    """Return the index of the first layer above the cut; arguments and errors are those of `unfreeze`."""
+    candidates = cuts(backbone)
+    name = from_layer or _upper_third(backbone, candidates)
     start = next((row for row, layer in enumerate(backbone.operations) if layer.name.startswith(name)), -1)
-    if start not in places:
-        some = ", ".join(backbone.operations[row].name for row in places[-1:0:-5])
+    if start not in candidates:
+        examples = ", ".join(backbone.operations[row].name for row in candidates[-1:0:-5])
         raise FinetuneError(
             f"finetune.from_layer={name}: "
-            + ("no layer's name begins so" if start < 0 else "other branches of the network pass by that layer")
-            + f"; layers of {backbone.name} it can be cut at include {some}"
+            + ("no layer has this prefix" if start < 0 else "parallel branches of the network bypass this layer")
+            + f"; {backbone.name} can be cut at {examples} and others"
         )
     return start
 
 
 def cuts(backbone: keras.Model) -> list[int]:
-    """List the numbers of the layers whose one input is all that the layers from there on get from those before."""
+    """Return the indices of layers where the network can be cut: their one input is the only tensor that crosses."""
     number = {layer.name: row for row, layer in enumerate(backbone.operations)}
     producers = [
         [number[tensor._keras_history.operation.name] for tensor in _inputs(layer)] for layer in backbone.operations
     ]
-    found = []
+    indices = []
     crossing: set[int] = set()
     for row in range(len(backbone.operations) - 1, 0, -1):
         crossing = (crossing - {row}) | set(producers[row])
         if len(crossing) == 1 and len(set(producers[row])) == 1:
-            found.append(row)
-    return sorted(found)
+            indices.append(row)
+    return sorted(indices)
 
 
 def _inputs(layer: keras.Operation) -> list[keras.KerasTensor]:
@@ -96,13 +94,14 @@ def _inputs(layer: keras.Operation) -> list[keras.KerasTensor]:
     return layer.input if isinstance(layer.input, list) else [layer.input]
 
 
-def _upper_third(backbone: keras.Model, places: list[int]) -> str:
+def _upper_third(backbone: keras.Model, candidates: list[int]) -> str:
+    """Return the name of the highest layer with at least `TOP_SHARE` of the weights in it and above it."""
     sizes = [layer.count_params() if isinstance(layer, keras.Layer) else 0 for layer in backbone.operations]
-    enough = [row for row in places if sum(sizes[row:]) >= TOP_SHARE * sum(sizes)]
+    enough = [row for row in candidates if sum(sizes[row:]) >= TOP_SHARE * sum(sizes)]
     return str(backbone.operations[max(enough)].name)
 
 
-def _halves(backbone: keras.Model, start: int) -> Cut:
+def _cut(backbone: keras.Model, start: int) -> Cut:
     (tensor,) = _inputs(backbone.operations[start])
     shape = tuple(tensor.shape[1:])
     lower = keras.Model(backbone.input, keras.layers.Flatten(name="activations", dtype="float32")(tensor))

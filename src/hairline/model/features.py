@@ -1,8 +1,8 @@
-"""Frozen features: what a backbone makes of an image, computed once and kept for every run that asks again.
+"""Features of a frozen backbone, computed once per image and cached on disk.
 
-A kept feature is addressed by all that changes its numbers: the image's bytes, how they are decoded and resized, the
-backbone with its weights, the family of the engine, and the view. Images of one such recipe share a folder of
-shards; a shard holds some hundred images' rows and is written in one step, so that a killed pass goes on where it was.
+The cache key contains everything that changes the numbers: the image's bytes, decoding, resizing, the backbone and its
+weights, the engine and the view. All images of one `Recipe` share a folder of shards. A shard holds a few hundred rows
+and is written atomically, so a killed pass resumes from the last shard.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHARD_IMAGES = 512
-_BLOCK_BYTES = 6_000_000  # of rows read at once; what is made of them takes several times as much
+_BLOCK_BYTES = 6_000_000  # size of a block of rows; results computed from it take several times as much
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that, beside an image's bytes, changes its features.
+    """Everything, apart from an image's bytes, that changes its features.
 
     Attributes:
-        backbone: Its name.
+        backbone: Name of the backbone.
         weights: Digest of the weights file, or the seed of random weights.
-        image_size: Pixels a side.
-        engine: Family of the engine: they agree to rounding, not to the bit.
-        view: Number of the view; 0 is the image itself.
-        augment: Keyword arguments of `augmentation.view`, its seed and recipe included; empty for view 0.
+        image_size: Input side in pixels.
+        engine: Engines agree to rounding, not to the bit.
+        view: Number of the augmented view; 0 is the image itself.
+        augment: Keyword arguments of `augmentation.view`, plus `seed` and `recipe`; empty for view 0.
         taps: Layers that are pooled; empty for the last one.
-        precision: Data type policy the backbone is built with.
-        decode: The decoding recipe.
+        precision: Data type policy of the backbone.
+        decode: Version of the decoding steps.
     """
 
     backbone: str
     weights: str
     image_size: int
-    engine: str
+    engine: Literal["litert", "tensorflow"]
     view: int = 0
     augment: dict[str, Any] = field(default_factory=dict)
     taps: tuple[str, ...] = ()
@@ -59,21 +59,26 @@ class Recipe:
     decode: str = images.RECIPE
 
     def key(self) -> str:
-        """Digest the recipe; 24 hexadecimal digits."""
+        """Return the recipe's digest, 24 hexadecimal digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:24]
 
     def model_key(self) -> str:
-        """Name the backbone with its weights, size, taps and precision, whatever it is applied to."""
+        """Return a digest of the backbone's weights, size, taps and precision, independent of the images."""
         return hashlib.sha256(
             f"{self.backbone} {self.weights} {self.image_size} {self.taps} {self.precision}".encode()
         ).hexdigest()[:24]
 
 
 class Features:
-    """Features of images, row by row, in memory or mapped from shards: they look like one array float32 [n, width]."""
+    """Features of images in memory or memory-mapped shards, addressed like one array float32 [n, width]."""
 
     def __init__(self, shards: Sequence[np.ndarray], places: np.ndarray) -> None:
-        """Take arrays float32 [rows, width], and int64 [n, 2]: shard and row of each image."""
+        """Wrap shards.
+
+        Args:
+            shards: Arrays float32 [rows, width].
+            places: int64 [n, 2], shard and row of each image.
+        """
         self._shards, self._places = list(shards), places
 
     @classmethod
@@ -83,10 +88,11 @@ class Features:
 
     @classmethod
     def joined(cls, parts: Sequence[Features]) -> Features:
-        """Put parts one behind the other."""
-        places, shards = [], []
+        """Concatenate parts along the rows."""
+        places: list[np.ndarray] = []
+        shards: list[np.ndarray] = []
         for part in parts:
-            places.append(part._places + [len(shards), 0])
+            places.append(part._places + np.array([len(shards), 0]))
             shards.extend(part._shards)
         return cls(shards, np.concatenate(places))
 
@@ -95,24 +101,24 @@ class Features:
 
     @property
     def width(self) -> int:
-        """Features an image."""
+        """Number of features per image."""
         return int(self._shards[0].shape[1])
 
     def rows(self, numbers: np.ndarray) -> Features:
-        """Give some of the rows, without reading them."""
+        """Select rows by index or mask, without reading them."""
         return Features(self._shards, self._places[numbers])
 
     def read(self, numbers: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Read rows into memory, float32 [n, width]."""
         places = self._places[numbers]
-        found = np.empty((len(places), self.width), np.float32)
+        array = np.empty((len(places), self.width), np.float32)
         for shard in np.unique(places[:, 0]):
-            chosen = np.flatnonzero(places[:, 0] == shard)
-            found[chosen] = self._shards[shard][places[chosen, 1]]
-        return found
+            rows = np.flatnonzero(places[:, 0] == shard)
+            array[rows] = self._shards[shard][places[rows, 1]]
+        return array
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Give all rows in order, float32 [some, width], few at a time: together they need not fit into memory."""
+        """Yield all rows in order as float32 [rows, width], in blocks small enough for memory."""
         rows = max(1, _BLOCK_BYTES // (4 * self.width))
         return (self.read(slice(start, start + rows)) for start in range(0, len(self), rows))
 
@@ -129,107 +135,92 @@ def compute(
     label: str = "features",
     decoded: Decoded | None = None,
 ) -> Features:
-    """Give the features of image files, computing those that are not kept yet.
+    """Return the features of image files; compute those that are not cached.
 
     Args:
         paths: Image files.
-        digests: sha256 of each file's bytes.
-        recipe: How features are made.
-        backbone: Builds the model; called only if something has to be computed by TensorFlow or converted.
-        keep: Whether features are read from the cache and written to it.
-        max_gigabytes: Size of all kept features above which the least recently used recipes are deleted.
+        digests: sha256 of each file.
+        recipe: How the features are computed.
+        backbone: Builds the model; called only if the engine needs it.
+        keep: Read from and write to the cache.
+        max_gigabytes: Size of the feature cache above which the least recently used recipes are deleted.
         threads: CPU threads; None for all cores.
         label: Caption of the progress bar.
-        decoded: Keeps the pixels of `paths` from one call to the next.
+        decoded: Caches the decoded pixels of `paths` across calls.
 
     Returns:
-        One row an image, in the order of `paths`.
+        One row per image, in the order of `paths`.
 
     Raises:
-        CacheError: If the cache cannot be written to.
-        ImageError: If a file can no longer be read, or changed since its digest was taken.
+        CacheError: If the cache cannot be written.
+        ImageError: If a file is unreadable or has changed since its digest was computed.
     """
+    first = dict(reversed([(digest, row) for row, digest in enumerate(digests)]))  # one row per distinct image
+
+    def infer(rows: Sequence[int], recipe: Recipe) -> Iterator[np.ndarray]:
+        """Run the engine over some rows with a progress bar; yield float32 [images, width]."""
+
+        def read(row: int) -> np.ndarray:
+            try:
+                return images.decode(images.read(paths[row], digests[row]), recipe.image_size)
+            except images.ImageError as error:
+                raise images.ImageError(f"{paths[row]}: {error}") from error
+
+        def pixels(number: int) -> np.ndarray:
+            row = rows[number]
+            image = read(row) if decoded is None else decoded.get(row, functools.partial(read, row))
+            return draw(image, digests[row], recipe) if recipe.view else image
+
+        run = prepare_engine(recipe.engine, backbone, recipe.model_key(), image_size=recipe.image_size, threads=threads)
+        with progress.bar(len(rows), label, "img") as bar:
+            for _, block in run(pixels, len(rows)):
+                yield block
+                bar.update(len(block))
+
+    def features(recipe: Recipe) -> Features:
+        if keep:
+            return _cached(digests, first, recipe, infer, max_gigabytes, label)
+        rows = {digest: number for number, digest in enumerate(first)}
+        table = np.concatenate(list(infer(list(first.values()), recipe)))
+        return Features.of(table).rows(np.array([rows[digest] for digest in digests]))
+
     try:
-        return _compute(paths, digests, recipe, backbone, keep, max_gigabytes, threads, label, decoded)
+        return features(recipe)
     except ConversionError:
-        log.warning("going on with TensorFlow")
-        other = replace(recipe, engine="tensorflow")  # it rounds differently, so what it makes is kept apart
-        return _compute(paths, digests, other, backbone, keep, max_gigabytes, threads, label, decoded)
+        log.warning("falling back to TensorFlow")
+        return features(replace(recipe, engine="tensorflow"))  # a recipe of its own: TensorFlow rounds differently
 
 
-def _compute(
-    paths: Sequence[str],
+def _cached(
     digests: Sequence[str],
+    first: Mapping[str, int],
     recipe: Recipe,
-    backbone: Callable[[], keras.Model],
-    keep: bool,
+    infer: Callable[[Sequence[int], Recipe], Iterator[np.ndarray]],
     max_gigabytes: float,
-    threads: int | None,
     label: str,
-    decoded: Decoded | None,
 ) -> Features:
-    first = dict(reversed([(digest, row) for row, digest in enumerate(digests)]))  # each image once
-    if not keep:
-        order = list(first)
-        rows = [first[digest] for digest in order]
-        blocks = _passed(paths, digests, rows, recipe, backbone, threads, label, decoded)
-        table = {digest: number for number, digest in enumerate(order)}
-        return Features.of(np.concatenate(list(blocks))).rows(np.array([table[digest] for digest in digests]))
+    """Return features from the recipe's store after adding the missing ones, shard by shard."""
     store = Store(recipe.key())
     with store.lock:
         missing = [row for digest, row in first.items() if digest not in store]
-        if missing:
-            kept = len(first) - len(missing)
-            log.info("%s: %s to compute, %s from the cache %s", label, f"{len(missing):,}", f"{kept:,}", store.folder)
-            made: list[np.ndarray] = []
-            done = waiting = 0
-            for block in _passed(paths, digests, missing, recipe, backbone, threads, label, decoded):
-                made.append(block)
-                waiting += len(block)
-                if waiting >= SHARD_IMAGES or done + waiting == len(missing):
-                    store.add([digests[row] for row in missing[done : done + waiting]], np.concatenate(made))
-                    done, waiting, made = done + waiting, 0, []
-        else:
-            log.info("%s: all %s from the cache %s", label, f"{len(first):,}", store.folder)
+        cached = f"{len(first) - len(missing):,} from the cache {store.folder}"
+        log.info("%s: %s", label, f"{len(missing):,} to compute, {cached}" if missing else f"all {cached}")
+        shard: list[np.ndarray] = []
+        done = waiting = 0
+        for block in infer(missing, recipe) if missing else ():
+            shard.append(block)
+            waiting += len(block)
+            if waiting >= SHARD_IMAGES or done + waiting == len(missing):
+                store.add([digests[row] for row in missing[done : done + waiting]], np.concatenate(shard))
+                done, waiting, shard = done + waiting, 0, []
         store.touch(asdict(recipe))
-        found = Features(store.shards, np.array([store.places[digest] for digest in digests]))
+        features = Features(store.shards, np.array([store.places[digest] for digest in digests]))
     evict(max_gigabytes, spared=store.folder)
-    return found
-
-
-def _passed(
-    paths: Sequence[str],
-    digests: Sequence[str],
-    rows: Sequence[int],
-    recipe: Recipe,
-    backbone: Callable[[], keras.Model],
-    threads: int | None,
-    label: str,
-    decoded: Decoded | None,
-) -> Any:
-    """Run the engine over some rows, with a progress bar; yields float32 [images, width]."""
-
-    def read(row: int) -> np.ndarray:
-        try:
-            return images.decode(images.read(paths[row], digests[row]), recipe.image_size)
-        except images.ImageError as error:
-            raise images.ImageError(f"{paths[row]}: {error}") from error
-
-    def decode(number: int) -> np.ndarray:
-        row = rows[number]
-        pixels = read(row) if decoded is None else decoded.get(row, functools.partial(read, row))
-        return draw(pixels, digests[row], recipe) if recipe.view else pixels
-
-    chosen: Any = recipe.engine
-    run = prepare_engine(chosen, backbone, recipe.model_key(), image_size=recipe.image_size, threads=threads)
-    with progress.bar(len(rows), label, "img") as shown:
-        for _, block in run(decode, len(rows)):
-            yield block
-            shown.update(len(block))
+    return features
 
 
 def draw(pixels: np.ndarray, digest: str, recipe: Recipe) -> np.ndarray:
-    """Draw the recipe's view of decoded pixels; the same image, seed and view always give the same."""
+    """Draw the recipe's view of an image; a function of the image's digest, the seed and the view."""
     settings = {key: value for key, value in recipe.augment.items() if key != "recipe"}
     seed = (settings.pop("seed"), recipe.view, int(digest[:16], 16))
     return augmentation.view(pixels, seed=seed, **settings)

@@ -1,4 +1,4 @@
-"""The head on frozen features, and the join of backbone and head into the one model that ships."""
+"""The head on frozen features, and the model that joins backbone and head."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from hairline.model.features import Features
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Mean and deviation of the training features, which the head sees as zero and one.
+    """Mean and deviation by which the head standardises features.
 
     Attributes:
         mean: float32 [width].
         deviation: float32 [width], above 0.
     """
 
-    mean: np.ndarray
-    deviation: np.ndarray
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
 
     @classmethod
     def fit(cls, features: Features) -> Standardisation:
-        """Measure features.
+        """Compute mean and deviation; a constant feature has deviation 1.
 
-        A feature that never changes keeps deviation 1. What counts as never is relative to the largest deviation:
-        random frozen features are as small as 1e-12 altogether, and still tell cracks from none.
+        A feature is constant relative to the largest deviation: all random frozen features may be as small as 1e-12 and
+        still separate the classes.
         """
-        # float64, and about the first row: sums of squares would lose small deviations from a large mean.
+        # Sums in float64 about the first row: sums of squares about 0 cancel if the mean is large.
         origin = features.read(slice(0, 1))[0].astype(np.float64)
         total, squares = np.zeros_like(origin), np.zeros_like(origin)
         for block in features.blocks():
-            apart = block - origin
-            total += apart.sum(axis=0)
-            squares += np.square(apart, out=apart).sum(axis=0)
+            centred = block - origin
+            total += centred.sum(axis=0)
+            squares += np.square(centred, out=centred).sum(axis=0)
         mean = total / len(features)
         deviation = np.sqrt(np.maximum(squares / len(features) - np.square(mean), 0.0))
         constant = deviation <= 1e-6 * deviation.max(initial=0.0)
@@ -43,12 +44,12 @@ class Standardisation:
 
 
 def build_head(standardisation: Standardisation, *, classes: int, dropout: float) -> keras.Model:
-    """Build the trainable head: standardise, drop out, one dense layer.
+    """Build the trainable head: standardisation, dropout, one dense layer.
 
     Args:
-        standardisation: Of the training features.
+        standardisation: Mean and deviation of the training features.
         classes: Number of classes.
-        dropout: Share of features that are hidden in each training step.
+        dropout: Dropout rate.
 
     Returns:
         A model from float32 [batch, width] to logits float32 [batch, classes].
@@ -58,22 +59,22 @@ def build_head(standardisation: Standardisation, *, classes: int, dropout: float
     hidden = keras.layers.Rescaling(scale, offset=-standardisation.mean * scale, dtype="float32")(inputs)
     if dropout:
         hidden = keras.layers.Dropout(dropout)(hidden)
-    # From zero: the problem is convex, and any other start is noise that ten epochs must first unlearn.
+    # Zeros: the problem is convex, and a random start is noise that ten epochs would have to unlearn first.
     logits = keras.layers.Dense(classes, kernel_initializer="zeros", dtype="float32", name="logits")(hidden)
     return keras.Model(inputs, logits, name="head")
 
 
 def compute_logits(head: keras.Model, features: Features) -> np.ndarray:
-    """Run the head on features; gives float32 [n, classes]."""
+    """Return the head's logits, float32 [n, classes]."""
     return np.concatenate([np.asarray(head(block, training=False)) for block in features.blocks()])
 
 
 def probabilities(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Turn logits into probabilities.
+    """Compute the softmax of logits.
 
     Args:
-        scores: float32 [n, classes].
-        temperature: Logits are divided by it (Guo et al. 2017).
+        scores: Logits, float32 [n, classes].
+        temperature: Divisor of the logits (Guo et al. 2017).
 
     Returns:
         float32 [n, classes]; rows sum to 1.
@@ -89,19 +90,19 @@ def probabilities(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 def join(
     backbone: keras.Model, head: keras.Model, standardisation: Standardisation, temperature: float = 1.0
 ) -> keras.Model:
-    """Join backbone and head into one flat model; standardisation and temperature are folded into the dense layer.
+    """Join backbone and head into one flat model, with standardisation and temperature folded into the dense layer.
 
     Args:
         backbone: Model from uint8 RGB to the layer `features`.
         head: Trained head.
         standardisation: The one the head was built with.
-        temperature: Logits are divided by it.
+        temperature: Divisor of the logits.
 
     Returns:
         A model from uint8 [batch, height, width, 3] RGB to probabilities float32 [batch, classes], with the layers
         `features`, `logits` and `probabilities`.
     """
-    # float64: folding multiplies numbers as far apart as 1e12 and 1e-12.
+    # float64: folding multiplies numbers of very different size, such as 1e12 and 1e-12.
     kernel, bias = (np.asarray(weight, np.float64) for weight in head.get_layer("logits").get_weights())
     folded = kernel / standardisation.deviation.astype(np.float64)[:, None]
     offset = bias - standardisation.mean.astype(np.float64) @ folded

@@ -1,7 +1,8 @@
-"""Optimizers and learning-rate schedules, from the keys of their configuration groups."""
+"""Optimizers and learning-rate schedules, built from their configuration groups."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,24 +22,24 @@ def build(name: str, learning_rate: float | keras.optimizers.schedules.LearningR
 
     Args:
         name: Key of `OPTIMIZERS`.
-        learning_rate: A rate or a schedule over steps.
-        settings: The other keys of its configuration group: keyword arguments of the Keras class.
+        learning_rate: A rate or a schedule.
+        settings: The other keys of its configuration group, which are keyword arguments of the Keras class.
     """
     return OPTIMIZERS[name](learning_rate=learning_rate, **settings)
 
 
 def constant(learning_rate: float, steps: int) -> float:
-    """Keep one rate throughout."""
+    """Return a constant rate."""
     return learning_rate
 
 
 def cosine(learning_rate: float, steps: int, *, warmup: float, final: float) -> Any:
-    """Warm up linearly, then follow half a cosine (Loshchilov & Hutter 2017).
+    """Return a linear warm-up followed by cosine decay (Loshchilov & Hutter 2017).
 
     Args:
         learning_rate: Highest rate.
-        steps: Batches of the whole training.
-        warmup: Share of the steps spent warming up.
+        steps: Number of batches in the whole training.
+        warmup: Share of the steps in the warm-up.
         final: Last rate as a fraction of the highest.
     """
     warm = round(warmup * steps)
@@ -52,16 +53,16 @@ def cosine(learning_rate: float, steps: int, *, warmup: float, final: float) -> 
 
 
 def piecewise(learning_rate: float, steps: int, *, boundaries: list[float], factor: float) -> Any:
-    """Multiply the rate by `factor` at each boundary, given as a share of all steps."""
+    """Return a rate multiplied by `factor` at each boundary, given as a share of all steps."""
     values = learning_rate * np.power(factor, np.arange(len(boundaries) + 1))
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         [round(boundary * steps) for boundary in sorted(boundaries)], values.tolist()
     )
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "piecewise": piecewise}
+SCHEDULES: dict[str, Callable[..., Any]] = {"constant": constant, "cosine": cosine, "piecewise": piecewise}
 
 
 def schedule(name: str, learning_rate: float, steps: int, **settings: Any) -> Any:
-    """Build a learning rate or schedule from the keys of its configuration group."""
+    """Build a learning rate or schedule over `steps` from its configuration group."""
     return SCHEDULES[name](learning_rate, steps, **settings)

@@ -1,4 +1,4 @@
-"""A linear probe in closed form: what a second of ridge regression makes of the same features, beside every head."""
+"""A linear probe: ridge regression in closed form, as a baseline for the head on the same features."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from hairline.model.features import Features
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
-WIDEST = 8192  # features; beyond, solving would take longer than the head's epochs
+WIDEST = 8192  # features; solving for more takes longer than training the head
 
 
 def ridge(train: Features, labels: np.ndarray, val: Features, val_labels: np.ndarray, classes: int) -> np.ndarray:
@@ -15,13 +15,13 @@ def ridge(train: Features, labels: np.ndarray, val: Features, val_labels: np.nda
 
     Args:
         train: Features of the training images.
-        labels: int64 [n], the class of each.
-        val: Features of the validation images, which choose the penalty among `PENALTIES` (shares of n).
-        val_labels: int64 [m].
+        labels: Their classes, int64 [n].
+        val: Features of the validation images, for the choice among `PENALTIES` (shares of n).
+        val_labels: Their classes, int64 [m].
         classes: Number of classes.
 
     Returns:
-        float64 [width + 1, classes]: weights on the features as they are, the intercept last; see `classify`.
+        float64 [width + 1, classes]: weights of the unstandardised features, and the intercept as last row.
     """
     mean, deviation, products, targets = _moments(train, labels, classes)
     share = targets[-1] / len(train)
@@ -30,24 +30,25 @@ def ridge(train: Features, labels: np.ndarray, val: Features, val_labels: np.nda
     best, best_accuracy = np.empty(0), -1.0
     for penalty in PENALTIES:
         weights = np.linalg.solve(inner + penalty * len(train) * np.eye(len(inner)), outer) / deviation[:, None]
-        found = np.vstack([weights, share - mean @ weights])
-        accuracy = float(np.mean(classify(found, val) == val_labels))
+        candidate = np.vstack([weights, share - mean @ weights])
+        accuracy = float(np.mean(classify(candidate, val) == val_labels))
         if accuracy > best_accuracy:
-            best, best_accuracy = found, accuracy
+            best, best_accuracy = candidate, accuracy
     return best
 
 
 def classify(weights: np.ndarray, features: Features) -> np.ndarray:
-    """Give the class int64 [n] of each row of features."""
-    return np.argmax(np.concatenate([block @ weights[:-1] + weights[-1] for block in features.blocks()]), axis=1)
+    """Return the predicted classes, int64 [n], of `ridge` weights."""
+    scores = np.concatenate([block @ weights[:-1] + weights[-1] for block in features.blocks()])
+    return np.asarray(np.argmax(scores, axis=1))
 
 
 def _moments(
     features: Features, labels: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Give mean and deviation of the features, their centred products, and those with the centred targets.
+    """Return the features' mean, deviation and scatter matrix, and their centred products with the one-hot labels.
 
-    The last row of the targets' products are the classes' counts.
+    The last row of these products holds the class counts.
     """
     one_hot = np.eye(classes)[labels]
     origin = next(features.blocks()).mean(axis=0)
@@ -56,7 +57,7 @@ def _moments(
     targets = np.zeros((features.width, classes))
     start = 0
     for block in features.blocks():
-        # Products in single precision, four times as fast, about a mean that keeps them small; sums in double.
+        # Products in float32 are four times as fast; centring on the first block keeps them small. Sums are float64.
         block -= origin
         total += block.sum(axis=0, dtype=np.float64)
         products += block.T @ block
@@ -67,6 +68,6 @@ def _moments(
     products -= len(features) * np.outer(shift, shift)
     targets -= np.outer(shift, counts)
     deviation = np.sqrt(np.maximum(np.diagonal(products), 0.0) / len(features))
-    # A feature that never changes says nothing: any scale will do.
+    # Avoid division by zero for constant features.
     deviation = np.where(deviation <= 1e-6 * deviation.max(initial=0.0), 1.0, deviation)
     return origin + shift, deviation, products, np.vstack([targets, counts])

@@ -1,4 +1,4 @@
-"""Kept features on disk: shards that are there as a whole or not at all, checked when opened, evicted by last use."""
+"""Cached features on disk: shards are written atomically, verified when opened, and evicted by last use."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
-_SHARD = re.compile(r"\d{6}-\d+\.json")
-_SHARD_ARRAY = re.compile(r"\d{6}-\d+\.npy")
-_TORN = re.compile(r"\.\d{6}-\d+\.(npy|json)")
+_SHARD = re.compile(r"\d{6}-\d+")
+_TEMPORARY = re.compile(r"\.\d{6}-\d+\.(npy|json)")
 
 
 class CacheError(HairlineError):
-    """A cache that cannot be written to."""
+    """The cache cannot be written."""
 
 
 class Store:
-    """The kept features of one recipe: `<n>.npy` holds a shard's rows, `<n>.json` says whose they are.
+    """The cached features of one recipe: `<n>.npy` holds the rows of a shard, `<n>.json` the digests of its images.
 
-    The JSON is written after the array and by renaming, so a shard is there as a whole or not at all.
+    The JSON file is written after the array, so a shard with a JSON file is complete.
     """
 
     def __init__(self, key: str) -> None:
-        """Open what is kept under a recipe's key; nothing is read before it is asked for."""
+        """Open the store of a recipe's key; shards are read on first use."""
         self.folder = cache.folder("features", key)
         self.lock = filelock.FileLock(self.folder.with_suffix(".lock"))
         self.shards: list[np.ndarray] = []
@@ -48,55 +47,60 @@ class Store:
         return digest in self.places
 
     def add(self, digests: list[str], rows: np.ndarray) -> None:
-        """Write one shard."""
+        """Write one shard: `rows`, float32 [n, width], of the images with these digests.
+
+        Raises:
+            CacheError: If it cannot be written.
+        """
         name = f"{len(list(self.folder.glob('*.json'))):06d}-{os.getpid()}"
         array, index = self.folder / f"{name}.npy", self.folder / f"{name}.json"
-        about = {"digests": digests, "bytes": rows.nbytes, "crc32": zlib.crc32(np.ascontiguousarray(rows).data)}
+        entry = {"digests": digests, "bytes": rows.nbytes, "crc32": _checksum(rows)}
         try:
             with files.atomic(array) as file:
                 np.save(file, rows, allow_pickle=False)
-            files.write_text(index, json.dumps(about))
+            files.write_text(index, json.dumps(entry))
         except OSError as error:
             array.unlink(missing_ok=True)
             raise CacheError(
-                f"features cannot be kept in {self.folder}: {error.strerror or error}. Make room, point the "
-                "environment variable HAIRLINE_CACHE to another disk, or go on without the cache: features.keep=false"
+                f"features cannot be cached in {self.folder}: {error.strerror or error}. Free some space, set the "
+                "environment variable HAIRLINE_CACHE to a folder on another disk, or disable the cache with "
+                "features.keep=false"
             ) from error
         self._admit(digests, np.load(array, mmap_mode="r", allow_pickle=False))
 
     def touch(self, recipe: dict[str, Any]) -> None:
-        """Note the time of use, for eviction, and what the recipe is, for people."""
-        about = self.folder / "recipe.json"
+        """Write the recipe for human readers; the file's time is the time of last use, for eviction."""
         try:
-            about.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+            (self.folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
         except OSError:
             log.warning("WARNING: the cache %s cannot be written to", self.folder)
 
     def _open(self) -> None:
-        """Read all shards, checking length and checksum; damaged ones are deleted, to be computed again."""
+        """Read all shards and verify length and checksum; delete damaged ones, which are then computed again."""
         self._opened = True
         self._tidy()
         for index in sorted(self.folder.glob("*.json")):
-            if not _SHARD.fullmatch(index.name):  # the recipe, or somebody else's file
+            if not _SHARD.fullmatch(index.stem):  # recipe.json, or a foreign file
                 continue
+            array = index.with_suffix(".npy")
             try:
-                about = json.loads(index.read_bytes())
-                rows = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-                whole = len(rows) == len(about["digests"]) and rows.dtype == np.float32 and rows.ndim == 2
-                if not whole or zlib.crc32(np.ascontiguousarray(rows).data) != about["crc32"]:
-                    raise ValueError("length or checksum is wrong")
+                entry = json.loads(index.read_bytes())
+                rows = np.load(array, mmap_mode="r", allow_pickle=False)
+                complete = len(rows) == len(entry["digests"]) and rows.dtype == np.float32 and rows.ndim == 2
+                if not complete or _checksum(rows) != entry["crc32"]:
+                    raise ValueError("wrong length or checksum")
             except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
                 log.warning("WARNING: a damaged part of the cache is computed again: %s (%s)", index, error)
                 index.unlink(missing_ok=True)
-                index.with_suffix(".npy").unlink(missing_ok=True)
+                array.unlink(missing_ok=True)
                 continue
-            self._admit(about["digests"], rows)
+            self._admit(entry["digests"], rows)
 
     def _tidy(self) -> None:
-        """Delete what processes left that were killed while they wrote: whoever holds the lock is alone here."""
+        """Delete incomplete files of killed processes; the lock guarantees that no other process is writing."""
         for path in self.folder.iterdir():
-            torn = _TORN.match(path.name) is not None
-            if torn or (_SHARD_ARRAY.fullmatch(path.name) and not path.with_suffix(".json").exists()):
+            orphan = path.suffix == ".npy" and _SHARD.fullmatch(path.stem) and not path.with_suffix(".json").exists()
+            if orphan or _TEMPORARY.match(path.name):
                 path.unlink(missing_ok=True)
 
     def _admit(self, digests: list[str], rows: np.ndarray) -> None:
@@ -105,23 +109,32 @@ class Store:
         self.shards.append(rows)
 
 
+def _checksum(rows: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(rows).data)
+
+
 def evict(max_gigabytes: float, spared: Path) -> None:
-    """Delete the least recently used recipes until all take at most `max_gigabytes`."""
-    folders = [path for path in spared.parent.iterdir() if path.is_dir()]
-    sizes = {path: sum(file.stat().st_size for file in path.glob("*.npy")) for path in folders}
-    used = {
-        path: (path / "recipe.json").stat().st_mtime if (path / "recipe.json").exists() else 0.0 for path in folders
+    """Delete the least recently used recipes, except `spared`, until the cache is at most `max_gigabytes` large."""
+    sizes = {
+        folder: sum(file.stat().st_size for file in folder.glob("*.npy"))
+        for folder in spared.parent.iterdir()
+        if folder.is_dir()
     }
     total = sum(sizes.values())
-    for path in sorted(folders, key=lambda folder: used[folder]):
+    for folder in sorted(sizes, key=_last_use):
         if total <= max_gigabytes * 1e9:
             return
-        if path == spared:
+        if folder == spared:
             continue
         try:
-            with filelock.FileLock(path.with_suffix(".lock"), timeout=0):  # somebody computes there: leave it
-                shutil.rmtree(path, ignore_errors=True)
+            with filelock.FileLock(folder.with_suffix(".lock"), timeout=0):  # skip recipes that are in use
+                shutil.rmtree(folder, ignore_errors=True)
         except filelock.Timeout:
             continue
-        total -= sizes[path]
-        log.info("features not used for longest deleted from the cache (%.1f GB): %s", sizes[path] / 1e9, path)
+        total -= sizes[folder]
+        log.info("deleted least recently used features from the cache (%.1f GB): %s", sizes[folder] / 1e9, folder)
+
+
+def _last_use(folder: Path) -> float:
+    file = folder / "recipe.json"
+    return file.stat().st_mtime if file.exists() else 0.0

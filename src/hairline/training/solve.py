@@ -70,7 +70,7 @@ def solve(
             bar.update()
 
         counts = np.ones(len(train[0])) if weights is None else weights
-        found = logistic.fit(*train, counts, l2, iterations=iterations, each=each)
+        found = logistic.fit(*train, counts, l2, iterations=iterations, on_iteration=each)
         if not history:  # constant features: there was no iteration
             each(found, found.logits(train[0]))
     if verbose:
