@@ -1,4 +1,4 @@
-"""Each row of the table builds, scales as its weights expect, and says where they come from."""
+"""Backbones equal the networks of keras.applications, with their scaling, taps and weights."""
 
 from __future__ import annotations
 
@@ -25,33 +25,25 @@ def rows(*, slow: bool) -> list[object]:
     return [pytest.param(name, marks=marks) for name in backbones.BACKBONES if (name not in QUICK) == slow]
 
 
-def test_both_halves_make_the_whole_table() -> None:
-    assert len(rows(slow=False)) == 2
-    assert len(rows(slow=False)) + len(rows(slow=True)) == len(backbones.BACKBONES) >= 7
-
-
 @pytest.mark.parametrize("name", [*rows(slow=False), *rows(slow=True)])
-def test_row(name: str, tmp_path: Path) -> None:
-    """The model is flat, eats uint8, and equals the network of keras.applications behind its own preprocessing."""
+def test_a_backbone_equals_its_network_in_keras(name: str) -> None:
     row = backbones.BACKBONES[name]
     model = backbones.build(name, image_size=96, weights=None, seed=0)
     assert model.input_shape == (None, 96, 96, 3)
     assert model.input.dtype == "uint8"
     assert model.output_shape == (None, row.width)
     assert model.layers[-1].name == "features"
-    # No model within the model; ConvNeXt's own down-sampling steps, two layers each, are Sequential in Keras.
+    # Flat, except for ConvNeXt's down-sampling steps, which are Sequential in Keras.
     assert not any(isinstance(layer, keras.Model) and not isinstance(layer, keras.Sequential) for layer in model.layers)
     assert not model.trainable_variables
-    assert str(row.minimum_size).isdigit()
-    assert row.url(160).startswith("https://")
 
     network = getattr(keras.applications, row.builder)(include_top=False, weights=None, input_shape=(96, 96, 3))
     network.set_weights(model.get_weights())
     module = getattr(keras.applications, MODULES[name])
-    # Averaged here: with pooling="avg" Keras's ConvNeXt normalises after pooling, and without it before.
+    # Average here: with pooling="avg", Keras's ConvNeXt normalises after pooling, otherwise before.
     expected = np.asarray(network(module.preprocess_input(PIXELS.astype(np.float32)), training=False)).mean(axis=(1, 2))
-    found = np.asarray(model(PIXELS, training=False))
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    features = np.asarray(model(PIXELS, training=False))
+    np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
 
 
 MODULES = {
@@ -61,11 +53,11 @@ MODULES = {
 }  # fmt: skip
 
 
-def test_taps_are_pooled_and_joined() -> None:
+def test_taps_are_pooled_and_concatenated() -> None:
     taps = ("block_1_expand_relu:max", "block_3_expand_relu:average")
     model = backbones.build("mobilenetv2", image_size=96, weights=None, seed=0, taps=taps)
     whole = backbones.build("mobilenetv2", image_size=96, weights=None, seed=0)
-    assert len(model.layers) < len(whole.layers) / 2  # what lies above the last tap is never computed
+    assert len(model.layers) < len(whole.layers) / 2  # layers above the last tap are cut off
     inner = keras.Model(whole.input, [whole.get_layer(tap.partition(":")[0]).output for tap in taps])
     one, two = (np.asarray(output) for output in inner(PIXELS, training=False))
     expected = np.concatenate([one.max(axis=(1, 2)), two.mean(axis=(1, 2))], axis=1)
@@ -75,8 +67,8 @@ def test_taps_are_pooled_and_joined() -> None:
 
 
 @pytest.mark.parametrize("tap", ["block_1_expand_rule:max", "block_1_expand_relu:median", "block_1_expand_relu"])
-def test_a_tap_that_is_none_is_named_with_the_nearest(tap: str) -> None:
-    with pytest.raises(backbones.TapError, match="such as block_1_expand_relu"):
+def test_an_unknown_tap_is_an_error_with_the_closest_names(tap: str) -> None:
+    with pytest.raises(backbones.TapError, match="for example block_1_expand_relu:max"):
         backbones.build("mobilenetv2", image_size=96, weights=None, taps=[tap])
 
 
@@ -95,7 +87,7 @@ def digest(model: keras.Model) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights())).hexdigest()
 
 
-def test_random_weights_follow_the_seed() -> None:
+def test_random_weights_depend_on_the_seed() -> None:
     built = (backbones.build("mobilenetv3small", image_size=32, weights=None, seed=seed) for seed in (0, 0, 1))
     digests = [digest(model) for model in built]
     assert digests[0] == digests[1] != digests[2]
@@ -103,7 +95,7 @@ def test_random_weights_follow_the_seed() -> None:
 
 
 @pytest.mark.slow
-def test_weights_file_is_loaded_and_another_networks_is_refused(tmp_path: Path) -> None:
+def test_a_weights_file_is_loaded_and_a_wrong_one_is_an_error(tmp_path: Path) -> None:
     model = backbones.build("mobilenetv3small", image_size=32, weights=None, seed=3)
     model.save_weights(tmp_path / "own.weights.h5")
     again = backbones.build("mobilenetv3small", image_size=32, weights=tmp_path / "own.weights.h5", seed=0)
@@ -115,7 +107,7 @@ def test_weights_file_is_loaded_and_another_networks_is_refused(tmp_path: Path) 
         backbones.build("mobilenetv2", image_size=32, weights=tmp_path / "text.h5")
 
 
-def test_weights_are_found_in_kerass_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_in_the_keras_cache_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     file = tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5"
     file.parent.mkdir()
@@ -126,7 +118,7 @@ def test_weights_are_found_in_kerass_cache(tmp_path: Path, monkeypatch: pytest.M
     assert backbones.find_weights("mobilenetv2", str(file), 160) == file
 
 
-def test_native_sizes_have_files_of_their_own() -> None:
+def test_each_native_size_has_its_own_file() -> None:
     row = backbones.BACKBONES["mobilenetv2"]
     assert row.url(160).endswith("_1.0_160_no_top.h5")
     assert row.url(161).endswith("_1.0_224_no_top.h5")
@@ -134,7 +126,7 @@ def test_native_sizes_have_files_of_their_own() -> None:
 
 @pytest.fixture
 def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty cache of Keras, and no way out."""
+    """An empty Keras cache, and downloads that fail."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
 
     def refused(*args: object, **kwargs: object) -> Path:
@@ -144,7 +136,9 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_without_network_auto_goes_on_and_imagenet_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_network_auto_falls_back_to_random_weights_and_imagenet_is_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     assert backbones.find_weights("mobilenetv3small", "auto", 160) is None
     assert "RANDOM frozen features" in caplog.text
     with pytest.raises(backbones.WeightsError, match=r"put it into .*models.*KERAS_HOME"):
@@ -152,20 +146,21 @@ def test_without_network_auto_goes_on_and_imagenet_says_what_to_do(caplog: pytes
 
 
 @pytest.mark.usefixtures("no_network")
-def test_without_network_auto_takes_the_projects_own_weights(caplog: pytest.LogCaptureFixture) -> None:
-    found = backbones.find_weights("mobilenetv2", "auto", 160)
-    assert found == backbones.find_weights("mobilenetv2", "synthetic", 160)
-    assert found is not None
+def test_without_network_auto_falls_back_to_synthetic_weights(caplog: pytest.LogCaptureFixture) -> None:
+    weights = backbones.find_weights("mobilenetv2", "auto", 160)
+    assert (
+        weights == backbones.find_weights("mobilenetv2", "synthetic", 160) == backbones.synthetic_weights("mobilenetv2")
+    )
     assert "weights: synthetic" in caplog.text
     assert "RANDOM" not in caplog.text
-    assert backbones.origin("auto", found) == backbones.origin("synthetic", found) == "synthetic"
-    with pytest.raises(backbones.WeightsError, match=r"there are none for resnet50v2; expected one of mobilenetv2"):
+    assert backbones.origin("auto", weights) == backbones.origin("synthetic", weights) == "synthetic"
+    with pytest.raises(backbones.WeightsError, match="resnet50v2 has no built-in weights; use model=mobilenetv2"):
         backbones.find_weights("resnet50v2", "synthetic", 160)
 
 
-@pytest.mark.parametrize("name", backbones.with_own_weights())
-def test_own_weights_are_small_and_sane(name: str) -> None:
-    file = backbones.own_weights(name)
+@pytest.mark.parametrize("name", backbones.SYNTHETIC)
+def test_synthetic_weights_are_small_and_finite(name: str) -> None:
+    file = backbones.synthetic_weights(name)
     assert file is not None
     assert file.stat().st_size <= 5e6
     with np.load(file, allow_pickle=False) as arrays:
@@ -180,17 +175,17 @@ def test_own_weights_are_small_and_sane(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_own_weights_tell_a_crack_from_what_looks_like_one() -> None:
-    """Drawn patches whose seeds no training drew: half of them cracked, all with look-alikes."""
+def test_synthetic_weights_separate_cracks_from_look_alikes() -> None:
+    """On synthetic patches with seeds that the training did not use; half are cracked, all have look-alikes."""
     pixels = np.stack([invent(seed=(99, index), size=96, cracked=index % 2 == 0).image for index in range(160)])
     labels = np.arange(160) % 2 == 0
-    backbone = backbones.build("mobilenetv2", image_size=96, weights=backbones.own_weights("mobilenetv2"))
+    backbone = backbones.build("mobilenetv2", image_size=96, weights=backbones.synthetic_weights("mobilenetv2"))
     features = backbone.predict(pixels, verbose=0)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
     assert probe.fit(features[:100], labels[:100]).score(features[100:], labels[100:]) >= 0.75
 
 
-def test_arrays_of_another_network_are_refused(tmp_path: Path) -> None:
+def test_arrays_of_another_network_are_an_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "odd.npz", **{"Conv1/kernel": np.zeros((3, 3, 3, 32), np.float16)})
     with pytest.raises(backbones.WeightsError, match="cannot be loaded into mobilenetv2"):
         backbones.build("mobilenetv2", image_size=96, weights=tmp_path / "odd.npz")

@@ -107,7 +107,7 @@ class Distance:
         keys = {name: _key(name) for name in _NAMES}
         if not set(keys.values()) <= set(statistics):
             return None
-        arrays = {name: np.asarray(statistics[key]) for name, key in keys.items()}
+        arrays: dict[str, Any] = {name: np.asarray(statistics[key]) for name, key in keys.items()}
         return cls(**{name: array.astype(np.float32) if array.ndim else array for name, array in arrays.items()})
 
     def arrays(self) -> dict[str, NDArray[Any]]:
