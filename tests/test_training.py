@@ -13,7 +13,8 @@ import tensorflow as tf
 from hairline.data import pipeline
 from hairline.model import optimizers
 from hairline.model.features import Features
-from hairline.model.head import Standardisation, build_head, compute_logits, probabilities
+from hairline.model.head import Standardisation, build_head, compute_logits
+from hairline.model.predictions import probabilities
 from hairline.system import tensorflow
 from hairline.training import epochs
 

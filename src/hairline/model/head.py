@@ -69,24 +69,6 @@ def compute_logits(head: keras.Model, features: Features) -> np.ndarray:
     return np.concatenate([np.asarray(head(block, training=False)) for block in features.blocks()])
 
 
-def probabilities(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Compute the softmax of logits.
-
-    Args:
-        scores: Logits, float32 [n, classes].
-        temperature: Divisor of the logits (Guo et al. 2017).
-
-    Returns:
-        float32 [n, classes]; rows sum to 1.
-
-    >>> probabilities(np.zeros((1, 2), np.float32)).tolist()
-    [[0.5, 0.5]]
-    """
-    scaled = scores.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
 def join(
     backbone: keras.Model, head: keras.Model, standardisation: Standardisation, temperature: float = 1.0
 ) -> keras.Model:

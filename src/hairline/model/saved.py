@@ -1,72 +1,251 @@
-"""Using a finished run: find its saved model, load it, predict."""
+"""The saved model: a folder with everything needed to use it.
+
+`model.keras` maps uint8 RGB to calibrated probabilities; `bundle.json` describes its input, classes and decision;
+`features.npz` holds statistics of the training features and the digests of the images it has seen. Evaluation,
+prediction, export and serving read this folder and nothing else.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import os
+import zipfile
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from hairline.data import images
 from hairline.model import predictions, surface
-from hairline.model.bundle import (
-    BUNDLE,
-    FEATURES,
-    MODEL,
-    Bundle,
-    BundleError,
-    load_model,
-    read_statistics,
-    seen_images,
-    verify,
-)
-from hairline.model.bundle import read as read_bundle
-from hairline.model.bundle import save as save_model
-from hairline.model.bundle import seen_both as merge_seen
-from hairline.model.bundle import splits_of as seen_splits
+from hairline.model.decision import Decision
 from hairline.model.engine import EngineName, choose_engine
 from hairline.model.familiarity import Distance
 from hairline.model.features import Recipe
-from hairline.system import tensorflow
+from hairline.system import files, tensorflow
+from hairline.system.errors import HairlineError
 
-__all__ = [
-    "BUNDLE",
-    "Bundle",
-    "BundleError",
-    "Classifier",
-    "FEATURES",
-    "MODEL",
-    "Parts",
-    "load_model",
-    "merge_seen",
-    "named_picture",
-    "read_bundle",
-    "read_statistics",
-    "save_model",
-    "seen_images",
-    "seen_splits",
-    "verify",
-]
+_SPLITS = ("train", "val", "test")
+MODEL, BUNDLE, FEATURES = "model.keras", "bundle.json", "features.npz"
+FORMAT = 2
+
+
+class BundleError(HairlineError):
+    """The folder holds no saved model, or a damaged one, or the model does not support a setting."""
+
+
+@dataclass
+class Bundle:
+    """Description of a saved model.
+
+    Attributes:
+        class_names: In the order of the probabilities.
+        positive_class: Class that the threshold refers to; None: the most probable class is predicted.
+        image_size: Input side in pixels.
+        decode: Version of the decoding steps (`hairline.data.images.RECIPE`).
+        data_digest: Digest of the training manifest.
+        backbone: Its name, weights, weights_digest, licence, taps, precision and finetuned.
+        versions: Versions of the libraries at training time.
+        decision: How probabilities become answers; the model already applies its temperature.
+        model_sha256: Digest of `model.keras`.
+        format: Version of this file's format.
+        extra: Further values, such as the size of training patches.
+    """
+
+    class_names: list[str]
+    positive_class: str | None
+    image_size: int
+    decode: str
+    data_digest: str
+    backbone: dict[str, str]
+    versions: dict[str, str]
+    decision: Decision = field(default_factory=Decision)
+    model_sha256: str = ""
+    format: int = FORMAT
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def positive(self) -> int | None:
+        """Index of the positive class."""
+        return None if self.positive_class is None else self.class_names.index(self.positive_class)
+
+    @property
+    def threshold(self) -> float | None:
+        """Probability from which the positive class is predicted; None: the most probable class is."""
+        return self.decision.threshold
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the logits, which the model already applies."""
+        return self.decision.temperature
+
+    @property
+    def precision(self) -> str:
+        """Data type policy of the network."""
+        return self.backbone.get("precision", "float32")
+
+    def decide(self, probabilities: NDArray[Any]) -> list[str]:
+        """Return the predicted class name of each row of probabilities, float32 [n, classes]."""
+        return predictions.names(self.decision.classes(probabilities, self.positive), self.class_names)
+
+    def at(self, threshold: float | None) -> Bundle:
+        """Return the bundle with another threshold and no abstain band; None changes nothing.
+
+        Raises:
+            BundleError: If the model has no threshold.
+        """
+        if threshold is None:
+            return self
+        if self.threshold is None:
+            raise BundleError(
+                f"threshold={threshold:g}: this model has none, it predicts the most probable of "
+                f"{', '.join(self.class_names)}; leave threshold out"
+            )
+        return replace(self, decision=self.decision.at(threshold))
+
+    def describe_decision(self) -> str:
+        """Return one line: how probabilities become answers."""
+        return self.decision.describe(self.positive_class)
+
+
+def save_model(folder: Path, model: Any, bundle: Bundle, statistics: dict[str, NDArray[Any]]) -> None:
+    """Save a model; the bundle is written last, so a folder with a bundle is complete.
+
+    Args:
+        folder: Created if necessary.
+        model: The joined Keras model.
+        bundle: Its description; `model_sha256` is filled in.
+        statistics: Arrays for `features.npz`: those of `Distance.arrays` and `seen_images`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder / MODEL)
+    np.savez(folder / FEATURES, **statistics)  # type: ignore[arg-type]
+    bundle.model_sha256 = _sha256(folder / MODEL)
+    files.write_text(folder / BUNDLE, json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check the description of a saved model.
+
+    Raises:
+        BundleError: If it is missing, damaged, or of another format.
+    """
+    try:
+        values = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
+        bundle = Bundle(**{**values, "decision": Decision.of(values.get("decision", {}))})
+    except OSError as error:
+        raise BundleError(f"{folder} holds no saved model: {BUNDLE} cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{folder / BUNDLE} is damaged or of another version: {error}") from error
+    if bundle.format != FORMAT:
+        raise BundleError(f"{folder / BUNDLE} has format {bundle.format}; this version reads format {FORMAT}")
+    return bundle
+
+
+def load_model(folder: Path, bundle: Bundle) -> Any:
+    """Load the Keras model after checking its digest; the file cannot execute code.
+
+    Raises:
+        BundleError: If the file is missing or is not the one that was saved.
+    """
+    verify(folder, bundle)
+    with tensorflow.quiet_import():
+        import keras
+
+    return keras.models.load_model(folder / MODEL, compile=False, safe_mode=True)
+
+
+def verify(folder: Path, bundle: Bundle) -> None:
+    """Check the digest of the Keras model.
+
+    Raises:
+        BundleError: If the file is missing or is not the one that was saved.
+    """
+    try:
+        digest = _sha256(folder / MODEL)
+    except OSError as error:
+        raise BundleError(f"{folder / MODEL} cannot be read ({error.strerror})") from error
+    if digest != bundle.model_sha256:
+        raise BundleError(
+            f"{folder / MODEL} is not the model that was saved: its sha256 is {digest[:16]}..., expected "
+            f"{bundle.model_sha256[:16]}...; copy the whole folder again or train anew"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_statistics(folder: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays in a saved model's `features.npz`.
+
+    Raises:
+        BundleError: If they cannot be read.
+    """
+    try:
+        with np.load(folder / FEATURES, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{folder / FEATURES} cannot be read ({error}): copy the whole folder again") from error
+
+
+def seen_images(digests: Iterable[str], splits: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Return arrays for `features.npz` with the images that a model has seen.
+
+    Args:
+        digests: sha256 of each image file.
+        splits: `train`, `val` or `test` for each image.
+
+    Returns:
+        `image_digest`, uint64 [n], the first 16 digits of each; `image_split`, uint8 [n], the index in `_SPLITS`.
+    """
+    return {
+        "image_digest": np.array([int(digest[:16], 16) for digest in digests], np.uint64),
+        "image_split": np.array([_SPLITS.index(split) for split in splits], np.uint8),
+    }
+
+
+def merge_seen(first: dict[str, NDArray[Any]], second: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Merge arrays of `seen_images`; the second overrides the first."""
+    first = seen_images([], []) | first
+    new = ~np.isin(first["image_digest"], second["image_digest"])
+    return {name: np.concatenate([first[name][new], second[name]]) for name in ("image_digest", "image_split")}
+
+
+def seen_splits(folder: Path, digests: Iterable[str]) -> list[str]:
+    """Return for each image the split in which a saved model has seen it; empty text if it has not.
+
+    Args:
+        folder: The saved model.
+        digests: sha256 of each image file.
+    """
+    arrays = read_statistics(folder)
+    if "image_digest" not in arrays:
+        raise BundleError(f"{folder / FEATURES} does not list the images the model has seen: train it anew")
+    seen = dict(zip(arrays["image_digest"].tolist(), arrays["image_split"].tolist(), strict=True))
+    indices = (seen.get(int(digest[:16], 16)) for digest in digests)
+    return ["" if index is None else _SPLITS[index] for index in indices]
 
 
 class Classifier:
     """A saved model, ready to predict.
 
     Attributes:
-        bundle: What the model expects and gives.
-        model: The Keras model, uint8 RGB in, probabilities out.
+        bundle: Description of the model.
+        model: The Keras model, from uint8 RGB to probabilities.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Load the saved model that lies in `folder`."""
+        """Load the saved model in `folder`."""
         self.bundle = read_bundle(folder)
-        with tensorflow.quiet_import():
-            self.model: Any = load_model(folder, self.bundle)
+        self.model = load_model(folder, self.bundle)
 
     def predict(
         self, sources: str | os.PathLike[str] | bytes | np.ndarray | Iterable[Any], *, batch_size: int = 32
@@ -74,42 +253,38 @@ class Classifier:
         """Classify whole images.
 
         Args:
-            sources: One image or many: paths, encoded image bytes, or uint8 RGB arrays [height, width, 3].
-            batch_size: Images a step.
+            sources: One or many images: paths, encoded image bytes, or uint8 RGB arrays [height, width, 3].
+            batch_size: Images per batch.
 
         Returns:
-            One row an image: `path` (empty for bytes and arrays), `x`, `y`, `width`, `height` in pixels of the
-            source, `label` (empty: the truth is not known), `predicted`, and `prob_<class>` for each class.
+            One row per image: `path` (empty for bytes and arrays), `x`, `y`, `width`, `height` in pixels of the source,
+            `label` (empty), `predicted`, and `prob_<class>` for each class.
 
         Raises:
-            ImageError: If one cannot be read.
+            ImageError: If an image cannot be read.
         """
-        one_array = isinstance(sources, np.ndarray) and sources.ndim == 3
-        single = one_array or isinstance(sources, str | os.PathLike | bytes)
-        items = [sources] if single else list(sources)  # type: ignore[arg-type]
-        rows, parts = [], []
+        single = isinstance(sources, str | os.PathLike | bytes) or getattr(sources, "ndim", 0) == 3
+        items: list[Any] = [sources] if single else list(sources)  # type: ignore[arg-type]
+        rows, parts = [], [np.empty((0, len(self.bundle.class_names)), np.float32)]
         for start in range(0, len(items), batch_size):
-            batch = [self._pixels(item) for item in items[start : start + batch_size]]
-            for item, (_, width, height) in zip(items[start : start + batch_size], batch, strict=True):
+            batch = items[start : start + batch_size]
+            pictures = [named_picture(item) for item in batch]
+            for item, picture in zip(batch, pictures, strict=True):
                 path = os.fspath(item) if isinstance(item, str | os.PathLike) else ""
-                rows.append({"path": path, "x": 0, "y": 0, "width": width, "height": height, "label": ""})
-            parts.append(self.model.predict_on_batch(np.stack([pixels for pixels, _, _ in batch])))
-        classes = len(self.bundle.class_names)
-        found = np.concatenate(parts) if parts else np.empty((0, classes), np.float32)
-        table = pd.DataFrame(rows, columns=["path", "x", "y", "width", "height", "label"], dtype=object)
-        table = table.astype({name: np.int64 for name in ("x", "y", "width", "height")})
-        return predictions.table(table, self.bundle.decide(found), found, self.bundle.class_names)
-
-    def _pixels(self, source: Any) -> tuple[np.ndarray, int, int]:
-        picture = named_picture(source)
-        return images.resize(picture, self.bundle.image_size), picture.width, picture.height
+                rows.append((path, picture.width, picture.height, ""))
+            pixels = np.stack([images.resize(picture, self.bundle.image_size) for picture in pictures])
+            parts.append(self.model.predict_on_batch(pixels))
+        probabilities = np.concatenate(parts)
+        table = pd.DataFrame(rows, columns=["path", "width", "height", "label"], dtype=object)
+        table = table.astype({"width": np.int64, "height": np.int64})
+        return predictions.table(table, self.bundle.decide(probabilities), probabilities, self.bundle.class_names)
 
 
 def named_picture(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
-    """Open an image given as a path, encoded bytes or uint8 RGB array; an error names it.
+    """Open an image from a path, encoded bytes or a uint8 RGB array.
 
     Raises:
-        ImageError: If it cannot be read.
+        ImageError: If it cannot be read; the message names it.
     """
     try:
         return images.upright(source)
@@ -121,70 +296,69 @@ def named_picture(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.
 
 
 class Parts:
-    """A saved model in its two parts: what makes the features of an image, and the layer that reads them.
+    """A saved model in two parts: the backbone, from images to features, and the last layer.
 
-    The file is opened once, and only if it is needed: kept features need no network.
+    The Keras model is loaded on first use: with cached features it is not needed.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the description of the saved model in `folder`, and check the model's digest."""
+        """Read the bundle in `folder` and check the model's digest."""
         self.folder, self.bundle = folder, read_bundle(folder)
         verify(folder, self.bundle)
 
     @functools.cached_property
     def model(self) -> Any:
-        """The Keras model, uint8 RGB in, probabilities out."""
-        with tensorflow.quiet_import():
-            return load_model(self.folder, self.bundle)
+        """The Keras model, from uint8 RGB to probabilities."""
+        return load_model(self.folder, self.bundle)
 
     @functools.cached_property
     def backbone(self) -> Any:
-        """The model up to its features."""
+        """The Keras model up to its features."""
+        model = self.model
         import keras
 
-        return keras.Model(self.model.input, self.model.get_layer("features").output, name=self.model.name)
+        return keras.Model(model.input, model.get_layer("features").output, name=model.name)
 
     @functools.cached_property
-    def dense(self) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel float32 [width, classes] and bias float32 [classes] from features to calibrated logits."""
+    def dense(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Kernel float32 [width, classes] and bias float32 [classes], from features to calibrated logits."""
         kernel, bias = (np.asarray(weight, np.float32) for weight in self.model.get_layer("logits").get_weights())
         return kernel, bias
 
-    def adapted(self, features: np.ndarray) -> surface.Adapted:
+    def adapted(self, features: NDArray[np.float32]) -> surface.Adapted:
         """Adapt the last layer to the features of a new surface, float32 [n, width].
 
         Raises:
-            SurfaceError: If the model has no threshold to move, or does not say what it was trained on.
+            SurfaceError: If the model has no threshold, or no statistics of its training features.
         """
         bundle, distance = self.bundle, Distance.from_arrays(read_statistics(self.folder))
-        if bundle.threshold is None or bundle.positive_class is None or len(bundle.class_names) != 2:
+        if bundle.threshold is None or bundle.positive is None or len(bundle.class_names) != 2:
             raise surface.SurfaceError(
-                f"adapt=surface moves the threshold between two classes; this model knows "
-                f"{', '.join(bundle.class_names)}, without a threshold: leave adapt out"
+                f"adapt=surface moves the threshold between two classes; this model has the classes "
+                f"{', '.join(bundle.class_names)} and no threshold: leave adapt out"
             )
         if distance is None:
             raise surface.SurfaceError(
-                "adapt=surface needs to know what the model was trained on, and this saved model does not say: train "
-                "it anew, or leave adapt out"
+                "adapt=surface needs statistics of the training features, which this saved model lacks: train it anew, "
+                "or leave adapt out"
             )
         kernel, bias = self.dense
-        positive = bundle.class_names.index(bundle.positive_class)
         return surface.adapt(
-            features, distance=distance, kernel=kernel, bias=bias, positive=positive, threshold=bundle.threshold
+            features, distance=distance, kernel=kernel, bias=bias, positive=bundle.positive, threshold=bundle.threshold
         )
 
     def recipe(self, engine: EngineName) -> Recipe:
-        """Say how the features are made: those of a frozen backbone are shared with its training and its other heads.
+        """Return the recipe of the model's features.
 
-        Whatever was fine-tuned has features of its own.
+        A frozen backbone shares cached features with its training and with other heads; a fine-tuned one does not.
         """
-        about = self.bundle.backbone
-        tuned = about.get("finetuned", "none") != "none"
+        backbone = self.bundle.backbone
+        tuned = backbone.get("finetuned", "none") != "none"
         return Recipe(
-            about["name"],
-            self.bundle.model_sha256 if tuned else about["weights_digest"],
+            backbone["name"],
+            self.bundle.model_sha256 if tuned else backbone["weights_digest"],
             self.bundle.image_size,
             choose_engine(engine, self.bundle.precision),
-            taps=tuple(about["taps"].split()),
+            taps=tuple(backbone["taps"].split()),
             precision=self.bundle.precision,
         )
