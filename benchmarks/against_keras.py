@@ -1,7 +1,7 @@
-"""The recipe as the plain Keras script everybody writes, against `train.py`: one JSON line; README.md explains it.
+"""The recipe as a plain Keras script against `train.py`: one JSON line, described in README.md.
 
-Every rival is one fresh process on the same images, the same split and the same machine, one after the other, and is
-timed from its start to a trained and evaluated model.
+The rivals run one after the other, each in a fresh process, on the same images, split and machine. They are timed from
+the start of the process to a trained and evaluated model.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ HAIRLINE = {
     "hairline_warm": ["augment=none"],
 }
 SIZE = 160
-PREDICT_BATCH = 64  # Keras's forward pass is quicker with it than with 512, so it is the fairer rival
+PREDICT_BATCH = 64  # Keras's forward pass is faster with 64 than with 512
 
 
 def main() -> None:
-    """Run the rivals and print what they took."""
-    line = measure.parser(__doc__)
-    line.add_argument("--epochs", type=int, default=10, help="epochs of the recipe")
-    line.add_argument("--keras-epochs", type=int, default=1, help="epochs keras and keras_plain are timed for")
-    line.add_argument("--batch-size", type=int, default=512, help="images a step")
-    line.add_argument("--seed", type=int, default=0, help="seed of split and training")
-    line.add_argument("--only", nargs="+", choices=[*KERAS, *HAIRLINE], metavar="NAME", help="some of the rivals only")
-    line.add_argument("--child", choices=KERAS, help=argparse.SUPPRESS)
-    settings = line.parse_args()
+    """Run the rivals and print their figures."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the recipe")
+    parser.add_argument("--keras-epochs", type=int, default=1, help="epochs keras and keras_plain are timed for")
+    parser.add_argument("--batch-size", type=int, default=512, help="images per step")
+    parser.add_argument("--seed", type=int, default=0, help="seed of split and training")
+    parser.add_argument("--only", nargs="+", choices=[*KERAS, *HAIRLINE], metavar="NAME", help="run only these rivals")
+    parser.add_argument("--child", choices=KERAS, help=argparse.SUPPRESS)
+    settings = parser.parse_args()
     if settings.child:
-        # The results go to a file: Keras prints its progress.
+        # Results go to a file because Keras prints its progress.
         measured = train_keras(settings.child, settings.images, settings.epochs, settings.batch_size, settings.seed)
         Path("metrics.json").write_text(json.dumps(measured), encoding="utf-8")
         return
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def race(settings: argparse.Namespace, place: Path) -> dict[str, Any]:
-    """Run the rivals one after the other; gives the JSON line."""
+    """Run the rivals one after the other and return their figures."""
     from hairline.evaluation.metrics import wilson_interval
     from hairline.model import backbones
 
@@ -69,27 +69,27 @@ def race(settings: argparse.Namespace, place: Path) -> dict[str, Any]:
             command += ["--epochs", str(epochs if name == "keras_features" else timed)]
             command += ["--batch-size", str(settings.batch_size), "--seed", str(settings.seed)]
             process = measure.run(command, directory)
-            found = measure.results(directory)
-            values[f"{name}_seconds"] = extrapolated(process.seconds, found["epoch_seconds"], epochs)
-            values[f"{name}_epoch_seconds"] = found["epoch_seconds"][-1]
+            metrics = measure.results(directory)
+            values[f"{name}_seconds"] = extrapolated(process.seconds, metrics["epoch_seconds"], epochs)
+            values[f"{name}_epoch_seconds"] = metrics["epoch_seconds"][-1]
         else:
             overrides = [f"epochs={epochs}", f"batch_size={settings.batch_size}", f"seed={settings.seed}"]
             overrides += [*HAIRLINE[name], "tracking=none"]
             cache = place / ("cache_fresh" if name == "hairline_fresh" else "cache_views")
             process = measure.train(folder, overrides, directory, cache)
-            found = measure.results(directory)
+            metrics = measure.results(directory)
             values[f"{name}_seconds"] = process.seconds
-            if any(found[f"{split}_images"] != count for split, count in counts.items()):
-                sys.exit(f"{name} divided the images otherwise than {counts}: the rivals can't be compared")
-        right = round(found["test_accuracy"] * counts["test"])
-        values[f"{name}_test_accuracy"] = found["test_accuracy"]
+            if any(metrics[f"{split}_images"] != count for split, count in counts.items()):
+                sys.exit(f"{name} split the images differently from {counts}: the rivals cannot be compared")
+        right = round(metrics["test_accuracy"] * counts["test"])
+        values[f"{name}_test_accuracy"] = metrics["test_accuracy"]
         values[f"{name}_test_accuracy_interval"] = wilson_interval(right, counts["test"])
         values[f"{name}_peak_mb"] = process.peak_mb
     return values | speedups(values) | measure.machine()
 
 
 def speedups(values: dict[str, Any]) -> dict[str, float]:
-    """Compare those of the rivals that ran."""
+    """Return the ratios between rivals that ran."""
     pairs = {"cold": "hairline", "fresh": "hairline_fresh", "warm": "hairline_warm"}
     ratios = [(f"speedup_{key}", "keras", rival) for key, rival in pairs.items()]
     ratios += [(f"speedup_over_{name}", name, "hairline") for name in KERAS[1:]]
@@ -98,12 +98,12 @@ def speedups(values: dict[str, Any]) -> dict[str, float]:
 
 
 def extrapolated(seconds: float, epoch_seconds: list[float], epochs: int) -> float:
-    """Add to a measured process the epochs it left out, each as long as the last one it trained."""
+    """Return the seconds for all epochs; each missing epoch takes as long as the last one."""
     return seconds + (epochs - len(epoch_seconds)) * epoch_seconds[-1]
 
 
 def divide(images: Path, folder: Path, seed: int) -> dict[str, int]:
-    """Split as hairline does, into folders train, val and test of links; gives the number of images of each."""
+    """Split with hairline into folders train, val and test of links; return the number of images of each."""
     from hairline import config
     from hairline.data import manifest, sources, splits
 
@@ -114,7 +114,7 @@ def divide(images: Path, folder: Path, seed: int) -> dict[str, int]:
     for number, row in enumerate(table.itertuples()):
         source = Path(row.path)
         if source.suffix.lower() not in (".jpg", ".jpeg", ".png", ".bmp"):
-            sys.exit(f"{source}: Keras reads no {source.suffix} files; give a folder of JPEG, PNG or BMP images")
+            sys.exit(f"{source}: Keras cannot read {source.suffix} files; expected a folder of JPEG, PNG or BMP images")
         target = folder / row.split / row.label / f"{number:06d}{source.suffix.lower()}"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source)
@@ -122,18 +122,18 @@ def divide(images: Path, folder: Path, seed: int) -> dict[str, int]:
 
 
 def train_keras(name: str, folder: Path, epochs: int, batch_size: int, seed: int) -> dict[str, Any]:
-    """Be the plain script, with the model and input pipeline of the transfer learning tutorials.
+    """Train with plain Keras: the model and input pipeline of the transfer learning tutorials.
 
     Args:
-        name: `keras` with augmentation layers, `keras_plain` without; `keras_features` predicts the frozen features
-            of all images once, then trains the head on the arrays.
-        folder: With the folders train, val and test.
-        epochs: Passes over the training images.
+        name: `keras` with augmentation layers, `keras_plain` without; `keras_features` computes the frozen features of
+            all images once, then trains the head on the arrays.
+        folder: Parent of the folders train, val and test.
+        epochs: Number of epochs.
         batch_size: Images a step.
-        seed: Of shuffling, augmentation and initial weights.
+        seed: Seed of shuffling, augmentation and initial weights.
 
     Returns:
-        Test accuracy, and the seconds of each epoch, its validation included.
+        Test accuracy, and the seconds of each epoch with its validation.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras

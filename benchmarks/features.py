@@ -1,7 +1,6 @@
-"""Images a second of decoding, of the engine and of both, against this machine's limit: one JSON line.
+"""Images per second of decoding, of the engine and of both, against this machine's limit: one JSON line.
 
-The limit is what the machine could do if it did nothing but the backbone's multiplications at the rate of its matrix
-product: its SGEMM rate over the network's floating-point operations an image.
+The limit is the machine's SGEMM rate divided by the network's floating-point operations per image.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ TENSORFLOW_IMAGES = 512  # it is several times slower on a CPU
 
 def main() -> None:
     """Measure and print."""
-    line = measure.parser(__doc__)
-    line.add_argument("--backbone", default="mobilenetv2", help="a name of conf/model")
-    line.add_argument("--image-size", type=int, default=160, help="pixels a side")
-    line.add_argument("--limit", type=int, default=2000, help="images in all")
-    line.add_argument("--repeats", type=int, default=3, help="the best of this many passes counts")
-    settings = line.parse_args()
+    parser = measure.parser(__doc__)
+    parser.add_argument("--backbone", default="mobilenetv2", help="a name of conf/model")
+    parser.add_argument("--image-size", type=int, default=160, help="input side in pixels")
+    parser.add_argument("--limit", type=int, default=2000, help="number of images")
+    parser.add_argument("--repeats", type=int, default=3, help="number of passes; the fastest is reported")
+    settings = parser.parse_args()
     with measure.workplace():
         measure.report(rates(settings.images, settings.backbone, settings.image_size, settings.limit, settings.repeats))
 
 
 def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[str, Any]:
-    """Measure images a second; gives the JSON line."""
+    """Return the measured rates."""
     from hairline.data import images, manifest, sources
     from hairline.model import backbones, engine, features
     from hairline.system import tensorflow
@@ -68,7 +67,7 @@ def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[s
     values = {
         "decode_images_per_second": count / best(decoded, repeats),
         "engine_images_per_second": count / best(lambda: infer("litert", count), repeats),
-        # Of byte-identical images one is computed.
+        # Byte-identical images are computed once.
         "both_images_per_second": len(set(digests)) / best(both, repeats),
         "tensorflow_images_per_second": few / best(lambda: infer("tensorflow", few), repeats),
     }
@@ -85,14 +84,14 @@ def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[s
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Count the multiplications of an image's forward pass in convolutions and dense layers.
+    """Return the multiply-adds per image in convolutions and dense layers.
 
-    Each output position of a layer multiplies every number of the layer's kernel once, whatever its strides, groups
-    or depth. Additions are as many, so floating-point operations are twice that.
+    Each output position of a layer uses every kernel entry once, whatever the strides, groups or depth. One
+    multiply-add is two floating-point operations.
     """
     total = 0
     for layer in model.layers:
-        if hasattr(layer, "layers"):  # a model within the model
+        if hasattr(layer, "layers"):  # a nested model
             total += multiply_adds(layer)
             continue
         kernels = [getattr(layer, name, None) for name in ("kernel", "depthwise_kernel", "pointwise_kernel")]
@@ -103,13 +102,13 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def sgemm_gflops(side: int = 2048, repeats: int = 8) -> float:
-    """Measure the rate of NumPy's float32 matrix product, the best of several, in 10^9 operations a second."""
+    """Return the rate of NumPy's float32 matrix product in 10^9 operations per second, the best of several."""
     one, two = np.random.default_rng(0).random((2, side, side), np.float32)
     return 2 * side**3 / best(lambda: one @ two, repeats) / 1e9
 
 
 def best(work: Callable[[], object], repeats: int) -> float:
-    """Give the seconds of the quickest of several calls."""
+    """Return the seconds of the fastest of several calls."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""What a model trained on METU's patches makes of surfaces it never saw: AUROC and balanced accuracy: one JSON line.
+"""AUROC and balanced accuracy of models trained on METU on two other surfaces, DeepCrack and UAV75: one JSON line.
 
-Each surface's figures are those of the setting that was chosen without it: by METU's validation images and the other
-surface. Nothing is trained on DeepCrack or UAV75.
+The setting for each surface is chosen without it: by METU's validation images and the other surface. No model is
+trained on DeepCrack or UAV75.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import measure
 import tiles
 
 EVALUATE = Path(__file__).resolve().parents[1] / "evaluate.py"
-# Side of a tile, and crack pixels from which on it is cracked; fewer, but some, and it is left out.
+# Side of a tile in pixels, and least number of crack pixels of a cracked tile; ambiguous tiles are left out.
 SURFACES = {"deepcrack": (128, 16), "uav75": (64, 16)}
-# What is chosen from: an experiment, and settings of `train.py` beside those that all share.
+# Settings to choose from: an experiment, and overrides in addition to those that all share.
 _EXPERIMENT = "unseen_surfaces"
 CANDIDATES: dict[str, tuple[str, list[str]]] = {
     "last layer, by epochs": ("recipe", []),
@@ -27,18 +27,18 @@ CANDIDATES: dict[str, tuple[str, list[str]]] = {
     "the same, drawn images and crops": (_EXPERIMENT, []),
 }
 SHARED = ["split.group_by=block", "report.level=full", "tracking=none", "probe=false"]
-# Validation accuracy that a choice may cost on METU itself, below the best setting's.
+# Largest loss of validation accuracy on METU, compared with the best setting.
 ALLOWED_LOSS = 0.003
 AUROC, BALANCED = "test_auroc", "test_balanced_accuracy_at_threshold"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one setting gave.
+    """Results of one setting.
 
     Attributes:
-        validation: Accuracy on METU's validation part.
-        metu: Metrics of METU's test part.
+        validation: Accuracy on METU's validation split.
+        metu: Metrics of METU's test split.
         surfaces: Metrics of each surface's tiles.
     """
 
@@ -49,32 +49,34 @@ class Result:
 
 def main() -> None:
     """Cut, train, evaluate, choose and print."""
-    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    line.add_argument("--metu", type=Path, required=True, help="folder with Negative/ and Positive/")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--metu", type=Path, required=True, help="folder with Negative/ and Positive/")
     for name, (side, _) in SURFACES.items():
         text = f"folder with images/ and masks/ of one name each; cut into tiles of {side} pixels"
-        line.add_argument(f"--{name}", type=Path, required=True, help=text)
-    line.add_argument("--seed", type=int, default=0, help="of split and training (default: 0)")
-    chosen = line.parse_args()
-    if not chosen.metu.is_dir():
-        raise SystemExit(f"{chosen.metu}: no such folder; expected METU's patches in Negative/ and Positive/")
+        parser.add_argument(f"--{name}", type=Path, required=True, help=text)
+    parser.add_argument("--seed", type=int, default=0, help="of split and training (default: 0)")
+    settings = parser.parse_args()
+    if not settings.metu.is_dir():
+        raise SystemExit(f"{settings.metu}: no such folder; expected METU's patches in Negative/ and Positive/")
     with measure.workplace() as place:
         counts = {}
         for name, (side, pixels) in SURFACES.items():
-            photos = getattr(chosen, name)
+            photos = getattr(settings, name)
             counts[name] = tiles.cut(photos / "images", photos / "masks", place / name, side, pixels)
             measure.say(f"{name}: {counts[name]}")
         results = {}
-        for number, (name, (experiment, settings)) in enumerate(CANDIDATES.items(), start=1):
+        for number, (name, (experiment, overrides)) in enumerate(CANDIDATES.items(), start=1):
             measure.say(f"setting {number} of {len(CANDIDATES)}: {name}")
             directory = place / f"run{number}"
-            measure.train(chosen.metu, [*SHARED, f"seed={chosen.seed}", *settings], directory, experiment=experiment)
-            results[name] = measured(directory, place)
+            measure.train(
+                settings.metu, [*SHARED, f"seed={settings.seed}", *overrides], directory, experiment=experiment
+            )
+            results[name] = evaluate(directory, place)
         measure.report(summary(results) | {"tiles": counts, **measure.machine()})
 
 
-def measured(run: Path, place: Path) -> Result:
-    """Evaluate a run on the tiles by `evaluate.py`, at its stored threshold; intervals are over photos."""
+def evaluate(run: Path, place: Path) -> Result:
+    """Evaluate a run on the tiles with `evaluate.py`, at its stored threshold; intervals are over photos."""
     paths = ",".join(str(place / name) for name in SURFACES)
     settings = [f"run='{run}'", "data=folder", f"data.path={paths}", "tracking=none", "hydra.sweep.dir=."]
     grouping = ["split.group_by=regex", f"split.pattern='{tiles.PHOTO_PATTERN}'"]
@@ -82,21 +84,21 @@ def measured(run: Path, place: Path) -> Result:
     directory = run / "surfaces"
     measure.run([sys.executable, str(EVALUATE), "-m", *settings, *grouping, *names], directory)
     surfaces = {name: measure.results(directory / str(number)) for number, name in enumerate(SURFACES)}
-    found = measure.results(run)
-    return Result(found["val_accuracy"], found, surfaces)
+    metrics = measure.results(run)
+    return Result(metrics["val_accuracy"], metrics, surfaces)
 
 
 def choose(results: dict[str, Result], without: str) -> str:
-    """Choose a setting by METU's validation images and all surfaces but one.
+    """Choose a setting by METU's validation images and all surfaces except one.
 
     Args:
-        results: Of each setting.
-        without: The surface that is not looked at.
+        results: Result of each setting.
+        without: The surface to ignore.
 
     Returns:
-        Of the settings that the other surfaces cannot tell from the best one, the best on METU's validation images.
-        They cannot where AUROC and balanced accuracy lie within the best one's intervals; the best one is that with
-        the highest sum of the two, and loses at most `ALLOWED_LOSS` on METU's validation images.
+        The best setting on METU's validation images among those that are not worse than the leader on the other
+        surfaces. The leader has the highest sum of AUROC and balanced accuracy, with a loss of at most `ALLOWED_LOSS`
+        on METU. A setting is not worse if both metrics reach the lower ends of the leader's intervals.
     """
     most = max(result.validation for result in results.values())
     others = [surface for surface in SURFACES if surface != without]
@@ -104,7 +106,7 @@ def choose(results: dict[str, Result], without: str) -> str:
     def merit(result: Result) -> float:
         return sum(result.surfaces[surface][key] for surface in others for key in (AUROC, BALANCED))
 
-    best = max((found for found in results.values() if found.validation >= most - ALLOWED_LOSS), key=merit)
+    best = max((result for result in results.values() if result.validation >= most - ALLOWED_LOSS), key=merit)
 
     def rivals(result: Result) -> bool:
         return all(
@@ -113,35 +115,35 @@ def choose(results: dict[str, Result], without: str) -> str:
             for key in (AUROC, BALANCED)
         )
 
-    return max((name for name, found in results.items() if rivals(found)), key=lambda name: results[name].validation)
+    return max((name for name, result in results.items() if rivals(result)), key=lambda name: results[name].validation)
 
 
 def summary(results: dict[str, Result]) -> dict[str, Any]:
-    """Give the figures of each surface by the setting chosen without it, and all settings' own.
+    """Return the figures of each surface with the setting chosen without it, and the results of all settings.
 
-    METU's accuracy is that of the worse of the settings chosen: it must hold for both.
+    METU's accuracy is the lower one of the chosen settings.
     """
     chosen = {surface: choose(results, surface) for surface in SURFACES}
     worst = min(set(chosen.values()), key=lambda name: results[name].metu["test_accuracy"])
-    line: dict[str, Any] = {"metu_accuracy": interval(results[worst].metu, "test_accuracy")}
+    figures: dict[str, Any] = {"metu_accuracy": interval(results[worst].metu, "test_accuracy")}
     for surface in ("uav75", "deepcrack"):
-        found = results[chosen[surface]].surfaces[surface]
-        line[f"{surface}_auroc"] = interval(found, AUROC)
-        line[f"{surface}_balanced_accuracy"] = interval(found, BALANCED)
-        line |= {f"{surface}_recall": interval(found, "test_recall_at_threshold")}
-        line |= {f"{surface}_specificity": interval(found, "test_specificity_at_threshold")}
+        metrics = results[chosen[surface]].surfaces[surface]
+        figures[f"{surface}_auroc"] = interval(metrics, AUROC)
+        figures[f"{surface}_balanced_accuracy"] = interval(metrics, BALANCED)
+        figures |= {f"{surface}_recall": interval(metrics, "test_recall_at_threshold")}
+        figures |= {f"{surface}_specificity": interval(metrics, "test_specificity_at_threshold")}
     settings = {
-        name: {"metu_validation": found.validation, "metu_test": found.metu["test_accuracy"]}
-        | {f"{surface}_{key.removeprefix('test_')}": told[key] for surface, told in found.surfaces.items()
+        name: {"metu_validation": result.validation, "metu_test": result.metu["test_accuracy"]}
+        | {f"{surface}_{key.removeprefix('test_')}": metrics[key] for surface, metrics in result.surfaces.items()
            for key in (AUROC, BALANCED)}
-        for name, found in results.items()
+        for name, result in results.items()
     }  # fmt: skip
-    return line | {"chosen_without": chosen, "settings": settings}
+    return figures | {"chosen_without": chosen, "settings": settings}
 
 
-def interval(found: dict[str, Any], key: str) -> dict[str, float]:
-    """Give a metric with the ends of its 95 % interval."""
-    return {"value": found[key], "low": found[f"{key}_interval_low"], "high": found[f"{key}_interval_high"]}
+def interval(metrics: dict[str, Any], key: str) -> dict[str, float]:
+    """Return a metric with its 95 % interval."""
+    return {"value": metrics[key], "low": metrics[f"{key}_interval_low"], "high": metrics[f"{key}_interval_high"]}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: running a process with its time and peak memory, a port, and printing one JSON line."""
+"""Shared by the benchmarks: run a process and measure its time and peak memory, print one JSON line."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow")
 
 @dataclass(frozen=True)
 class Process:
-    """What a process took.
+    """Resources used by a process.
 
     Attributes:
-        seconds: From its start to its end.
-        peak_mb: Largest resident memory, in MB of 10^6 bytes.
+        seconds: Wall-clock time from start to end.
+        peak_mb: Peak resident memory, in MB of 10^6 bytes.
     """
 
     seconds: float
@@ -36,37 +36,37 @@ class Process:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Give a command line with the argument that all benchmarks have."""
-    line = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    line.add_argument("--images", type=Path, required=True, help="folder with one sub-folder a class")
-    return line
+    """Return an argument parser with the argument that most benchmarks share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder with one sub-folder per class")
+    return parser
 
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """Give a temporary folder, and make the cache of this process one of its folders: every benchmark starts cold."""
-    say(f"load of the machine before the start: {os.getloadavg()[0]:.1f}; nothing else should run beside")
+    """Yield a temporary folder that also holds the cache, so that every benchmark starts cold."""
+    say(f"load of the machine before the start: {os.getloadavg()[0]:.1f}; nothing else should be running")
     with tempfile.TemporaryDirectory(prefix="hairline-benchmark-") as name:
         os.environ["HAIRLINE_CACHE"] = str(Path(name, "cache"))
         yield Path(name)
 
 
 def run(command: list[str], directory: Path, cache: Path | None = None) -> Process:
-    """Run a command in a new folder, and wait for its end; what it prints goes to standard error.
+    """Run a command in a new folder and wait for its end; its output goes to standard error.
 
-    The peak is that of the process, as the operating system counted it. Linux counts the memory of the process that
-    started it as well, which is why the benchmarks themselves don't import TensorFlow before they start another.
+    The peak is the operating system's. On Linux it is at least the memory of the parent process, so benchmarks do not
+    import TensorFlow before they start a process.
 
     Args:
         command: Program and arguments.
         directory: Working directory.
-        cache: hairline's cache for the process; None for this process's own.
+        cache: hairline's cache for the process; default: that of this process.
 
     Raises:
         SystemExit: If the command fails.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    # Runs of a benchmark must not reach the user's tracking server.
+    # Keep benchmark runs off the user's tracking server.
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
     if cache is not None:
@@ -89,7 +89,7 @@ def run(command: list[str], directory: Path, cache: Path | None = None) -> Proce
 def train(
     images: Path, overrides: list[str], directory: Path, cache: Path | None = None, experiment: str = "recipe"
 ) -> Process:
-    """Run an experiment by `train.py` on a folder of images; results land in `directory`, a sweep's in `0`, `1`..."""
+    """Run `train.py` on a folder of images; results are written to `directory`, those of a sweep to `0`, `1`..."""
     path = str(images.resolve()).replace("\\", "\\\\").replace("'", "\\'")
     settings = [
         f"experiment={experiment}",
@@ -102,31 +102,31 @@ def train(
 
 
 def results(directory: Path) -> dict[str, Any]:
-    """Read the figures that a run wrote down."""
+    """Read the metrics of a run."""
     return json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
 
 
-def images_of(found: dict[str, Any]) -> int:
-    """Count the images of a run."""
-    return sum(found[f"{split}_images"] for split in ("train", "val", "test"))
+def images_of(metrics: dict[str, Any]) -> int:
+    """Return the number of images of a run."""
+    return sum(metrics[f"{split}_images"] for split in ("train", "val", "test"))
 
 
-def listed(folder: Path) -> int:
-    """Count the images of a folder as hairline does."""
+def count_images(folder: Path) -> int:
+    """Return the number of images that hairline finds in a folder."""
     from hairline.data import sources
 
     return len(sources.from_folder(path=str(folder)))
 
 
 def free_port() -> int:
-    """Find a port of the loopback address that nothing listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """Return a free port of the loopback address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine and the versions, without importing TensorFlow."""
+    """Return the machine and library versions, without importing TensorFlow."""
     versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
     return {"cores": os.cpu_count(), "processor": _processor(), "versions": versions}
 
@@ -145,7 +145,7 @@ def say(text: str) -> None:
 
 
 def report(values: dict[str, Any]) -> None:
-    """Print the result as one JSON line, floats to four decimals."""
+    """Print the result as one JSON line, floats with four decimals."""
     print(json.dumps(_rounded(values)), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of a cold `train.py` run with its full report, on fewer and on more images: one JSON line."""
+"""Peak memory of a cold `train.py` run with full report, for two numbers of images: one JSON line."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import measure
 
 
 def main() -> None:
-    """Run on both numbers of images, each time from an empty cache, and print the peaks."""
-    line = measure.parser(__doc__)
-    line.add_argument("--small", type=int, default=3000, help="images of the smaller run")
-    line.add_argument("--large", type=int, default=12000, help="images of the larger run, or all there are if fewer")
-    line.add_argument("--epochs", type=int, default=10, help="epochs of both")
-    line.add_argument("--repeats", type=int, default=3, help="runs of each; the median counts")
-    settings = line.parse_args()
+    """Train on both numbers of images, each time with an empty cache, and print the peaks."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--small", type=int, default=3000, help="images of the smaller run")
+    parser.add_argument("--large", type=int, default=12000, help="images of the larger run, at most all")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of each run")
+    parser.add_argument("--repeats", type=int, default=3, help="runs per size; the median is reported")
+    settings = parser.parse_args()
     with measure.workplace() as place:
-        large = min(settings.large, measure.listed(settings.images))
+        large = min(settings.large, measure.count_images(settings.images))
         if large <= settings.small:
-            line.error(f"{settings.images} has {large} images: more than --small {settings.small} are needed")
+            parser.error(f"{settings.images} has {large} images: more than --small {settings.small} are needed")
         result: dict[str, Any] = {}
         for name, limit in (("small", settings.small), ("large", large)):
             peaks = []

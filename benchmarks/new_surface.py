@@ -1,4 +1,4 @@
-"""What adapting without labels, and a few labels, do for a model on a surface it never saw: one JSON line."""
+"""Effect of adaptation without labels, and of 20 to 200 labels, on a new surface: one JSON line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import tiles
 
 PREVALENCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 LABELS = (20, 50, 100, 200)
-_MOST_TILES = 1500  # a draw of a given share of cracks has
+_MOST_TILES = 1500  # of a sample with a given share of cracks
 _LEAST_CRACKED = 2
 
-Score = Callable[[np.ndarray], np.ndarray]  # from features to log odds above the threshold
+Score = Callable[[np.ndarray], np.ndarray]  # from features to log odds relative to the threshold
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Surface:
     """Tiles of a surface.
 
     Attributes:
-        features: float32 [n, width], by the model's network.
+        features: float32 [n, width].
         cracked: bool [n].
-        photos: Which each was cut from, [n].
+        photos: Photo of each tile, [n].
     """
 
     features: np.ndarray
@@ -38,31 +38,38 @@ class Surface:
 
 def main() -> None:
     """Cut, compute features, measure and print."""
-    line = measure.parser(__doc__)
-    line.add_argument("--run", required=True, help="run directory of a trained model with a threshold")
-    line.add_argument("--size", type=int, default=128, help="pixels a side of a tile")
-    line.add_argument("--pixels", type=int, default=16, help="crack pixels from which on a tile is cracked")
-    line.add_argument("--draws", type=int, default=6, help="of tiles for a share of cracks, of photos for labels")
-    chosen = line.parse_args()
+    parser = measure.parser(__doc__)
+    parser.add_argument("--run", required=True, help="run directory of a trained model with a threshold")
+    parser.add_argument("--size", type=int, default=128, help="side of a tile in pixels")
+    parser.add_argument("--pixels", type=int, default=16, help="least number of crack pixels of a cracked tile")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=6,
+        help="number of samples of tiles for each share of cracks, and of photos for labels",
+    )
+    settings = parser.parse_args()
     with measure.workplace() as place:
         from hairline import tracking
         from hairline.model import saved
 
         folder = place / "tiles"
-        counts = tiles.cut(chosen.images / "images", chosen.images / "masks", folder, chosen.size, chosen.pixels)
+        counts = tiles.cut(
+            settings.images / "images", settings.images / "masks", folder, settings.size, settings.pixels
+        )
         measure.say(f"{counts}")
-        parts = saved.Parts(tracking.find(chosen.run))
-        surface = seen(parts, sorted(folder.rglob("*.png")))
+        parts = saved.Parts(tracking.find(settings.run))
+        surface = compute_features(parts, sorted(folder.rglob("*.png")))
         kernel, bias = parts.dense
         as_it_is = figures(surface, scores(parts, kernel, bias))
-        found = {"tiles": counts, "as_it_is": as_it_is}
-        found |= {"adapted": adapted(parts, surface, as_it_is, chosen.draws)}
-        found |= {"labels": {str(count): labelled(parts, surface, count, chosen.draws) for count in LABELS}}
-        measure.report(found | measure.machine())
+        result = {"tiles": counts, "as_it_is": as_it_is}
+        result |= {"adapted": adapted(parts, surface, as_it_is, settings.draws)}
+        result |= {"labels": {str(count): labelled(parts, surface, count, settings.draws) for count in LABELS}}
+        measure.report(result | measure.machine())
 
 
-def seen(parts: Any, paths: list[Path]) -> Surface:
-    """Pass tiles through the model's network."""
+def compute_features(parts: Any, paths: list[Path]) -> Surface:
+    """Compute the features of tiles."""
     from hairline.model.features import compute
 
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
@@ -72,7 +79,7 @@ def seen(parts: Any, paths: list[Path]) -> Surface:
 
 
 def scores(parts: Any, kernel: np.ndarray, bias: np.ndarray, threshold: float | None = None) -> Score:
-    """Give the log odds of a crack above a threshold; None: the model's own."""
+    """Return a function for the log odds of a crack relative to a threshold; default: the model's own."""
     threshold = parts.bundle.threshold if threshold is None else threshold
     positive = parts.bundle.class_names.index(parts.bundle.positive_class)
     least = np.log(threshold / (1 - threshold))
@@ -85,7 +92,7 @@ def scores(parts: Any, kernel: np.ndarray, bias: np.ndarray, threshold: float | 
 
 
 def figures(surface: Surface, score: Score, rows: np.ndarray | slice = slice(None)) -> dict[str, float]:
-    """Give AUROC and balanced accuracy of some tiles."""
+    """Return AUROC and balanced accuracy of some tiles."""
     from hairline.evaluation import metrics
 
     truth, above = surface.cracked[rows], score(surface.features[rows])
@@ -94,27 +101,27 @@ def figures(surface: Surface, score: Score, rows: np.ndarray | slice = slice(Non
 
 
 def adapted(parts: Any, surface: Surface, before: dict[str, float], draws: int) -> dict[str, Any]:
-    """Tell what adapting changes, by the share of cracks among the tiles that are adapted to.
+    """Return the change of balanced accuracy by adaptation, for each share of cracks in the sample adapted to.
 
-    Told on all tiles, as a draw with few cracks says little about recall.
+    It is measured on all tiles, because a sample with few cracks says little about recall.
     """
 
-    def change(made: Any) -> float:
-        after = figures(surface, scores(parts, made.kernel, made.bias))
+    def change(layer: Any) -> float:
+        after = figures(surface, scores(parts, layer.kernel, layer.bias))
         return after["balanced_accuracy"] - before["balanced_accuracy"]
 
     everything = parts.adapted(surface.features)
     means = {}
     for share in PREVALENCES:
-        samples = [drawn(surface, share, np.random.default_rng(seed)) for seed in range(draws)]
+        samples = [sample(surface, share, np.random.default_rng(seed)) for seed in range(draws)]
         changes = [change(parts.adapted(surface.features[rows])) for rows in samples]
         means[f"{share:g}"] = round(float(np.mean(changes)), 4)
     whole = {"distance": round(everything.distance, 3), "all": round(change(everything), 4)}
     return whole | means | {"worst": min(means.values())}
 
 
-def drawn(surface: Surface, share: float, random: np.random.Generator) -> np.ndarray:
-    """Draw tiles of which a given share is cracked, as many as there are for it."""
+def sample(surface: Surface, share: float, random: np.random.Generator) -> np.ndarray:
+    """Draw the largest sample of tiles with a given share of cracks."""
     cracked, sound = (random.permutation(np.flatnonzero(surface.cracked == value)) for value in (True, False))
     total = int(min(len(cracked) / share, len(sound) / (1 - share), _MOST_TILES))
     positives = max(_LEAST_CRACKED, round(total * share))
@@ -122,15 +129,15 @@ def drawn(surface: Surface, share: float, random: np.random.Generator) -> np.nda
 
 
 def labelled(parts: Any, surface: Surface, count: int, draws: int) -> dict[str, float]:
-    """Fit the head anew to labelled tiles of half of the photos, at even odds; told on the other half."""
+    """Refit the head to labelled tiles of half of the photos, and measure it on the other half at even odds."""
     from hairline.model import saved
     from hairline.model.logistic import refit
 
-    known = saved.read_statistics(parts.folder)
+    statistics = saved.read_statistics(parts.folder)
     names, kernel, bias = np.unique(surface.photos), *parts.dense
     positive = parts.bundle.class_names.index(parts.bundle.positive_class)
     labels = np.where(surface.cracked, positive, 1 - positive)
-    found = []
+    results = []
     for seed in range(draws):
         random = np.random.default_rng(seed)
         inside = np.isin(surface.photos, random.permutation(names)[: len(names) // 2])
@@ -142,15 +149,15 @@ def labelled(parts: Any, surface: Surface, count: int, draws: int) -> dict[str, 
             surface.photos[rows].tolist(),
             kernel=kernel,
             bias=bias,
-            mean=known["mean"],
-            deviation=known["deviation"],
+            mean=statistics["mean"],
+            deviation=statistics["deviation"],
             seed=seed,
         )
         others = np.flatnonzero(~inside)
-        own = figures(surface, scores(parts, kernel, bias), others)
-        found.append(figures(surface, scores(parts, head.kernel, head.bias, threshold=0.5), others))
-        found[-1] |= {f"{key}_before": value for key, value in own.items()}
-    return {key: round(float(np.mean([row[key] for row in found])), 4) for key in found[0]}
+        before = figures(surface, scores(parts, kernel, bias), others)
+        after = figures(surface, scores(parts, head.kernel, head.bias, threshold=0.5), others)
+        results.append(after | {f"{key}_before": value for key, value in before.items()})
+    return {key: round(float(np.mean([row[key] for row in results])), 4) for key in results[0]}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a tracking server that is away for a while costs a training: time, and points lost or doubled: one JSON line.
+"""Cost of an outage of the tracking server: training time, and points lost or duplicated: one JSON line.
 
-The same training twice, on the same kept features, against an MLflow server on this machine: once with the server there
-all the time, once with it stopped in the middle. Starting a server takes seconds of the machine's time, so one that
-nobody asks is started in the middle of the first training, too.
+The same training runs twice, with cached features and an MLflow server on this machine: once without interruption, once
+with the server stopped in the middle. Starting a server costs processor time, so an idle one is started in the middle
+of the first training as well.
 """
 
 from __future__ import annotations
@@ -26,25 +26,27 @@ import measure
 
 def main() -> None:
     """Train without and with an outage, and compare."""
-    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    line.add_argument("--epochs", type=int, default=400, help="of the head: the training must outlast the outage")
-    line.add_argument("--seconds", type=float, default=30.0, help="length of the outage")
-    chosen = line.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        "--epochs", type=int, default=400, help="epochs of the head; the training must outlast the outage"
+    )
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of the outage in seconds")
+    settings = parser.parse_args()
     with measure.workplace() as place:
-        settings = [f"epochs={chosen.epochs}"]
-        trained("warm-up", ["epochs=1", "tracking=none"], place)
+        overrides = [f"epochs={settings.epochs}"]
+        train("warm-up", ["epochs=1", "tracking=none"], place)
         port = measure.free_port()
-        plain = beside("plain", settings, place, port, chosen, away=False)
-        interrupted = beside("interrupted", settings, place, port, chosen, away=True)
+        plain = train_beside_server("plain", overrides, place, port, settings, outage=False)
+        interrupted = train_beside_server("interrupted", overrides, place, port, settings, outage=True)
         with server(place, port):
             waiting = unsent(place / "interrupted" / "tracking.jsonl")
             measure.run([sys.executable, str(measure.TRAIN.with_name("sync.py")), "run=."], place / "interrupted")
-            counts = points(place / "interrupted", port, chosen.epochs)
+            counts = points(place / "interrupted", port, settings.epochs)
         measure.report(
             {
                 "plain_seconds": plain,
                 "interrupted_seconds": interrupted,
-                "outage_seconds": chosen.seconds,
+                "outage_seconds": settings.seconds,
                 "longer": interrupted / plain - 1,
                 "entries_left_for_sync": waiting,
                 **counts,
@@ -53,15 +55,15 @@ def main() -> None:
         )
 
 
-def trained(name: str, settings: list[str], place: Path) -> float:
-    """Train into a folder; gives seconds."""
-    command = [sys.executable, str(measure.TRAIN), "hydra.run.dir=.", *settings]
+def train(name: str, overrides: list[str], place: Path) -> float:
+    """Train into a folder and return the seconds."""
+    command = [sys.executable, str(measure.TRAIN), "hydra.run.dir=.", *overrides]
     return measure.run(command, place / name).seconds
 
 
 @contextlib.contextmanager
 def server(place: Path, port: int) -> Iterator[None]:
-    """Run MLflow's server, on loopback alone, for the block."""
+    """Run an MLflow server on the loopback address."""
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *(
@@ -71,8 +73,8 @@ def server(place: Path, port: int) -> Iterator[None]:
             str(place / "artifacts"),
         ),
     ]
-    with (place / "server.log").open("ab") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True, cwd=place)
+    with (place / "server.log").open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, cwd=place)
     try:
         for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -80,28 +82,31 @@ def server(place: Path, port: int) -> Iterator[None]:
             time.sleep(0.1)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # the group: workers are processes of their own
+        os.killpg(process.pid, signal.SIGKILL)  # the process group includes the workers
         process.wait(20)
 
 
-def beside(name: str, settings: list[str], place: Path, port: int, chosen: argparse.Namespace, *, away: bool) -> float:
-    """Train beside a server that goes away for a while, or stays while another one is started; gives seconds."""
+def train_beside_server(
+    name: str, overrides: list[str], place: Path, port: int, settings: argparse.Namespace, *, outage: bool
+) -> float:
+    """Train with a server that is stopped for a while, or stays while an idle one is started; return the seconds."""
     ready, ended = threading.Event(), threading.Event()
-    told = place / name / "tracking.jsonl"
+    journal = place / name / "tracking.jsonl"
 
     def serve() -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(server(place, port))
             ready.set()
             while not ended.wait(0.2):
-                if told.exists() and told.read_text().count('"kind": "metrics"') >= chosen.epochs // 4:
+                if journal.exists() and journal.read_text().count('"kind": "metrics"') >= settings.epochs // 4:
                     break
-            measure.say(f"after {chosen.epochs // 4} epochs, for {chosen.seconds:g} s: {'away' if away else 'nothing'}")
-            if away:
+            change = "outage" if outage else "no outage"
+            measure.say(f"{change} after {settings.epochs // 4} epochs, for {settings.seconds:g} s")
+            if outage:
                 stack.close()
-            ended.wait(chosen.seconds)
-            stack.enter_context(server(place, port) if away else server(place / "idle", measure.free_port()))
-            measure.say("training had ended before" if ended.is_set() else "server started")
+            ended.wait(settings.seconds)
+            stack.enter_context(server(place, port) if outage else server(place / "idle", measure.free_port()))
+            measure.say("the training ended first" if ended.is_set() else "server started")
             ended.wait()
 
     (place / "idle").mkdir(exist_ok=True)
@@ -109,21 +114,21 @@ def beside(name: str, settings: list[str], place: Path, port: int, chosen: argpa
     serving.start()
     ready.wait()
     try:
-        return trained(name, [*settings, f"tracking.uri=http://127.0.0.1:{port}"], place)
+        return train(name, [*overrides, f"tracking.uri=http://127.0.0.1:{port}"], place)
     finally:
         ended.set()
         serving.join()
 
 
 def unsent(journal: Path) -> int:
-    """Count the entries of a run's journal that MLflow has not."""
+    """Return the number of journal entries that MLflow has not received."""
     entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
     sent = [entry["sent"] for entry in entries if "sent" in entry]
     return len(entries) - len(sent) - (sent[-1] if sent else 0)
 
 
 def points(run: Path, port: int, epochs: int) -> dict[str, Any]:
-    """Count the points of the curves that the server has too few or twice."""
+    """Return the number of missing and duplicate points of the curves on the server."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"http://127.0.0.1:{port}")

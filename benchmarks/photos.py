@@ -1,6 +1,6 @@
-"""Inspecting 12-megapixel photos made of real patches at known places, time, memory and regions: one JSON line.
+"""Time, memory and regions of inspecting 12-megapixel photos composed of real patches: one JSON line.
 
-A photo is a wall of uncracked patches with walks of cracked ones laid in, at the patches' own size.
+A photo is a grid of uncracked patches with random walks of cracked ones, at the patches' original size.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _DISTINCT = 12  # photos whose regions are compared
 
 def main() -> None:
     """Measure and print."""
-    line = measure.parser(__doc__)
-    line.add_argument("--run", required=True, help="run directory of a model trained on such patches")
-    line.add_argument("--photos", type=int, default=200, help="for throughput and flat memory")
-    line.add_argument("--repeats", type=int, default=5, help="of the single photo; the median counts")
-    settings = line.parse_args()
+    parser = measure.parser(__doc__)
+    parser.add_argument("--run", required=True, help="run directory of a model trained on such patches")
+    parser.add_argument("--photos", type=int, default=200, help="photos for throughput and memory")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of the single photo; the median is reported")
+    settings = parser.parse_args()
     run = str(Path(settings.run).resolve())
     with measure.workplace() as folder:
         photos = list(make_photos(settings.images, folder / "photos", settings.photos))
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def make_photos(images: Path, folder: Path, count: int) -> Iterator[tuple[Path, np.ndarray]]:
-    """Make photos; gives each one's path and the cells that hold cracked patches, bool [rows, columns]."""
+    """Compose photos; yield each path and its cells with cracked patches, bool [rows, columns]."""
     from hairline.data import sources
 
     cracked_folder = sources.positive_class(sorted(path.name for path in images.iterdir() if path.is_dir()), None)
@@ -68,7 +68,7 @@ def walks(generator: np.random.Generator, rows: int, columns: int) -> np.ndarray
 
 
 def compose(generator: np.random.Generator, files: dict[bool, list[Path]], chosen: np.ndarray) -> np.ndarray:
-    """Lay patches out as a photo, uint8 [HEIGHT, WIDTH, 3]."""
+    """Compose a photo of patches, uint8 [HEIGHT, WIDTH, 3]."""
     wall = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for row in range(-(-HEIGHT // PATCH_PX)):
         for column in range(-(-WIDTH // PATCH_PX)):
@@ -82,10 +82,10 @@ def compose(generator: np.random.Generator, files: dict[bool, list[Path]], chose
 
 
 def single(run: str, photo: Path, folder: Path, repeats: int) -> dict[str, Any]:
-    """Measure one photo: in a process that is ready, and as a whole command with its peak memory."""
+    """Measure one photo: in a warm process, and as a whole command with its peak memory."""
     from hairline.inspection.records import Recorder
 
-    # The first call converts the model, as the first inspection with any model does.
+    # The first call converts the model.
     whole = [measure.run(command(run, photo, folder / f"one-{call}"), folder) for call in range(2)]
     recorder = Recorder(folder / "ready", model=Path(run, "model"), inspector={"size_px": PATCH_PX})
     seconds = []
@@ -105,7 +105,7 @@ def single(run: str, photo: Path, folder: Path, repeats: int) -> dict[str, Any]:
 
 
 def command(run: str, photo: Path, output: Path) -> list[str]:
-    """Give the command that inspects one photo."""
+    """Return the command that inspects one photo."""
     return [
         sys.executable,
         str(PREDICT),
@@ -117,7 +117,7 @@ def command(run: str, photo: Path, output: Path) -> list[str]:
 
 
 def places(run: str, photos: list[tuple[Path, np.ndarray]]) -> dict[str, Any]:
-    """Compare the found regions with the known places: intersection over union of their pixels."""
+    """Return the intersection over union of predicted and true cracked pixels, and the numbers of regions."""
     from scipy import ndimage
 
     from hairline.inspection.inspector import Inspector
@@ -143,7 +143,7 @@ def places(run: str, photos: list[tuple[Path, np.ndarray]]) -> dict[str, Any]:
 
 
 def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
-    """Inspect many photos, as predict.py does, beside the engine alone on tiles that lie ready."""
+    """Return the throughput of whole photos, and that of the engine on tiles in memory."""
     from hairline.inspection import tiles
     from hairline.inspection.records import Recorder
     from hairline.model import engine
@@ -170,14 +170,14 @@ def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
         resident.append(process.memory_info().rss / 1e6)
     seconds = time.perf_counter() - started
     engine_rate()
-    at_best = float(np.median(rates)) / count
+    limit = float(np.median(rates)) / count
     return {
         "photos": len(photos),
         "tiles_per_photo": count,
         "engine_tiles_per_second": float(np.median(rates)),
         "photos_per_second": len(photos) / seconds,
-        "fraction_of_engine": len(photos) / seconds / at_best,
-        # Medians, as other workers are at another stage of their photo whenever one ends.
+        "fraction_of_engine": len(photos) / seconds / limit,
+        # Medians, because the other workers are at different stages of their photos.
         "resident_mb_10th": float(np.median(resident[5:15])),
         "resident_mb_last": float(np.median(resident[-10:])),
         "resident_mb_highest": max(resident),

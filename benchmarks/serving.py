@@ -1,6 +1,6 @@
-"""A served model under load on this machine alone: answers, latencies, and malformed requests: one JSON line.
+"""A served model under load: answers, latencies, and malformed requests: one JSON line.
 
-It starts `mlflow models serve` on a free port of the loopback address, and stops it at the end.
+The script starts `mlflow models serve` on a free port of the loopback address and stops it at the end.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ HEADERS = {"Content-Type": "application/json"}
 
 def main() -> None:
     """Measure and print."""
-    line = measure.parser(__doc__)
-    line.add_argument("--model", required=True, help="what MLflow serves, such as models:/hairline@champion")
-    line.add_argument("--clients", type=int, default=8, help="at the same time")
-    line.add_argument("--seconds", type=float, default=60.0, help="of load")
-    line.add_argument("--malformed", type=int, default=200, help="requests that are no good")
-    line.add_argument("--limit", type=int, default=64, help="different images")
-    settings = line.parse_args()
-    images = chosen(settings.images, settings.limit)
+    parser = measure.parser(__doc__)
+    parser.add_argument("--model", required=True, help="model to serve, for example models:/hairline@champion")
+    parser.add_argument("--clients", type=int, default=8, help="number of concurrent clients")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of load")
+    parser.add_argument("--malformed", type=int, default=200, help="number of malformed requests")
+    parser.add_argument("--limit", type=int, default=64, help="number of different images")
+    settings = parser.parse_args()
+    images = read_images(settings.images, settings.limit)
     expected = probabilities(settings.model, images)
     with served(settings.model) as (port, process):
         before = pids(process)
@@ -63,8 +63,8 @@ def main() -> None:
     measure.report({**values, **measure.machine()})
 
 
-def chosen(folder: Path, limit: int) -> list[bytes]:
-    """Read image files, evenly from the classes."""
+def read_images(folder: Path, limit: int) -> list[bytes]:
+    """Read image files, in equal shares of the classes."""
     from hairline.data import sources
 
     table = sources.subsample(sources.from_folder(path=str(folder)), limit, 0)
@@ -72,7 +72,7 @@ def chosen(folder: Path, limit: int) -> list[bytes]:
 
 
 def probabilities(model: str, images: list[bytes]) -> list[dict[str, float]]:
-    """Give what the model says without a server, in a process of its own, so that this one stays small."""
+    """Return the model's probabilities without a server, from a separate process."""
     code = (
         "import json, sys, hairline, base64\n"
         "images = [base64.b64decode(text) for text in json.load(sys.stdin)]\n"
@@ -80,10 +80,10 @@ def probabilities(model: str, images: list[bytes]) -> list[dict[str, float]]:
         "print(table.filter(like='prob_').astype(float).to_json(orient='records', double_precision=15))"
     )
     texts = json.dumps([base64.b64encode(content).decode() for content in images])
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, model], input=texts, stdout=subprocess.PIPE, text=True, check=True
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def served(model: str) -> Iterator[tuple[int, psutil.Process]]:
     """Serve a model on a free port until the block ends."""
     port = measure.free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
-    # uvicorn must be this environment's.
+    # Put this environment's uvicorn first.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     server = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
@@ -113,7 +113,7 @@ def served(model: str) -> Iterator[tuple[int, psutil.Process]]:
 
 
 def alive(port: int) -> bool:
-    """Whether the server answers."""
+    """Return whether the server answers."""
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request("GET", "/ping")
@@ -123,17 +123,17 @@ def alive(port: int) -> bool:
 
 
 def pids(process: psutil.Process) -> set[int]:
-    """Give the ids of the server's processes."""
+    """Return the ids of the server's processes."""
     return {process.pid, *(child.pid for child in process.children(recursive=True))}
 
 
 def body(content: bytes) -> bytes:
-    """Write a good request."""
+    """Return a valid request."""
     return json.dumps({"dataframe_records": [{"image": base64.b64encode(content).decode()}]}).encode()
 
 
 def ask(port: int, content: bytes, headers: dict[str, str] = HEADERS) -> tuple[int, bytes]:
-    """Send one request; status 0 stands for no answer."""
+    """Send a request and return status and content; status 0 means no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request("POST", "/invocations", content, headers)
@@ -146,7 +146,7 @@ def ask(port: int, content: bytes, headers: dict[str, str] = HEADERS) -> tuple[i
 
 
 def wrong(answer: tuple[int, bytes], expected: dict[str, float]) -> bool:
-    """Whether an answer is not what the model says."""
+    """Return whether an answer differs from the expected probabilities."""
     status, content = answer
     if status != 200:
         return True
@@ -157,7 +157,7 @@ def wrong(answer: tuple[int, bytes], expected: dict[str, float]) -> bool:
 def load(
     port: int, images: list[bytes], expected: list[dict[str, float]], clients: int, seconds: float
 ) -> list[tuple[float, int, bool]]:
-    """Send requests from several clients; gives seconds, status and whether it was wrong, of each."""
+    """Send requests from several clients; return seconds, status and whether it was wrong for each."""
     bodies, answers, end = [body(content) for content in images], [], time.monotonic() + seconds
 
     def client(number: int) -> None:
@@ -178,7 +178,7 @@ def load(
 
 
 def figures(answers: list[tuple[float, int, bool]], clients: int, seconds: float) -> dict[str, Any]:
-    """Sum up the load."""
+    """Return throughput and latencies."""
     times = sorted(elapsed for elapsed, _, _ in answers)
     cuts = statistics.quantiles(times, n=100)
     return {
@@ -195,7 +195,7 @@ def figures(answers: list[tuple[float, int, bool]], clients: int, seconds: float
 
 
 def malformed(count: int, image: bytes) -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Write requests that are no good, each kind again and again with other random bytes."""
+    """Yield malformed requests of many kinds, with different random bytes."""
     draw = random.Random(0)
     good = base64.b64encode(image).decode()
     huge = json.dumps({"dataframe_records": [{"image": "A" * 70_000_000}]}).encode()
@@ -235,9 +235,9 @@ def malformed(count: int, image: bytes) -> Iterator[tuple[bytes, dict[str, str]]
         yield options[(made - 1) % len(options)]
 
 
-@functools.cache  # drawing it takes a second
+@functools.cache  # takes a second
 def bomb() -> bytes:
-    """Draw a small file of many pixels."""
+    """Return a small file with many pixels."""
     import io
 
     from PIL import Image
@@ -248,7 +248,7 @@ def bomb() -> bytes:
 
 
 def sentence(content: bytes) -> bool:
-    """Whether an answer says what is wrong."""
+    """Return whether an answer contains an error message."""
     try:
         text = json.loads(content)["message"]
     except (ValueError, KeyError, TypeError):

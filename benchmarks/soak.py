@@ -1,4 +1,4 @@
-"""Trainings killed at random moments and resumed, and many at once on one store and one cache: one JSON line."""
+"""Trainings killed at random moments and resumed, and concurrent trainings with one store and cache: one JSON line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import measure
 import numpy as np
 import pandas as pd
 
-# Small, but through every stage: three shards of features, both phases of training, the full report, a logged model.
+# Small, but with every stage: three shards of features, both training phases, the full report, a logged model.
 SETTINGS = [
     "data.count=1100", "data.size=48", "image_size=32", "model=mobilenetv3small", "model.weights=random",
     "model.dropout=0.2", "features.engine=tensorflow", "epochs=12", "finetune=top", "finetune.epochs=4",
@@ -33,24 +33,24 @@ RUNNING_SECONDS = 180.0
 
 
 def marks(directory: Path) -> dict[str, Callable[[], bool]]:
-    """Give the stages in which a run is killed, and how to see from outside that one has begun."""
+    """Return the stages in which a run is killed, each with a check whether it has begun."""
     log = directory / "train.log"
 
-    def said(text: str) -> bool:
+    def logged(text: str) -> bool:
         return log.is_file() and text in log.read_text(encoding="utf-8", errors="replace")
 
     return {
         "rendering": lambda: (directory / "config.yaml").is_file(),
         "features": lambda: (directory / "manifest.csv").is_file(),
-        "head": lambda: said("features: "),
-        "fine-tuning": lambda: said("fine-tuning from"),
-        "evaluation": lambda: said("threshold "),
+        "head": lambda: logged("features: "),
+        "fine-tuning": lambda: logged("fine-tuning from"),
+        "evaluation": lambda: logged("threshold "),
         "logging": lambda: (directory / "metrics.json").is_file(),
     }
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a training in a working directory, and a cache, of its own."""
+    """Start a training with its own working directory and cache."""
     place.mkdir(parents=True, exist_ok=True)
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     environment["HAIRLINE_CACHE"] = str(place / "cache")
@@ -59,8 +59,8 @@ def start(place: Path, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=place, env=environment, stdout=output, stderr=output)
 
 
-def watched(process: subprocess.Popen[bytes], directory: Path) -> dict[str, float]:
-    """Wait for a process; gives when each stage was seen to begin, and the end, on one clock."""
+def watch(process: subprocess.Popen[bytes], directory: Path) -> dict[str, float]:
+    """Wait for a process; return when each stage began, and the end, in seconds of the monotonic clock."""
     seen: dict[str, float] = {}
     while process.poll() is None:
         for name, begun in marks(directory).items():
@@ -71,13 +71,13 @@ def watched(process: subprocess.Popen[bytes], directory: Path) -> dict[str, floa
 
 
 def lengths(seen: dict[str, float]) -> dict[str, float]:
-    """Give how long each stage lasted."""
+    """Return the seconds of each stage."""
     names = [*marks(Path()), "end"]
     return {name: seen[after] - seen[name] for name, after in zip(names, names[1:], strict=False)}
 
 
 def kill(process: subprocess.Popen[bytes], directory: Path, stage: str, after: float) -> bool:
-    """Kill a training some seconds after a stage began; gives whether it was still going on."""
+    """Kill a training some seconds after a stage began; return whether it was still running."""
     begun = marks(directory)[stage]
     deadline = time.monotonic() + RUNNING_SECONDS
     while process.poll() is None and not begun() and time.monotonic() < deadline:
@@ -92,15 +92,15 @@ def kill(process: subprocess.Popen[bytes], directory: Path, stage: str, after: f
 
 
 def numbers(directory: Path) -> dict[str, Any]:
-    """Give all that two runs of the same settings must agree in, to the bit."""
-    found = {key: value for key, value in measure.results(directory).items() if not key.startswith("seconds")}
+    """Return everything in which two runs with the same settings must agree to the bit."""
+    metrics = {key: value for key, value in measure.results(directory).items() if not key.startswith("seconds")}
     history = pd.read_csv(directory / "history.csv").drop(columns="seconds")
     predictions = pd.read_csv(directory / "predictions.csv").drop(columns="path")
-    return {"metrics": found, "history": history.to_json(double_precision=15), "predictions": predictions.to_json()}
+    return {"metrics": metrics, "history": history.to_json(double_precision=15), "predictions": predictions.to_json()}
 
 
 def mirrored(place: Path, directory: Path) -> dict[str, int]:
-    """Count in MLflow: runs, those not FINISHED, and points that are missing or doubled."""
+    """Count in MLflow: runs, those not FINISHED, and missing or duplicate points."""
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
@@ -126,16 +126,18 @@ def mirrored(place: Path, directory: Path) -> dict[str, int]:
 
 
 def corrupt(cache: Path) -> int:
-    """Count entries of a cache that are not what they were written as."""
+    """Return the number of damaged cache entries."""
     bad = 0
     for index in cache.glob("features/*/*-*.json"):
         try:
-            about = json.loads(index.read_bytes())
+            entry = json.loads(index.read_bytes())
             rows = np.load(index.with_suffix(".npy"), allow_pickle=False)
-            whole = len(rows) == len(about["digests"]) and zlib.crc32(np.ascontiguousarray(rows).data) == about["crc32"]
+            intact = (
+                len(rows) == len(entry["digests"]) and zlib.crc32(np.ascontiguousarray(rows).data) == entry["crc32"]
+            )
         except (OSError, ValueError):
-            whole = False
-        bad += not whole
+            intact = False
+        bad += not intact
     for path in cache.glob("*.sqlite"):
         with sqlite3.connect(path) as connection:
             bad += connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok"
@@ -145,13 +147,13 @@ def corrupt(cache: Path) -> int:
 
 
 def soak(place: Path, rounds: int, seed: int) -> dict[str, Any]:
-    """Kill and resume; gives the counts. The run that is not killed is taken from the folder where it is there."""
-    whole, kept = place / "whole", place / "stages.json"
-    if not kept.is_file():
-        durations = lengths(watched(start(whole, *SETTINGS, f"hydra.run.dir={RUN}"), whole / RUN))
-        kept.write_text(json.dumps(durations))
-    expected, durations = numbers(whole / RUN), json.loads(kept.read_text())
-    measure.say("seconds of the stages: " + ", ".join(f"{name} {value:.1f}" for name, value in durations.items()))
+    """Kill and resume trainings and return the counts; reuse an earlier reference run in the folder."""
+    reference, stages_file = place / "whole", place / "stages.json"
+    if not stages_file.is_file():
+        durations = lengths(watch(start(reference, *SETTINGS, f"hydra.run.dir={RUN}"), reference / RUN))
+        stages_file.write_text(json.dumps(durations))
+    expected, durations = numbers(reference / RUN), json.loads(stages_file.read_text())
+    measure.say("seconds per stage: " + ", ".join(f"{name} {value:.1f}" for name, value in durations.items()))
     stages = list(durations)
     counts: Counter[str] = Counter()
     for number in range(seed, seed + rounds):
@@ -161,12 +163,12 @@ def soak(place: Path, rounds: int, seed: int) -> dict[str, Any]:
         killed = kill(start(folder, *SETTINGS, f"hydra.run.dir={RUN}"), folder / RUN, stage, after)
         code = start(folder, f"resume={RUN}").wait()
         same = code == 0 and numbers(folder / RUN) == expected
-        told = mirrored(folder, folder / RUN) if code == 0 else {"runs": 0, "running": 1}
+        tracked = mirrored(folder, folder / RUN) if code == 0 else {"runs": 0, "running": 1}
         bad = corrupt(folder / "cache")
         stray = len(list((folder / "outputs").iterdir())) - 1
         counts.update({f"killed in {stage}": killed, "killed": killed, "same": same, "corrupt": bad, "stray": stray})
-        counts.update({f"mlflow {key}": value for key, value in told.items()})
-        measure.say(f"round {number}: {stage} + {after:.1f} s, killed {killed}, same {same}, corrupt {bad}, {told}")
+        counts.update({f"mlflow {key}": value for key, value in tracked.items()})
+        measure.say(f"round {number}: {stage} + {after:.1f} s, killed {killed}, same {same}, corrupt {bad}, {tracked}")
         if same:
             shutil.rmtree(folder)
         else:
@@ -175,7 +177,7 @@ def soak(place: Path, rounds: int, seed: int) -> dict[str, Any]:
 
 
 def at_once(place: Path, processes: int) -> dict[str, Any]:
-    """Train with several processes at once; gives the counts."""
+    """Run several trainings at once and return the counts."""
     common = ["data.count=300", "data.size=48", "image_size=32", "model=mobilenetv3small", "model.weights=random",
               "features.engine=tensorflow", "epochs=5", "report.level=light", "runtime.threads=1"]  # fmt: skip
     rates = [f"{0.001 * (1 + index):.3f}" for index in range(processes)]
@@ -183,26 +185,28 @@ def at_once(place: Path, processes: int) -> dict[str, Any]:
     codes = [process.wait() for process in running]
     if any(codes):
         measure.say((place / "output.txt").read_text(errors="replace")[-5000:])
-    told = mirrored(place, place / "outputs" / rates[0])
+    tracked = mirrored(place, place / "outputs" / rates[0])
     logs = [(place / "outputs" / rate / "train.log").read_text() for rate in rates]
     return {
         "processes": processes,
         "exit_status_0": codes.count(0),
-        "finished": told["runs"] - told["not_finished"],
-        "wrong_points": told["wrong_points"],
+        "finished": tracked["runs"] - tracked["not_finished"],
+        "wrong_points": tracked["wrong_points"],
         "feature_passes": sum(text.count(" to compute, ") for text in logs),
         "corrupt": corrupt(place / "cache"),
     }
 
 
 def main() -> None:
-    """Soak, and print what was counted."""
-    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    line.add_argument("--rounds", type=int, default=20, help="trainings that are killed and resumed")
-    line.add_argument("--seed", type=int, default=0, help="number of the first round: it chooses stage and moment")
-    line.add_argument("--at-once", type=int, default=8, help="trainings at the same time on one store and one cache")
-    line.add_argument("--folder", type=Path, help="where to work, kept, so that rounds can be run in several calls")
-    settings = line.parse_args()
+    """Run the soak test and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20, help="number of trainings that are killed and resumed")
+    parser.add_argument("--seed", type=int, default=0, help="number of the first round; it determines stage and moment")
+    parser.add_argument(
+        "--at-once", type=int, default=8, help="number of concurrent trainings with one store and cache"
+    )
+    parser.add_argument("--folder", type=Path, help="working folder that is kept, to run rounds in several calls")
+    settings = parser.parse_args()
     began = time.monotonic()
     result: dict[str, Any] = {}
     with measure.workplace() as temporary:

@@ -1,12 +1,12 @@
-"""Make the project's own weights of MobileNetV2: trained on drawn patches alone, no photo takes part.
+"""Train the built-in weights of MobileNetV2 on synthetic patches, without any photo.
 
-    python tools/make_weights.py --work <folder>      # stop it at will: the same command goes on where it stood
+    python tools/make_weights.py --work <folder>      # stop it at any time: the same command resumes
     python tools/make_weights.py --work <folder> --export src/hairline/model/weights/mobilenetv2_synthetic.npz
 
-What is known of each drawn patch is to be told from it: in which cells of 8, 16 and 32 pixels there is a crack; of the
-whole, whether there is one, its share, width and direction, the kind of ground, which look-alikes there are, blur and
-brightness. Many targets keep the features rich. The exported weights are an exponential moving average of the trained
-ones, and batch normalisation's statistics are taken anew with them at the size they are used at.
+The network predicts which cells of 8, 16 and 32 pixels contain a crack and, for the whole patch, whether there is one,
+its share, width and direction, the surface, the look-alikes, blur and brightness. Many targets keep the features rich.
+The exported weights are an exponential moving average; the batch normalisation statistics are recomputed with them at
+the size of use.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from hairline.data.synthetic import invent
 from hairline.data.synthetic.lookalikes import WALL_LOOK_ALIKES
 
 SEED = 20
-DRAWN_PX, SHELF, CHUNK = 144, 4096, 256  # scenes are drawn a chunk at a time, and kept on a shelf of so many
-USES = 3  # how often a scene is shown, each time another part of it, turned
+DRAWN_PX, SHELF, CHUNK = 144, 4096, 256  # size of a scene, buffered scenes, scenes per chunk
+USES = 3  # how often a scene is used, each time another crop and rotation
 BATCH = 48
-STAGES = ((96, 30_000, 2e-3), (128, 2_000, 4e-4))  # pixels a side, images, highest learning rate
-WARM_UP = 3_000  # images over which the first rate rises
-AVERAGE = 0.998  # of the weights, a step
+STAGES = ((96, 30_000, 2e-3), (128, 2_000, 4e-4))  # side in pixels, images, highest learning rate
+WARM_UP = 3_000  # images in the warm-up
+AVERAGE = 0.998  # decay of the weights' moving average, per step
 CELLS = {"block_6_expand_relu": 8, "block_13_expand_relu": 16, "out_relu": 32}
 LOOK_ALIKES = (*(part.__name__ for part in WALL_LOOK_ALIKES), "spall")
 KNOWN = 8 + len(LOOK_ALIKES)
@@ -46,7 +46,7 @@ NORMALISED_PX, NORMALISED_BATCHES = 160, 24
 
 @dataclass
 class Drawn:
-    """Scenes: uint8 images [n, side, side, 3], bool masks [n, side, side] and what else is known, float32 [n, 16]."""
+    """Scenes: uint8 images [n, side, side, 3], bool masks [n, side, side] and other labels, float32 [n, 16]."""
 
     images: np.ndarray
     masks: np.ndarray
@@ -54,10 +54,10 @@ class Drawn:
 
 
 def draw_chunk(first: int, count: int = CHUNK, side: int = DRAWN_PX) -> Drawn:
-    """Draw the scenes `first` to `first + count`; every other one has a crack, half of them a twin without."""
+    """Draw scenes from number `first`; every other one has a crack, and half of these have a twin without."""
     scenes = []
     for number in range(first, first + count):
-        twin = number % 4 < 2  # two that differ in the crack alone
+        twin = number % 4 < 2  # twins differ only in the crack
         scenes.append(
             invent(seed=(SEED, number // 2 if twin else number, int(twin)), size=side, cracked=number % 2 == 0)
         )
@@ -71,17 +71,17 @@ def draw_chunk(first: int, count: int = CHUNK, side: int = DRAWN_PX) -> Drawn:
 
 
 class Shelf:
-    """The latest scenes; a process beside this one draws the next chunk."""
+    """A buffer of recent scenes; another process draws the next chunk."""
 
     def __init__(self, state: dict[str, int]) -> None:
-        """Begin to draw where `state`, which is counted on in place, says."""
+        """Start drawing at `state`, which is updated in place."""
         self._state = state
         self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         self._chunks: list[Drawn] = []
         self._next: Future[Drawn] = self._pool.submit(draw_chunk, state["scene"])
 
     def part(self, rng: np.random.Generator, side: int) -> Drawn:
-        """Give a batch of turned parts of scenes; every now and then the oldest chunk gives way to a new one."""
+        """Return a batch of rotated crops of scenes, and replace the oldest chunk from time to time."""
         if not self._chunks or self._state["shown"] >= CHUNK * USES:
             self._chunks = [*self._chunks[-(SHELF // CHUNK - 1) :], self._next.result()]
             self._state["scene"] += CHUNK
@@ -93,7 +93,7 @@ class Shelf:
         known = np.empty((BATCH, self._chunks[0].known.shape[1]), np.float32)
         for place in range(BATCH):
             chunk = self._chunks[rng.integers(len(self._chunks))]
-            part = round(DRAWN_PX * math.exp(rng.uniform(math.log(0.3), 0)))  # enlarged or made smaller
+            part = round(DRAWN_PX * math.exp(rng.uniform(math.log(0.3), 0)))  # enlarged or reduced
             row, top, left, turns = rng.integers(CHUNK), *rng.integers(0, DRAWN_PX - part + 1, 2), rng.integers(8)
             cut = np.s_[row, top : top + part, left : left + part]
             image, mask = _resized(chunk.images[cut], side), _resized(chunk.masks[cut], side)
@@ -105,14 +105,14 @@ class Shelf:
 
 
 def _resized(array: np.ndarray, side: int) -> np.ndarray:
-    """Squeeze an image or a mask to a square."""
+    """Resize an image or a mask to a square."""
     pixels = array if array.dtype == np.uint8 else array * np.uint8(255)
     resized = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
-    return resized if array.dtype == np.uint8 else resized > 60  # a line of one pixel outlives being made smaller
+    return resized if array.dtype == np.uint8 else resized > 60  # keeps lines of one pixel
 
 
 def targets(batch: Drawn) -> tuple[np.ndarray, np.ndarray]:
-    """Give what the network is to tell, float32 [n, KNOWN], and each value's weight: 0 where nothing is to be told."""
+    """Return the targets and their weights, float32 [n, KNOWN]; the weight 0 excludes a target from the loss."""
     side = batch.masks.shape[1]
     pixels = batch.masks.sum((1, 2)).astype(np.float32)
     cracked = pixels >= 8
@@ -123,7 +123,7 @@ def targets(batch: Drawn) -> tuple[np.ndarray, np.ndarray]:
         points = grid[batch.masks[row]]
         (across, slant), (_, down) = np.cov(points.T)
         doubled[row] = np.array([across - down, 2 * slant]) / max(1.0, across + down)
-    told = np.concatenate(
+    truth = np.concatenate(
         [
             cracked[:, None],
             np.log1p(100 * pixels / side**2)[:, None],
@@ -134,14 +134,14 @@ def targets(batch: Drawn) -> tuple[np.ndarray, np.ndarray]:
         ],
         axis=1,
     ).astype(np.float32)
-    weight = np.ones_like(told)
+    weight = np.ones_like(truth)
     weight[:, 2:5] = cracked[:, None]
     weight[(pixels > 0) & ~cracked, 0] = 0
-    return told, weight
+    return truth, weight
 
 
 def build() -> Any:
-    """Build the network with its heads, from float32 pixels of -1 to 1 of any size."""
+    """Build the network and the model with its heads, for float32 pixels from -1 to 1 of any size."""
     import keras
 
     network = keras.applications.MobileNetV2(input_shape=(None, None, 3), include_top=False, weights=None)
@@ -150,21 +150,21 @@ def build() -> Any:
     cells = [
         keras.layers.Conv2D(1, 1, name=f"cells_{side}")(network.get_layer(name).output) for name, side in CELLS.items()
     ]
-    told = keras.layers.Dense(KNOWN, name="told")(pooled)
-    return network, keras.Model(network.input, [told, *cells])
+    truth = keras.layers.Dense(KNOWN, name="truth")(pooled)
+    return network, keras.Model(network.input, [truth, *cells])
 
 
-def losses(outputs: Any, told: Any, weight: Any, mask: Any) -> Any:
-    """Add the losses of all targets; yes-or-no ones are cross entropies, the others squared."""
+def losses(outputs: Any, truth: Any, weight: Any, mask: Any) -> Any:
+    """Return the sum of the losses: cross entropy for binary targets, squared error for the others."""
     import tensorflow as tf
 
     answer, cells = outputs[0], outputs[1:]
     yes = [0, 5, *range(8, KNOWN)]
     amount = [column for column in range(KNOWN) if column not in yes]
-    entropy = tf.nn.sigmoid_cross_entropy_with_logits(tf.gather(told, yes, axis=1), tf.gather(answer, yes, axis=1))
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(tf.gather(truth, yes, axis=1), tf.gather(answer, yes, axis=1))
     strength = tf.constant([4.0] + [0.5] * (len(yes) - 1))
     total = tf.reduce_mean(tf.reduce_sum(entropy * strength * tf.gather(weight, yes, axis=1), 1))
-    squares = tf.square(tf.gather(told - answer, amount, axis=1)) * tf.gather(weight, amount, axis=1)
+    squares = tf.square(tf.gather(truth - answer, amount, axis=1)) * tf.gather(weight, amount, axis=1)
     total += 0.5 * tf.reduce_mean(tf.reduce_sum(squares, 1))
     for logits, side in zip(cells, CELLS.values(), strict=True):
         present = tf.nn.max_pool2d(mask[..., None], side, side, "SAME")
@@ -173,7 +173,7 @@ def losses(outputs: Any, told: Any, weight: Any, mask: Any) -> Any:
 
 
 def rate(shown: int) -> float:
-    """Give the learning rate after `shown` images: it warms up, and falls as half a cosine through each stage."""
+    """Return the learning rate after `shown` images: warm-up, then a cosine decay in each stage."""
     start = 0
     for _, images, highest in STAGES:
         if shown < start + images:
@@ -184,7 +184,7 @@ def rate(shown: int) -> float:
 
 
 def side_at(shown: int) -> int | None:
-    """Give the size of the stage that `shown` images belong to; None after the last."""
+    """Return the input size after `shown` images; None after the last stage."""
     for side, images, _ in STAGES:
         if shown < images:
             return side
@@ -193,7 +193,7 @@ def side_at(shown: int) -> int | None:
 
 
 def train(work: Path, pause: Path | None, minutes: float) -> None:
-    """Train, or go on with it, and save the state every few minutes."""
+    """Train or resume, and save the state every few minutes."""
     import keras
     import tensorflow as tf
 
@@ -210,12 +210,12 @@ def train(work: Path, pause: Path | None, minutes: float) -> None:
                 variable.assign(kept[f"v{number}"])
             average = [kept[f"a{number}"] for number in range(len(average))]
             state = json.loads(str(kept["state"]))
-        state["scene"] = max(0, state["scene"] - SHELF // 4)  # the shelf is drawn anew from here
+        state["scene"] = max(0, state["scene"] - SHELF // 4)  # redraw part of the buffer
 
     @tf.function(reduce_retracing=True)
-    def step(pixels: Any, mask: Any, told: Any, weight: Any) -> Any:
+    def step(pixels: Any, mask: Any, truth: Any, weight: Any) -> Any:
         with tf.GradientTape() as tape:
-            loss = losses(model(tf.cast(pixels, tf.float32) / 127.5 - 1, training=True), told, weight, mask)
+            loss = losses(model(tf.cast(pixels, tf.float32) / 127.5 - 1, training=True), truth, weight, mask)
         optimizer.apply_gradients(
             zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
         )
@@ -246,9 +246,9 @@ def train(work: Path, pause: Path | None, minutes: float) -> None:
 
 
 def export(work: Path, target: Path) -> None:
-    """Write the averaged weights in float16, with batch normalisation's statistics taken anew.
+    """Write the averaged weights in float16, with recomputed batch normalisation statistics.
 
-    Each array is named layer/variable.
+    Arrays are named layer/variable.
     """
     import keras
     import tensorflow as tf
@@ -259,7 +259,7 @@ def export(work: Path, target: Path) -> None:
     layers = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for number, batch in enumerate(_calibration()):
         for layer in layers:
-            layer.momentum = 1 - 1 / (number + 1)  # a plain mean over all batches
+            layer.momentum = 1 - 1 / (number + 1)  # mean over all batches
         network(tf.cast(batch, tf.float32) / 127.5 - 1, training=True)
     arrays = {
         f"{layer.name}/{variable.name}": variable.numpy().astype(np.float16)
@@ -267,7 +267,7 @@ def export(work: Path, target: Path) -> None:
         for variable in layer.weights
     }
     if not all(np.isfinite(value).all() for value in arrays.values()):
-        raise ValueError("a weight is beyond what float16 holds")
+        raise ValueError("a weight is out of range for float16")
     np.savez_compressed(target, **arrays)
     print(json.dumps({"weights": str(target), "megabytes": target.stat().st_size / 1e6}))
 
@@ -279,19 +279,19 @@ def _calibration() -> Iterator[np.ndarray]:
 
 def main() -> None:
     """Train or export."""
-    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    line.add_argument("--work", type=Path, required=True, help="folder of the state of training")
-    line.add_argument("--export", type=Path, help="write the weights there instead of training")
-    line.add_argument("--pause", type=Path, help="training waits while this file exists")
-    line.add_argument("--minutes", type=float, default=3, help="between two savings of the state")
-    chosen = line.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the training state")
+    parser.add_argument("--export", type=Path, help="write the weights to this file instead of training")
+    parser.add_argument("--pause", type=Path, help="training waits while this file exists")
+    parser.add_argument("--minutes", type=float, default=3, help="minutes between two saves of the state")
+    settings = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process that draws ends as well
-    chosen.work.mkdir(parents=True, exist_ok=True)
-    if chosen.export:
-        export(chosen.work, chosen.export)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end the drawing process as well
+    settings.work.mkdir(parents=True, exist_ok=True)
+    if settings.export:
+        export(settings.work, settings.export)
     else:
-        train(chosen.work, chosen.pause, chosen.minutes)
+        train(settings.work, settings.pause, settings.minutes)
 
 
 if __name__ == "__main__":
