@@ -210,7 +210,7 @@ class Inspector:
 
     def _predict(self, photo: Photo) -> tuple[tiles.Grid, NDArray[np.float32], NDArray[np.float32]]:
         """Return a photo's tiles, their features [tiles, width] and their probabilities [tiles, classes]."""
-        picture = photo if isinstance(photo, Image.Image) else saved.named_picture(photo)
+        picture = photo if isinstance(photo, Image.Image) else saved.open_image(photo)
         grid = tiles.grid(picture.width, picture.height, tile_px=self.tile_px, stride_px=self.stride_px)
         boxes = grid.boxes()
         corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]).tolist()

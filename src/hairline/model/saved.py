@@ -268,7 +268,7 @@ class Classifier:
         rows, parts = [], [np.empty((0, len(self.bundle.class_names)), np.float32)]
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
-            pictures = [named_picture(item) for item in batch]
+            pictures = [open_image(item) for item in batch]
             for item, picture in zip(batch, pictures, strict=True):
                 path = os.fspath(item) if isinstance(item, str | os.PathLike) else ""
                 rows.append((path, picture.width, picture.height, ""))
@@ -280,7 +280,7 @@ class Classifier:
         return predictions.table(table, self.bundle.decide(probabilities), probabilities, self.bundle.class_names)
 
 
-def named_picture(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
+def open_image(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
     """Open an image from a path, encoded bytes or a uint8 RGB array.
 
     Raises:
