@@ -24,9 +24,7 @@ from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
 from hairline.model.saved import Bundle
 from hairline.system.errors import HairlineError
-from hairline.system.signals import Signals
-from hairline.training.checkpoint import Checkpoint
-from hairline.training.head import FitSettings, Frozen, Head, OnEpoch, PassSettings, frozen_features
+from hairline.training.head import FitSettings, Frozen, Head, Hooks, PassSettings, frozen_features
 
 if TYPE_CHECKING:
     import keras
@@ -101,16 +99,7 @@ class Base:
             data, lambda: self.parts.backbone, self.parts.recipe(self.engine), settings, label="features"
         )
 
-    def head(
-        self,
-        data: Dataset,
-        frozen: Frozen,
-        settings: FitSettings,
-        *,
-        on_epoch: OnEpoch,
-        state: Checkpoint,
-        signals: Signals,
-    ) -> Head:
+    def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Refit the base's head to all images except the test split.
 
         It takes a second, so no epoch is reported and nothing is saved in between.

@@ -1,9 +1,9 @@
-"""The state of a run, from which one that was killed goes on to the same bits.
+"""The state of a run, from which a killed run resumes to the same bits.
 
-`state.npz` in the run directory is one file, replaced in one step after each epoch: numbers and names as JSON, and for
-each phase of training the model's variables (the random generators of its layers among them), the optimizer's, and the
-best weights so far. All other randomness follows from the seed and the number of the epoch. Features have a state of
-their own, the shards of the cache; what comes after training takes seconds and is done again.
+`state.npz` in the run directory is one file, replaced atomically after each epoch: numbers and names as JSON, and for each
+phase of training the variables of the model (the random generators of its layers included) and of the optimizer, and the
+best weights so far. All other randomness follows from the seed and the epoch's number. Features resume from the shards of
+the cache; what follows training takes seconds and is repeated.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ Arrays = Mapping[str, Sequence[np.ndarray]]
 
 
 class CheckpointError(HairlineError):
-    """A run that cannot be gone on with."""
+    """The run cannot be resumed."""
 
 
 class Checkpoint:
-    """What a run directory knows of its run.
+    """The saved state of the run in a run directory.
 
     Attributes:
         directory: The run directory.
     """
 
     def __init__(self, directory: Path, about: dict[str, Any], arrays: dict[str, list[np.ndarray]]) -> None:
-        """Take what `read` found, or `begin` makes."""
+        """Use `read` or `begin` instead."""
         self.directory = directory
         self._about, self._arrays = about, arrays
 
     @classmethod
     def begin(cls, directory: Path, identity: str) -> Checkpoint:
-        """Write the state of a run that has done nothing yet.
+        """Save and return the state of a run that has just started.
 
         Args:
             directory: The run directory.
-            identity: Of the configuration.
+            identity: Identity of the configuration.
         """
         about = {"version": _VERSION, "identity": identity, "working_directory": os.getcwd(), "phases": {}}
         state = cls(directory, about, {})
@@ -58,10 +58,10 @@ class Checkpoint:
 
     @classmethod
     def read(cls, directory: Path) -> Checkpoint | None:
-        """Read the state of a run; None where there is none.
+        """Return the state of a run; None where there is none.
 
         Raises:
-            CheckpointError: If it is damaged, or of another version.
+            CheckpointError: If the file is damaged or has another version.
         """
         path = directory / FILE
         try:
@@ -73,7 +73,7 @@ class Checkpoint:
                     if name != _ABOUT:  # written in order: phase/kind/number
                         arrays.setdefault(name.rpartition("/")[0], []).append(file[name])
             if about["version"] != _VERSION:
-                raise ValueError(f"it is of version {about['version']}, this one reads {_VERSION}")
+                raise ValueError(f"its version is {about['version']}, this program reads {_VERSION}")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -84,47 +84,47 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """Of the configuration."""
+        """Identity of the configuration."""
         return str(self._about["identity"])
 
     @property
     def working_directory(self) -> str:
-        """Where the run was started: relative paths and the store refer to it."""
+        """Directory where the run was started; relative paths and the store refer to it."""
         return str(self._about["working_directory"])
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to be done."""
+        """Whether the run is complete."""
         return bool(self._about.get("finished"))
 
     def expect(self, digest: str, images: int) -> None:
-        """Note which images the run is of, or see that they are still the same.
+        """Record the images of the run, or check that they have not changed.
 
         Args:
-            digest: Of the divided manifest.
-            images: Their number.
+            digest: Digest of the manifest with its splits.
+            images: Number of images.
 
         Raises:
-            CheckpointError: If they are not those the run began with.
+            CheckpointError: If the images differ from those the run started with.
         """
         known = self._about.setdefault("manifest", [digest, images])
         if known[0] != digest:
             raise CheckpointError(
-                f"the images are not those this run began with: {known[1]:,} then, {images:,} now "
-                f"({self.directory / 'manifest.csv'} lists the former). Its numbers would mix two data sets: restore "
+                f"the images differ from those this run started with: {known[1]:,} then, {images:,} now "
+                f"({self.directory / 'manifest.csv'} lists the former). Its figures would mix two data sets: restore "
                 "the images, or start a new run without resume="
             )
 
     def reopen(self) -> None:
-        """Note that something is left to be done, as where a finished run is given a fuller report."""
+        """Mark the run as incomplete, as when a finished run gets a fuller report."""
         if self._about.pop("finished", False):
             self._write()
 
     def finish(self, keep: bool) -> None:
-        """Note that nothing is left to be done.
+        """Mark the run as complete.
 
         Args:
-            keep: Whether the trained weights stay, for the run to be completed later.
+            keep: Keep the trained weights, so that a light run can be completed later.
         """
         self._about["finished"] = True
         if not keep:
@@ -132,7 +132,7 @@ class Checkpoint:
         self._write()
 
     def phase(self, name: str) -> Phase:
-        """Give the part of the state that belongs to one phase of training."""
+        """Return the part of the state that belongs to a phase of training."""
         return Phase(self, name)
 
     def _write(self) -> None:
@@ -146,11 +146,11 @@ class Phase:
     """The state of one phase of training."""
 
     def __init__(self, checkpoint: Checkpoint, name: str) -> None:
-        """Take the part `name` of a checkpoint."""
+        """Use `Checkpoint.phase` instead."""
         self._checkpoint, self._name = checkpoint, name
 
     def load(self) -> tuple[dict[str, Any], Arrays] | None:
-        """Give what was saved last; None at the phase's start."""
+        """Return what was saved last; None at the start of the phase."""
         about = self._checkpoint._about["phases"].get(self._name)
         if about is None:
             return None
@@ -162,8 +162,8 @@ class Phase:
         """Replace the phase's state on disk.
 
         Args:
-            about: What JSON holds.
-            arrays: Lists of arrays of any shape, by kind; their order is kept.
+            about: Values for JSON.
+            arrays: Lists of arrays of any shape, by kind, in order.
         """
         self._checkpoint._about["phases"][self._name] = about
         self._checkpoint._arrays |= {f"{self._name}/{kind}": list(row) for kind, row in arrays.items()}

@@ -15,13 +15,11 @@ from hairline import config
 from hairline.config import Augment, arguments
 from hairline.data.prepare import Dataset
 from hairline.system import errors
-from hairline.system.signals import Signals
-from hairline.training.checkpoint import Checkpoint
 from hairline.training.head import (
     FitSettings,
     Frozen,
     Head,
-    OnEpoch,
+    Hooks,
     PassSettings,
     fit_features,
     frozen_features,
@@ -42,10 +40,7 @@ def finetune(
     settings: config.Finetune,
     fit: FitSettings,
     passes: PassSettings,
-    *,
-    on_epoch: OnEpoch,
-    state: Checkpoint,
-    signals: Signals,
+    hooks: Hooks,
 ) -> Head:
     """Train layers of the backbone together with the head; both are changed in place.
 
@@ -64,20 +59,14 @@ def finetune(
     backbone = frozen.network()
     cut = cuts.unfreeze(backbone, settings.layers, settings.from_layer)
     fit = replace(fit, epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate)
-    phase: dict[str, Any] = {
-        "before": head.history,
-        "on_epoch": on_epoch,
-        "state": state.phase("fine-tune"),
-        "signals": signals,
-    }
     if cut is None:
         model = keras.Model(backbone.input, head.model(backbone.output))
-        return _train_on_images(model, data, head, fit, passes.augment, frozen.recipe.image_size, phase)
+        return _train_on_images(model, data, head, fit, hooks, passes.augment, frozen.recipe.image_size)
     log.info("fine-tuning from layer %s upwards", cut.layer)
     recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
     below = frozen_features(data, lambda: cut.lower, recipe, passes, label="activations")
     model = keras.Model(cut.upper.input, head.model(cut.upper.output))
-    history = fit_features(model, data, below, fit, name="fine-tune", **phase)
+    history = fit_features(model, data, below, fit, hooks, name="fine-tune", before=head.history)
     return replace(head, logits=heads.compute_logits(model, below.images), history=history)
 
 
@@ -86,9 +75,9 @@ def _train_on_images(
     data: Dataset,
     head: Head,
     fit: FitSettings,
+    hooks: Hooks,
     augment: Augment,
     image_size: int,
-    phase: dict[str, Any],
 ) -> Head:
     """Train the whole network on pixels: nothing of it is frozen, so nothing can be cached."""
     from hairline.data import pipeline
@@ -123,8 +112,11 @@ def _train_on_images(
             batches(data.rows("val")),
             steps=-(-len(train) // fit.batch_size),
             phase="fine-tune",
+            before=head.history,
+            on_epoch=hooks.on_epoch,
+            state=None if hooks.state is None else hooks.state.phase("fine-tune"),
+            signals=hooks.signals,
             **fit.phase(),
-            **phase,
         )
         logits = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
     return replace(head, logits=logits, history=history)

@@ -6,7 +6,7 @@ TensorFlow takes seconds to import, so whatever needs it is imported inside the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from hairline.data.decoded import Decoded
 from hairline.data.prepare import Dataset
 from hairline.system import errors
 from hairline.system.signals import Signals
-from hairline.training.checkpoint import Checkpoint, Phase
+from hairline.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import keras
@@ -110,6 +110,21 @@ class FitSettings:
 
 
 @dataclass(frozen=True)
+class Hooks:
+    """What happens after each epoch.
+
+    Attributes:
+        on_epoch: Called with the epoch's number and metrics.
+        state: Saves the epoch, and resumes from it; None: nothing is saved.
+        signals: Checked for a request to stop.
+    """
+
+    on_epoch: OnEpoch = lambda epoch, row: None
+    state: Checkpoint | None = None
+    signals: Signals = field(default_factory=Signals)
+
+
+@dataclass(frozen=True)
 class PassSettings:
     """How images are passed through a frozen network.
 
@@ -176,9 +191,7 @@ def train_head(
     settings: FitSettings,
     *,
     part: np.ndarray | None = None,
-    on_epoch: OnEpoch = lambda epoch, row: None,
-    state: Checkpoint | None = None,
-    signals: Signals | None = None,
+    hooks: Hooks | None = None,
 ) -> Head:
     """Train a head on the features of the training images.
 
@@ -187,28 +200,25 @@ def train_head(
         frozen: Their features.
         settings: How to train.
         part: Positions, among the training images, of those to train on, int64; None: all, and every epoch is logged.
-        on_epoch: Called after each epoch with its number and metrics.
-        state: Saves each epoch, and resumes from it; None: nothing is saved.
-        signals: Checked after each epoch.
+        hooks: What happens after each epoch.
     """
     import keras
 
-    from hairline.model import head as heads
+    from hairline.model.head import Standardisation, build_head, compute_logits
 
     plain = frozen.images.rows(data.rows("train"))
     known = plain if settings.fresh_views else frozen.training(1)
     images = len(data.rows("train"))
     rows = None if part is None else np.concatenate([part + view * images for view in range(frozen.views)])
-    standardisation = heads.Standardisation.fit(known if rows is None else known.rows(rows))
+    standardisation = Standardisation.fit(known if rows is None else known.rows(rows))
     keras.utils.set_random_seed(settings.seed)
-    model = heads.build_head(standardisation, classes=len(data.class_names), dropout=settings.dropout)
-    common: dict[str, Any] = {"part": rows, "verbose": part is None, "on_epoch": on_epoch, "signals": signals}
+    model = build_head(standardisation, classes=len(data.class_names), dropout=settings.dropout)
+    hooks = hooks or Hooks()
     if settings.optimizer.name == "lbfgs":
-        history = _fit_to_convergence(model, standardisation, data, frozen, settings, **common)
+        history = _fit_to_convergence(model, standardisation, data, frozen, settings, hooks, part=rows)
     else:
-        phase = None if state is None else state.phase("head")
-        history = fit_features(model, data, frozen, settings, name="head", state=phase, **common)
-    return Head(model, standardisation, heads.compute_logits(model, frozen.images), history)
+        history = fit_features(model, data, frozen, settings, hooks, name="head", part=rows)
+    return Head(model, standardisation, compute_logits(model, frozen.images), history)
 
 
 def fit_features(
@@ -216,14 +226,11 @@ def fit_features(
     data: Dataset,
     frozen: Frozen,
     settings: FitSettings,
+    hooks: Hooks,
     *,
     name: str,
     part: np.ndarray | None = None,
     before: pd.DataFrame | None = None,
-    verbose: bool = True,
-    on_epoch: OnEpoch = lambda epoch, row: None,
-    state: Phase | None = None,
-    signals: Signals | None = None,
 ) -> pd.DataFrame:
     """Train a model on the outputs of a frozen network, batch by batch; returns the history.
 
@@ -232,13 +239,10 @@ def fit_features(
         data: The images.
         frozen: The outputs.
         settings: How to train.
+        hooks: What happens after each epoch.
         name: Name of the phase.
-        part: Rows of the training features to train on, int64; None: all.
+        part: Rows of the training features to train on, int64; None: all, and every epoch is logged.
         before: History of the phases before this one.
-        verbose: Log one line per epoch.
-        on_epoch: Called after each epoch with its number and metrics.
-        state: Saves each epoch, and resumes from it.
-        signals: Checked after each epoch.
     """
     from hairline.data import pipeline
     from hairline.training import epochs
@@ -269,10 +273,10 @@ def fit_features(
             reuse_dataset=True,
             phase=name,
             before=before,
-            verbose=verbose,
-            on_epoch=on_epoch,
-            state=state,
-            signals=signals,
+            verbose=part is None,
+            on_epoch=hooks.on_epoch,
+            state=None if hooks.state is None else hooks.state.phase(name),
+            signals=hooks.signals,
             **settings.phase(),
         )
 
@@ -283,11 +287,9 @@ def _fit_to_convergence(
     data: Dataset,
     frozen: Frozen,
     settings: FitSettings,
+    hooks: Hooks,
     *,
     part: np.ndarray | None,
-    verbose: bool,
-    on_epoch: OnEpoch,
-    signals: Signals | None,
 ) -> pd.DataFrame:
     """Fit a head by L-BFGS on features that are read into memory; it takes seconds, so no state is saved."""
     from hairline.training import solve
@@ -309,9 +311,9 @@ def _fit_to_convergence(
         None if weights is None else weights[chosen],
         **arguments(settings.optimizer, "name"),
         keep=settings.schedule.keep,
-        verbose=verbose,
-        on_epoch=on_epoch,
-        signals=signals,
+        verbose=part is None,
+        on_epoch=hooks.on_epoch,
+        signals=hooks.signals,
     )
     model.get_layer("logits").set_weights([solution.kernel.astype(np.float32), solution.bias.astype(np.float32)])
     return history

@@ -19,9 +19,7 @@ from hairline.model import backbones
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
 from hairline.system import tensorflow
-from hairline.system.signals import Signals
-from hairline.training.checkpoint import Checkpoint
-from hairline.training.head import FitSettings, Frozen, Head, OnEpoch, PassSettings, frozen_features, train_head
+from hairline.training.head import FitSettings, Frozen, Head, Hooks, PassSettings, frozen_features, train_head
 
 if TYPE_CHECKING:
     import keras
@@ -48,17 +46,8 @@ class Start(Protocol):
     def features(self, data: Dataset, settings: PassSettings) -> Frozen:
         """Return the features of all images, computed or from the cache."""
 
-    def head(
-        self,
-        data: Dataset,
-        frozen: Frozen,
-        settings: FitSettings,
-        *,
-        on_epoch: OnEpoch,
-        state: Checkpoint,
-        signals: Signals,
-    ) -> Head:
-        """Return the trained head; `state` saves each epoch, `signals` are checked after each."""
+    def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
+        """Return the trained head."""
 
     def decide(self, predictions: Predictions, settings: config.Decision, *, resamples: int) -> Decision:
         """Return temperature and threshold, chosen on images that took no part in the fit."""
@@ -132,18 +121,9 @@ class Pretrained:
         recipe = Recipe(name, digest, size, chosen, taps=taps, precision=precision)
         return frozen_features(data, network, recipe, settings, label="features")
 
-    def head(
-        self,
-        data: Dataset,
-        frozen: Frozen,
-        settings: FitSettings,
-        *,
-        on_epoch: OnEpoch,
-        state: Checkpoint,
-        signals: Signals,
-    ) -> Head:
+    def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Train a head on the training images."""
-        return train_head(data, frozen, settings, on_epoch=on_epoch, state=state, signals=signals)
+        return train_head(data, frozen, settings, hooks=hooks)
 
     def decide(self, predictions: Predictions, settings: config.Decision, *, resamples: int) -> Decision:
         """Choose temperature and threshold on the validation images."""

@@ -31,7 +31,7 @@ from hairline.training import checkpoint, repeats, save, summary
 from hairline.training.base import Base, BaseError
 from hairline.training.checkpoint import Checkpoint
 from hairline.training.finetune import finetune
-from hairline.training.head import FitSettings, Frozen, Head, PassSettings
+from hairline.training.head import FitSettings, Frozen, Head, Hooks, PassSettings
 from hairline.training.start import Pretrained, Start
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def run_stages(
         def on_epoch(epoch: int, row: dict[str, float]) -> None:
             run.metrics(row, step=epoch)
 
-        hooks = {"on_epoch": on_epoch, "state": state, "signals": process.signals}
+        hooks = Hooks(on_epoch, state, process.signals)
         with seconds("setup"):
             record_inputs(config, data, directory, run)
             tensorflow.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
@@ -114,11 +114,11 @@ def run_stages(
             frozen = start.features(data, passes)
             run.parameters({"weights": start.origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
         with seconds("head"):
-            head = start.head(data, frozen, fit, **hooks)  # type: ignore[arg-type]
+            head = start.head(data, frozen, fit, hooks)
             head.history.to_csv(directory / "history.csv", index=False)
         if config.finetune.layers != "none":
             with seconds("finetune"):
-                head = finetune(data, frozen, head, config.finetune, fit, passes, **hooks)  # type: ignore[arg-type]
+                head = finetune(data, frozen, head, config.finetune, fit, passes, hooks)
                 head.history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
             predictions = repeats.predictions_of(data, head)
@@ -141,8 +141,7 @@ def run_stages(
                 model, metrics["parity_difference"] = save_model(config, start, data, frozen, head, decision, directory)
             with seconds("figures"):
                 curve = learning_curve(config, data, frozen, fit, metrics, directory)
-                draw_training(config, data, head, leak_report, curve, directory)
-                draw_predictions(config, data, predictions, decision, model, directory)
+                draw(config, data, head, predictions, decision, model, leak_report, curve, directory)
         metrics |= seconds.measured()
         files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         mirror(data, metrics, directory, run)
@@ -346,10 +345,18 @@ def learning_curve(
     return curve
 
 
-def draw_training(
-    config: Config, data: Dataset, head: Head, leak_report: Leaks, curve: pd.DataFrame | None, directory: Path
+def draw(
+    config: Config,
+    data: Dataset,
+    head: Head,
+    predictions: Predictions,
+    decision: Decision,
+    model: keras.Model,
+    leak_report: Leaks,
+    curve: pd.DataFrame | None,
+    directory: Path,
 ) -> None:
-    """Draw training images, curves and the closest pairs across the split."""
+    """Draw the figures of training, split and test predictions."""
     from hairline.evaluation import galleries
 
     galleries.draw_training(
@@ -363,14 +370,6 @@ def draw_training(
         split_by=data.split_by,
         curve=curve,
     )
-
-
-def draw_predictions(
-    config: Config, data: Dataset, predictions: Predictions, decision: Decision, model: keras.Model, directory: Path
-) -> None:
-    """Draw the test predictions."""
-    from hairline.evaluation import galleries
-
     galleries.draw_predictions(
         directory / "figures",
         rows=data.manifest.iloc[data.rows("test")],
