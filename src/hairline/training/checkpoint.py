@@ -1,9 +1,9 @@
 """The state of a run, from which a killed run resumes to the same bits.
 
-`state.npz` in the run directory is one file, replaced atomically after each epoch: numbers and names as JSON, and for each
-phase of training the variables of the model (the random generators of its layers included) and of the optimizer, and the
-best weights so far. All other randomness follows from the seed and the epoch's number. Features resume from the shards of
-the cache; what follows training takes seconds and is repeated.
+`state.npz` in the run directory is one file, replaced atomically after each epoch: numbers and names as JSON, and for
+each phase of training the variables of the model (the random generators of its layers included) and of the optimizer,
+and the best weights so far. All other randomness follows from the seed and the epoch's number. Features resume from the
+shards of the cache; what follows training takes seconds and is repeated.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Checkpoint:
         about = np.frombuffer(json.dumps(self._about).encode(), np.uint8)
         flat = {f"{kind}/{number}": array for kind, row in self._arrays.items() for number, array in enumerate(row)}
         with files.atomic(self.directory / FILE) as file:
-            np.savez(file, **{_ABOUT: about}, **flat)
+            np.savez(file, **{_ABOUT: about, **flat})  # type: ignore[arg-type]
 
 
 class Phase:

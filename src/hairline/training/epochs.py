@@ -36,7 +36,7 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     [0.6667, 0.6667, 0.6667, 2.0]
     """
     counts = np.bincount(labels, minlength=classes)
-    return len(labels) / (classes * counts[labels])
+    return np.asarray(len(labels) / (classes * counts[labels]))
 
 
 def fit(
@@ -99,7 +99,7 @@ def fit(
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False,
     )
-    earlier = [] if before is None else before.to_dict("records")
+    earlier: list[Any] = [] if before is None else before.to_dict("records")
     course = _Course(train, phase, earlier, epochs, patience, verbose, on_epoch, state, signals)
     course.restore(model)
     with progress.bar(epochs * steps, f"train {phase}", "steps", done=course.done * steps) as bar:

@@ -303,7 +303,7 @@ def _fit_to_convergence(
     def standardised(features: Features, rows: np.ndarray) -> np.ndarray:
         values = features.read(rows) - standardisation.mean
         values /= standardisation.deviation
-        return values
+        return np.asarray(values)
 
     solution, history = solve.solve(
         (standardised(frozen.training(1), chosen), targets[np.tile(data.labels[train], frozen.views)[chosen]]),

@@ -5,6 +5,7 @@ TensorFlow takes seconds to import, so whatever needs it is imported inside the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ _PARITY_IMAGES = 32
 
 
 def describe(
-    data: Dataset, decision: Decision, network: dict[str, str], *, image_size: int, split: dict[str, object]
+    data: Dataset, decision: Decision, network: dict[str, str], *, image_size: int, split: Mapping[str, object]
 ) -> Bundle:
     """Return the content of `bundle.json`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class Pretrained:
     model: config.Model
     image_size: int
     seed: int
-    engine: str
+    engine: Literal["auto", "litert", "tensorflow"]
     runtime: config.Runtime
     finetune: config.Finetune
     weights: Path | None
