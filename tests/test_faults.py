@@ -24,7 +24,7 @@ from hairline.system import errors
 from tests import darkness
 from tests.conftest import ROOT
 from tests.running import TINY
-from tests.test_experiment import train
+from tests.running import train
 
 
 @pytest.fixture

@@ -64,3 +64,43 @@ def test_few_modules_load_tensorflow_or_mlflow() -> None:
     heavy = {"tensorflow", "keras", "mlflow"}
     tops = {name_of(path): {name.split(".")[0] for name in imported(path, top_level=True)} for path in MODULES}
     assert {name for name, libraries in tops.items() if libraries & heavy} <= {*HEAVY, "tracking.serving"}
+
+
+# The stories read a script's whole settings; functions below them take keyword arguments.
+STORIES = {
+    "training.train", "evaluation.evaluate", "evaluation.compare", "inspection.predict", "shipping.export",
+    "shipping.register",
+}  # fmt: skip
+SETTINGS = {"Config", "Evaluate", "Compare", "Predict", "Export", "Register", "Sync"}
+
+
+def below_the_stories() -> list[Path]:
+    return [path for path in MODULES if not name_of(path).startswith(("app", "config")) and name_of(path) not in STORIES]
+
+
+@pytest.mark.parametrize("path", below_the_stories(), ids=name_of)
+def test_functions_below_the_stories_take_no_whole_settings(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    taken = {
+        name.id if isinstance(name, ast.Name) else name.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg) and node.annotation is not None
+        for name in ast.walk(node.annotation)
+        if isinstance(name, ast.Name | ast.Attribute)
+    }
+    assert not taken & SETTINGS
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_keep_no_state(path: Path) -> None:
+    """No name of a module is reassigned by a function, and only constants hold lists, dictionaries and sets."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        names = {target.id for target in targets if isinstance(target, ast.Name)}
+        mutable = isinstance(getattr(node, "value", None), ast.List | ast.Dict | ast.Set | ast.Call)
+        assert not mutable or all(name.isupper() or name in ("log", "__all__") for name in names) or "TypeVar" in ast.dump(node)
+        filled = isinstance(getattr(node, "value", None), ast.List | ast.Dict | ast.Set)
+        value = getattr(node, "value", None)
+        assert not filled or value.elts if isinstance(value, ast.List | ast.Set) else True, names

@@ -25,7 +25,7 @@ from hairline.training import epochs as training
 from hairline.training.checkpoint import Checkpoint
 from tests.conftest import ROOT
 from tests.running import TINY, composed, refused, run
-from tests.test_training import FEATURES, TRAIN, VAL, batches
+from tests.test_epochs import FEATURES, TRAIN, VAL, batches
 
 # --- the state file ---------------------------------------------------------------------------------------------------
 
