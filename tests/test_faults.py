@@ -23,8 +23,7 @@ from hairline.model import saved
 from hairline.system import errors
 from tests import darkness
 from tests.conftest import ROOT
-from tests.running import TINY
-from tests.running import train
+from tests.running import TINY, train
 
 
 @pytest.fixture

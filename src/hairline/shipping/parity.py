@@ -19,7 +19,7 @@ import pandas as pd
 from hairline.data import images, manifest, sources
 from hairline.model.saved import Bundle
 from hairline.shipping.formats import FORMATS, ExportError
-from hairline.shipping.runners import Predict
+from hairline.shipping.runners import Predictor
 from hairline.system import progress
 from hairline.tracking import FinishedRun
 
@@ -161,9 +161,9 @@ class Parity:
 
 
 def measure(
-    paths: Sequence[str], labels: Sequence[str], bundle: Bundle, original: Predict, exported: Predict
+    paths: Sequence[str], labels: Sequence[str], bundle: Bundle, original: Predictor, exported: Predictor
 ) -> tuple[Parity, np.ndarray]:
-    """Predict image files with both models and compare.
+    """Predictor image files with both models and compare.
 
     Args:
         paths: Image files.
@@ -242,7 +242,7 @@ def run_readme(code: str, folder: Path, paths: Sequence[str], class_names: Seque
         raise ExportError(f"the code of the export's README does not run: {error}") from error
 
 
-def timings(run: Predict, image_size: int) -> dict[str, float]:
+def timings(run: Predictor, image_size: int) -> dict[str, float]:
     """Return milliseconds per image in batches of 1 and 16, the median of the calls of about a second each."""
     result = {}
     for batch in (1, 16):

@@ -10,10 +10,10 @@ import numpy as np
 
 from hairline.system import tensorflow
 
-Predict = Callable[[np.ndarray], np.ndarray]
+Predictor = Callable[[np.ndarray], np.ndarray]
 
 
-def load(name: str, path: Path, threads: int | None = None) -> Predict:
+def load(name: str, path: Path, threads: int | None = None) -> Predictor:
     """Load an exported model.
 
     Args:
@@ -33,7 +33,7 @@ def load(name: str, path: Path, threads: int | None = None) -> Predict:
     return _load_litert(path, threads or os.cpu_count() or 1)
 
 
-def _load_litert(path: Path, threads: int) -> Predict:
+def _load_litert(path: Path, threads: int) -> Predictor:
     from ai_edge_litert.interpreter import Interpreter
 
     with tensorflow.quiet():
@@ -44,7 +44,7 @@ def _load_litert(path: Path, threads: int) -> Predict:
     return lambda pixels: np.array(run(images=pixels)["probabilities"])
 
 
-def _load_onnx(path: Path, threads: int) -> Predict:
+def _load_onnx(path: Path, threads: int) -> Predictor:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -53,7 +53,7 @@ def _load_onnx(path: Path, threads: int) -> Predict:
     return lambda pixels: session.run(["probabilities"], {"images": pixels})[0]
 
 
-def _load_saved_model(path: Path) -> Predict:
+def _load_saved_model(path: Path) -> Predictor:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
@@ -66,7 +66,7 @@ def _load_saved_model(path: Path) -> Predict:
     return predict
 
 
-def _load_keras(path: Path) -> Predict:
+def _load_keras(path: Path) -> Predictor:
     import keras
 
     model = keras.models.load_model(path, compile=False, safe_mode=True)
