@@ -4,7 +4,7 @@ import hydra
 
 from hairline.app import start
 from hairline.app.process import Call
-from hairline.config.commands import Compare
+from hairline.config import Compare
 
 
 @hydra.main(config_path=start.CONF, config_name="compare")

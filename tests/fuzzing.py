@@ -237,8 +237,8 @@ VALUES = (
 def _keys(schema: type, prefix: str = "") -> Iterator[str]:
     for field in dataclasses.fields(schema):
         yield prefix + field.name
-    for name, group in config.SCHEMAS.items():
-        if not prefix and name != "config":
+    for name, group in config.GROUPS.items():
+        if not prefix:
             yield from _keys(group, name.partition("/")[0] + ".")
 
 

@@ -117,8 +117,8 @@ def test_other_classes_than_the_bases_are_refused(base: Path, tmp_path: Path) ->
     ("override", "message"),
     [
         ("finetune=top", "base adapts the head alone"),
-        ("repeats=3", "it goes with repeats=1 only"),
-        ("name=x", "it goes with augment=none only"),
+        ("repeats=3", "set repeats=1"),
+        ("name=x", "set augment=none"),
     ],
 )
 def test_what_a_base_does_not_go_with_is_said(override: str, message: str, two_classes: Path, tmp_path: Path) -> None:

@@ -12,22 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.errors import CompactHydraException
-from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from hairline import config
-from hairline.app import commandline, start
-from hairline.app import settings as settings_of
-from hairline.data import archives, augmentation, images, manifest, prepare, sources
-from hairline.model import optimizers
-from hairline.system import errors
+from hairline.data import archives, images, manifest, sources
 from tests import fuzzing
 from tests.conftest import ROOT
 from tests.running import TINY
@@ -313,96 +303,6 @@ def test_any_name_goes_from_the_folder_to_the_report(two_classes: Path, tmp_path
     for name in ("<b>bold", "<b>cracked", "set <i>"):
         assert name not in page
     assert "&lt;b&gt;bold" in page
-
-
-# --- configurations ---------------------------------------------------------------------------------------------------
-
-
-def configured(typed: list[str]) -> str:
-    """Do with a command line what train.py does before it trains, and say how that ended."""
-    if any(check(typed, CONF) for check in commandline.CHECKS):
-        return "refused by Hydra"
-    try:
-        composed = compose("config", typed)
-    except (CompactHydraException, ValueError):  # cli prints these as they are
-        return "refused by Hydra"
-    try:
-        found = settings_of.load(composed)
-    except Exception as error:
-        assert errors.is_user_error(error), f"{typed}: {type(error).__name__} would be shown with a traceback"
-        assert str(error).strip()
-        return "refused"
-    exercised(found, typed)
-    return "accepted"
-
-
-def exercised(found: config.Config, typed: list[str]) -> None:
-    """Build what the settings that passed are for; a fault that is not the user's would come up here."""
-    try:
-        config.save(found, Path("config.yaml"))
-        assert config.identity(config.read(Path("config.yaml"))) == config.identity(found) or "://" in str(typed)
-        schedule = config.arguments(found.schedule, "patience", "keep")
-        rate = optimizers.schedule(**schedule, learning_rate=found.learning_rate, steps=7)
-        if found.optimizer.name != "lbfgs":
-            built = optimizers.build(**config.arguments(found.optimizer), learning_rate=rate)
-            assert isinstance(built, keras.optimizers.Optimizer)
-            assert np.isfinite(float(built.learning_rate))
-        settings = config.arguments(found.augment, "mode", "views", "seed")
-        drawn = augmentation.view(np.zeros((9, 8, 3), np.uint8), seed=(found.augment.seed, 1), **settings)
-        assert drawn.shape == (9, 8, 3)
-        np.random.default_rng([found.seed, 1])
-        if found.data.source == "folder":
-            prepare.list_images(found.data, seed=found.seed)
-    except Exception as error:
-        assert errors.is_user_error(error), f"{typed}: {type(error).__name__}: {error}"
-
-
-@pytest.mark.timeout(1200)
-@many(12, 1000)
-def test_generated_configurations_are_refused_in_words_or_work(count: int) -> None:
-    outcomes = []
-
-    @settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=fuzzing.SEED == 0,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(fuzzing.overrides())
-    def run(typed: list[str]) -> None:
-        outcomes.append(configured(typed))
-
-    start.register(ConfigStore.instance())
-    with initialize_config_dir(str(CONF)):
-        run()
-    assert len(outcomes) >= count
-    assert set(outcomes) <= {"refused by Hydra", "refused", "accepted"}
-    assert len(set(outcomes)) == 3 or count < 100
-
-
-@pytest.mark.parametrize(
-    ("typed", "message"),
-    [
-        ("seed=4294967296", "seed: expected a whole number from"),
-        ("batch_size=-" + "9" * 400, "batch_size: expected a whole number"),
-        ("learning_rate=inf", "learning_rate=inf: expected a finite number"),
-        ("split.pattern='('", "no regular expression"),
-        ("name=${nothing}", "cannot be resolved.*nothing"),
-        ("data=folder data.path='~nobody-of-that-name/x'", "no such user's folder"),
-        ("optimizer.beta_1=1.5", "optimizer.beta_1=1.5: expected a number from 0"),
-        ("schedule=piecewise schedule.boundaries=[0.5,2]", "schedule.boundaries=2: expected a number from 0 to 1"),
-        ("augment=light augment.rotation_degrees=-3", "rotation_degrees=-3"),
-        ("tags={a@b:c}", "no name of a tag"),
-        ("tracking.experiment=''", "give the experiment a name"),
-        ("data.size=1", "data.size=1: expected a number from 16"),
-        ("data=folder data.path='x\udcff'", "no UTF-8"),
-    ],
-)
-def test_values_without_meaning_are_told_before_anything_is_loaded(typed: str, message: str) -> None:
-    start.register(ConfigStore.instance())
-    with initialize_config_dir(str(CONF)), pytest.raises(config.ConfigError, match=message):
-        settings_of.load(compose("config", typed.split(" ")))
 
 
 def test_a_seed_makes_the_same_inputs_again() -> None:

@@ -278,20 +278,20 @@ def test_groups_are_keyword_arguments() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("tiles.size_px=0", "tiles.size_px=0: expected a number above 0"),
-        ("tiles.overlap=1", "from 0 up to, not including, 1"),
+        ("tiles.size_px=0", "tiles.size_px=0: expected a whole number of at least 1"),
+        ("tiles.overlap=1", "of at least 0 and below 1"),
         ("scale.mm_per_pixel=-1", "scale.mm_per_pixel=-1: expected"),
-        ("max_megapixels=500", "up to 178"),
-        ("overlay.longest_px=1", "expected 64 to 20000"),
-        ("runtime.threads=0", "runtime.threads=0: expected a number above 0"),
-        ("threshold=1.5", "threshold=1.5: expected a probability between 0 and 1"),
+        ("max_megapixels=500", "at most 178"),
+        ("overlay.longest_px=1", "expected a whole number from 64 to 20,000"),
+        ("runtime.threads=0", "runtime.threads=0: expected a whole number from 1 to 4,096"),
+        ("threshold=1.5", "threshold=1.5: expected a number above 0 and below 1"),
     ],
 )
 def test_faults_say_what_to_do(change: str, message: str) -> None:
     with pytest.raises(config.ConfigError, match=message):
         inspect_site(Path("model"), "photos", change)
     both: list[Any] = ["tiles.overlap=0.5", "tiles.stride_px=9"]
-    with pytest.raises(config.ConfigError, match="give one of them"):
+    with pytest.raises(config.ConfigError, match="set only one of them"):
         inspect_site(Path("model"), "photos", *both)
 
 

@@ -286,7 +286,7 @@ def test_a_model_folder_without_a_run_needs_images(finished: Path, two_classes: 
         (["run=x", "format=litrt"], "format=litrt: unknown. Did you mean 'litert'?"),
         (["run=x"], "format is missing"),
         (["format=keras"], "run is missing"),
-        (["run=x", "format=keras", "images=0"], "images=0: expected a whole number from 1"),
+        (["run=x", "format=keras", "images=0"], "images=0: expected a whole number of at least 1"),
         (["run=' '", "format=keras"], "run: the text is empty"),
     ],
 )

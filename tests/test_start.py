@@ -79,7 +79,7 @@ def test_a_misspelt_key_is_answered_at_once(nothing_slow: dict[str, str]) -> Non
     ("arguments", "message"),
     [
         (["batch_size=many"], "could not be converted to Integer"),
-        (["+epoch=3"], "epoch: there is no such setting. Did you mean 'epochs'?"),
+        (["+epoch=3"], "epoch: unknown setting. Did you mean 'epochs'?"),
         (["data.path={missing}"], "Only data=folder, data=manifest, data=concrete_cracks has it"),
         (["data=folder", "data.path={missing}/brücke (1)"], "data.path='{missing}/brücke (1)': nothing is there"),
         (["data=folder", "data.path={missing}", "+tags.site=bridge"], "nothing is there"),

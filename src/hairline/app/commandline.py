@@ -223,7 +223,7 @@ def explain(error: Exception) -> str:
         group, _, name = unknown[1].rpartition(".")
         choices = [
             kind.replace("/", "=")
-            for kind, schema in configuration.SCHEMAS.items()
+            for kind, schema in configuration.GROUPS.items()
             if kind.startswith(f"{group}/") and name in {entry.name for entry in dataclasses.fields(schema)}
         ]
         if choices:

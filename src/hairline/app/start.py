@@ -80,8 +80,7 @@ def _set_up() -> None:
 
 def register(store: ConfigStore) -> None:
     """Make the schema known to Hydra."""
-    scripts = {name: schema for name, (schema, _) in configuration.COMMANDS.items()}
-    for name, schema in {**configuration.SCHEMAS, **scripts}.items():
+    for name, schema in {**configuration.SCRIPTS, **configuration.GROUPS}.items():
         group, _, leaf = name.rpartition("/")
         node = OmegaConf.structured(schema)
         for key in {"tags", "class_map"} & set(node):

@@ -1,137 +1,174 @@
-"""What a schema cannot say: checks of values, and of keys against each other."""
+"""Checks of a composed configuration: single values against the schema's metadata, and settings against each other.
+
+Every check yields one message per fault, so that a user sees all faults at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from hairline.config.schema import Config, Data, Decision, Split, SyntheticData
-from hairline.config.values import range_faults
+from hairline.config.schema import Compare, Config, Decision, Evaluate, Predict, Register, Split, Sync, arguments
 from hairline.system.errors import HairlineError
+
+_LARGEST_INT = 2**32 - 1  # the largest seed of NumPy and Keras
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+# MLflow's limits.
+_TAG_KEY, _TAG_CHARACTERS, _NAME_CHARACTERS = re.compile(r"[/\w.\- :]{1,250}"), 5000, 250
 
 
 class ConfigError(HairlineError):
-    """A configuration that cannot run; the message says what was received, what was expected and how to mend it."""
+    """A configuration that cannot run; the message has a line per fault."""
 
 
-def arguments(group: Any, *without: str) -> dict[str, Any]:
-    """Give a configuration group as keyword arguments, less the keys named in `without`."""
-    return {key: value for key, value in dataclasses.asdict(group).items() if key not in without}
+def is_run_id(text: str) -> bool:
+    """Return whether a text has the form of an MLflow run id."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
-def training_faults(config: Config) -> Iterator[str]:
-    """Give every fault of a training's configuration, in words for its user."""
-    split = config.split
+def unknown(key: str, value: str, known: Iterable[str]) -> str:
+    """Return the message for an invalid choice, with the most similar valid one."""
+    return f"{key}={value}: unknown.{did_you_mean(value, known)} Available: {', '.join(sorted(known))}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean '...'?` with the most similar known name; empty if no name is similar."""
+    similar = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f" Did you mean {similar[0]!r}?" if similar else ""
+
+
+# --- single values ----------------------------------------------------------------------------------------------------
+
+
+def text_faults(config: Any) -> Iterator[str]:
+    """Yield faults of text settings; other checks may use paths and names only if there are none."""
+    for key, value, metadata in _settings(config):
+        if not isinstance(value, str):
+            continue
+        if "\0" in value:
+            yield f"{key}={value!r}: contains a NUL character; remove it"
+        elif value.startswith("~") and os.path.expanduser(value) == value:
+            yield f"{key}={value!r}: this user has no home folder; write the full path"
+        elif metadata and not value.strip():
+            yield f"{key}: the text is empty; give a value or leave {key} out"
+
+
+def range_faults(config: Any) -> Iterator[str]:
+    """Yield every number outside the range in its field's metadata."""
+    for key, value, metadata in _settings(config):
+        if isinstance(value, int | float) and not isinstance(value, bool) and not _is_in_range(value, metadata):
+            text = f"{value:g}" if isinstance(value, float) else str(value)[:40]
+            yield f"{key}={text}: expected {_describe_range(value, metadata)} ({metadata['help']})"
+
+
+def _is_in_range(value: float, metadata: Mapping[str, Any]) -> bool:
+    high = metadata.get("high", _LARGEST_INT if isinstance(value, int) else math.inf)
+    above, below = metadata.get("above", -math.inf), metadata.get("below", math.inf)
+    return bool(metadata.get("low", -math.inf) <= value <= high and above < value < below)
+
+
+def _describe_range(value: float, metadata: Mapping[str, Any]) -> str:
+    """Return a range in words, such as `a number above 0 and at most 100`."""
+    number = "a whole number" if isinstance(value, int) else "a number" if math.isfinite(value) else "a finite number"
+    if "low" in metadata and "high" in metadata:
+        return f"{number} from {metadata['low']:,} to {metadata['high']:,}"
+    words = {"low": "of at least", "above": "above", "high": "at most", "below": "below"}
+    limits = [f"{word} {metadata[key]:,}" for key, word in words.items() if key in metadata]
+    return f"{number} {' and '.join(limits)}"
+
+
+def _settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yield key, value and field metadata of every setting, and of every item of a list or dictionary."""
+    for field in dataclasses.fields(node):
+        key, value = f"{prefix}{field.name}", getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _settings(value, f"{key}.")
+        elif isinstance(value, dict):  # the user's own names; their values may be empty
+            yield from ((f"{key}.{name}", item, {}) for name, item in value.items())
+        else:
+            yield from ((key, item, field.metadata) for item in (value if isinstance(value, list) else [value]))
+
+
+# --- settings against each other --------------------------------------------------------------------------------------
+
+
+def conflicts(config: Any) -> Iterator[str]:
+    """Yield every fault that needs more than one field's metadata, for the configuration of any script."""
+    if isinstance(config, Config | Evaluate):
+        path = getattr(config.data, "path", None)
+        if path is not None and not path.isascii() and any("\ud800" <= char <= "\udfff" for char in path):
+            yield f"data.path={path!r}: is not valid UTF-8, so it cannot be saved; rename the folder or link to it"
+        yield from _split_faults(config.split)
+    if isinstance(config, Config):
+        yield from _training_faults(config)
+    elif isinstance(config, Compare):
+        yield from _compare_faults(config)
+    elif isinstance(config, Predict):
+        yield from _predict_faults(config)
+    elif isinstance(config, Register | Sync) and not config.tracking.enabled:
+        yield "tracking=none: this script works on MLflow; leave tracking=none out"
+    if isinstance(config, Register) and any(char in config.tracking.registered_model for char in "/:@"):
+        yield f"tracking.registered_model={config.tracking.registered_model!r}: expected a name without / : and @"
+    if isinstance(config, Sync) and not Path(config.run).expanduser().is_dir():
+        yield f"run={config.run}: no folder there; expected a run directory, such as outputs/<date>/<time>"
+
+
+def _split_faults(split: Split) -> Iterator[str]:
     total = split.train + split.val + split.test
-    if abs(total - 1) > 1e-6 or min(split.train, split.val, split.test) <= 0:
+    if abs(total - 1) > 1e-6:
         yield (
             f"split.train={split.train:g}, split.val={split.val:g} and split.test={split.test:g} sum to {total:g}: "
-            "give three positive shares that sum to 1, such as 0.7, 0.24 and 0.06"
+            "expected three shares that sum to 1, such as 0.7, 0.24 and 0.06"
         )
-    yield from grouping_faults(split)
-    yield from range_faults(config)
-    yield from data_faults(config.data)
-    yield from decision_faults(config.decision)
-    if config.base is not None and not str(config.base).strip():
-        yield "base: the text is empty; give a run directory, an MLflow run id, or models:/<name>@<alias>"
-    yield from _conflicts(config)
-    positive: dict[str, float | None] = {
-        "batch_size": config.batch_size,
-        "epochs": config.epochs,
-        "learning_rate": config.learning_rate,
-        "augment.views": config.augment.views,
-        "finetune.epochs": config.finetune.epochs,
-        "finetune.batch_size": config.finetune.batch_size,
-        "finetune.learning_rate": config.finetune.learning_rate,
-        "repeats": config.repeats,
-        "data.limit": config.data.limit,
-        "schedule.patience": config.schedule.patience,
-        "features.max_gigabytes": config.features.max_gigabytes,
-        "runtime.threads": config.runtime.threads,
-        "optimizer.global_clipnorm": getattr(config.optimizer, "global_clipnorm", None),
-    }
-    yield from positive_faults(positive)
-    shares = {
-        "model.label_smoothing": config.model.label_smoothing,
-        "model.dropout": config.model.dropout,
-        **{f"augment.{key}": getattr(config.augment, key) for key in ("zoom", "brightness", "contrast", "saturation")},
-    }
-    for key, value in shares.items():
-        if not 0 <= value < 1:
-            yield f"{key}={value:g}: expected a number from 0 up to, not including, 1"
-    for key, value in {"seed": config.seed, "augment.seed": config.augment.seed}.items():
-        if value < 0:
-            yield f"{key}={value}: expected a whole number from 0"
-    varied = any(value for key, value in arguments(config.augment, "mode", "views", "seed").items())
-    if not varied and (config.augment.mode == "fresh" or config.augment.views > 1):
-        yield (
-            f"augment.mode={config.augment.mode}, augment.views={config.augment.views}, but nothing varies between "
-            "views: choose augment=light or augment=strong, or set what varies, such as augment.flip_horizontal=true"
-        )
-
-
-def data_faults(data: Data) -> Iterator[str]:
-    """Give every fault of the group `data`."""
-    path = getattr(data, "path", None)
-    if path is not None and any("\ud800" <= char <= "\udfff" for char in path):
-        yield f"data.path={path!r}: its bytes are no UTF-8, which settings are saved in; rename it or link to it"
-    if isinstance(data, SyntheticData) and data.classes not in (2, 3):
-        yield f"data.classes={data.classes}: the generator draws 2 or 3 classes"
-    if not 0 <= data.mix <= 4:
-        yield f"data.mix={data.mix:g}: expected a number from 0 (none) to 4 drawn images a training image"
-    if not 0 <= data.crops <= 4:
-        yield f"data.crops={data.crops:g}: expected a number from 0 (none) to 4 parts a training image"
-    if not 0 < data.mix_weight <= 100:
-        yield f"data.mix_weight={data.mix_weight:g}: expected a number above 0, up to 100; data.mix=0 draws no images"
-    if data.mix_seed < 0:
-        yield f"data.mix_seed={data.mix_seed}: expected a whole number from 0"
-    if not 0 <= data.max_rejected < 1:
-        yield f"data.max_rejected={data.max_rejected:g}: expected a number from 0 up to, not including, 1"
-
-
-def grouping_faults(split: Split) -> Iterator[str]:
-    """Give every fault of how the group `split` tells which images belong together."""
-    if split.group_by == "regex" and not split.pattern:
+    if split.group_by == "regex" and split.pattern is None:
         yield "split.group_by=regex needs split.pattern: a regular expression whose first group names the photo"
-    yield from positive_faults({"split.block_size": split.block_size})
+    if split.pattern is not None:
+        try:
+            re.compile(split.pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            yield f"split.pattern={split.pattern!r}: not a regular expression ({error})"
 
 
-def positive_faults(values: Mapping[str, float | None]) -> Iterator[str]:
-    """Say which of the given settings are no number above zero."""
-    for key, value in values.items():
-        if value is not None and not 0 < value < math.inf:
-            yield f"{key}={value:g}: expected a number above 0"
+def _training_faults(config: Config) -> Iterator[str]:
+    yield from _decision_faults(config.decision)
+    yield from _incompatible(config)
+    if config.name is not None and len(config.name) > _NAME_CHARACTERS:
+        yield f"name: expected at most {_NAME_CHARACTERS} characters, received {len(config.name)}"
+    for key, value in config.tags.items():
+        if not _TAG_KEY.fullmatch(str(key)):
+            yield f"tags: {str(key)[:80]!r} is not a tag name: use letters, digits, spaces and _ - . / :"
+        elif len(value) > _TAG_CHARACTERS:
+            yield f"tags.{key}: expected at most {_TAG_CHARACTERS} characters, received {len(value)}"
+    augment = config.augment
+    varies = any(arguments(augment, "mode", "views", "seed").values())
+    if not varies and (augment.mode == "fresh" or augment.views > 1):
+        yield (
+            f"augment.mode={augment.mode}, augment.views={augment.views}, but all views are equal: choose "
+            "augment=light or augment=strong, or set a variation, such as augment.flip_horizontal=true"
+        )
 
 
-def threshold_faults(threshold: float | None) -> Iterator[str]:
-    """Say whether a threshold that replaces a model's own is no probability."""
-    if threshold is not None and not 0 < threshold < 1:
-        yield f"threshold={threshold:g}: expected a probability between 0 and 1, or null for the model's own"
-
-
-def decision_faults(decision: Decision) -> Iterator[str]:
-    """Give every fault of the group `decision`."""
-    threshold = decision.threshold
-    if isinstance(threshold, str) and threshold not in ("recall", "f1"):
-        yield f"decision.threshold={threshold}: expected recall, f1, or a probability such as 0.3"
-    elif not isinstance(threshold, str) and not 0 < threshold < 1:
-        yield f"decision.threshold={threshold:g}: expected recall, f1, or a probability between 0 and 1"
-    if not 0 < decision.target_recall < 1:
-        yield f"decision.target_recall={decision.target_recall:g}: expected a share between 0 and 1, such as 0.99"
-    if not 0 <= decision.standard_errors < math.inf:
-        yield f"decision.standard_errors={decision.standard_errors:g}: expected a number from 0"
+def _decision_faults(decision: Decision) -> Iterator[str]:
+    if isinstance(decision.threshold, str) and decision.threshold not in ("recall", "f1"):
+        yield f"decision.threshold={decision.threshold}: expected recall, f1, or a probability such as 0.3"
     band = decision.abstain
-    if band is not None and not (len(band) == 2 and 0 <= band[0] < band[1] <= 1):
+    if band is not None and not (len(band) == 2 and band[0] < band[1]):
         yield f"decision.abstain={band}: expected two rising probabilities, such as [0.3,0.7], or null for none"
 
 
-def _conflicts(config: Config) -> Iterator[str]:
-    """Say which settings don't go together."""
+def _incompatible(config: Config) -> Iterator[str]:
+    """Yield a message for every setting that another one excludes."""
+    if config.features.engine == "litert" and config.runtime.precision != "float32":
+        precision = config.runtime.precision
+        yield f"runtime.precision={precision}: LiteRT computes in float32; set features.engine=tensorflow"
     fresh = config.augment.mode == "fresh"
-    missed = {
+    violated = {
         "augment=none": fresh or config.augment.views > 1,
         "augment.mode=views": fresh,
         "data.crops=0": config.data.crops > 0,
@@ -140,33 +177,41 @@ def _conflicts(config: Config) -> Iterator[str]:
         "model.dropout=0": config.model.dropout > 0,
         "repeats=1": config.repeats > 1,
     }
-    if config.features.engine == "litert" and config.runtime.precision != "float32":
-        precision = config.runtime.precision
-        yield f"features.engine=litert computes in 32 bits: it does not go with runtime.precision={precision}"
-    based, solved = config.base is not None, config.optimizer.name == "lbfgs"
-    needed = [
+    base, lbfgs = config.base is not None, config.optimizer.name == "lbfgs"
+    requirements = [
         (config.repeats > 1, "finetune=none", "repeats measures heads on frozen features"),
-        (based, "finetune=none", "base adapts the head alone"),
-        (based, "data.mix=0", "base fits the images as they are"),
-        (based, "data.crops=0", "base fits the images as they are"),
-        (based, "repeats=1", "base fits one head, by cross-validation"),
-        (based, "augment=none", "base fits the images as they are"),
-        (solved, "finetune=none", "optimizer=lbfgs solves a head on frozen features"),
-        (solved, "augment.mode=views", "optimizer=lbfgs goes over the same views again and again"),
-        (solved, "model.dropout=0", "optimizer=lbfgs needs a loss that is no draw"),
-        (solved, "repeats=1", "optimizer=lbfgs gives the same head for every seed"),
+        (base, "finetune=none", "base= adapts only the head"),
+        (base, "data.mix=0", "base= fits the images as they are"),
+        (base, "data.crops=0", "base= fits the images as they are"),
+        (base, "repeats=1", "base= fits one head, by cross-validation"),
+        (base, "augment=none", "base= fits the images as they are"),
+        (lbfgs, "finetune=none", "optimizer=lbfgs fits a head on frozen features"),
+        (lbfgs, "augment.mode=views", "optimizer=lbfgs needs the same images in every iteration"),
+        (lbfgs, "model.dropout=0", "optimizer=lbfgs needs a deterministic loss"),
+        (lbfgs, "repeats=1", "optimizer=lbfgs fits the same head for every seed"),
     ]
-    for asked, setting, why in needed:
-        if asked and missed[setting]:
-            yield f"{why}: it goes with {setting} only"
+    for applies, setting, reason in requirements:
+        if applies and violated[setting]:
+            yield f"{reason}: set {setting}"
 
 
-def unknown(key: str, value: str, known: Any) -> str:
-    """Say that `value` is no valid choice for `key`, with the nearest valid name."""
-    return f"{key}={value}: unknown.{did_you_mean(value, known)} Available: {', '.join(sorted(known))}"
+def _compare_faults(config: Compare) -> Iterator[str]:
+    if not config.runs and config.mlflow_experiment is None:
+        yield (
+            "nothing to compare: set runs=[outputs/<date>/<time>,outputs/<date>/<time>], or an MLflow experiment, "
+            "mlflow_experiment=<name>"
+        )
+    for text in config.runs:
+        if not is_run_id(text) and not Path(text).expanduser().is_dir():
+            yield f"runs: {text} is neither a folder nor an MLflow run id"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Ask, after a space, for the nearest known name; empty where none is near."""
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def _predict_faults(config: Predict) -> Iterator[str]:
+    tiles = config.tiles
+    if tiles.stride_px is not None and tiles.overlap:
+        yield f"tiles.stride_px={tiles.stride_px} and tiles.overlap={tiles.overlap:g}: set only one of them"
+    if tiles.size_px and tiles.stride_px and tiles.stride_px > tiles.size_px:
+        yield (
+            f"tiles.stride_px={tiles.stride_px} is larger than tiles.size_px={tiles.size_px}, which leaves gaps: "
+            "set a stride up to the size"
+        )

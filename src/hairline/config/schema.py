@@ -1,94 +1,119 @@
-"""The schema of `train.py`: each dataclass is a configuration group, and the only home of the group's defaults.
+"""The settings of all scripts: each dataclass is a configuration group and the only place of its defaults.
 
-The YAML files under `conf/` hold named choices.
+The YAML files in `conf/` hold named choices of a group. `conf/config.yaml` (train.py) and `conf/<script>.yaml` compose
+them; their first default is `/hydra/schema/<script>@_here_`.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from omegaconf import MISSING
+
+
+def setting(default: Any, help: str, **bounds: float) -> Any:
+    """Return the dataclass field of a setting.
+
+    Args:
+        default: The default; lists and dictionaries are copied.
+        help: One line for help pages: what the setting means, its unit, what null means.
+        bounds: Range of the number, or of each number in a list: `low`, `high` inclusive, `above`, `below` exclusive.
+    """
+    metadata = {"help": help, **bounds}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def arguments(group: Any, *without: str) -> dict[str, Any]:
+    """Return a group as keyword arguments, except the settings named in `without`."""
+    return {key: value for key, value in dataclasses.asdict(group).items() if key not in without}
+
 
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Data:
-    """What every source of images has in common."""
+    """The images; settings that all sources share."""
 
-    source: str = MISSING
-    limit: int | None = None  # images in all, drawn evenly from the classes; null = all
-    positive_class: str | None = None  # null = guessed from well-known names such as "cracked"
-    max_rejected: float = 0.01  # share of unreadable files above which the run stops
-    class_map: dict[str, str] = field(default_factory=dict)  # other names for the classes: {Positive: cracked}
-    mix: float = 0.0  # images drawn on sound training images, per training image: 0 = none
-    crops: float = 0.0  # parts of training images, enlarged, per training image: 0 = none
-    mix_weight: float = 0.1  # what one of either counts in the loss; an image of the source counts 1
-    mix_seed: int = 0  # apart from the run's seed, so that seeds share what is drawn
+    source: str = setting(MISSING, "kind of source; set by data=<choice>")
+    limit: int | None = setting(None, "number of images to use, drawn evenly from the classes; null = all", low=1)
+    positive_class: str | None = setting(None, "class to detect; null = guess it by its name, such as 'cracked'")
+    max_rejected: float = setting(0.01, "largest share of unreadable files; with more, the run stops", low=0, below=1)
+    class_map: dict[str, str] = setting({}, "rename classes: {Positive: cracked, Negative: uncracked}")
+    mix: float = setting(0.0, "synthetic cracks and look-alikes per training image; 0 = none", low=0, high=4)
+    crops: float = setting(0.0, "enlarged crops of training images per training image; 0 = none", low=0, high=4)
+    mix_weight: float = setting(0.1, "weight of a synthetic image or crop in the loss; others: 1", above=0, high=100)
+    mix_seed: int = setting(0, "seed of the synthetic images and crops; independent of the run's seed", low=0)
 
 
 @dataclass
 class SyntheticData(Data):
-    """Generated concrete-like patches: runs anywhere, needs no download."""
+    """Generated concrete-like patches; nothing to download."""
 
-    count: int = 2000
-    size: int = 227
-    classes: int = 2
-    generator_seed: int = 0  # apart from the run's seed, so that seeds share one data set
+    count: int = setting(2000, "number of images", low=2, high=10_000_000)
+    size: int = setting(227, "height and width in pixels", low=16, high=4096)
+    classes: int = setting(2, "number of classes", low=2, high=3)
+    generator_seed: int = setting(0, "seed of the images; independent of the run's seed", low=0)
 
 
 @dataclass
 class FolderData(Data):
-    """One sub-folder a class, or train/val/test folders of those."""
+    """A folder with one sub-folder per class, or with train/val/test folders of these."""
 
-    path: str = MISSING
+    path: str = setting(MISSING, "the folder")
 
 
 @dataclass
 class ManifestData(Data):
     """A CSV file with the columns path,label[,group,split]."""
 
-    path: str = MISSING
+    path: str = setting(MISSING, "the CSV file")
 
 
 @dataclass
 class ConcreteCracksData(Data):
-    """Concrete Crack Images for Classification (METU); null path = download."""
+    """Concrete Crack Images for Classification (METU)."""
 
-    path: str | None = None  # a folder, zip or RAR that is already there
+    path: str | None = setting(None, "folder, zip or RAR that you already have; null = download")
 
 
 @dataclass
 class Split:
-    """How images are divided; images of one group never fall on two sides."""
+    """How images are divided into training, validation and test; groups of images stay together."""
 
-    train: float = 0.70
-    val: float = 0.24
-    test: float = 0.06
-    group_by: Literal["none", "hash", "block", "regex", "column"] = "hash"
-    block_size: int = 87  # group_by=block: neighbours in file order that count as one photo
-    pattern: str | None = None  # group_by=regex: its first group (or the whole match) on the path names the photo
+    train: float = setting(0.70, "share of the training images", above=0, below=1)
+    val: float = setting(0.24, "share of the validation images", above=0, below=1)
+    test: float = setting(0.06, "share of the test images", above=0, below=1)
+    group_by: Literal["none", "hash", "block", "regex", "column"] = setting(
+        "hash", "what makes a group: near-identical images, blocks of file order, `pattern`, the manifest's column"
+    )
+    block_size: int = setting(87, "group_by=block: images per block", low=1)
+    pattern: str | None = setting(None, "group_by=regex: its first group, or match, on the path names the group")
 
     def grouping(self) -> dict[str, str | int | None]:
-        """Give the keys that say which images belong together."""
+        """Return the settings that say which images form a group."""
         return {"group_by": self.group_by, "block_size": self.block_size, "pattern": self.pattern}
 
 
 @dataclass
 class Augment:
-    """Random variations of the training images. Rotation in degrees, the others as fractions of the full range."""
+    """Random variations of the training images."""
 
-    mode: Literal["views", "fresh"] = "views"  # fixed views, kept in the cache; or a new view of each image every epoch
-    views: int = 1  # mode=views: views an image, the image itself included: 1 = no augmentation
-    seed: int = 0  # apart from the run's seed, so that runs with other seeds share the views
-    flip_horizontal: bool = False
-    flip_vertical: bool = False
-    rotation_degrees: float = 0.0
-    zoom: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
+    mode: Literal["views", "fresh"] = setting("views", "views: fixed, cached; fresh: a new view in every epoch")
+    views: int = setting(1, "mode=views: views per image, the original included", low=1, high=10_000)
+    seed: int = setting(0, "seed of the views; independent of the run's seed", low=0)
+    flip_horizontal: bool = setting(False, "flip at random")
+    flip_vertical: bool = setting(False, "flip at random")
+    rotation_degrees: float = setting(0.0, "largest rotation", low=0, high=360)
+    zoom: float = setting(0.0, "largest zoom, as a fraction", low=0, below=1)
+    brightness: float = setting(0.0, "largest change, as a fraction of the range", low=0, below=1)
+    contrast: float = setting(0.0, "largest change, as a fraction", low=0, below=1)
+    saturation: float = setting(0.0, "largest change, as a fraction", low=0, below=1)
 
 
 # --- model and training -----------------------------------------------------------------------------------------------
@@ -96,220 +121,214 @@ class Augment:
 
 @dataclass
 class Model:
-    """The frozen backbone and the head on top of it."""
+    """The backbone and the head on its features."""
 
-    backbone: str = MISSING
-    weights: str = "auto"  # auto, imagenet, synthetic, random, or a weights file
-    taps: list[str] = field(
-        default_factory=list
-    )  # layer:max or layer:average, joined; empty = the last layer's average
-    dropout: float = 0.0
-    label_smoothing: float = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
+    backbone: str = setting(MISSING, "network; set by model=<choice>")
+    weights: str = setting("auto", "auto, imagenet, synthetic, random, or a weights file")
+    taps: list[str] = setting([], "layers to take features from, <layer>:max or <layer>:average; [] = last, average")
+    dropout: float = setting(0.0, "dropout rate of the features", low=0, below=1)
+    label_smoothing: float = setting(0.0, "share of each label spread over all classes", low=0, below=1)
+    class_weights: Literal["none", "balanced"] = setting("none", "balanced: rare classes count more in the loss")
 
 
 @dataclass
 class Optimizer:
-    """What every optimizer has in common."""
+    """Settings that all optimizers share."""
 
-    name: str = MISSING
+    name: str = setting(MISSING, "optimizer; set by optimizer=<choice>")
 
 
 @dataclass
 class LBFGS(Optimizer):
-    """L-BFGS (Liu & Nocedal 1989) solves a head on frozen features to its minimum: logistic regression, in a second.
+    """L-BFGS (Liu & Nocedal 1989): fits the head on frozen features to convergence, as logistic regression.
 
-    Every epoch is an iteration over all images. `epochs`, `batch_size`, `learning_rate`, the schedule's rate and the
-    seed have no part in it; `schedule.keep` has.
+    An epoch is one iteration over all images. `epochs`, `batch_size`, `learning_rate`, the schedule and the seed have
+    no effect, except `schedule.keep`.
     """
 
-    l2: float = 0.01  # half of it times the weights' squares, on standardised features, is added to the loss
-    iterations: int = 1000  # at most
+    l2: float = setting(0.01, "penalty: l2 / 2 * sum of squares of the weights", low=0, high=1_000_000)
+    iterations: int = setting(1000, "largest number of iterations", low=1, high=1_000_000)
 
 
 @dataclass
 class GradientDescent(Optimizer):
-    """What those that go batch by batch have in common; the rest are keyword arguments of `keras.optimizers`."""
+    """Settings that all optimizers on batches share; those below are arguments of `keras.optimizers`."""
 
-    global_clipnorm: float | None = None  # gradients are scaled down to this norm; null = never
+    global_clipnorm: float | None = setting(None, "largest norm of all gradients together; null = no clipping", above=0)
 
 
 @dataclass
 class Adam(GradientDescent):
     """Adam (Kingma & Ba 2015)."""
 
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
+    beta_1: float = setting(0.9, "decay rate of the first moment", low=0, high=0.999999)
+    beta_2: float = setting(0.999, "decay rate of the second moment", low=0, high=0.99999999)
+    epsilon: float = setting(1e-7, "numerical stability", low=1e-30, high=1)
 
 
 @dataclass
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-    weight_decay: float = 0.004
+    weight_decay: float = setting(0.004, "weight decay", low=0, high=1)
 
 
 @dataclass
 class SGD(GradientDescent):
     """Stochastic gradient descent with momentum."""
 
-    momentum: float = 0.9
-    nesterov: bool = False
+    momentum: float = setting(0.9, "momentum", low=0, high=1)
+    nesterov: bool = setting(False, "Nesterov momentum")
 
 
 @dataclass
 class RMSprop(GradientDescent):
     """RMSprop (Hinton 2012)."""
 
-    rho: float = 0.9
-    momentum: float = 0.0
-    epsilon: float = 1e-7
+    rho: float = setting(0.9, "decay rate of the squared gradients", low=0, high=1)
+    momentum: float = setting(0.0, "momentum", low=0, high=1)
+    epsilon: float = setting(1e-7, "numerical stability", low=1e-30, high=1)
 
 
 @dataclass
 class Lion(GradientDescent):
-    """Lion (Chen et al. 2023); wants a learning rate 3 to 10 times lower than Adam's."""
+    """Lion (Chen et al. 2023); use a learning rate 3 to 10 times lower than Adam's."""
 
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    weight_decay: float | None = None
+    beta_1: float = setting(0.9, "interpolation of the update", low=0, high=0.999999)
+    beta_2: float = setting(0.99, "decay rate of the momentum", low=0, high=0.99999999)
+    weight_decay: float | None = setting(None, "weight decay; null = none", low=0, high=1)
 
 
 @dataclass
 class Schedule:
-    """What every learning-rate schedule has in common, and when training stops."""
+    """Learning-rate schedule and early stopping; settings that all schedules share."""
 
-    name: str = MISSING
-    patience: int | None = None  # epochs without a better validation loss before training stops; null = never
-    keep: Literal["best", "last"] = "best"  # which epoch's weights become the model: lowest validation loss, or last
+    name: str = setting(MISSING, "schedule; set by schedule=<choice>")
+    patience: int | None = setting(None, "early stopping after epochs without lower val_loss; null = never", low=1)
+    keep: Literal["best", "last"] = setting("best", "weights to keep: epoch of the lowest validation loss, or the last")
 
 
 @dataclass
 class Constant(Schedule):
-    """One rate throughout."""
+    """Constant learning rate."""
 
 
 @dataclass
 class Cosine(Schedule):
     """Linear warm-up, then half a cosine (Loshchilov & Hutter 2017)."""
 
-    warmup: float = 0.1  # share of all steps
-    final: float = 0.0  # last rate as a fraction of `learning_rate`
+    warmup: float = setting(0.1, "share of all steps", low=0, high=1)
+    final: float = setting(0.0, "last learning rate, as a fraction of `learning_rate`", low=0, high=1)
 
 
 @dataclass
 class Piecewise(Schedule):
-    """The rate is multiplied by `factor` at each boundary."""
+    """The learning rate is multiplied by `factor` at each boundary."""
 
-    boundaries: list[float] = field(default_factory=lambda: [0.5, 0.75])  # shares of all steps
-    factor: float = 0.1
+    boundaries: list[float] = setting([0.5, 0.75], "shares of all steps", low=0, high=1)
+    factor: float = setting(0.1, "factor at each boundary", low=1e-9, high=1)
 
 
 @dataclass
 class Finetune:
-    """Training on part of the backbone, after the head."""
+    """Training of backbone layers after the head."""
 
-    layers: Literal["none", "top", "all"] = "none"
-    from_layer: str | None = None  # layers=top: first layer trained, or how its name begins; null = upper third
-    epochs: int = 5
-    batch_size: int = 32
-    learning_rate: float = 1e-5
-
-
-# --- from probabilities to answers ----------------------------------------------------------------------------------
+    layers: Literal["none", "top", "all"] = setting("none", "which layers of the backbone are trained")
+    from_layer: str | None = setting(None, "layers=top: first trained layer, or a prefix; null = the upper third")
+    epochs: int = setting(5, "number of epochs", low=1)
+    batch_size: int = setting(32, "images per batch", low=1)
+    learning_rate: float = setting(1e-5, "learning rate", above=0)
 
 
 @dataclass
 class Decision:
-    """How probabilities become answers; chosen on validation images, stored with the model."""
+    """How probabilities become classes: chosen on validation images, stored with the model."""
 
-    threshold: float | str = "recall"  # recall, f1, or the probability from which on the positive class is answered
-    target_recall: float = 0.99  # threshold=recall: the recall to be sure of
-    standard_errors: float = 1.0  # threshold=recall: how far below its best the balanced accuracy may lie
-    calibration: Literal["temperature", "none"] = "temperature"
-    abstain: list[float] | None = None  # [low, high]: between these the answer is "cannot tell"
+    threshold: float | str = setting("recall", "recall, f1, or the lowest positive probability", above=0, below=1)
+    target_recall: float = setting(0.99, "threshold=recall: recall to reach on validation images", above=0, below=1)
+    standard_errors: float = setting(1.0, "threshold=recall: balanced accuracy may lie this far below its best", low=0)
+    calibration: Literal["temperature", "none"] = setting("temperature", "calibration of the probabilities")
+    abstain: list[float] | None = setting(None, "[low, high]: 'cannot tell' between; null = never", low=0, high=1)
 
 
-# --- the other rooms --------------------------------------------------------------------------------------------------
+# --- machine, report, MLflow, sweeps ----------------------------------------------------------------------------------
 
 
 @dataclass
 class Engine:
     """What computes features."""
 
-    engine: Literal["auto", "litert", "tensorflow"] = "auto"  # auto: TensorFlow where a GPU is present, else LiteRT
+    engine: Literal["auto", "litert", "tensorflow"] = setting("auto", "auto: tensorflow with a GPU, else litert")
 
 
 @dataclass
 class FeatureSettings(Engine):
-    """How frozen features are computed and kept."""
+    """How the backbone's features are computed and cached."""
 
-    keep: bool = True  # in the cache, for the next run
-    max_gigabytes: float = 20.0  # of all kept features; above, those not used for longest are deleted
+    keep: bool = setting(True, "keep features in the cache for later runs")
+    max_gigabytes: float = setting(20.0, "size of the feature cache; least recently used ones are deleted", above=0)
 
 
 @dataclass
 class Threads:
     """The machine."""
 
-    threads: int | None = None  # CPU threads; null = all cores
+    threads: int | None = setting(None, "CPU threads; null = all cores", low=1, high=4096)
 
 
 @dataclass
 class Runtime(Threads):
-    """The machine: nothing here is meant to change what is learnt."""
+    """The machine that trains."""
 
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    devices: Literal["one", "all"] = "one"  # all = every visible GPU (MirroredStrategy)
-    deterministic: bool = True
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = setting("float32", "Keras's dtype policy")
+    devices: Literal["one", "all"] = setting("one", "all: every visible GPU (MirroredStrategy)")
+    deterministic: bool = setting(True, "the same bits every time, on a GPU too")
 
 
 @dataclass
 class Report:
-    """What a run draws and saves.
+    """What a run draws and saves."""
 
-    full = all; light = numbers and tables, no pictures and no joined model; none = the same, and the best run of a
-    sweep stays as light as the others.
-    """
-
-    level: Literal["full", "light", "none"] = "full"
-    learning_curve: bool = False  # level=full: the head trained on parts of the training images as well
+    level: Literal["full", "light", "none"] = setting(
+        "full", "full: all; light: no pictures and no model, but for a sweep's best run; none: not even for that one"
+    )
+    learning_curve: bool = setting(False, "level=full: train the head on parts of the training images as well")
 
 
 @dataclass
 class Store:
-    """MLflow's store. `MLFLOW_TRACKING_URI` wins over `uri`; null = sqlite:///mlflow.db in the working directory."""
+    """MLflow's tracking store."""
 
-    uri: str | None = None
+    uri: str | None = setting(None, "server or database; MLFLOW_TRACKING_URI wins; null = ./mlflow.db")
 
 
 @dataclass
 class Tracking(Store):
-    """What MLflow is sent, and where."""
+    """What is sent to MLflow, and where."""
 
-    enabled: bool = True
-    required: bool = (
-        False  # whether a run ends where the server fails while it goes on; else what it tells is sent later
-    )
-    experiment: str = "hairline"
-    registered_model: str = "hairline"  # the name under which register.py keeps versions
-    log_model: bool = True
-    system_metrics: bool = True
+    enabled: bool = setting(True, "send runs to MLflow")
+    required: bool = setting(False, "stop the run if the server fails; otherwise sync.py sends the rest later")
+    experiment: str = setting("hairline", "MLflow experiment")
+    registered_model: str = setting("hairline", "name in the model registry, for register.py")
+    log_model: bool = setting(True, "log the saved model")
+    system_metrics: bool = setting(True, "log CPU, memory and GPU usage")
 
 
 @dataclass
 class Sweep:
     """Many runs of one command (-m)."""
 
-    name: str | None = None  # the same name again goes on with that sweep; null = a new sweep each time
-    resume: str | None = None  # a sweep's directory: what is missing there is run, with the command it was started by
-    on_error: Literal["continue", "stop"] = "continue"  # whether a failed job stops those that have not begun
+    name: str | None = setting(None, "a sweep of this name is resumed; null = a new sweep each time")
+    resume: str | None = setting(None, "a sweep's directory: run its missing jobs, with its own command")
+    on_error: Literal["continue", "stop"] = setting("continue", "stop: no new jobs after one has failed")
+
+
+# --- the scripts ------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Config:
-    """One training run."""
+    """Settings of train.py."""
 
     data: Data = MISSING
     split: Split = field(default_factory=Split)
@@ -325,35 +344,172 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     sweep: Sweep = field(default_factory=Sweep)
 
-    seed: int = 0
-    probe: bool = True  # a linear probe in closed form beside the head: a second's baseline
-    repeats: int = 1  # how often the head is trained, with seeds of its own, to measure the spread
-    batch_size: int = 64
-    image_size: int = 160
-    epochs: int = 10
-    learning_rate: float = 1e-3
-    base: str | None = None  # a finished run: its network stays, its head and threshold are adapted to the images
-    resume: str | None = None  # a run directory: that run is continued, with its own settings
-    name: str | None = None  # of the MLflow run; null = made from what was overridden
-    tags: dict[str, str] = field(default_factory=dict)
+    seed: int = setting(0, "seed of the split, the head's weights and the order of batches", low=0)
+    probe: bool = setting(True, "fit a linear probe in closed form as a baseline")
+    repeats: int = setting(1, "trainings of the head with different seeds, to measure the spread", low=1)
+    batch_size: int = setting(64, "images per batch", low=1)
+    image_size: int = setting(160, "height and width of the network's input in pixels", low=1, high=4096)
+    epochs: int = setting(10, "number of epochs", low=1)
+    learning_rate: float = setting(1e-3, "learning rate of the head", above=0)
+    base: str | None = setting(None, "a finished run: adapt its head and threshold to these images; null = train anew")
+    resume: str | None = setting(None, "a run directory: continue that run, with its own settings")
+    name: str | None = setting(None, "name of the MLflow run; null = made from the overrides")
+    tags: dict[str, str] = setting({}, "tags of the MLflow run: {site: bridge}")
 
 
-# Keys that never change a number: they don't tell two configurations apart.
-NOT_IDENTITY = (
-    "resume",
-    "name",
-    "tags",
-    "tracking",
-    "report",
-    "sweep",
-    "probe",
-    "runtime.threads",
-    "features.keep",
-    "features.max_gigabytes",
-)
+@dataclass
+class Evaluate:
+    """Settings of evaluate.py."""
 
-SCHEMAS: dict[str, type] = {
+    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
+    data: Data = MISSING
+    part: Literal["all", "train", "val", "test"] = setting("all", "the part of the images, by their folders or the run")
+    adapt: Literal["none", "surface"] = setting("none", "surface: adapt to the images, without labels")
+    threshold: float | None = setting(None, "lowest positive probability; null = the model's own", above=0, below=1)
+    split: Split = field(default_factory=Split)  # group_by, block_size, pattern: groups of the bootstrap
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    runtime: Threads = field(default_factory=Threads)
+    report: Report = field(default_factory=Report)
+    tracking: Tracking = field(default_factory=Tracking)
+    seed: int = setting(0, "seed of the bootstrap and of data.limit", low=0)
+    name: str | None = setting(None, "name of the data set in tables; null = that of its folder or file")
+
+
+@dataclass
+class Compare:
+    """Settings of compare.py."""
+
+    runs: list[str] = setting([], "run directories, folders of them (a sweep), or MLflow run ids")
+    mlflow_experiment: str | None = setting(None, "compare all finished runs of this MLflow experiment")
+    metric: str = setting("test_accuracy", "metric that orders the table")
+    resamples: int = setting(2000, "resamples of the paired bootstrap", low=1)
+    tracking: Store = field(default_factory=Store)
+
+
+@dataclass
+class Tiles:
+    """How photos larger than a patch are divided; in pixels of the photo."""
+
+    size_px: int | None = setting(None, "side of a tile; null = that of the training patches", low=1)
+    stride_px: int | None = setting(None, "distance between tiles; null = set by overlap", low=1)
+    overlap: float = setting(0.0, "share covered by the next tile too; 0.5 takes 4 times as long", low=0, below=1)
+
+
+@dataclass
+class Overlay:
+    """The copy of each photo with its heat map."""
+
+    longest_px: int = setting(1600, "longest side; larger photos are reduced by a whole factor", low=64, high=20_000)
+
+
+@dataclass
+class Privacy:
+    """What results leave out."""
+
+    strip_location: bool = setting(False, "leave out positions: no latitude and longitude, no photos.geojson")
+
+
+@dataclass
+class Scale:
+    """Size on the surface."""
+
+    mm_per_pixel: float | None = setting(None, "millimetres per pixel; null = no lengths and areas in mm", above=0)
+
+
+@dataclass
+class ReportPage:
+    """The content of report.html; photos.csv always lists all photos."""
+
+    photos: int = setting(2000, "number of photos, worst first", low=1)
+    embed_megabytes: float = setting(20.0, "overlays embedded in the page, worst first; others are linked", low=0)
+
+
+@dataclass
+class Ray:
+    """The cluster of runtime.compute=ray."""
+
+    address: str | None = setting(None, "address of a running cluster, or auto; null = start one on this machine")
+    workers: int | None = setting(None, "number of processes; null = one per core", low=1)
+
+
+@dataclass
+class InspectionRuntime(Threads):
+    """The machine or cluster that inspects; with compute=ray, `threads` is per process and 1 by default."""
+
+    compute: Literal["local", "ray"] = setting("local", "this process, or processes of a Ray cluster")
+    ray: Ray = field(default_factory=Ray)
+
+
+@dataclass
+class Predict:
+    """Settings of predict.py."""
+
+    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
+    input: str = setting(MISSING, "a photo, a folder, or a pattern such as 'site/**/*.jpg'")
+    output: str | None = setting(None, "folder of the results; null = outputs/<date>/<time>-predict")
+    tiles: Tiles = field(default_factory=Tiles)
+    overlay: Overlay = field(default_factory=Overlay)
+    privacy: Privacy = field(default_factory=Privacy)
+    scale: Scale = field(default_factory=Scale)
+    report: ReportPage = field(default_factory=ReportPage)
+    features: Engine = field(default_factory=Engine)
+    runtime: InspectionRuntime = field(default_factory=InspectionRuntime)
+    tracking: Store = field(default_factory=Store)
+    adapt: Literal["none", "surface"] = setting("none", "surface: adapt to the photos, without labels")
+    threshold: float | None = setting(None, "lowest positive probability; null = the model's own", above=0, below=1)
+    positive_class: str | None = setting(None, "class to detect; needed only if the model stores none")
+    labels: Literal["none", "folder"] = setting("none", "folder: a photo's folder is its true class")
+    max_megapixels: float = setting(80.0, "skip and report larger photos; Pillow's limit is 178", above=0, high=178)
+
+
+@dataclass
+class ExportData:
+    """The images an export is tested on."""
+
+    path: str | None = setting(None, "labelled images, or the run's images after a move; null = those of its manifest")
+
+
+@dataclass
+class Export:
+    """Settings of export.py."""
+
+    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
+    format: str = setting(MISSING, "litert, litert_int8, onnx, saved_model or keras")
+    output: str | None = setting(None, "the export's folder; with -m <output>/<format>; null = inside outputs/<date>")
+    data: ExportData = field(default_factory=ExportData)
+    images: int | None = setting(1000, "number of validation images to test the export on; null = all", low=1)
+    runtime: Threads = field(default_factory=Threads)
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+@dataclass
+class Register:
+    """Settings of register.py."""
+
+    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+@dataclass
+class Sync:
+    """Settings of sync.py."""
+
+    run: str = setting(MISSING, "a run directory, or a sweep's directory")
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+# The schema of each script, named after its file in conf/.
+SCRIPTS: dict[str, type] = {
     "config": Config,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "predict": Predict,
+    "export": Export,
+    "register": Register,
+    "sync": Sync,
+}
+# The schema of each group, or of each choice of a group.
+GROUPS: dict[str, type] = {
     "data/synthetic": SyntheticData,
     "data/folder": FolderData,
     "data/manifest": ManifestData,

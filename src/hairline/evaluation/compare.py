@@ -14,7 +14,7 @@ import pandas as pd
 
 from hairline import config as configuration
 from hairline import tracking
-from hairline.config.commands import Compare
+from hairline.config import Compare
 from hairline.data import manifest, sources
 from hairline.evaluation import charts, comparison, figures, intervals
 from hairline.system import files

@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hairline import tracking
-from hairline.config import arguments
-from hairline.config.commands import Evaluate
+from hairline.config import Evaluate, arguments
 from hairline.data import manifest, prepare, sources
 from hairline.evaluation import intervals, measures
 from hairline.model import saved

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hairline
-from hairline.config.values import names_run
+from hairline.config import is_run_id
 from hairline.system import redaction
 from hairline.tracking import store
 from hairline.tracking.journal import run_id as id_of
@@ -98,7 +98,7 @@ def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run
     for folder in (path / "model", path):
         if (folder / saved.BUNDLE).is_file():
             return folder
-    if text.startswith(("models:/", "runs:/")) or names_run(text):
+    if text.startswith(("models:/", "runs:/")) or is_run_id(text):
         return download_model(text, uri)
     if (path / "metrics.json").is_file() and (path / "config.yaml").is_file():
         raise saved.BundleError(
