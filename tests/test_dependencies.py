@@ -51,24 +51,6 @@ def test_all_licences_go_with_apache() -> None:
     assert {name: text for name, text in found.items() if not COMPATIBLE.search(text)} == {}
 
 
-def test_what_is_installed_fits_together() -> None:
-    """What `pip check` says, for hairline and all below it."""
-    faults = []
-    for name, distribution in installed().items():
-        for text in distribution.requires or []:
-            needed = Requirement(text)
-            if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
-                continue
-            try:
-                version = metadata.version(needed.name)
-            except metadata.PackageNotFoundError:
-                faults.append(f"{name} lacks {needed.name}")
-                continue
-            if not needed.specifier.contains(version, prereleases=True):
-                faults.append(f"{name} needs {needed}, but {version} is installed")
-    assert faults == []
-
-
 def test_every_direct_dependency_has_both_bounds() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {key: found for key, found in project["optional-dependencies"].items() if key != "dev"}

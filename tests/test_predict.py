@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 
 import hairline
 from hairline import config
-from hairline.config import inspection
+from hairline.config import schema
 from hairline.inspection import predict, records
 from hairline.inspection.inspector import Inspector
 from hairline.system import cluster, files
@@ -270,7 +270,7 @@ def test_photos_are_turned_upright(model: Path, tmp_path: Path) -> None:
 
 
 def test_groups_are_keyword_arguments() -> None:
-    tiles, ray = ({field.name for field in dataclasses.fields(kind)} for kind in (inspection.Tiles, inspection.Ray))
+    tiles, ray = ({field.name for field in dataclasses.fields(kind)} for kind in (schema.Tiles, schema.Ray))
     assert tiles < set(inspect.signature(Inspector).parameters)
     assert ray < set(inspect.signature(cluster.map_files).parameters)
 

@@ -292,10 +292,3 @@ def test_an_interrupt_ends_killed_and_says_how_to_go_on(two_classes: Path) -> No
     (entry,) = mirrored()
     assert entry.info.status == "KILLED"
     assert len(epochs(Path("run"))) >= 1
-
-
-def test_atomic_text_replaces(tmp_path: Path) -> None:
-    files.write_text(tmp_path / "a", "größer")
-    files.write_text(tmp_path / "a", "klein")
-    assert (tmp_path / "a").read_text(encoding="utf-8") == "klein"
-    assert len(list(tmp_path.iterdir())) == 1

@@ -1,4 +1,4 @@
-"""Passwords and tokens: planted wherever they may stand, they are found in nothing that a run writes or says."""
+"""Planted passwords and tokens appear in nothing that a run writes or prints."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import ast
 import functools
 import json
 import logging
-import os
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,8 +19,9 @@ from hairline.app.sweep import state
 from hairline.config.schema import SGD, Constant
 from hairline.system import provenance, redaction
 from tests.conftest import ROOT
+from tests.running import refused, run
 
-SECRET = "Pl4nted-s3cret"  # with what address, query or variable it is planted stands behind it
+SECRET = "Pl4nted-s3cret"
 SOURCES = [
     *sorted((ROOT / "src").rglob("*.py")),
     *sorted(ROOT.glob("*.py")),
@@ -30,18 +29,11 @@ SOURCES = [
 ]
 
 
-def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
-        capture_output=True, timeout=250, env=os.environ | environment, check=False,
-    )  # fmt: skip
-
-
-def found_in(place: Path, said: bytes) -> list[str]:
-    """Look for planted secrets in all files below a folder, their names, and what was said."""
+def secrets_in(place: Path, output: str = "") -> list[str]:
+    """Return the files below a folder, and the lines of an output, that contain the planted secret."""
     files = [path for path in place.rglob("*") if path.is_file()]
-    hits = [str(path) for path in files if SECRET.encode() in path.read_bytes() or SECRET in str(path)]
-    return hits + [line.decode(errors="replace") for line in said.splitlines() if SECRET.encode() in line]
+    found = [str(path) for path in files if SECRET.encode() in path.read_bytes() or SECRET in str(path)]
+    return found + [line for line in output.splitlines() if SECRET in line]
 
 
 @pytest.mark.parametrize(
@@ -63,15 +55,16 @@ def test_addresses_lose_their_secrets_and_nothing_else(text: str, expected: str)
     assert redaction.setting(text) == expected
 
 
-def test_a_password_that_is_repeated_alone_is_hidden_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_known", set())
+def test_a_known_password_is_hidden_outside_addresses_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords: set[str] = set()
+    monkeypatch.setattr(redaction, "_passwords", lambda: passwords)
     redaction.learn("postgresql://me:p%40ss-W0rd@host/db and mysql://mlflow:mlflow@host/db")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0k3n-t0k3n")
-    found = redaction.redacted("login with p@ss-W0rd (p%40ss-W0rd) or t0k3n-t0k3n failed in mlflow.db")
-    assert found == "login with *** (***) or *** failed in mlflow.db"
+    text = redaction.redacted("login with p@ss-W0rd (p%40ss-W0rd) or t0k3n-t0k3n failed in mlflow.db")
+    assert text == "login with *** (***) or *** failed in mlflow.db"
 
 
-def test_what_is_logged_is_hidden_with_its_traceback() -> None:
+def test_log_lines_and_tracebacks_are_redacted() -> None:
     try:
         raise ValueError(f"http://me:{SECRET}@host")
     except ValueError:
@@ -82,18 +75,18 @@ def test_what_is_logged_is_hidden_with_its_traceback() -> None:
 
 
 def test_settings_keep_their_shape() -> None:
-    found = {"a": ["http://u:p@h", 3, None], "b": {"c": "x"}}
-    assert redaction.settings(found) == {"a": ["http://***@h", 3, None], "b": {"c": "x"}}
+    settings = {"a": ["http://u:p@h", 3, None], "b": {"c": "x"}}
+    assert redaction.settings(settings) == {"a": ["http://***@h", 3, None], "b": {"c": "x"}}
 
 
-def test_an_address_without_its_password_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_whose_password_was_redacted_is_refused() -> None:
     with pytest.raises(tracking.TrackingError, match="redacted when it was saved: pass it again"):
         tracking.connect("http://***@127.0.0.1:1", "e")
 
 
 @pytest.fixture
 def closed() -> str:
-    """An address of this machine at which nobody listens."""
+    """An address of this machine where no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
@@ -126,29 +119,28 @@ def closed() -> str:
         ),
     ],
 )
-def test_a_fault_is_told_without_secrets(
+def test_errors_are_reported_without_secrets(
     script: str, arguments: list[str], environment: dict[str, str], closed: str, tmp_path: Path
 ) -> None:
-    filled = [text.replace("{s}", SECRET).replace("{h}", closed) for text in arguments]
-    variables = {key: text.replace("{s}", SECRET).replace("{h}", closed) for key, text in environment.items()}
-    found = run(script, *filled, **variables)
-    said = found.stdout + found.stderr
-    assert found.returncode != 0
-    assert b"***" in said, said.decode()
-    assert b"Traceback" not in said
-    assert not found_in(tmp_path, said)
+    def filled(text: str) -> str:
+        return text.replace("{s}", SECRET).replace("{h}", closed)
+
+    variables = {key: filled(text) for key, text in environment.items()}
+    ended = run(*map(filled, arguments), script=script, environment=variables)
+    output = ended.stdout + ended.stderr
+    assert ended.returncode != 0
+    assert "***" in output, output
+    assert "Traceback" not in output
+    assert not secrets_in(tmp_path, output)
 
 
 def test_a_misspelt_key_does_not_repeat_its_value(closed: str, tmp_path: Path) -> None:
-    found = run("train.py", f"trackng.uri=http://me:{SECRET}@{closed}")
-    said = found.stdout + found.stderr
-    assert found.returncode != 0
-    assert b"Did you mean: 'tracking'" in said
-    assert not found_in(tmp_path, said)
+    output = refused(run(f"trackng.uri=http://me:{SECRET}@{closed}"), "Did you mean: 'tracking'")
+    assert not secrets_in(tmp_path, output)
 
 
-def test_nothing_that_is_recorded_holds_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a run that fails: its command, configuration, parameters, tags, name, note, files, log and traceback."""
+def test_a_failed_run_stores_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed run: command, configuration, parameters, tags, name, note, files, log and traceback."""
     address = f"http://me:{SECRET}@host/?token={SECRET}"
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     monkeypatch.setattr(sys, "argv", ["train.py", f"tracking.uri={address}", f"tags.a={address}"])
@@ -165,7 +157,7 @@ def test_nothing_that_is_recorded_holds_one(tmp_path: Path, monkeypatch: pytest.
             run.artifacts(path)
         raise ValueError(f"login with {SECRET} at {address} failed")
 
-    def told() -> None:
+    def run_and_report() -> None:
         with tracking.start(**settings, name=f"to {address}", tags={"b": address}) as run:
             try:
                 fail(run)
@@ -174,20 +166,20 @@ def test_nothing_that_is_recorded_holds_one(tmp_path: Path, monkeypatch: pytest.
                 raise
 
     with log.also_to(tmp_path / "train.log"), pytest.raises(ValueError, match="failed"):
-        told()
+        run_and_report()
     state.Sweep(tmp_path / "sweep", name="s", command=[f"tracking.uri={address}"], store=address).write()
     (tmp_path / "multirun.yaml").write_text(f"tracking:\n  uri: {address}\n")
     redaction.clean(tmp_path / "multirun.yaml")
     written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert {"mlflow.db", "traceback.txt", "config.yaml", "environment.json", "train.log", "sweep.json"} <= written
-    assert not found_in(tmp_path, b"")
+    assert not secrets_in(tmp_path)
     assert "***@host" in (tmp_path / "config.yaml").read_text()
     assert "***@host" in (tmp_path / "train.log").read_text()
 
 
 @functools.cache
 def calls() -> list[tuple[Path, ast.Call, str]]:
-    """Give every call in the sources, with the name of what is called."""
+    """Return every call in the sources, with the name of the called function."""
     found = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -196,8 +188,8 @@ def calls() -> list[tuple[Path, ast.Call, str]]:
     return found
 
 
-def test_nothing_that_is_loaded_can_run_code() -> None:
-    """Arrays without pickle, models in safe mode, no `eval`: read off the syntax trees."""
+def test_loading_files_cannot_run_code() -> None:
+    """The syntax trees show arrays without pickle, models in safe mode, no `eval`, and servers on loopback only."""
     loaded = {"np.load": ("allow_pickle", False), "keras.models.load_model": ("safe_mode", True)}
     counts = dict.fromkeys(loaded, 0)
     for path, node, name in calls():
@@ -212,23 +204,14 @@ def test_nothing_that_is_loaded_can_run_code() -> None:
         assert "instantiate" not in name, path
         if name.startswith("subprocess."):
             assert "shell" not in keywords, (path, node.lineno)
+        if name.endswith((".bind", "HTTPServer", "TCPServer", "create_server")):
+            assert "127.0.0.1" in ast.unparse(node), (path, node.lineno)
     assert counts["np.load"] >= 3
     assert counts["keras.models.load_model"] >= 2
 
 
-def test_whatever_listens_does_so_on_this_machine_alone() -> None:
-    everywhere = re.compile(r"0\.0\.0\.0|\[::\]|INADDR_ANY|host=[\"\'][\"\']")
-    documents = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "Makefile"]
-    assert len(documents) >= 5
-    for path in [*SOURCES, *documents]:
-        assert not everywhere.search(path.read_text(encoding="utf-8")), path
-    for path, node, name in calls():
-        if name.endswith((".bind", "HTTPServer", "TCPServer", "create_server")):
-            assert "127.0.0.1" in ast.unparse(node), (path, node.lineno)
-
-
-def test_configurations_name_nothing_to_call() -> None:
-    """Saved and chosen settings are data: the one thing Hydra may call is named in `cli.TARGETS`."""
+def test_configurations_call_nothing_else() -> None:
+    """Settings are data: Hydra may call only what `start.TARGETS` lists."""
     targets = set()
     files = list((ROOT / "conf").rglob("*.yaml"))
     assert len(files) >= 30

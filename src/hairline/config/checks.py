@@ -46,23 +46,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 # --- single values ----------------------------------------------------------------------------------------------------
 
 
-def text_faults(config: Any) -> Iterator[str]:
-    """Yield faults of text settings; other checks may use paths and names only if there are none."""
-    for key, value, metadata in _settings(config):
-        if not isinstance(value, str):
-            continue
-        if "\0" in value:
+def unusable_texts(config: Any) -> Iterator[str]:
+    """Yield texts that are not valid as a path or name; other checks may open paths only if there are none."""
+    for key, value, _ in _settings(config):
+        if isinstance(value, str) and "\0" in value:
             yield f"{key}={value!r}: contains a NUL character; remove it"
-        elif value.startswith("~") and os.path.expanduser(value) == value:
+        elif isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:
             yield f"{key}={value!r}: this user has no home folder; write the full path"
-        elif metadata and not value.strip():
-            yield f"{key}: the text is empty; give a value or leave {key} out"
 
 
-def range_faults(config: Any) -> Iterator[str]:
-    """Yield every number outside the range in its field's metadata."""
+def value_faults(config: Any) -> Iterator[str]:
+    """Yield every empty text and every number outside the range in its field's metadata."""
     for key, value, metadata in _settings(config):
-        if isinstance(value, int | float) and not isinstance(value, bool) and not _is_in_range(value, metadata):
+        if isinstance(value, str) and metadata and not value.strip():
+            yield f"{key}: the text is empty; give a value ({metadata['help']})"
+        elif isinstance(value, int | float) and not isinstance(value, bool) and not _is_in_range(value, metadata):
             text = f"{value:g}" if isinstance(value, float) else str(value)[:40]
             yield f"{key}={text}: expected {_describe_range(value, metadata)} ({metadata['help']})"
 

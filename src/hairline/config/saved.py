@@ -52,8 +52,8 @@ def load(composed: DictConfig, faults: Callable[[Any], Iterable[str]] = lambda c
         config: Any = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:  # an interpolation, ${...}, of an unknown key
         raise ConfigError(f"the configuration cannot be resolved: {str(error).strip()}") from error
-    found = [*_unknown_keys(composed, config), *checks.text_faults(config)]
-    found = found or [*checks.range_faults(config), *checks.conflicts(config), *faults(config)]
+    found = [*_unknown_keys(composed, config), *checks.unusable_texts(config)]
+    found = found or [*checks.value_faults(config), *checks.conflicts(config), *faults(config)]
     if found:
         raise ConfigError("\n".join(found))
     return config

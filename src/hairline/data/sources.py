@@ -124,12 +124,10 @@ def faults(source: str, path: str | None) -> Iterator[str]:
     """Yield every fault of `data.source` and `data.path`; no image is opened."""
     if source not in SOURCES:
         yield unknown("data.source", source, SOURCES)
-    if path is None:
+    if path is None or not path.strip():  # config reports empty texts
         return
     place = Path(path).expanduser()
-    if not path.strip():
-        yield f"data.path={path!r}: the path is empty"
-    elif not place.exists():
+    if not place.exists():
         yield f"data.path={path!r}: nothing is there (looked for {place.absolute()})"
     elif source == "folder" and not place.is_dir():
         yield f"data.path={path!r}: expected a folder with one sub-folder a class; for a CSV file use data=manifest"

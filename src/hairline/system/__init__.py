@@ -1,1 +1,1 @@
-"""Files, cache, progress, errors, secrets and the machine."""
+"""Files, cache, progress, errors, redaction and the machine."""

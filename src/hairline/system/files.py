@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whenever the process or the machine dies."""
+"""Atomic writes, paths in messages, and the lock of a run directory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ LOCK = ".lock"
 
 
 class LockedError(HairlineError):
-    """A run directory that another process is working on."""
+    """Another process is working on the run directory."""
 
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
-    """Open a file that replaces `path` once the block has ended without an error; else `path` stays as it was.
+    """Open a file that takes the place of `path` when the block ends, complete and on the disk.
 
-    >>> with atomic(Path("metrics.json"), "w", encoding="utf-8") as file:
-    ...     _ = file.write("{}")
+    If the block fails, or the process or machine dies, `path` stays as it was.
 
     Args:
         path: The file.
-        mode: As for `open`.
+        mode: Mode for writing, as for `open`.
         options: Further arguments of `open`.
 
     Raises:
@@ -61,16 +60,18 @@ def locked(directory: Path) -> Iterator[None]:
     """Lock a run directory, so that no second process works on the same run.
 
     Raises:
-        LockedError: If one does.
+        LockedError: If another process has locked it.
     """
     lock = filelock.FileLock(directory / LOCK)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise LockedError(f"{directory}: another process is working on this run; wait for its end or stop it") from None
+        raise LockedError(
+            f"{directory}: another process is working on this run; wait until it ends, or stop it"
+        ) from None
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows does not delete a file that is open
+        with contextlib.suppress(OSError):  # Windows does not delete an open file
             (directory / LOCK).unlink()
         lock.release()

@@ -1,4 +1,4 @@
-"""What lasts for a process: one object, made in `app` and passed to the stories."""
+"""State of a process: one object, created in `app` and passed to the stories."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Process:
     Attributes:
         signals: The signals received so far.
         sweep: Session of the sweep whose jobs run in this process; None outside a sweep.
-        listings: Images that were listed and grouped, by settings: the jobs of a sweep share them.
+        listings: Lists of images by settings; the jobs of a sweep share them.
     """
 
     signals: Signals = field(default_factory=Signals)
@@ -23,7 +23,7 @@ class Process:
     listings: dict[str, Any] = field(default_factory=dict)
 
     def enter(self, sweep: str) -> None:
-        """Start working for a session of a sweep; listings of an earlier one are forgotten."""
+        """Start a session of a sweep; discard the listings of an earlier one."""
         if sweep != self.sweep:
             self.sweep = sweep
             self.listings.clear()

@@ -1,13 +1,12 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, a log line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -17,63 +16,56 @@ _LINE_SECONDS = 10.0
 _Item = TypeVar("_Item")
 
 
-class Bar(Protocol):
-    """What work reports to."""
+class Bar(tqdm):  # type: ignore[type-arg]
+    """A tqdm bar whose rate is measured from the first unit on: tracing a graph before it is not part of the rate."""
 
-    def update(self, n: int = 1) -> object:
-        """Say that `n` more units are done."""
+    monitor_interval = 0  # no monitoring thread
+    has_begun = False
 
-
-class _Lines:
-    """Says every few seconds how far the work is."""
-
-    def __init__(self, total: int | None, description: str, unit: str, done: int) -> None:
-        scale = 1e6 if unit == "B" else 1
-        self._total, self._done, self._scale = total, done, scale
-        self._description, self._unit = description, "MB" if unit == "B" else unit
-        self._said = time.monotonic()
-        self._first: tuple[float, int] | None = None
-
-    def update(self, n: int = 1) -> None:
-        self._done += n
-        now = time.monotonic()
-        if now - self._said >= _LINE_SECONDS:
-            self._said = now
-            log.info(f"{self._description}: {self._done / self._scale:,.0f}{self._rest(now)}")
-        if self._first is None:
-            self._first = now, self._done
-
-    def _rest(self, now: float) -> str:
-        of = f" of {self._total / self._scale:,.0f} {self._unit}" if self._total else f" {self._unit}"
-        # What went before the first units, like tracing a graph, says nothing of their rate.
-        if self._first is None or self._first[1] == self._done:
-            return of
-        rate = (self._done - self._first[1]) / (now - self._first[0])
-        scaled = rate / self._scale
-        speed = f"{scaled:,.0f} {self._unit}/s" if scaled >= 1 else f"{1 / scaled:,.1f} s/{self._unit.rstrip('s')}"
-        return f"{of}, {speed}" + (f", {(self._total - self._done) / rate:,.0f} s left" if self._total else "")
+    def update(self, n: float | None = 1) -> bool | None:
+        """Add `n` units."""
+        if not self.has_begun:
+            self.has_begun = True
+            self.unpause()  # restart the clock
+            self.initial = self.last_print_n = self.n + (n or 0)
+        return super().update(n)
 
 
-@contextmanager
-def bar(total: int | None, description: str, unit: str, *, done: int = 0) -> Iterator[Bar]:
-    """Show the progress of a block that calls `update`.
+class _LogFile(io.StringIO):
+    """A file that logs what tqdm writes to it, a line each."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            log.info(" ".join(text.split()))
+        return len(text)
+
+
+def bar(total: int | None, description: str, unit: str, *, done: int = 0) -> Bar:
+    """Return a progress bar, to be used in a `with` block that calls its `update`.
 
     Args:
-        total: Units in all, where known.
+        total: Number of units, if known.
         description: What is being done.
-        unit: Name of a unit; "B" are bytes, shown as such multiples as can be read.
+        unit: Name of a unit; "B" for bytes, shown in MB or GB.
         done: Units that were done before.
     """
+    options: dict[str, Any] = {"dynamic_ncols": True}
     if not sys.stderr.isatty():
-        yield _Lines(total, description, unit, done)
-        return
-    scaled = unit == "B"
-    with tqdm(total=total, initial=done, desc=description, unit=unit, unit_scale=scaled, dynamic_ncols=True) as shown:
-        yield shown
+        units = unit if unit == "B" else f" {unit}"
+        amount, left = ("{n_fmt} of {total_fmt}", ", {remaining} left") if total else ("{n_fmt}", "")
+        options = {
+            "file": _LogFile(),
+            "bar_format": f"{{desc}}: {amount}{units}, {{rate_fmt}}{left}",
+            "mininterval": _LINE_SECONDS,
+            "miniters": 1,
+            "delay": _LINE_SECONDS,
+            "leave": False,
+        }
+    return Bar(total=total, initial=done, desc=description, unit=unit, unit_scale=unit == "B", **options)
 
 
 def over(items: Iterable[_Item], total: int, description: str, unit: str) -> Iterator[_Item]:
-    """Show the progress of a loop."""
+    """Yield items and show the progress."""
     with bar(total, description, unit) as shown:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""What a run was made with: library versions, machine, and the state of the code."""
+"""What a run was made with: command, library versions, machine, and the commit of the code."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import hairline
 from hairline.system import redaction
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "mlflow", "hydra-core", "omegaconf", "matplotlib")
-# What the saved model needs to run again.
+# Packages that the saved model needs.
 _MODEL_PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "platformdirs", "tqdm")
 _DIFF_CHARACTERS = 200_000
 
 
 def versions(packages: tuple[str, ...] = _MODEL_PACKAGES) -> dict[str, str]:
-    """Give the versions of Python, of this package and of libraries."""
-    found = {"python": platform.python_version(), "hairline": hairline.__version__}
-    return found | {name: metadata.version(name) for name in packages}
+    """Return the versions of Python, hairline and other packages."""
+    own = {"python": platform.python_version(), "hairline": hairline.__version__}
+    return own | {name: metadata.version(name) for name in packages}
 
 
 def describe() -> dict[str, Any]:
-    """Describe versions, machine and, when the code lies in a git repository, its commit and uncommitted changes."""
+    """Return versions, machine, command and, if the code lies in a git repository, commit and uncommitted changes."""
     return {
         "versions": versions(_PACKAGES),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
@@ -36,27 +36,19 @@ def describe() -> dict[str, Any]:
 
 
 def command() -> list[str]:
-    """Give the command line, less the script's folder and secrets."""
+    """Return the command line without secrets and without the script's folder."""
     return ["python", Path(sys.argv[0]).name, *map(redaction.text, sys.argv[1:])]
 
 
 def _git() -> dict[str, Any] | None:
-    place = Path(hairline.__file__).parent
-
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(place), *arguments], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(Path(hairline.__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        # A wheel inside somebody else's repository must not report that repository's commit.
-        if git("ls-files", "--error-unmatch", hairline.__file__):
-            diff = git("diff", "HEAD")
-            return {
-                "commit": git("rev-parse", "HEAD"),
-                "dirty": bool(diff),
-                "diff": redaction.redacted(diff)[:_DIFF_CHARACTERS],
-            }
+        # Fails for a wheel that is installed inside another project's repository.
+        git("ls-files", "--error-unmatch", hairline.__file__)
+        commit, diff = git("rev-parse", "HEAD"), git("diff", "HEAD")
     except (OSError, subprocess.SubprocessError):
-        pass
-    return None
+        return None
+    return {"commit": commit, "dirty": bool(diff), "diff": redaction.redacted(diff)[:_DIFF_CHARACTERS]}

@@ -1,4 +1,4 @@
-"""Stop a process from outside: SIGINT (Ctrl-C) and SIGTERM become an exception that lets every stage tidy up."""
+"""SIGINT (Ctrl-C) and SIGTERM become an exception, so that every stage can clean up."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks the process to end.
+    """A signal asked the process to stop.
 
     Attributes:
         name: Name of the signal.
-        code: Exit status by which shells know it: 130 for SIGINT, 143 for SIGTERM.
+        code: Exit status of a process stopped by it: 130 for SIGINT, 143 for SIGTERM.
     """
 
     def __init__(self, number: int) -> None:
-        """Name the signal `number`."""
+        """Initialise from the number of the signal."""
         super().__init__(signal.Signals(number).name)
         self.name = signal.Signals(number).name
         self.code = 128 + number
 
 
 class Signals:
-    """The signals that a process has received; made once in `app` and passed to the stories."""
+    """The signals that a process has received; created once in `app` and passed to the stories."""
 
     def __init__(self) -> None:
         """Start without a signal."""
@@ -37,7 +37,7 @@ class Signals:
             signal.signal(number, self._stop)
 
     def check(self) -> None:
-        """Raise `Stopped` again where a library has swallowed it, as some do while they are imported."""
+        """Raise `Stopped` again if a signal was received: some libraries swallow it while they are imported."""
         if self._received is not None:
             raise self._received
 

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, files that may not be read, memory that runs out: a sentence, never a traceback."""
+"""Full and read-only disks, unreadable files, too little memory: a message, never a traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,35 +19,34 @@ from PIL import Image
 
 from hairline.data import manifest, pipeline, sources
 from hairline.model import saved
-from hairline.system import errors
+from hairline.system import errors, files
 from tests import darkness
-from tests.conftest import ROOT
-from tests.running import TINY, train
+from tests.running import TINY, refused, run, train
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount small disks that live in memory, as `size=64k` or `ro`; skipped where that is not allowed."""
-    places: list[Path] = []
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mount small disks in memory, with options such as `size=64k` or `ro`; skip where mounting is not allowed."""
+    mounted: list[Path] = []
 
-    def mounted(options: str, place: Path | None = None) -> Path:
+    def mount(options: str, place: Path | None = None) -> Path:
         again = place is not None
-        place = place or tmp_path / f"disk{len(places)}"
+        place = place or tmp_path / f"disk{len(mounted)}"
         place.mkdir(exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", f"remount,{options}" if again else options, "tmpfs", str(place)]
         if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
             pytest.skip("no disk can be mounted here")
         if not again:
-            places.append(place)
+            mounted.append(place)
         return place
 
-    yield mounted
+    yield mount
     os.chdir("/")
-    for place in places:
+    for place in mounted:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_is_told_whoever_meets_it(disk: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_full_disk_is_recognised_whichever_library_reports_it(disk: Callable[..., Path], tmp_path: Path) -> None:
     place = disk("size=64k")
     (place / "filler").write_bytes(bytes(60_000))
     table = pd.DataFrame({"path": ["x" * 1000] * 200})
@@ -64,51 +62,37 @@ def test_a_full_disk_is_told_whoever_meets_it(disk: Callable[..., Path], tmp_pat
         with pytest.raises(Exception) as caught:  # noqa: PT011 (HDF5 and zip have errors of their own)
             write()
         assert errors.is_user_error(caught.value), repr(caught.value)
-        assert "the disk is full" in str(errors.explained(caught.value))
+        assert errors.is_disk_full(caught.value)
         assert "free some space, or write elsewhere" in str(errors.explained(caught.value))
+    nameless = OSError(28, "No space left on device")
+    assert f"no space is left in {place};" in str(errors.explained(nameless, tmp_path, place))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["16k", "300k", "900k", "2m", "5m", "11m"])
-def test_a_run_on_a_disk_that_fills_up_ends_with_a_sentence(
+def test_a_run_whose_disk_fills_up_ends_with_a_message(
     size: str, disk: Callable[..., Path], two_classes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = disk(f"size={size}")
-    monkeypatch.chdir(place)
-    found = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *TINY, "data=folder", f"data.path={two_classes}"],
-        capture_output=True, text=True, timeout=250, check=False,
-    )  # fmt: skip
-    said = found.stdout + found.stderr
-    assert found.returncode == 2, said
-    assert "Traceback" not in said, said
-    assert "disk" in said
-    assert "full" in said
+    monkeypatch.chdir(disk(f"size={size}"))
+    refused(run(*TINY, "data=folder", f"data.path={two_classes}", timeout=250), "disk", "full")
 
 
-def test_a_read_only_disk_is_told(disk: Callable[..., Path], two_classes: Path, tmp_path: Path) -> None:
+def test_a_read_only_disk_is_reported(
+    disk: Callable[..., Path], two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = disk("size=1m")
     disk("ro", place)
     with pytest.raises(OSError, match="Read-only") as caught:
         manifest.write(pd.DataFrame({"path": ["x"]}), place / "manifest.csv")
     assert "the disk is read-only" in str(errors.explained(caught.value))
-    # Nothing needs TensorFlow for this answer: it comes in a second.
-    command = [sys.executable, str(ROOT / "train.py"), "data=folder", f"data.path={two_classes}"]
-    for overrides, environment in (
-        ([], {}),
-        ([f"hydra.run.dir={tmp_path / 'run'}"], {"HAIRLINE_CACHE": str(place / "c")}),
-    ):
-        found = subprocess.run(
-            [*command, *overrides], capture_output=True, text=True, cwd=place, env=os.environ | environment, check=False
-        )
-        said = found.stdout + found.stderr
-        assert found.returncode not in (0, None)
-        assert "Read-only file system" in said
-        assert "hydra.run.dir=<folder>" in said or "HAIRLINE_CACHE" in said
-        assert "Traceback" not in said
+    monkeypatch.chdir(place)
+    data = ("data=folder", f"data.path={two_classes}")
+    refused(run(*data), "Read-only file system", "hydra.run.dir=<folder>")
+    elsewhere = run(*data, f"hydra.run.dir={tmp_path / 'run'}", environment={"HAIRLINE_CACHE": str(place / "c")})
+    refused(elsewhere, "Read-only file system", "HAIRLINE_CACHE")
 
 
-def test_files_and_folders_that_may_not_be_read_are_named(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_and_folders_without_permission_are_named(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
@@ -117,17 +101,16 @@ def test_files_and_folders_that_may_not_be_read_are_named(two_classes: Path, mon
         monkeypatch.setenv("HAIRLINE_CACHE", str(root / "cache"))
         shutil.copytree(two_classes, root / "set")
         for folder in (root / "set", root / "set" / "plain", root / "set" / "cracked"):
-            folder.chmod(0o755)  # copied with that of pytest's own, which are the owner's alone
+            folder.chmod(0o755)  # pytest's folders are private
         hidden, locked = root / "set" / "plain" / "0003.jpg", root / "set" / "plain" / "locked"
         hidden.chmod(0)
         locked.mkdir(mode=0)
         if os.geteuid() == 0:
-            os.seteuid(65534)  # permissions mean nothing to root
+            os.seteuid(65534)  # root may read everything
         try:
             with pytest.raises(sources.SourceError, match=r"locked cannot be listed: Permission denied"):
                 sources.from_folder(path=str(root / "set"))
-            rows = pd.DataFrame({"path": [str(hidden)], "label": ["plain"]})
-            _, rejected = manifest.scan(rows)
+            _, rejected = manifest.scan(pd.DataFrame({"path": [str(hidden)], "label": ["plain"]}))
         finally:
             if os.getuid() == 0:
                 os.seteuid(0)
@@ -144,14 +127,13 @@ def test_files_and_folders_that_may_not_be_read_are_named(two_classes: Path, mon
     ],
 )
 @pytest.mark.parametrize(("size", "advice"), [(512, "try batch_size=256"), (1, "try a smaller image_size")])
-def test_out_of_memory_says_which_batch_size_to_try(error: Exception, size: int, advice: str) -> None:
-    with pytest.raises(errors.OutOfMemoryError, match=advice) as caught, errors.advised("batch_size", size):
+def test_out_of_memory_advises_a_batch_size(error: Exception, size: int, advice: str) -> None:
+    with pytest.raises(errors.OutOfMemoryError, match=advice), errors.advised("batch_size", size):
         raise error
-    assert errors.is_user_error(caught.value)
     assert "out of memory" in str(errors.explained(error))
 
 
-def test_a_step_that_is_too_large_ends_the_run_with_advice(
+def test_out_of_memory_in_training_ends_the_run_with_advice(
     two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exhausted(*arguments: object, **keywords: object) -> None:
@@ -162,21 +144,37 @@ def test_a_step_that_is_too_large_ends_the_run_with_advice(
         train(tmp_path / "run", two_classes, "tracking=none", "report.level=light")
 
 
-def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(ZeroDivisionError), errors.advised("batch_size", 4):
+def test_bugs_are_not_explained() -> None:
+    with pytest.raises(ZeroDivisionError) as caught, errors.advised("batch_size", 4):
         1 / 0  # noqa: B018
-    assert errors.explained(ZeroDivisionError()) is None
-    assert errors.explained(OSError("elsewhere")) is None
+    assert not errors.is_user_error(caught.value)
+    assert errors.is_user_error(errors.HairlineError())
+    assert errors.explained(OSError("another fault")) is None
 
 
-def test_an_image_that_changes_while_it_is_trained_on_is_named(tmp_path: Path) -> None:
-    paths = []
-    for number in range(4):
-        paths.append(tmp_path / f"{number}.png")
-        Image.new("RGB", (8, 8), (number,) * 3).save(paths[-1])
+def test_an_image_that_changes_during_training_is_named(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (number,) * 3).save(path)
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     Image.new("RGB", (8, 8), (200,) * 3).save(paths[2])
     batches = pipeline.batches([str(path) for path in paths], image_size=8, batch_size=2, digests=digests)
-    with pytest.raises(errors.UnreadableError, match=r"2\.png: changed since it was checked"):  # noqa: SIM117
-        with errors.advised("batch_size", 2):
-            list(batches)
+    with (
+        pytest.raises(errors.UnreadableError, match=r"2\.png: changed since it was checked"),
+        errors.advised("batch_size", 2),
+    ):
+        list(batches)
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_an_atomic_write_that_fails_leaves_what_was_there(old: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    if old is not None:
+        path.write_bytes(old)
+    with pytest.raises(RuntimeError), files.atomic(path) as file:  # noqa: PT012
+        file.write(b"half of it")
+        raise RuntimeError
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == ([] if old is None else [old])
+    with files.atomic(path, "w", encoding="utf-8") as file:
+        file.write("größer")
+    assert [entry.read_text(encoding="utf-8") for entry in tmp_path.iterdir()] == ["größer"]
