@@ -18,8 +18,8 @@ from hydra.errors import CompactHydraException
 from hypothesis import HealthCheck, given, settings
 
 from hairline import config, tracking
-from hairline.app import settings as app_settings
 from hairline.app import commandline, start
+from hairline.app import settings as app_settings
 from hairline.config import checks, schema
 from hairline.data import augmentation, prepare, sources, splits
 from hairline.evaluation import decisions
