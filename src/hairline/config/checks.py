@@ -99,8 +99,8 @@ def _settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[s
 def conflicts(config: Any) -> Iterator[str]:
     """Yield every fault that needs more than one field's metadata, for the configuration of any script."""
     if isinstance(config, Config | Evaluate):
-        path = getattr(config.data, "path", None)
-        if path is not None and not path.isascii() and any("\ud800" <= char <= "\udfff" for char in path):
+        path = getattr(config.data, "path", None) or ""
+        if any("\ud800" <= char <= "\udfff" for char in path):
             yield f"data.path={path!r}: is not valid UTF-8, so it cannot be saved; rename the folder or link to it"
         yield from _split_faults(config.split)
     if isinstance(config, Config):

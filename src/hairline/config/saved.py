@@ -134,10 +134,10 @@ def resumed(config: Config, overrides: list[str]) -> Config:
             + "\n  ".join(refused)
             + "\nleave them out, or start a new run without resume="
         )
-    saved = dataclasses.replace(saved, resume=config.resume)
     for key in changed:
-        saved = _replace(saved, key.split("."), wanted.get(key))
-    return saved
+        if not _is_below(key, ["tags"]):
+            saved = _replace(saved, key.split("."), wanted[key])
+    return dataclasses.replace(saved, resume=config.resume, tags={**saved.tags, **config.tags})
 
 
 def _is_below(key: str, names: Iterable[str]) -> bool:
@@ -146,9 +146,7 @@ def _is_below(key: str, names: Iterable[str]) -> bool:
 
 
 def _replace(node: Any, path: list[str], value: Any) -> Any:
-    """Return a copy of a configuration, group or dictionary with another value at a path of keys."""
-    if isinstance(node, dict):  # names in dictionaries may contain dots
-        return {**node, ".".join(path): value}
+    """Return a copy of a configuration or group with another value at a path of keys."""
     first, *rest = path
     return dataclasses.replace(node, **{first: _replace(getattr(node, first), rest, value) if rest else value})
 
