@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
@@ -52,6 +55,18 @@ def run(
         [sys.executable, str(ROOT / script), *arguments],
         capture_output=True, text=True, timeout=timeout, env=os.environ | (environment or {}), check=False,
     )  # fmt: skip
+
+
+def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import a script as a module, with its folder first on the path as when Python runs it."""
+    monkeypatch.syspath_prepend(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def refused(found: subprocess.CompletedProcess[str], *texts: str, code: int = 2) -> str:

@@ -1,12 +1,12 @@
-"""The benchmark scripts' own arithmetic; the figures they measure are not tested."""
+"""The arithmetic of the benchmark scripts."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,51 +15,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import running
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = [
-    "against_keras",
-    "augmentation",
-    "features",
-    "generalisation",
-    "memory",
-    "new_surface",
-    "outage",
-    "photos",
-    "serving",
-    "soak",
-    "surfaces",
-    "sweep",
-    "tiles",
-]
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "measure")
 
 
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Import a script as Python does when it is started: its folder comes first."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    return lambda name: running.load(FOLDER / f"{name}.py", monkeypatch)
 
 
 def test_every_script_answers_help() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted([*SCRIPTS, "measure"])
-    started = {
+    assert len(SCRIPTS) == 13
+    processes = {
         name: subprocess.Popen([sys.executable, FOLDER / f"{name}.py", "--help"], stdout=subprocess.PIPE, text=True)
         for name in SCRIPTS
     }
-    shown = {name: process.communicate(timeout=60)[0] for name, process in started.items()}
-    assert {name: process.returncode for name, process in started.items()} == dict.fromkeys(SCRIPTS, 0)
+    shown = {name: process.communicate(timeout=60)[0] for name, process in processes.items()}
+    assert {name: process.returncode for name, process in processes.items()} == dict.fromkeys(SCRIPTS, 0)
     own = ("generalisation", "outage", "soak")
     assert all("--images" in text for name, text in shown.items() if name not in own)
     assert all(f"--{name}" in shown["generalisation"] for name in ("metu", "deepcrack", "uav75"))
     assert "--child" not in shown["against_keras"]
 
 
-def test_tiles_are_labelled_by_their_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tiles_are_labelled_by_their_masks(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     Image.new("RGB", (30, 20), "grey").save(tmp_path / "images" / "a.jpg")
@@ -69,7 +50,7 @@ def test_tiles_are_labelled_by_their_masks(monkeypatch: pytest.MonkeyPatch, tmp_
     mask.putpixel((26, 19), 255)
     mask.save(tmp_path / "masks" / "a.png")
     places = (tmp_path / "images", tmp_path / "masks")
-    cut = load("tiles", monkeypatch).cut
+    cut = load("tiles").cut
     assert cut(*places, tmp_path / "any", size=10, pixels=1) == {"cracked": 2, "uncracked": 4}
     assert {path.name for path in (tmp_path / "any" / "cracked").iterdir()} == {
         "a_x0010_y0000.png",
@@ -78,8 +59,8 @@ def test_tiles_are_labelled_by_their_masks(monkeypatch: pytest.MonkeyPatch, tmp_
     assert cut(*places, tmp_path / "more", size=10, pixels=2) == {"cracked": 1, "uncracked": 4}
 
 
-def test_a_surface_is_told_by_the_setting_chosen_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = load("generalisation", monkeypatch)
+def test_the_setting_for_a_surface_is_chosen_without_it(load: Callable[[str], ModuleType]) -> None:
+    module = load("generalisation")
 
     def figures(auroc: float, balanced: float) -> dict[str, float]:
         values = {module.AUROC: auroc, module.BALANCED: balanced, "test_accuracy": auroc}
@@ -101,14 +82,14 @@ def test_a_surface_is_told_by_the_setting_chosen_without_it(monkeypatch: pytest.
     assert found["uav75_auroc"] == {"value": 0.81, "low": pytest.approx(0.78), "high": pytest.approx(0.84)}
     assert found["deepcrack_balanced_accuracy"]["value"] == 0.93
     assert found["metu_accuracy"]["value"] == 0.997
-    # What another draw of the training images would turn round decides nothing: METU's validation images do.
+    # Within the intervals, METU's validation images decide.
     results["a hair worse on uav75"] = result(0.9985, 0.998, 0.94, 0.88)
     assert module.summary(results)["chosen_without"]["deepcrack"] == "a hair worse on uav75"
     results["worse on uav75"] = result(0.9995, 0.999, 0.96, 0.86)
     assert module.summary(results)["chosen_without"]["deepcrack"] == "a hair worse on uav75"
 
 
-def test_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multiply_adds(load: Callable[[str], ModuleType]) -> None:
     inner_input = keras.Input((4, 4, 6))
     inner = keras.Model(inner_input, keras.layers.Conv2D(8, 1)(inner_input))
     pixels = keras.Input((8, 8, 4))
@@ -124,35 +105,35 @@ def test_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     pointwise = 4 * 4 * 8 * 6
     separable = 2 * 2 * (8 * (3 * 3) + 5 * 8)
     dense = 5 * 2
-    counted = load("features", monkeypatch).multiply_adds(model)
+    counted = load("features").multiply_adds(model)
     assert counted == grouped + depthwise + pointwise + separable + dense
 
 
-def test_missing_epochs_are_as_long_as_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    extrapolated = load("against_keras", monkeypatch).extrapolated
+def test_a_missing_epoch_takes_as_long_as_the_last(load: Callable[[str], ModuleType]) -> None:
+    extrapolated = load("against_keras").extrapolated
     assert extrapolated(50.0, [30.0], 10) == 50 + 9 * 30  # the process holds the first epoch already
     assert extrapolated(80.0, [32.0, 30.0], 10) == 80 + 8 * 30
     assert extrapolated(50.0, [30.0], 1) == 50
 
 
-def test_speedups_of_the_rivals_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
-    speedups = load("against_keras", monkeypatch).speedups
+def test_speedups_of_the_rivals_that_ran(load: Callable[[str], ModuleType]) -> None:
+    speedups = load("against_keras").speedups
     values = {"keras_seconds": 100.0, "hairline_seconds": 2.0, "hairline_fresh_seconds": 10.0}
     assert speedups(values) == {"speedup_cold": 50.0, "speedup_fresh": 10.0}
     assert speedups({"keras_features_seconds": 6.0, "hairline_seconds": 2.0}) == {"speedup_over_keras_features": 3.0}
     assert speedups({}) == {}
 
 
-def test_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    spread = load("augmentation", monkeypatch).spread
+def test_spread(load: Callable[[str], ModuleType]) -> None:
+    spread = load("augmentation").spread
     assert spread([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5)}
     assert spread([1.0]) == {"mean": 1.0, "sd": 0.0}
 
 
-def test_a_process_is_measured_by_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_process_is_measured(
+    tmp_path: Path, load: Callable[[str], ModuleType], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    measure = load("measure", monkeypatch)
+    measure = load("measure")
     with capfd.disabled():  # pytest's own standard error has no file
         code = "import os, pathlib; pathlib.Path('seen').write_text(os.environ['HAIRLINE_CACHE'])"
         process = measure.run([sys.executable, "-c", code], tmp_path / "new", tmp_path / "cache")
@@ -162,8 +143,8 @@ def test_a_process_is_measured_by_itself(
             measure.run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 
-def test_the_result_is_one_json_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    measure = load("measure", monkeypatch)
+def test_the_result_is_one_json_line(load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+    measure = load("measure")
     measure.report({"a": 1.23456, "b": {"c": (0.5, 2)}} | measure.machine())
     (line,) = capsys.readouterr().out.splitlines()
     values = json.loads(line)
@@ -171,8 +152,8 @@ def test_the_result_is_one_json_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert values["cores"] >= 1
 
 
-def test_the_soak_kills_where_it_says_and_sees_damage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    soak = load("soak", monkeypatch)
+def test_the_soak_kills_in_a_given_stage_and_detects_damage(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    soak = load("soak")
     (tmp_path / "cache" / "features" / "key").mkdir(parents=True)
     index = tmp_path / "cache" / "features" / "key" / "000000-7.json"
     rows = np.zeros((2, 3), np.float32)
@@ -194,9 +175,9 @@ def test_the_soak_kills_where_it_says_and_sees_damage(monkeypatch: pytest.Monkey
 @pytest.mark.timeout(900)
 def test_eight_trainings_at_once_share_a_store_and_a_cache() -> None:
     command = [sys.executable, str(FOLDER / "soak.py"), "--rounds", "0", "--at-once", "8"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])["at_once"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    found = json.loads(process.stdout.splitlines()[-1])["at_once"]
     assert found == {
         "processes": 8, "exit_status_0": 8, "finished": 8, "wrong_points": 0, "feature_passes": 1, "corrupt": 0,
     }  # fmt: skip

@@ -64,28 +64,26 @@ def never() -> keras.Model:
 
 
 class Counted:
-    """Counts the images that an engine computes."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.images = 0
-        original = engine.prepare_engine
-
-        def prepare(*arguments: object, **settings: object) -> object:
-            run = original(*arguments, **settings)  # type: ignore[arg-type]
-
-            def counted(decode: engine.Decode, count: int) -> Iterator[tuple[int, np.ndarray]]:
-                for start, block in run(decode, count):
-                    self.images += len(block)
-                    yield start, block
-
-            return counted
-
-        monkeypatch.setattr(features, "prepare_engine", prepare)
+    images = 0
 
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    return Counted(monkeypatch)
+    """Counts the images that an engine computes."""
+    counted = Counted()
+
+    def prepare(*arguments: object, **settings: object) -> engine.Run:
+        run = engine.prepare_engine(*arguments, **settings)  # type: ignore[arg-type]
+
+        def count(decode: engine.Decode, total: int) -> Iterator[tuple[int, np.ndarray]]:
+            for start, block in run(decode, total):
+                counted.images += len(block)
+                yield start, block
+
+        return count
+
+    monkeypatch.setattr(features, "prepare_engine", prepare)
+    return counted
 
 
 def compute(
@@ -235,17 +233,6 @@ def test_a_damaged_shard_is_computed_again(
     np.testing.assert_array_equal(compute(files, backbone=never), first)
 
 
-def test_foreign_files_are_left_alone(files: list[str], own_cache: Path) -> None:
-    folder = own_cache / "features" / RECIPE.key()
-    folder.mkdir(parents=True)
-    for name in ("notes.json", "other.npy", "x.txt"):
-        (folder / name).write_text("mine")
-    first = compute(files)
-    np.testing.assert_array_equal(compute(files, backbone=never), first)
-    assert all((folder / name).read_text() == "mine" for name in ("notes.json", "other.npy", "x.txt"))
-    assert json.loads((folder / "recipe.json").read_text())["backbone"] == NAME
-
-
 def test_a_killed_pass_resumes(files: list[str], own_cache: Path, computed: Counted) -> None:
     code = f"""
 import os, signal
@@ -268,14 +255,18 @@ features.compute({files!r}, digests({files!r}), RECIPE, model)
     np.testing.assert_array_equal(resumed, compute(files, keep=False))
 
 
-def test_incomplete_files_of_a_killed_process_are_deleted(files: list[str], own_cache: Path) -> None:
-    first = compute(files)
+def test_incomplete_files_are_deleted_and_foreign_ones_kept(files: list[str], own_cache: Path) -> None:
     folder = own_cache / "features" / RECIPE.key()
-    kept = {path.name for path in folder.iterdir()}
+    folder.mkdir(parents=True)
+    for name in ("notes.json", "other.npy", "x.txt"):
+        (folder / name).write_text("foreign")
+    first = compute(files)
+    assert json.loads((folder / "recipe.json").read_text())["backbone"] == NAME
+    names = {path.name for path in folder.iterdir()}
     for name in (".000001-7.npy.7", ".000001-7.json.7", "000001-7.npy"):
         (folder / name).write_bytes(b"half")
     np.testing.assert_array_equal(compute(files, backbone=never), first)
-    assert {path.name for path in folder.iterdir()} == kept
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_concurrent_jobs_compute_each_image_once(files: list[str], own_cache: Path, computed: Counted) -> None:

@@ -55,26 +55,17 @@ def balanced_accuracy(features: np.ndarray, cracked: np.ndarray, kernel: np.ndar
 
 
 @pytest.mark.parametrize("prevalence", [0.01, 0.05, 0.2, 0.5, 0.8])
-def test_fainter_cracks_are_detected_unless_they_are_too_rare(prevalence: float) -> None:
-    features, cracked = tiles(2000, prevalence, fainter=2.2, shift=2.0)
+@pytest.mark.parametrize("fainter", [0.0, 2.2])
+def test_fainter_cracks_are_detected_and_well_separated_ones_stay_so(fainter: float, prevalence: float) -> None:
+    features, cracked = tiles(2000, prevalence, fainter=fainter, shift=2.0)
     adapted = adapt(features)
     assert adapted.used
     assert adapted.distance > 0.5
-    assert adapted.shift <= 0
     before = balanced_accuracy(features, cracked, KERNEL, BIAS)
-    assert before < 0.85
+    assert before < 0.85 if fainter else before > 0.97
     gain = balanced_accuracy(features, cracked, adapted.kernel, adapted.bias) - before
-    assert gain > (0.1 if prevalence >= 0.2 else -0.02)
-
-
-@pytest.mark.parametrize("prevalence", [0.01, 0.05, 0.2, 0.5, 0.8])
-def test_a_new_surface_that_is_well_separated_loses_nothing(prevalence: float) -> None:
-    features, cracked = tiles(2000, prevalence, shift=2.0)
-    adapted = adapt(features)
-    assert adapted.used
-    before = balanced_accuracy(features, cracked, KERNEL, BIAS)
-    assert before > 0.97
-    assert balanced_accuracy(features, cracked, adapted.kernel, adapted.bias) > before - 0.02
+    assert gain > (0.1 if fainter and prevalence >= 0.2 else -0.02)
+    assert adapted.shift <= 0 or not fainter
 
 
 def test_false_alarms_raise_the_threshold() -> None:

@@ -1,30 +1,24 @@
-"""How the project's own weights are made: what is drawn for them and what is to be told of it."""
+"""The tool that trains the built-in weights: scenes, targets, schedule and export."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "tools" / "make_weights.py"
+from hairline.model import backbones
+from tests import running
+from tests.conftest import ROOT
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_weights", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return running.load(ROOT / "tools" / "make_weights.py", monkeypatch)
 
 
-def test_scenes_follow_their_numbers(script: ModuleType) -> None:
+def test_scenes_depend_on_their_numbers_only(script: ModuleType) -> None:
     chunk = script.draw_chunk(8, 6, 64)
     again = script.draw_chunk(10, 4, 64)
     assert np.array_equal(chunk.images[2:], again.images)
@@ -33,25 +27,25 @@ def test_scenes_follow_their_numbers(script: ModuleType) -> None:
     assert len({image.tobytes() for image in chunk.images}) == 6
 
 
-def test_targets_are_what_the_mask_shows(script: ModuleType) -> None:
+def test_targets_describe_the_mask(script: ModuleType) -> None:
     masks = np.zeros((4, 40, 40), bool)
     masks[0, 20, :] = True  # level
     masks[1, :, 20] = True  # upright
     masks[2][np.eye(40, dtype=bool)] = True  # falling to the right, in pixels with y downwards
-    masks[3, 0, :3] = True  # too little of a crack to count, too much to count as none
+    masks[3, 0, :3] = True  # too small a crack to be cracked or sound
     images = np.full((4, 40, 40, 3), 255, np.uint8)
     known = np.zeros((4, 3 + len(script.LOOK_ALIKES)), np.float32)
-    told, weight = script.targets(script.Drawn(images, masks, known))
-    assert told.shape == weight.shape == (4, script.KNOWN)
-    assert told[:, 0].tolist() == [1, 1, 1, 0]
+    values, weight = script.targets(script.Drawn(images, masks, known))
+    assert values.shape == weight.shape == (4, script.KNOWN)
+    assert values[:, 0].tolist() == [1, 1, 1, 0]
     assert weight[:, 0].tolist() == [1, 1, 1, 0]
-    np.testing.assert_allclose(told[0, 1], np.log1p(100 / 40), rtol=1e-6)
-    np.testing.assert_allclose(told[:3, 2:4], [[1, 0], [-1, 0], [0, 1]], atol=1e-6)
-    np.testing.assert_allclose(told[:, 7], 2, rtol=1e-6)  # white: half the range above the middle, times four
+    np.testing.assert_allclose(values[0, 1], np.log1p(100 / 40), rtol=1e-6)
+    np.testing.assert_allclose(values[:3, 2:4], [[1, 0], [-1, 0], [0, 1]], atol=1e-6)
+    np.testing.assert_allclose(values[:, 7], 2, rtol=1e-6)  # white: half the range above the middle, times four
     assert weight[3, 2:5].tolist() == [0, 0, 0]
 
 
-def test_the_schedule_warms_up_falls_and_ends(script: ModuleType) -> None:
+def test_the_learning_rate_warms_up_and_decays(script: ModuleType) -> None:
     first = script.STAGES[0]
     assert script.rate(0) < 0.1 * first[2]
     assert script.rate(script.WARM_UP) > 0.95 * first[2]
@@ -61,9 +55,7 @@ def test_the_schedule_warms_up_falls_and_ends(script: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_it_trains_goes_on_and_exports(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hairline.model import backbones
-
+def test_training_resumes_and_exports(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "Shelf", Shelf)
     Shelf.script = script
     for images in (96, 192):
@@ -79,7 +71,7 @@ def test_it_trains_goes_on_and_exports(script: ModuleType, tmp_path: Path, monke
 
 
 class Shelf:
-    """Draws in this process: sixteen scenes, shown again and again."""
+    """A buffer that draws in this process and repeats its scenes."""
 
     script: ModuleType
 
