@@ -248,7 +248,7 @@ def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path
         (entry,) = mirrored()
         assert entry.info.status == status
         if number == signal.SIGTERM:
-            assert f"stopped by SIGTERM. To go on: python train.py resume={folder}" in said
+            assert f"stopped by SIGTERM. Resume with: python train.py resume={folder}" in said
             assert "Traceback" not in said
     found = run(f"resume={folder}")
     assert found.returncode == 0, found.stdout + found.stderr
@@ -286,7 +286,7 @@ def test_an_interrupt_ends_killed_and_says_how_to_go_on(two_classes: Path) -> No
     settings = (*WHOLE, f"data.path={two_classes}", "epochs=4000")
     code, said, seconds = stopped(Path("run"), *settings, number=signal.SIGINT, until=1)
     assert code == 130, said
-    assert "stopped by SIGINT. To go on: python train.py resume=run" in said
+    assert "stopped by SIGINT. Resume with: python train.py resume=run" in said
     assert "Traceback" not in said
     assert seconds < 30
     (entry,) = mirrored()

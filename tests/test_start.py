@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -102,30 +103,22 @@ def test_mistakes_are_answered_without_tensorflow(
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("classes", "message"),
     [
-        ("one class", "only the class 'plain': expected one sub-folder"),
-        ("contradiction", "carries two labels"),
-        ("too few", "too few to divide"),
-        ("all broken", "files are not readable images"),
+        ({"plain": 20}, "only the class 'plain': expected"),
+        ({"plain": 20, "cracked": 2}, "too few to divide"),
+        ({"plain": 20, "cracked": 20}, "carries two labels"),
     ],
 )
 def test_bad_data_is_answered_in_one_screen(
-    change: str, message: str, tmp_path: Path, no_tensorflow: dict[str, str]
+    classes: dict[str, int], message: str, tmp_path: Path, no_tensorflow: dict[str, str]
 ) -> None:
-    classes = {"one class": {"plain": 20}, "too few": {"plain": 20, "cracked": 2}}.get(
-        change, {"plain": 20, "cracked": 20}
-    )
     data = paint(tmp_path / "data", classes)
-    if change == "contradiction":
-        (data / "cracked" / "x.jpg").write_bytes((data / "plain" / "0003.jpg").read_bytes())
-    if change == "all broken":
-        for path in data.rglob("*.jpg"):
-            path.write_bytes(b"broken")
-    found = run("data=folder", f"data.path={data}", environment=no_tensorflow)
-    said = refused(found, message)
+    if len(set(classes.values())) == 1 < len(classes):
+        shutil.copy(data / "plain" / "0003.jpg", data / "cracked" / "x.jpg")
+    said = refused(run("data=folder", f"data.path={data}", environment=no_tensorflow), message)
     assert len(said.splitlines()) <= 25
-    assert not Path("outputs").exists() or not list(Path("outputs").iterdir())
+    assert not list(Path().glob("outputs/*"))
     assert not Path("mlflow.db").exists()
 
 
@@ -154,7 +147,7 @@ def test_a_run_from_start_to_end(two_classes: Path) -> None:
         assert re.search(rf"^{part} +\d+ +0\.\d{{4}}|^{part} +\d+ +1\.0000", said, re.MULTILINE), said
     place = Path(re.search(r"Run directory +(\S+)", said)[1])  # type: ignore[index]
     assert (place / "model" / "bundle.json").is_file()
-    assert "epoch 1/2" in re.sub(" +", " ", (place / "train.log").read_text())
+    assert "epoch 1/2" in (place / "train.log").read_text()
     assert re.search(r"Compare runs +mlflow ui +then open http://127.0.0.1:5000/#/experiments/\d+/runs", said)
     assert "Try next" in said
     assert Path("mlflow.db").is_file()

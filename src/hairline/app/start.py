@@ -168,13 +168,13 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
                 return None
         return function(config, Call(directory, overrides, multirun, application.process))
     except KeyboardInterrupt as ending:
-        advice = f". To go on: python train.py resume={shlex.quote(files.relative(directory))}"
+        advice = f". Resume with: python train.py resume={shlex.quote(files.relative(directory))}"
         log.error("stopped by %s%s", ending, advice if (directory / checkpoint.FILE).is_file() else "")
         sys.exit(signals.exit_code(ending))
     except Exception as error:
         logs.report(error)
         if multirun:
-            application.failures.append((f"{directory} ({' '.join(overrides)})", str(error)))
+            application.failures.append((f"{files.relative(directory)} ({' '.join(overrides)})", str(error)))
             return None
         logging.shutdown()
         if not resumed:
