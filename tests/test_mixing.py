@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from hairline.config import Config
-from hairline.data import cropping, manifest, prepare
 from hairline.data import drawn as drawing
+from hairline.data import manifest, prepare
 from hairline.data.synthetic import compose
 from hairline.system.process import Process
 from hairline.training import head
@@ -132,15 +132,15 @@ def test_a_crop_shows_what_is_darkest_more_often_than_not() -> None:
     pixels = np.random.default_rng(0).normal(140, 8, (227, 227, 3)).clip(0, 255).astype(np.uint8)
     pixels[:, 60:64] = 40
     patch = Image.fromarray(pixels)
-    found = [np.asarray(cropping.crop(patch, seed=(number,)).convert("L")) for number in range(100)]
+    found = [np.asarray(drawing.crop(patch, seed=(number,)).convert("L")) for number in range(100)]
     assert sum(int(crop.min()) < crop.mean() - 45 for crop in found) > 75
     assert len({crop.shape for crop in found}) > 20
     assert all(48 <= crop.shape[0] == crop.shape[1] <= 141 for crop in found)
-    assert np.array_equal(found[3], np.asarray(cropping.crop(patch, seed=(3,)).convert("L")))
+    assert np.array_equal(found[3], np.asarray(drawing.crop(patch, seed=(3,)).convert("L")))
 
 
 def test_one_pixel_can_be_cropped() -> None:
-    assert cropping.crop(Image.new("RGB", (1, 1)), seed=(0,)).size == (1, 1)
+    assert drawing.crop(Image.new("RGB", (1, 1)), seed=(0,)).size == (1, 1)
 
 
 @pytest.mark.parametrize("positive", [None, "cracked"])

@@ -62,7 +62,12 @@ def draw_chunk(first: int, count: int = CHUNK, side: int = DRAWN_PX) -> Drawn:
             invent(seed=(SEED, number // 2 if twin else number, int(twin)), size=side, cracked=number % 2 == 0)
         )
     known = [
-        [math.log(max(s.width_px, 0.5)), s.surface == "asphalt", s.blur_px, *(name in s.shown for name in LOOK_ALIKES)]
+        [
+            math.log(max(s.width_px, 0.5)),
+            s.surface == "asphalt",
+            s.blur_px,
+            *(name in s.look_alikes for name in LOOK_ALIKES),
+        ]
         for s in scenes
     ]
     return Drawn(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import os
 import re
 import shutil
 import stat
 import subprocess
-import tempfile
 import threading
 import zipfile
 import zlib
@@ -21,9 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 import rarfile
-from filelock import FileLock
 
-from hairline.system import errors, progress
+from hairline.system import errors, files, progress
 
 MAX_MEMBERS = 1_000_000
 MAX_TOTAL_BYTES = 64 * 2**30
@@ -96,49 +93,26 @@ def extract(
         ArchiveError: If the archive is damaged, encrypted or too large, or holds links, devices or unsafe paths.
         UnpackError: If the disk is full, the folder is not writable, or a program for RAR is missing.
     """
-    archive, target = Path(archive), Path(target)
-    try:
-        if _has_files(target):
-            return target
+
+    def fill(partial: Path) -> Path:
         if not archive.is_file():
             raise ArchiveError(f"{archive} is not a file: expected an existing zip or RAR archive.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f".{target.name}.lock"):
-            if not _has_files(target):
-                _extract_locked(archive, target, check, inner_sha256)
+        content = _unpack(archive, partial / "content")
+        members = [path for path in content.rglob("*") if path.is_file() and "__MACOSX" not in path.parts]
+        if len(members) == 1 and archive_format(members[0]) is not None:
+            if inner_sha256 not in (None, digest := sha256_of(members[0])):
+                raise _damaged(archive, f"{members[0].name} in it has sha256 {digest}, not {inner_sha256}")
+            content = _unpack(members[0], partial / "inner")
+        if check is not None:
+            check(content)
+        return content
+
+    try:
+        files.create_folder(target, fill)
     except OSError as error:
         reason = errors.explained(error) or f"{error.strerror or error}; choose a folder that can be written"
         raise UnpackError(f"{archive} could not be unpacked into {target}: {reason}") from error
     return target
-
-
-def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _extract_locked(
-    archive: Path, target: Path, check: Callable[[Path], object] | None, inner_sha256: str | None
-) -> None:
-    for leftover in target.parent.glob(
-        f".{glob.escape(target.name)}.*.partial"
-    ):  # of killed processes: we hold the lock
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
-        # In a subfolder, because only the owner may enter the folder that mkdtemp creates.
-        content = _unpack(archive, partial / "content")
-        files = [path for path in content.rglob("*") if path.is_file() and "__MACOSX" not in path.parts]
-        if len(files) == 1 and archive_format(files[0]) is not None:
-            if inner_sha256 not in (None, digest := sha256_of(files[0])):
-                raise _damaged(archive, f"{files[0].name} in it has sha256 {digest}, not {inner_sha256}")
-            content = _unpack(files[0], partial / "inner")
-        if check is not None:
-            check(content)
-        if target.is_dir():  # empty; Windows does not rename onto a folder
-            target.rmdir()
-        content.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _damaged(archive: Path, reason: str) -> ArchiveError:

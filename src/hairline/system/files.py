@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +45,34 @@ def atomic(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def create_folder(target: Path, fill: Callable[[Path], Path]) -> None:
+    """Create a folder that appears complete or not at all; processes that create the same one wait for each other.
+
+    Args:
+        target: The folder; nothing happens if it already has content.
+        fill: Called with an empty temporary folder; returns the folder inside it that is moved to `target`.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind then.
+    """
+    if target.is_dir() and any(target.iterdir()):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(target.parent / f".{target.name}.lock"):
+        if target.is_dir() and any(target.iterdir()):
+            return
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        try:
+            content = fill(partial)
+            if target.is_dir():  # empty; Windows does not rename onto a folder
+                target.rmdir()
+            content.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

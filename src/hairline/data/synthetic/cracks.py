@@ -1,4 +1,4 @@
-"""Defects: each takes an image and returns it with the defect, and the defect's mask, bool [height, width]."""
+"""Defects: each function returns the image with the defect, and the mask of the defect, bool [height, width]."""
 
 import math
 
@@ -10,14 +10,14 @@ from hairline.data.synthetic import geometry
 def crack(
     rng: np.random.Generator, image: np.ndarray, *, width_px: float | None = None, depth: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`image` with a crack: a jagged walk with branches, at times faint or interrupted.
+    """Draw a crack: a jagged random walk with branches, sometimes faint or interrupted.
 
     Args:
-        rng: Draws all that is not given.
-        image: Float32 [height, width, 3].
-        width_px: Mean width of the trunk in pixels of this image, whatever its size; None draws one of 1 to 6 px of a
-            227 px patch.
-        depth: Share of the light that the crack swallows; None draws one of 0.35 to 0.9.
+        rng: Random generator.
+        image: float32 [height, width, 3].
+        width_px: Mean width of the trunk in pixels of this image, whatever its size; None draws 1 to 6 px of a 227 px
+            patch.
+        depth: Share of the light that the crack absorbs; None draws 0.35 to 0.9.
 
     Returns:
         The image and the mask of the crack, bool [height, width], never empty.
@@ -32,12 +32,12 @@ def crack(
     heading = rng.uniform(0, 2 * math.pi)
     middle = geometry.anchor(rng, image, 0.2)
     length_px = math.hypot(height, width) * 1.5
-    if rng.random() < 0.1:  # only at a corner, across its diagonal
+    if rng.random() < 0.1:  # across one corner only
         corner = rng.integers(0, 2, 2)
         inwards = 1 - 2 * corner
         middle = (corner + inwards * rng.uniform(0.12, 0.28, 2)) * (width, height)
         heading = math.atan2(inwards[0], -inwards[1]) + rng.normal(0, 0.25)
-    elif rng.random() < 0.2:  # one that ends inside the picture
+    elif rng.random() < 0.2:  # ends inside the image
         length_px *= rng.uniform(0.3, 0.5)
     bend = rng.uniform(0.25, 0.7)
     trunk = geometry.walk(rng, heading, length_px, step_px, bend)
@@ -49,12 +49,12 @@ def crack(
         branch = start + geometry.walk(rng, side, length_px * rng.uniform(0.15, 0.5), step_px, bend)
         strokes.append(_crack_outline(rng, branch, max(2 * limits_px[0], width_px * rng.uniform(0.3, 0.7)), limits_px))
     whole = geometry.coverage(shape, strokes)
-    level *= min(1.0, float(whole.max()))  # a hairline covers no pixel wholly
+    level *= min(1.0, float(whole.max()))  # a hairline covers no pixel completely
     cover = whole
     if rng.random() < 0.35:  # interrupted
         cover = whole * geometry.patchy(rng, shape, 22 * scale, rng.uniform(0.5, 1.5))
     if np.count_nonzero(cover > level) < 0.6 * np.count_nonzero(whole > level):
-        cover = whole  # the interruptions left too little of it
+        cover = whole  # the interruptions left too little of the crack
     mask = cover > level
     if depth is None:
         depth = rng.uniform(0.5, 0.9) if rng.random() < 0.85 else rng.uniform(0.35, 0.5)
@@ -67,7 +67,7 @@ def crack(
 def _crack_outline(
     rng: np.random.Generator, points: np.ndarray, width_px: float, limits_px: tuple[float, float]
 ) -> np.ndarray:
-    """Two ragged banks, independent of each other, that close towards both ends."""
+    """Return the outline of a stroke whose two ragged banks are independent and close towards both ends."""
     count = len(points)
     knots = rng.normal(0, 0.45, count // 8 + 2)
     swell = np.exp(np.interp(np.arange(count) / 8, np.arange(len(knots)), knots))
@@ -78,7 +78,7 @@ def _crack_outline(
 
 
 def spall(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`image` with a piece broken off: rough, its aggregate bare, its edge in shadow on one side.
+    """Break a piece off: rough, with bare aggregate, its edge in shadow on one side.
 
     Returns:
         The image and the mask of the broken area, bool [height, width], never empty.
@@ -91,7 +91,7 @@ def spall(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.n
     reach = rng.uniform(28, 75) * scale
     ragged = 0.26 * geometry.noise(rng, shape, 35 * scale) + 0.06 * geometry.noise(rng, shape, 12 * scale, 5 * scale)
     inside = 1 - np.hypot(along, aside * rng.uniform(1, 1.8)) / reach + ragged
-    inside = np.maximum(inside, 0.5 - np.hypot(along, aside) / (8 * scale))  # so that noise can't empty it
+    inside = np.maximum(inside, 0.5 - np.hypot(along, aside) / (8 * scale))  # keeps a core that noise cannot empty
     cover = np.clip(inside * reach / (2 * scale) + 0.5, 0, 1)
     light = rng.uniform(0, 2 * math.pi)
     relief = geometry.noise(rng, shape, 3 * scale) + 2 * geometry.noise(rng, shape, 14 * scale, 7 * scale)

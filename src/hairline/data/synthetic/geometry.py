@@ -1,8 +1,7 @@
-"""Geometry: noise, anti-aliased coverage and lines, float32 [height, width], in pixels of the picture.
+"""Noise, anti-aliased coverage and lines, float32 [height, width], in pixels of the image.
 
-Images drawn with these lie in memory channel by channel (see `tinted`), as an operation of [height, width, 3] with
-[height, width, 1] is then seven times quicker (0.034 for 0.237 ms at 227 px, 2-core AMD EPYC, numpy 2.4); any
-layout works.
+Images are stored channel by channel (see `tinted`): operations of [height, width, 3] with [height, width, 1] are then
+seven times faster (0.034 instead of 0.237 ms at 227 px, 2-core AMD EPYC, NumPy 2.4). Any layout works.
 """
 
 import math
@@ -15,10 +14,10 @@ SUPERSAMPLING = 2
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], *cells_px: float) -> np.ndarray:
-    """Smooth noise, float32 [height, width], mean about 0, deviation below 1 for each of its cell sizes.
+    """Draw smooth noise, float32 [height, width], mean about 0, standard deviation below 1 per cell size.
 
-    A small random grid is enlarged, which is quicker than filtering. With several `cells_px`, from coarse to
-    fine, each grid is enlarged to the next and joined by it at equal strength: all octaves cost about one.
+    A small random grid is enlarged, which is faster than filtering. With several `cells_px`, from coarse to fine, each
+    grid is enlarged to the size of the next and added to it at equal strength: all octaves cost about as much as one.
     """
     height, width = shape
     field, extent = np.zeros((2, 2), np.float32), (1.0, 1.0)
@@ -33,7 +32,7 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], *cells_px: float) ->
 
 
 def brushed(rng: np.random.Generator, shape: tuple[int, int], cell_px: float, stretch: float) -> np.ndarray:
-    """Noise as from `noise`, its features `stretch` times as long as wide, along a random direction."""
+    """Draw noise whose features are `stretch` times as long as wide, along a random direction."""
     height, width = shape
     reach = math.hypot(height, width) / cell_px
     rows, columns = math.ceil(reach) + 4, math.ceil(reach / stretch) + 4
@@ -41,7 +40,7 @@ def brushed(rng: np.random.Generator, shape: tuple[int, int], cell_px: float, st
     angle = rng.uniform(0, math.pi)
     cosine, sine = math.cos(angle) / cell_px, math.sin(angle) / cell_px
     along, across = (cosine / stretch, sine / stretch), (-sine, cosine)
-    # The centre of the picture shows the centre of the grid, so no corner leaves it.
+    # The centre of the image shows the centre of the grid, so that no corner leaves the grid.
     offset_along = columns / 2 - (along[0] * width + along[1] * height) / 2
     offset_across = rows / 2 - (across[0] * width + across[1] * height) / 2
     matrix = (*along, offset_along, *across, offset_across)
@@ -49,7 +48,7 @@ def brushed(rng: np.random.Generator, shape: tuple[int, int], cell_px: float, st
 
 
 def shaded(relief: np.ndarray, light: float) -> np.ndarray:
-    """Slope of `relief` towards the light at angle `light` (radians): positive where a wall is lit."""
+    """Return the slope of `relief` towards the light at angle `light` (radians): positive where it is lit."""
     slope = np.zeros_like(relief)
     slope[:, 1:-1] = (relief[:, 2:] - relief[:, :-2]) * (0.5 * math.cos(light))
     slope[1:-1] += (relief[2:] - relief[:-2]) * (0.5 * math.sin(light))
@@ -57,7 +56,7 @@ def shaded(relief: np.ndarray, light: float) -> np.ndarray:
 
 
 def coverage(shape: tuple[int, int], outlines: list[np.ndarray], levels: np.ndarray | None = None) -> np.ndarray:
-    """Share of each pixel inside any of the polygons, float32 [height, width] in [0, 1].
+    """Return the share of each pixel inside any of the polygons, float32 [height, width] in [0, 1].
 
     `outlines` are float [points, 2] arrays of x, y; `levels` in [0, 1] replace the 1 inside each polygon.
     """
@@ -71,8 +70,8 @@ def coverage(shape: tuple[int, int], outlines: list[np.ndarray], levels: np.ndar
 
 
 def softened(field: np.ndarray, radius_px: float) -> np.ndarray:
-    """`field` ([height, width] or [height, width, 3]) blurred by about `radius_px`, of the same shape."""
-    if radius_px > 1.5:  # shrinking and enlarging is the quickest wide blur
+    """Blur `field` ([height, width] or [height, width, 3]) by about `radius_px`."""
+    if radius_px > 1.5:  # shrinking and enlarging is the fastest wide blur
         if field.ndim == 3:
             planes = [softened(field[..., channel], radius_px) for channel in range(3)]
             return np.moveaxis(np.stack(planes), 0, -1)
@@ -89,12 +88,12 @@ def softened(field: np.ndarray, radius_px: float) -> np.ndarray:
 
 
 def tinted(field: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
-    """`field` [height, width] times each of the three values of `colour`: float32 [height, width, 3]."""
+    """Multiply `field` [height, width] by each value of `colour`: float32 [height, width, 3]."""
     return np.moveaxis(np.multiply.outer(np.array(colour, np.float32), field), 0, -1)
 
 
 def ribbon(points: np.ndarray, left_px: np.ndarray, right_px: np.ndarray) -> np.ndarray:
-    """Outline of a line of varying width: `points` [n, 2], moved aside by `left_px` and `right_px` [n]."""
+    """Return the outline of a line of varying width: `points` [n, 2] offset by `left_px` and `right_px` [n]."""
     tangent = np.gradient(points, axis=0)
     tangent /= np.maximum(np.hypot(tangent[:, :1], tangent[:, 1:]), 1e-6)
     normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
@@ -104,7 +103,7 @@ def ribbon(points: np.ndarray, left_px: np.ndarray, right_px: np.ndarray) -> np.
 def grains(
     rng: np.random.Generator, shape: tuple[int, int], count: int, radius_px: float, spread: float = 0.5
 ) -> list[np.ndarray]:
-    """Outlines of `count` irregular, slightly elongated grains with log-normal radii about `radius_px`."""
+    """Draw outlines of `count` irregular, slightly elongated grains with log-normal radii about `radius_px`."""
     height, width = shape
     centres = rng.random((count, 1, 2)) * (width, height)
     angles = np.linspace(0, 2 * math.pi, 9, endpoint=False) + rng.uniform(0, math.pi, (count, 1))
@@ -118,7 +117,7 @@ def grains(
 
 
 def walk(rng: np.random.Generator, heading: float, length_px: float, step_px: float, bend: float) -> np.ndarray:
-    """A jagged random walk from the origin, float [n, 2] x, y, with kinks of about `bend` radians."""
+    """Draw a jagged random walk from the origin, float [n, 2] x, y, with kinks of about `bend` radians."""
     steps = max(4, round(length_px / step_px))
     turns = np.cumsum(rng.integers(2, 9, steps))
     kinks = rng.normal(0, bend, steps)[np.searchsorted(turns, np.arange(steps))]
@@ -127,13 +126,13 @@ def walk(rng: np.random.Generator, heading: float, length_px: float, step_px: fl
 
 
 def scale_of(image: np.ndarray) -> float:
-    """Pixels of this image for one of a patch of `REFERENCE_SIZE`."""
+    """Return the length in pixels of this image that corresponds to 1 px of a `REFERENCE_SIZE` patch."""
     height, width = image.shape[:2]
     return float(min(height, width)) / REFERENCE_SIZE
 
 
 def anchor(rng: np.random.Generator, image: np.ndarray, margin: float = 0.12) -> np.ndarray:
-    """A point in the picture, x and y in pixels, at least the share `margin` of its sides from the border."""
+    """Draw a point (x, y) in pixels, at least the share `margin` of the sides away from the border."""
     height, width = image.shape[:2]
     return rng.uniform(margin, 1 - margin, 2) * (width, height)
 
@@ -141,7 +140,7 @@ def anchor(rng: np.random.Generator, image: np.ndarray, margin: float = 0.12) ->
 def carved(
     rng: np.random.Generator, image: np.ndarray, cover: np.ndarray, depth: float, rim: float | np.ndarray
 ) -> np.ndarray:
-    """`image` with the covered part sunk: darkened by the share `depth`, its rim lit on one side."""
+    """Sink the covered part: darken it by the share `depth` and light its rim on one side."""
     warmth = rng.uniform(-0.02, 0.08)
     lit = shaded(softened(cover, 1.0), rng.uniform(0, 2 * math.pi)) * (1 - cover) * (2 * rim)
     result = tinted(cover, (-depth * (1 - warmth), -depth, -depth * (1 + warmth)))
@@ -152,19 +151,19 @@ def carved(
 
 
 def patchy(rng: np.random.Generator, shape: tuple[int, int], cell_px: float, bias: float) -> np.ndarray:
-    """A gate for interrupted lines, float32 [height, width] in [0, 1], the more open the larger `bias`."""
+    """Draw a gate for interrupted lines, float32 [height, width] in [0, 1]; a larger `bias` opens more of it."""
     return np.clip(bias + 1.3 * noise(rng, shape, cell_px), 0, 1)
 
 
 def distances(shape: tuple[int, int], point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels to the right of and below `point` (x, y), float32, broadcastable to [height, width]."""
+    """Return the pixels to the right of and below `point` (x, y), float32, broadcastable to [height, width]."""
     height, width = shape
     across = np.arange(width, dtype=np.float32)[None, :] - np.float32(point[0])
     return across, np.arange(height, dtype=np.float32)[:, None] - np.float32(point[1])
 
 
 def straight(rng: np.random.Generator, image: np.ndarray, wobble_px: float) -> np.ndarray:
-    """A straight line through the whole picture, float [n, 2] x, y, often along an axis as joints are."""
+    """Draw a straight line through the whole image, float [n, 2] x, y, often along an axis like joints."""
     angle = rng.uniform(0, math.pi) if rng.random() < 0.6 else rng.choice([0, math.pi / 2]) + rng.normal(0, 0.06)
     reach = np.linspace(-1, 1, 60)[:, None] * math.hypot(*image.shape[:2])
     points = anchor(rng, image) + reach * (math.cos(angle), math.sin(angle))
@@ -172,7 +171,7 @@ def straight(rng: np.random.Generator, image: np.ndarray, wobble_px: float) -> n
 
 
 def arc(rng: np.random.Generator, image: np.ndarray, heading: float, length_px: float, bend: float) -> np.ndarray:
-    """A smooth curve about a point of the picture, float [n, 2] x, y, turning by about `bend` radians."""
+    """Draw a smooth curve through a point of the image, float [n, 2] x, y, that turns by about `bend` radians."""
     headings = heading + np.interp(np.linspace(0, 3, 40), np.arange(4), np.cumsum(rng.normal(0, 0.6 * bend, 4)))
     points = np.cumsum(length_px / 40 * np.stack([np.cos(headings), np.sin(headings)], axis=1), axis=0)
     placed: np.ndarray = points + (anchor(rng, image) - points[20])

@@ -1,4 +1,4 @@
-"""Look-alikes: each takes an image and returns one, none is a defect."""
+"""Look-alikes: things on a wall that resemble cracks but are no defects. Each function adds one to an image."""
 
 import math
 from collections.abc import Callable
@@ -8,14 +8,20 @@ import numpy as np
 from hairline.data.synthetic import geometry
 
 
+def _even(points: np.ndarray, half_px: float) -> np.ndarray:
+    """Return the outline of a line of even width."""
+    half = np.full(len(points), half_px)
+    return geometry.ribbon(points, half, half)
+
+
 def joint(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A straight joint or the line between two formwork boards: dark or light, of even width."""
+    """Add a straight joint, or the line between two formwork boards: dark or light, of even width."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     points = geometry.straight(rng, image, wobble_px=rng.choice([0.0, 0.4]) * scale)
-    half = np.full(len(points), 0.5 * math.exp(rng.uniform(math.log(1.2), math.log(8))) * scale)
-    lines = [geometry.ribbon(points, half, half)]
+    half = 0.5 * math.exp(rng.uniform(math.log(1.2), math.log(8))) * scale
+    lines = [_even(points, half)]
     if rng.random() < 0.2:
-        lines.append(geometry.ribbon(points + rng.uniform(6, 14) * scale, 0.5 * half, 0.5 * half))
+        lines.append(_even(points + rng.uniform(6, 14) * scale, 0.5 * half))
     cover = geometry.coverage(shape, lines)
     if rng.random() < 0.2:  # partly filled
         cover = cover * geometry.patchy(rng, shape, 22 * scale, rng.uniform(0.5, 1.5))
@@ -25,7 +31,7 @@ def joint(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def scratch(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """One to four thin, gently curved scratches, light or dark, roughly parallel."""
+    """Add one to four thin, gently curved scratches, light or dark, roughly parallel."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     heading, lines = rng.uniform(0, 2 * math.pi), []
     for _ in range(rng.integers(1, 5)):
@@ -37,15 +43,14 @@ def scratch(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def cable(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A cable, wire or stalk on the surface: smoothly bent, even in width, with a highlight and a shadow."""
+    """Add a cable, wire or stalk: smoothly bent, of even width, with a highlight and a shadow."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     points = geometry.arc(rng, image, rng.uniform(0, 2 * math.pi), 1.7 * max(shape), bend=rng.uniform(0.2, 1.4))
     half = np.full(len(points), 0.5 * rng.uniform(1.5, 7) * scale)
     body = geometry.coverage(shape, [geometry.ribbon(points, half, half)])[..., None]
     shift = rng.uniform(-5, 5, 2) * scale
-    shadow = geometry.softened(
-        geometry.coverage(shape, [geometry.ribbon(points + shift, half, half)]), rng.uniform(0.8, 3) * scale
-    )
+    shadow = geometry.coverage(shape, [geometry.ribbon(points + shift, half, half)])
+    shadow = geometry.softened(shadow, rng.uniform(0.8, 3) * scale)
     highlight = geometry.coverage(shape, [geometry.ribbon(points, half * 0.3, half * 0.1)])[..., None]
     paint = (rng.uniform(0.04, 0.3) + rng.uniform(0, 0.06, 3)).astype(np.float32)
     image = image * (1 - rng.uniform(0.1, 0.6) * shadow[..., None])
@@ -54,7 +59,7 @@ def cable(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def stain(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A damp, oily, rusty or limy patch with a soft, irregular edge."""
+    """Add a damp, oily, rusty or limy patch with a soft, irregular edge."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     across, down = geometry.distances(shape, geometry.anchor(rng, image, 0.0))
     reach = rng.uniform(15, 110) * scale
@@ -68,7 +73,7 @@ def stain(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def streaks(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Traces of running water: narrow, parallel, fading along their way, dark or limy."""
+    """Add traces of running water: narrow, parallel, fading, dark or limy."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     flow = geometry.brushed(rng, shape, rng.uniform(4, 12) * scale, rng.uniform(10, 30))
     cover = np.clip(flow - rng.uniform(0.2, 1.0), 0, 1) * np.clip(0.6 + geometry.noise(rng, shape, 80 * scale), 0, 1)
@@ -77,7 +82,7 @@ def streaks(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def aggregate(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Stones flush with the surface, each of its own tone."""
+    """Add stones flush with the surface, each of its own tone."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     stones = geometry.grains(rng, shape, int(rng.integers(4, 45)), rng.uniform(2, 6) * scale)
     cover = geometry.coverage(shape, stones, rng.uniform(0.2, 1, len(stones)))
@@ -86,7 +91,7 @@ def aggregate(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def shadow(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """The edge of a shadow across the picture, sharp or soft, straight or wavy."""
+    """Add the edge of a shadow across the image, sharp or soft, straight or wavy."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     across, down = geometry.distances(shape, geometry.anchor(rng, image))
     angle = rng.uniform(0, 2 * math.pi)
@@ -100,10 +105,10 @@ def shadow(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def planking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """The print of a formwork of boards: bands of different tone with wood grain, and seams between them.
+    """Add the print of formwork boards: bands of different tone with wood grain, and seams between them.
 
-    Seams are straight on the whole, but their edges fray, they widen, break off, hold paste or rust: they look
-    more like cracks than any other thing on a wall. Widths are pixels of this image.
+    Seams are straight overall, but fray, widen, break off and hold paste or rust: they resemble cracks most of all
+    look-alikes. Widths are in pixels of this image.
     """
     shape = image.shape[:2]
     height, width = shape
@@ -126,7 +131,7 @@ def planking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def _seams(rng: np.random.Generator, span: int) -> np.ndarray:
-    """Places of one to five seams across `span` pixels, as boards of even width leave them."""
+    """Draw the positions of one to five seams across `span` pixels, left by boards of even width."""
     pitch = span * rng.uniform(0.3, 1.2)
     first = rng.uniform(0.02, min(0.98 * span, pitch)) if pitch < span else rng.uniform(0.05, 0.95) * span
     places = np.arange(first, span, pitch)[:5]
@@ -134,7 +139,7 @@ def _seams(rng: np.random.Generator, span: int) -> np.ndarray:
 
 
 def _seam(rng: np.random.Generator, image: np.ndarray, places: np.ndarray, upright: bool) -> np.ndarray:
-    """One seam along `places`, float [n], its distance from the left (`upright`) or upper border."""
+    """Add one seam at the distances `places`, float [n], from the left (`upright`) or upper border."""
     shape = image.shape[:2]
     count = len(places)
     knots = np.linspace(0, count - 1, max(6, count // 4))
@@ -144,31 +149,31 @@ def _seam(rng: np.random.Generator, image: np.ndarray, places: np.ndarray, uprig
     along = np.arange(count, dtype=np.float32)
     points = np.stack([places + wobble, along] if upright else [along, places + wobble], axis=1)
     cover = geometry.coverage(shape, [geometry.ribbon(points, 0.5 * width_px * fray, 0.5 * width_px * fray[::-1])])
-    if rng.random() < 0.4:  # no gap, but a line of dirt, rust or paste
+    if rng.random() < 0.4:  # a line of dirt, rust or paste instead of a gap
         cover = geometry.softened(cover, rng.uniform(0.6, 2.5))
         rust, dark = rng.uniform(0, 0.3), rng.uniform(0.1, 0.6)
         image = image * (1 + geometry.tinted(cover, (0.5 * rust - dark, -dark, -rust - dark)))
         cover = cover * rng.uniform(0, 0.4)
-    if rng.random() < 0.5:  # broken off, or faint in parts
+    if rng.random() < 0.5:  # interrupted, or faint in places
         cover = cover * geometry.patchy(rng, shape, rng.uniform(0.1, 0.5) * min(shape), rng.uniform(0.2, 1.2))
     if rng.random() < 0.4:  # paste or rust that seeped out beside it
         halo = geometry.softened(cover, rng.uniform(2, 6)) * rng.uniform(0.1, 0.5)
         rust = rng.uniform(0, 0.35)
         image = image * (1 + geometry.tinted(halo, (rust - 0.3, -0.3, -rust - 0.3)))
-    if rng.random() < 0.15:  # a fin of paste stands out
+    if rng.random() < 0.15:  # a protruding fin of paste
         return geometry.carved(rng, image, cover, -rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.5))
     return geometry.carved(rng, image, cover, rng.uniform(0.15, 0.95), rng.uniform(0, 0.6))
 
 
 def banding(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Soft stripes along one direction: wood grain of the formwork, strokes of a float, stripes of damp."""
+    """Add soft stripes along one direction: wood grain of the formwork, strokes of a float, stripes of damp."""
     shape = image.shape[:2]
     strokes = geometry.brushed(rng, shape, rng.uniform(0.015, 0.12) * min(shape), rng.uniform(8, 30))
     return image * (1 + rng.uniform(0.02, 0.12) * strokes)[..., None]
 
 
 def courses(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Masonry: bricks or blocks in courses, each of its own tone, with mortar joints that sink or stand out."""
+    """Add masonry: courses of bricks or blocks, each of its own tone, with sunken or raised mortar joints."""
     shape = image.shape[:2]
     height, width = shape
     rise = rng.uniform(0.12, 0.6) * height
@@ -203,14 +208,8 @@ def courses(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     )
 
 
-def _even(points: np.ndarray, half_px: float) -> np.ndarray:
-    """Outline of a line of even width."""
-    half = np.full(len(points), half_px)
-    return geometry.ribbon(points, half, half)
-
-
 def marking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A painted or taped stripe, a chalk mark or a band of another coat: light or coloured, worn, with clear edges."""
+    """Add a painted or taped stripe, chalk mark or band of another coat: light or coloured, worn, with clear edges."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     half = 0.5 * math.exp(rng.uniform(math.log(3), math.log(90))) * scale
     points = geometry.straight(rng, image, wobble_px=0.5 * scale)
@@ -222,15 +221,15 @@ def marking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def pits(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """One to a dozen larger holes: blowholes, tie holes, chipped spots, their shape irregular and their ground dark."""
+    """Add one to twelve larger irregular holes with a dark ground: blowholes, tie holes, chipped spots."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     stones = geometry.grains(rng, shape, int(rng.integers(1, 13)), rng.uniform(2.5, 10) * scale)
     cover = geometry.softened(geometry.coverage(shape, stones), 0.6)
     return geometry.carved(rng, image, cover, rng.uniform(0.2, 0.95), rng.uniform(0.1, 0.8))
 
 
-# How often a clean patch shows each. A defect darkens a patch by itself, so fewer look-alikes beside it keep
-# the brightness of the classes alike.
+# Probability of each look-alike on a sound patch. A defect darkens its patch, so defective patches get fewer of them
+# (`SHARE_BESIDE_DEFECT`) to keep the brightness of the classes equal.
 LOOK_ALIKES: dict[Callable[[np.random.Generator, np.ndarray], np.ndarray], float] = {
     joint: 0.45,
     scratch: 0.3,
@@ -242,9 +241,7 @@ LOOK_ALIKES: dict[Callable[[np.random.Generator, np.ndarray], np.ndarray], float
 }
 SHARE_BESIDE_DEFECT = 0.4
 
-
-# What stands beside and instead of cracks on composites, and how often; each class shows them equally often, so that
-# nothing but the crack tells the classes apart.
+# Probability of each look-alike on composites: equal in both classes, so that only the crack separates them.
 WALL_LOOK_ALIKES: dict[Callable[[np.random.Generator, np.ndarray], np.ndarray], float] = {
     planking: 0.35,
     banding: 0.2,

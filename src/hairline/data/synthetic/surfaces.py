@@ -1,4 +1,4 @@
-"""Surfaces: float32 [height, width, 3], RGB, 0 black, 1 white, without any defect."""
+"""Surfaces without defects, and the camera that photographs them: float32 [height, width, 3], RGB, 0 to 1."""
 
 import math
 
@@ -8,7 +8,7 @@ from hairline.data.synthetic import geometry
 
 
 def surface(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Bare concrete, float32 [height, width, 3]: mottling, lit relief, sand, grain, pores, a colour cast."""
+    """Draw bare concrete of `shape` (height, width): mottling, lit relief, sand, grain, pores, a colour cast."""
     scale = min(shape) / geometry.REFERENCE_SIZE
     light = rng.uniform(0, 2 * math.pi)
     mottle = geometry.noise(rng, shape, 110 * scale, 45 * scale, 18 * scale, rng.uniform(6, 9) * scale)
@@ -31,7 +31,7 @@ def surface(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def pores(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Bug holes: air bubbles that the formwork left open, dark with one lit wall."""
+    """Add bug holes: open air bubbles at the formwork, dark with one lit wall."""
     count = min(90, int(rng.lognormal(2.3, 0.8)))
     outlines = geometry.grains(rng, image.shape[:2], count, rng.uniform(1.3, 2.6) * geometry.scale_of(image))
     cover = geometry.coverage(image.shape[:2], outlines, rng.uniform(0.45, 1, count))
@@ -39,7 +39,7 @@ def pores(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def asphalt(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Asphalt or washed concrete, float32 [height, width, 3]: stones of many tones, lit, in a dark or sandy bed."""
+    """Draw asphalt or washed concrete of `shape`: lit stones of many tones in a dark or sandy bed."""
     bed = rng.uniform(0.25, 0.65)
     warm = rng.uniform(-0.03, 0.12)
     grey = np.full(shape, bed, np.float32)
@@ -48,12 +48,12 @@ def asphalt(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def roughened(rng: np.random.Generator, image: np.ndarray, strength: float | None = None) -> np.ndarray:
-    """`image` with a coarse relief in slanting light: render, exposed aggregate, worn asphalt.
+    """Add a coarse relief in slanting light: render, exposed aggregate, worn asphalt.
 
     Args:
-        rng: Draws the rest.
-        image: Float32 [height, width, 3].
-        strength: 0 to 1, contrast of the relief; None draws it, mostly low.
+        rng: Random generator.
+        image: float32 [height, width, 3].
+        strength: Contrast of the relief, 0 to 1; None draws it, mostly low.
     """
     shape = image.shape[:2]
     cell_px = math.exp(rng.uniform(math.log(1.5), math.log(max(2.5, 0.06 * min(shape)))))
@@ -66,11 +66,45 @@ def roughened(rng: np.random.Generator, image: np.ndarray, strength: float | Non
 
 
 def gritty(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """`image` speckled with grains of all tones and a few colours, 1 to 4 px wide in this image."""
+    """Speckle with grains of all tones and a few colours, 1 to 4 px wide in this image."""
     shape = image.shape[:2]
     amplitude = rng.uniform(0.03, 0.25)
     grit = geometry.noise(rng, shape, rng.uniform(1, 4))
-    if rng.random() < 0.5:  # few dark or few light grains rather than all tones alike
+    if rng.random() < 0.5:  # few dark or few light grains instead of all tones
         grit = np.maximum(grit - rng.uniform(0.3, 1.2), 0) * float(rng.choice([-2, 2]))
     cast = (1 + rng.uniform(-0.15, 0.15), 1.0, 1 + rng.uniform(-0.15, 0.15))
     return image * np.clip(1 + amplitude * geometry.tinted(grit, cast), 0.2, 2)
+
+
+def lighting(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Apply light that falls off across the image and towards its corners."""
+    height, width = image.shape[:2]
+    across, down = geometry.distances((height, width), np.array([width / 2, height / 2]))
+    across, down = across * (2 / width), down * (2 / height)
+    angle = rng.uniform(0, 2 * math.pi)
+    gradient = rng.uniform(0, 0.14) * (across * math.cos(angle) + down * math.sin(angle))
+    vignette = max(0.0, rng.uniform(-0.1, 0.12)) * (across**2 + down**2)
+    lit: np.ndarray = image * (1 + gradient - vignette)[..., None]
+    return lit
+
+
+def exposed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Vary exposure and contrast like different cameras and times of day; clip to [0, 1]."""
+    gain, contrast = math.exp(rng.normal(0, 0.11)), rng.uniform(0.75, 1.15)
+    veil = rng.uniform(0, 0.06)  # stray light lifts the darkest tones
+    factor, middle = contrast * gain * (1 - veil), float(image.mean())
+    return np.clip(image * factor + (middle * gain * (1 - veil) - middle * factor + veil), 0, 1)
+
+
+def blurred(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Blur like a lens slightly, sometimes clearly, out of focus."""
+    radius_px = rng.uniform(0.2, 0.8) if rng.random() < 0.8 else rng.uniform(0.8, 1.6)
+    return geometry.softened(image, radius_px * geometry.scale_of(image))
+
+
+def noisy(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Add sensor noise, one value per pixel: most cameras filter chroma noise away."""
+    amplitude = rng.uniform(0, 0.08)
+    grain = amplitude * (rng.random(image.shape[:2], dtype=np.float32) - 0.5)
+    grainy: np.ndarray = image + grain[..., None]
+    return grainy
