@@ -247,7 +247,7 @@ def test_a_full_disk_and_a_folder_that_is_a_file_are_named(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(archives, "_write_members", full)
-    refused(archive, tmp_path, "the disk is full.*make room", archives.UnpackError)
+    refused(archive, tmp_path, "the disk is full", archives.UnpackError)
 
 
 def _extract(archive, target):

@@ -51,7 +51,7 @@ def test_unchanged_files_are_not_read_again(two_classes: Path, tmp_path: Path, m
     before, _ = manifest.scan(listed(tmp_path))
     read: list[bytes] = []
     original = images.inspect
-    monkeypatch.setattr(images, "inspect", lambda data, least: read.append(data) or original(data, least))
+    monkeypatch.setattr(images, "inspect", lambda data, minimum: read.append(data) or original(data, minimum))
     (tmp_path / "1.jpg").write_bytes(content + b"more")
     after, _ = manifest.scan(listed(tmp_path))
     assert read == [content + b"more"]

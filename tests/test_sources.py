@@ -1,4 +1,4 @@
-"""What users have becomes the first rows of a manifest, or an error that says what was expected."""
+"""The user's images become the first rows of a manifest, or an error with the expected layout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def test_folder_with_a_sub_folder_a_class(tmp_path: Path) -> None:
+def test_one_subfolder_per_class(tmp_path: Path) -> None:
     touch(tmp_path, "b/10.jpg", "b/2.jpg", "b/deep/1.jpg", "a/x.PNG", "a/.hidden.jpg", "a/Thumbs.db", ".git/config")
     rows = sources.from_folder(path=str(tmp_path))
     names = [os.path.relpath(path, tmp_path) for path in rows["path"]]
@@ -37,6 +37,9 @@ def test_split_folders(tmp_path: Path) -> None:
         "test": 2,
     }
     assert set(rows["label"]) == {"a", "b"}
+    touch(tmp_path / "flat", "train/1.jpg", "test/2.jpg")
+    with pytest.raises(sources.SourceError, match="no class folders"):
+        sources.from_folder(path=str(tmp_path / "flat"))
 
 
 def test_a_loop_of_links_ends(tmp_path: Path) -> None:
@@ -49,9 +52,9 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     ("files", "message"),
     [((), "no class folders"), (("a/1.jpg",), "only the class 'a'"), (("1.jpg",), "no class folders")],
 )
-def test_folders_that_are_no_classes(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+def test_a_folder_without_two_classes_is_refused(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
     touch(tmp_path, *files)
-    with pytest.raises(sources.SourceError, match=message + ".*expected one sub-folder"):
+    with pytest.raises(sources.SourceError, match=message + ".*expected one subfolder"):
         sources.require_two_classes(
             set(sources.from_folder(path=str(tmp_path))["label"]), str(tmp_path), from_table=False
         )
@@ -64,14 +67,14 @@ def test_a_list_of_one_class_can_be_evaluated_but_not_trained_on(tmp_path: Path)
         sources.require_two_classes({"a"}, str(tmp_path / "list.csv"), from_table=True)
 
 
-def test_what_is_left_out_beside_the_classes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_skipped_images_and_empty_classes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg")
     sources.from_folder(path=str(tmp_path))
     assert not caplog.text
     touch(tmp_path, "3.jpg", "notes.txt")
     (tmp_path / "empty").mkdir()
     assert list(sources.from_folder(path=str(tmp_path))["label"]) == ["a", "b"]
-    assert f"1 image lies in no class folder and is left out, such as {tmp_path / '3.jpg'}" in caplog.text
+    assert f"1 image lies outside the class folders (skipped): {tmp_path / '3.jpg'}" in caplog.text
     assert "no files for the class empty" in caplog.text
 
 
@@ -95,7 +98,7 @@ def test_manifest_paths_are_relative_to_it(tmp_path: Path) -> None:
     }
 
 
-def test_names_and_parts_are_read_in_any_case(tmp_path: Path) -> None:
+def test_column_and_split_names_are_read_in_any_case(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("Path,Label,Split\n1.jpg,A,Train\n2.jpg,b,Valid\n3.jpg,b,TEST\n")
     rows = sources.from_manifest(path=str(tmp_path / "list.csv"))
     assert rows[["label", "split"]].to_numpy().tolist() == [["A", "train"], ["b", "val"], ["b", "test"]]
@@ -107,14 +110,14 @@ def test_names_and_parts_are_read_in_any_case(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("path;label\n1.jpg;a\n", "with commas between them, not ';'"),
+        ("path;label\n1.jpg;a\n", "separated by commas, not ';'"),
         ("path,label\n1.jpg,a\n2.jpg,\n", "line 3: the label is empty"),
         ("path,label,split\n1.jpg,a,train\n2.jpg,b,dev\n", "line 3: split is 'dev'; expected train, val, test"),
         ("path,label\n", "no images: expected at least two classes"),
         ("path,label\n1.jpg,a\n1.jpg,b\n", "more than once"),
         ("file,class\n1.jpg,a\n", "lacks the columns path, label"),
-        ("path,label\na.jpg,cracked,extra\nb.jpg,plain,extra\n", "line 2: 3 fields where the first line names 2"),
-        ("path,label\nmy,wall.jpg,cracked\n", "line 2: 3 fields.*comma stands in double quotes"),
+        ("path,label\na.jpg,cracked,extra\nb.jpg,plain,extra\n", "line 2: 3 fields, but the first line names 2"),
+        ("path,label\nmy,wall.jpg,cracked\n", "line 2: 3 fields.*comma in double quotes"),
         ("path,label\na.jpg\nb.jpg,plain\n", "line 2: 1 fields"),
         ("path,label,label\na.jpg,x,y\n", "names a column twice"),
         ('path,label\n"a.jpg,x\nb.jpg,y\n', "cannot be read as a CSV table"),
@@ -144,6 +147,10 @@ def test_synthetic_is_rendered_once() -> None:
     assert list(sources.from_synthetic(**settings)["path"]) == list(rows["path"])
     assert os.stat(rows["path"][0]).st_mtime_ns == stamp
     assert sorted(rows["label"]) == ["cracked"] * 2 + ["uncracked"] * 2
+    for wrong in ("count=1", "size=31", "generator_seed=-1"):
+        name, value = wrong.split("=")
+        with pytest.raises(sources.SourceError, match=f"data.{wrong}: expected a whole number from"):
+            sources.from_synthetic(**settings | {name: int(value)})
 
 
 def test_limit_is_even_deterministic_and_keeps_the_order() -> None:
@@ -168,7 +175,7 @@ def test_positive_class() -> None:
         sources.positive_class(["left", "right"], "up")
 
 
-def test_one_class_map_serves_sets_of_either_names() -> None:
+def test_one_class_map_serves_datasets_with_old_or_new_names() -> None:
     names = {"Positive": "cracked", "Negative": "plain"}
     old = pd.DataFrame({"label": ["Positive", "Negative"]})
     new = sources.rename_classes(old, names)

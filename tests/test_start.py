@@ -107,7 +107,7 @@ def test_mistakes_are_answered_without_tensorflow(
     [
         ({"plain": 20}, "only the class 'plain': expected"),
         ({"plain": 20, "cracked": 2}, "too few to divide"),
-        ({"plain": 20, "cracked": 20}, "carries two labels"),
+        ({"plain": 20, "cracked": 20}, "identical images have two labels"),
     ],
 )
 def test_bad_data_is_answered_in_one_screen(

@@ -1,11 +1,11 @@
-"""Seeded views of an image: the same image, seed and view number give the same pixels, in whatever order."""
+"""Seeded views of an image: the same image, seed and view number give the same pixels, in any order."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-# Part of the cache's keys: raise the number when the same draw would give other pixels.
+# Part of the cache keys: raise the number when the same draw gives other pixels.
 RECIPE = "views:2"
 
 _GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
@@ -27,19 +27,19 @@ def view(
 
     Args:
         image: uint8 [height, width, 3], RGB.
-        seed: What makes the draw: run seed, image, view.
-        flip_horizontal: Mirror left to right, in half of the draws.
-        flip_vertical: Mirror top to bottom, in half of the draws.
-        rotation_degrees: Turn by up to this much either way.
+        seed: Run seed, view and image.
+        flip_horizontal: Mirror left to right in half of the draws.
+        flip_vertical: Mirror top to bottom in half of the draws.
+        rotation_degrees: Rotate by up to this angle in either direction.
         zoom: Enlarge or shrink by up to this fraction.
-        brightness: Add up to this fraction of 255 either way.
-        contrast: Scale the distance from the mean by up to this fraction either way.
-        saturation: Scale the distance from grey by up to this fraction either way.
+        brightness: Add up to this fraction of 255 in either direction.
+        contrast: Scale the distance from the mean by up to this fraction in either direction.
+        saturation: Scale the distance from grey by up to this fraction in either direction.
 
     Returns:
-        uint8 of the same shape; what the turn uncovers is filled with the mirrored image.
+        uint8 of the same shape; uncovered corners show the mirrored image.
     """
-    # Every draw is made whether it is used or not: changing one setting leaves the others' draws alone.
+    # All numbers are drawn, used or not, so that one setting does not change the draws of the others.
     mirror_x, mirror_y, *amounts = np.random.default_rng(seed).uniform(-1.0, 1.0, 7)
     turn, scale, light, spread, colour = amounts
     if flip_horizontal and mirror_x > 0:
@@ -54,12 +54,12 @@ def view(
 
 
 def _recoloured(image: np.ndarray, saturation: float, contrast: float, offset: float) -> np.ndarray:
-    """Scale the distance from grey, then that from the mean, and add an offset: one affine map of the colours."""
+    """Apply saturation, contrast and brightness as one affine map of the colours."""
     mixing = saturation * np.eye(3) + (1.0 - saturation) * _GREY
-    # Row by row first: over both axes at once NumPy takes ten times as long.
+    # Row by row: NumPy is ten times slower over both axes at once.
     mean = (mixing @ image.sum(axis=0, dtype=np.uint32).mean(axis=0) / len(image)).mean()
     matrix = np.column_stack([contrast * mixing, np.full(3, (1.0 - contrast) * mean + offset)])
-    # By Pillow in C: with NumPy's floats this was half of the time an augmented image took.
+    # Pillow, in C: NumPy took half of the time of an augmented image here.
     return np.asarray(Image.fromarray(image).convert("RGB", tuple(matrix.ravel().tolist())))
 
 
@@ -67,11 +67,11 @@ def _turned(image: np.ndarray, angle_radians: float, scale: float) -> np.ndarray
     height, width = image.shape[:2]
     cosine, sine = np.cos(angle_radians) / scale, np.sin(angle_radians) / scale
     x, y = width / 2, height / 2
-    # As far as the turned picture's corners reach, and one pixel more to interpolate.
+    # The corners of the rotated image, and one pixel to interpolate.
     reach = max((abs(cosine) - 1) * x + abs(sine) * y, (abs(cosine) - 1) * y + abs(sine) * x)
-    margin = int(np.clip(np.ceil(reach) + 1, 0, min(height, width) - 1))  # `reflect` cannot reach further
+    margin = int(np.clip(np.ceil(reach) + 1, 0, min(height, width) - 1))  # the limit of `reflect`
     padded = Image.fromarray(np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect"))
-    # Pillow maps output to input coordinates: turn about the middle, then shift into the padded picture.
+    # Pillow maps output to input coordinates: rotate about the centre, then shift into the padded image.
     matrix = (
         cosine, -sine, x - cosine * x + sine * y + margin,
         sine, cosine, y - sine * x - cosine * y + margin,

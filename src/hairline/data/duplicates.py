@@ -1,4 +1,4 @@
-"""Images that are one and the same to the eye: perceptual hashes, and who is near whom."""
+"""Near-identical images: perceptual hashes and pairs of near hashes."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# In bits of 64. Measured on METU's first 12,000 patches: at 4 the largest cluster is 4 images, at 6 it is 44, and at 10
-# chains of likenesses make one of 837.
+# Hamming distance, of 64 bits. On METU's first 12,000 patches the largest cluster has 4 images at 4, 44 at 6, and 837
+# (a chain) at 10.
 NEAR_DISTANCE = 4
-SHAPE = (32, 32)  # pixels of what is transformed
-THUMBNAIL = 64  # pixels a side from which those are made
-_LOW = 8  # frequencies a side that are kept
+SHAPE = (32, 32)  # pixels of the transformed picture
+THUMBNAIL = 64  # pixels per side of the picture it is resized from
+_LOW = 8  # frequencies per side that are used
 _BITS = _LOW * _LOW
 
 
 def shrink(picture: Image.Image) -> NDArray[np.uint8]:
-    """Give what a picture's hash is made of, uint8 `SHAPE`.
+    """Return the input of the perceptual hash, uint8 `SHAPE`.
 
     Args:
-        picture: Of mode L and any size; `THUMBNAIL` pixels a side are enough.
+        picture: Mode L, any size; `THUMBNAIL` pixels per side are enough.
     """
     return np.asarray(picture.resize(SHAPE, Image.Resampling.LANCZOS))
 
 
 def perceptual_hashes(pictures: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Give the perceptual hash (pHash: the signs of low frequencies) of each picture, as the package imagehash does.
+    """Compute the perceptual hash of each picture (pHash: signs of low frequencies), equal to the package imagehash.
 
     Args:
-        pictures: uint8 [n, *SHAPE]; many at once, as threads that take one by one wait for each other.
+        pictures: uint8 [n, *SHAPE]; a batch, because threads that take single pictures wait for each other.
 
     Returns:
         uint64 [n].
@@ -44,15 +44,15 @@ def perceptual_hashes(pictures: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def clusters(digests: Sequence[str], hashes: NDArray[np.uint64], distance: int = NEAR_DISTANCE) -> list[str]:
-    """Name the cluster of each image: whatever is linked by a chain of near-identical images falls into one.
+    """Return the cluster of each image; chains of near-identical images form one cluster.
 
     Args:
-        digests: sha256 of each file.
-        hashes: Perceptual hash of each image, uint64 [n].
-        distance: Bits in which near-identical images' hashes may differ.
+        digests: SHA-256 of each file.
+        hashes: uint64 [n], perceptual hash of each image.
+        distance: Maximum Hamming distance of near-identical images, in bits.
 
     Returns:
-        The smallest digest of each image's cluster, its first sixteen digits.
+        The first 16 digits of the smallest digest in each image's cluster.
     """
     unique, codes = np.unique(hashes, return_inverse=True)
     pairs = near_pairs(unique, distance)
@@ -65,48 +65,48 @@ def clusters(digests: Sequence[str], hashes: NDArray[np.uint64], distance: int =
 
 
 def near_pairs(hashes: NDArray[np.uint64], distance: int) -> NDArray[np.int64]:
-    """Find all pairs of hashes that differ in at most `distance` bits.
+    """Return all pairs of hashes that differ in at most `distance` bits.
 
-    Cut into `distance` + 1 bands of bits, two such hashes agree in one band at least: only those are compared.
+    Two such hashes agree in at least one of `distance` + 1 bands of bits, so only those are compared.
 
     Args:
-        hashes: uint64 [n], each once.
-        distance: From 0 to 62.
+        hashes: uint64 [n], unique.
+        distance: 0 to 62.
 
     Returns:
-        int64 [pairs, 2], places in `hashes`, the smaller first, in ascending order.
+        int64 [pairs, 2], positions in `hashes`, sorted, the smaller one first.
 
     >>> near_pairs(np.array([0b0000, 0b1111, 0b0001], np.uint64), 2).tolist()
     [[0, 2]]
     """
     edges = np.linspace(0, _BITS, distance + 2).astype(int)
-    found = [np.empty((0, 2), np.int64)]
+    pairs = [np.empty((0, 2), np.int64)]
     for low, high in zip(edges, edges[1:], strict=False):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
         order = np.argsort(band, kind="stable")
-        places, step = np.arange(len(hashes)), 0
-        while len(places):  # partners one step further in the sorted band, as long as any agree
+        positions, step = np.arange(len(hashes)), 0
+        while len(positions):  # compare with the hash `step` further in the sorted band, while any bands agree
             step += 1
-            places = places[places + step < len(hashes)]
-            places = places[band[order[places]] == band[order[places + step]]]
-            one, two = order[places], order[places + step]
+            positions = positions[positions + step < len(hashes)]
+            positions = positions[band[order[positions]] == band[order[positions + step]]]
+            one, two = order[positions], order[positions + step]
             near = np.bitwise_count(hashes[one] ^ hashes[two]) <= distance
-            found.append(np.sort(np.stack([one[near], two[near]], axis=1), axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+            pairs.append(np.sort(np.stack([one[near], two[near]], axis=1), axis=1))
+    return np.unique(np.concatenate(pairs), axis=0)
 
 
 def nearest(
     hashes: NDArray[np.uint64], rows: NDArray[np.int64], others: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Find each row's nearest among others.
+    """Yield the nearest of `others` for each of `rows`, in chunks.
 
     Args:
         hashes: uint64 [n].
-        rows: int64, numbers of the images asked for.
-        others: int64, numbers of the images they are compared with; at least one.
+        rows: int64, row numbers of the queries.
+        others: int64, row numbers of the candidates; at least one.
 
     Yields:
-        A part of the rows, the nearest of each, and the distance in bits, int64 each.
+        A chunk of `rows`, the nearest candidate of each, and its distance in bits, int64 each.
     """
     for start in range(0, len(rows), 256):
         part = rows[start : start + 256]

@@ -1,4 +1,4 @@
-"""The one way an image file becomes pixels, shared by training, evaluation, photos and exports."""
+"""Decode image files: the only decoder, shared by training, evaluation, inspection, exports and serving."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -16,12 +17,12 @@ from PIL import Image, UnidentifiedImageError
 from hairline.system.errors import HairlineError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-# Whatever a file is called, Pillow is to try no other reader: that of EPS starts Ghostscript on the file.
+# Pillow tries only these readers, whatever the file is called: its EPS reader starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-MAX_BYTES = 2**31  # twice what the most pixels that Pillow opens take with 16 bits a channel
-_LARGE_PIXELS = 50_000_000  # from here on one image at a time: a folder of huge ones must not fill the memory
+MAX_BYTES = 2**31  # twice the size of the largest image that Pillow opens, with 16 bits per channel
+_LARGE_PIXELS = 50_000_000  # larger images are decoded one at a time, to bound the memory
 
-# Part of every saved model and cache key: raise the number when the same file would give other pixels.
+# Part of every saved model and cache key: raise the number when the same file gives other pixels.
 RECIPE = "pillow:exif-transpose,rgb,bilinear:1"
 
 _EXIF_ORIENTATION = 0x0112
@@ -39,37 +40,37 @@ _one_large = threading.Lock()
 
 
 class ImageError(HairlineError):
-    """A file that is not an image this project can read."""
+    """A file that is not a readable image."""
 
 
 def decode(source: str | os.PathLike[str] | bytes, image_size: int | None = None) -> np.ndarray:
-    """Read an image file right side up.
+    """Return the upright pixels of an image file.
 
     Args:
         source: A path, or the file's bytes.
-        image_size: Width and height to squeeze the image to, in pixels; None keeps its own.
+        image_size: Width and height of the result in pixels; None keeps the size.
 
     Returns:
         uint8 [height, width, 3], RGB.
 
     Raises:
-        ImageError: If the file is missing, empty, damaged, or no image.
+        ImageError: If the file is missing, empty, damaged or not an image.
     """
     picture = upright(source)
     return np.asarray(picture if image_size is None else _resized(picture, image_size))
 
 
 def upright(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
-    """Open an image right side up, at its own size, whatever it is given as.
+    """Open an image upright, at its own size.
 
     Args:
-        source: A path, the file's bytes, or its pixels, uint8 [height, width, 3], RGB.
+        source: A path, the bytes of a file, or pixels, uint8 [height, width, 3], RGB.
 
     Returns:
         An RGB picture, loaded.
 
     Raises:
-        ImageError: If the file is missing, empty, damaged or no image, or the array is of another type or shape.
+        ImageError: If the file is missing, empty, damaged or not an image, or the array has another dtype or shape.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
@@ -80,97 +81,92 @@ def upright(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
     content = source if isinstance(source, bytes) else read(source)
     with _opened(content) as image:
         image.load()
-        return _to_rgb(_turned(image))
+        return _to_rgb(_transposed(image))
 
 
 def read(path: str | os.PathLike[str], digest: str | None = None) -> bytes:
-    """Read an image file that may be anything, or may have changed.
+    """Return the bytes of an image file.
 
     Args:
-        path: The file.
-        digest: sha256 that its bytes are to have; None: any.
+        path: The file; a pipe or device is refused before it blocks.
+        digest: Expected SHA-256; None accepts any.
 
     Raises:
-        ImageError: If it cannot be read, is no file (a pipe would be waited for, a device read for ever), is larger
-            than any image, or changed since its digest was taken.
+        ImageError: If it cannot be read, is not a regular file, is larger than any image, or has another digest.
     """
     try:
-        about = os.stat(path)
-        if not stat.S_ISREG(about.st_mode):
-            raise ImageError("cannot be opened: a folder, pipe or device, not a file")
-        if about.st_size > MAX_BYTES:
-            raise ImageError(f"larger than any image this project reads ({about.st_size / 1e9:.1f} GB)")
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise ImageError(f"cannot be opened: {error.strerror or error}") from error
-    except ImageError:
-        raise
-    except ValueError as error:  # a NUL in the name
-        raise ImageError(f"cannot be opened: {error}") from error
+        status = os.stat(path)
+        regular, small = stat.S_ISREG(status.st_mode), status.st_size <= MAX_BYTES
+        content = Path(path).read_bytes() if regular and small else b""
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ImageError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    if not regular:
+        raise ImageError("cannot be opened: a folder, pipe or device, not a file")
+    if not small:
+        raise ImageError(f"larger than any image hairline reads ({status.st_size / 1e9:.1f} GB)")
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise ImageError("changed since it was checked: start again when it is whole")
+        raise ImageError("changed since it was checked: start again when the file is complete")
     return content
 
 
 def resize(
     pixels: np.ndarray | Image.Image, image_size: int, box: tuple[int, int, int, int] | None = None
 ) -> np.ndarray:
-    """Squeeze an image, or a part of it, to a square, exactly as `decode` does.
+    """Resize an image, or a part of it, to a square, exactly as `decode` does.
 
     Args:
         pixels: uint8 [height, width, 3], or a picture from `upright`.
         image_size: Width and height of the result, in pixels.
-        box: Left, upper, right and lower edge of the part; None for the whole.
+        box: Left, upper, right and lower edge of the part; None for the whole image.
     """
     picture = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
     return np.asarray(_resized(picture if box is None else picture.crop(box), image_size))
 
 
-def inspect(content: bytes, least: int = 1) -> tuple[int, int, Image.Image]:
-    """Check that an image can be read to its end, and give it small and in grey: several times faster than `decode`.
+def inspect(content: bytes, minimum: int = 1) -> tuple[int, int, Image.Image]:
+    """Check that an image is complete and return it small and grey: several times faster than `decode`.
 
     Args:
         content: The file's bytes.
-        least: Pixels that width and height of the small one keep at least; only a JPEG is reduced at all.
+        minimum: Width and height that the small image keeps at least, in pixels; only JPEGs are reduced.
 
     Returns:
-        Width and height in pixels, and a picture of mode L, all as seen right side up.
+        Width and height in pixels, and an image of mode L, all upright.
 
     Raises:
-        ImageError: If the bytes are no image, or end too early.
+        ImageError: If the bytes are not a complete image.
     """
     with _opened(content) as image:
         width, height = image.size
-        image.draft("L", (least, least))  # a JPEG is read to its end all the same
+        image.draft("L", (minimum, minimum))  # a JPEG is still read to its end
         image.load()
-        small = _turned(image)
+        small = _transposed(image)
         small = small if small.mode == "L" else _to_rgb(small).convert("L")
         return (height, width, small) if _orientation(image) in _SIDEWAYS else (width, height, small)
 
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """Open an image for a block, in which whatever Pillow raises becomes an `ImageError`."""
+    """Open an image for a block that turns all exceptions of Pillow into `ImageError`."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             large = image.width * image.height > _LARGE_PIXELS
             with _one_large if large else contextlib.nullcontext():
                 yield image
-    except Exception as error:  # Pillow's plug-ins raise anything, from struct.error to MemoryError
+    except Exception as error:  # Pillow's readers raise anything, from struct.error to MemoryError
         raise ImageError(explain(content, error)) from error
 
 
 def _orientation(image: Image.Image) -> int:
-    """Give the EXIF orientation of a loaded image: a PNG may say it behind its pixels."""
-    found = image.getexif().get(_EXIF_ORIENTATION)
-    return found if isinstance(found, int) else 1
+    """Return the EXIF orientation of a loaded image (a PNG may store it after its pixels)."""
+    orientation = image.getexif().get(_EXIF_ORIENTATION)
+    return orientation if isinstance(orientation, int) else 1
 
 
-def _turned(image: Image.Image) -> Image.Image:
-    """Turn a loaded image upright; one that stands so is not copied.
+def _transposed(image: Image.Image) -> Image.Image:
+    """Return a loaded image upright.
 
-    Pillow's own `exif_transpose` also writes the other metadata anew, which fails where they are damaged.
+    Pillow's own `exif_transpose` also rewrites the other metadata, which fails if they are damaged.
     """
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
@@ -183,18 +179,18 @@ def _resized(image: Image.Image, image_size: int) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow clips at 255 instead of scaling
         grey = np.asarray(image).astype(np.float64)
         return Image.fromarray(np.clip(np.rint(grey / 257.0), 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ImageError("floating-point pixels have no agreed range: save it with 8 or 16 bits a channel")
-    if image.mode in ("P", "PA"):  # a palette with transparency warns unless it goes by way of RGBA
+        raise ImageError("floating-point pixels have no standard range: save the image with 8 or 16 bits per channel")
+    if image.mode in ("P", "PA"):  # a palette with transparency warns unless converted to RGBA first
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def explain(content: bytes, error: Exception) -> str:
-    """Say in words for the user why bytes that Pillow refused are no image to this project."""
+    """Return why Pillow could not read the bytes, as a message for the user."""
     if isinstance(error, ImageError):
         return str(error)
     if not content:
@@ -202,5 +198,5 @@ def explain(content: bytes, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"more pixels than are safe to open: {error}"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of a format this project does not read"
+        return "not an image, or of a format that hairline does not read"
     return f"damaged image: {error or type(error).__name__}"

@@ -1,4 +1,4 @@
-"""Batches of pixels, by tf.data. The order of the stages is written here and nowhere else."""
+"""tf.data pipelines: batches of pixels for fine-tuning, batches of features for the head."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ def batches(
 ) -> tf.data.Dataset:
     """Read, decode and batch images: decode -> cache -> shuffle -> augment -> batch -> prefetch.
 
-    The cache comes before everything random, so that no draw is frozen into it; shuffling comes before augmentation,
-    so that the shuffle buffer holds row numbers' worth of decoded images and each epoch's draws follow the seed.
+    The cache comes before all random stages, which would otherwise repeat; shuffling comes before augmentation, so that
+    each epoch's draws follow the seed.
 
     Args:
         paths: Image files.
         image_size: Width and height of the decoded images, in pixels.
-        batch_size: Images a batch; the last batch may be smaller.
-        labels: float32 [n, classes], one-hot; when given, elements are (images, labels) pairs.
-        weights: float32 [n], what each image counts in the loss; when given with labels, elements are triples.
-        digests: sha256 of each file, to see that none changed; needed for augmentation, where it names the image.
-        augment: Keyword arguments of `augmentation.view`, `seed` a whole number; None for the images as they are.
-        view: Number of the view that is drawn. View 0 is the image itself, whatever `augment` says.
-        seed: Seed of shuffling.
-        shuffle: Whether to shuffle, anew for each pass.
+        batch_size: Images per batch; the last batch may be smaller.
+        labels: float32 [n, classes], one-hot; elements are then (images, labels) pairs.
+        weights: float32 [n], sample weights; with labels, elements are then (images, labels, weights).
+        digests: SHA-256 of each file, to detect changes; required for augmentation, which it seeds.
+        augment: Keyword arguments of `augmentation.view`, with an integer `seed`; None disables augmentation.
+        view: Number of the drawn view; view 0 is the image itself.
+        seed: Seed of the shuffling.
+        shuffle: Whether to shuffle, differently in each pass.
         cache: Whether to keep decoded images in memory after the first pass.
 
     Returns:
-        Data set of uint8 [batch, image_size, image_size, 3], RGB, or of pairs with float32 [batch, classes].
+        Dataset of uint8 [batch, image_size, image_size, 3], RGB, or of tuples as described above.
     """
     files = [os.fsencode(path) for path in paths]
 
-    def decode(row: np.ndarray) -> np.ndarray:
+    def decode(row: int) -> np.ndarray:
         try:
             content = images.read(os.fsdecode(files[row]), None if digests is None else digests[row])
             return images.decode(content, image_size)
-        except images.ImageError as error:  # it could be read when it was scanned: say which changed
+        except images.ImageError as error:  # it was readable when scanned: name the changed file
             raise images.ImageError(f"{paths[row]}: {error}") from error
 
-    def draw(row: np.ndarray, image: np.ndarray) -> np.ndarray:
+    def draw(row: int, image: np.ndarray) -> np.ndarray:
         if digests is None:
             raise ValueError("augmentation needs the images' digests")
         name = int(digests[row][:16], 16)
@@ -88,13 +88,13 @@ def batches(
 
 @dataclass
 class Pass:
-    """What a data set of features goes through: change it between epochs, and the same data set gives the next one.
+    """The rows of one epoch; changed between epochs, so that one dataset object serves all of them.
 
-    A data set an epoch would leave its graph behind every time: memory would climb over the jobs of a sweep.
+    One dataset per epoch would leak its graph each time, and memory would grow over the jobs of a sweep.
 
     Attributes:
-        read: Gives rows float32 [rows, width] by their numbers; rows may lie on disk.
-        order: int64, numbers of the rows in the order of the pass, all or some; as many in every pass.
+        read: Returns features float32 [rows, width] for row numbers.
+        order: int64, row numbers in the order of the epoch; equally many in every epoch.
     """
 
     read: Callable[[np.ndarray], np.ndarray]
@@ -107,14 +107,14 @@ def feature_batches(
     """Batch rows of features for the head: order -> batch -> read -> prefetch.
 
     Args:
-        rows: The rows of the pass.
-        width: Features an image.
+        rows: The rows of the epoch.
+        width: Number of features.
         labels: float32 [n, classes], one-hot.
-        batch_size: Rows a batch.
-        weights: float32 [n], what each row counts in the loss; None: all the same.
+        batch_size: Rows per batch.
+        weights: float32 [n], sample weights; None for equal weights.
 
     Returns:
-        Data set of pairs float32 [batch, width], float32 [batch, classes], or of triples with weights float32 [batch].
+        Dataset of pairs float32 [batch, width], float32 [batch, classes], or triples with weights float32 [batch].
     """
     per_row = [values for values in (labels, weights) if values is not None]
 
@@ -123,11 +123,11 @@ def feature_batches(
         return [rows.read(numbers), *(values[numbers] for values in per_row)]
 
     def gather(start: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        found = tf.numpy_function(read, [start], [tf.float32] * (1 + len(per_row)))
+        arrays = tf.numpy_function(read, [start], [tf.float32] * (1 + len(per_row)))
         shapes = [(None, width), *((None, *values.shape[1:]) for values in per_row)]
-        return tuple(tf.ensure_shape(values, shape) for values, shape in zip(found, shapes, strict=True))
+        return tuple(tf.ensure_shape(values, shape) for values, shape in zip(arrays, shapes, strict=True))
 
-    # Whole batches of rows are read at once: an order of magnitude quicker than batching single rows.
+    # Reading whole batches is ten times faster than batching single rows.
     starts = tf.data.Dataset.range(0, len(rows.order), batch_size)
-    # Two batches ahead keep the step busy; left to itself TensorFlow holds as many as an epoch has.
+    # Two batches keep the training step busy; AUTOTUNE would hold a whole epoch.
     return starts.map(gather).prefetch(2)

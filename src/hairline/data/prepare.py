@@ -95,11 +95,13 @@ def _scanned_groups(
         table, rejected, hashes = process.listings[key]
         return table.copy(), rejected.copy(), hashes
     rows = list_images(settings, seed=seed)
-    path, from_table = getattr(settings, "path", None), settings.source == "manifest"
     sources.require_two_classes(
-        set(rows["label"]), path, from_table=from_table, excluded_by=_excluding_settings(settings)
+        set(rows["label"]),
+        getattr(settings, "path", None),
+        from_table=settings.source == "manifest",
+        excluded_by=_excluding_settings(settings),
     )
-    if split.group_by != "column" and (rows.get("group", pd.Series("")) != "").any():
+    if split.group_by != "column" and (rows["group"] != "").any():
         log.info("the column group is not used: split.group_by=column keeps the images of a group together")
     table, rejected = scan_images(rows, max_rejected=settings.max_rejected)
     table, hashes = group_images(table, split)
@@ -147,7 +149,14 @@ def group_images(table: pd.DataFrame, split: config.Split) -> tuple[pd.DataFrame
     """
     hashes = table["phash"].to_numpy()
     clusters = None if split.group_by == "none" else duplicates.clusters(table["sha256"].tolist(), hashes)
-    return splits.group(table.drop(columns="phash"), clusters, **split.grouping()), hashes
+    table = splits.group(
+        table.drop(columns="phash"),
+        clusters,
+        group_by=split.group_by,
+        block_size=split.block_size,
+        pattern=split.pattern,
+    )
+    return table, hashes
 
 
 def _excluding_settings(settings: config.Data) -> str:
@@ -172,10 +181,12 @@ def _warn_of_leaks(table: pd.DataFrame) -> None:
 
 def _log_dataset(dataset: Dataset, *, guessed: bool) -> None:
     """Log the size of each split, the drawn images, the positive class and the rejected files."""
-    counts = pd.crosstab(dataset.manifest["split"], dataset.manifest["label"])
+    names = list(map(manifest.printable, dataset.class_names))
     for split in manifest.SPLITS:
-        per_class = ", ".join(f"{manifest.printable(name)} {counts.loc[split, name]:,}" for name in dataset.class_names)
-        log.info("%-5s %7s images  (%s)", split, f"{counts.loc[split].sum():,}", per_class)
+        labels = dataset.labels[dataset.rows(split)]
+        counts = zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True)
+        per_class = ", ".join(f"{name} {count:,}" for name, count in counts)
+        log.info("%-5s %7s images  (%s)", split, f"{len(labels):,}", per_class)
     if len(dataset.real) < len(dataset.manifest):
         origins = dataset.manifest[drawn.ORIGIN].value_counts()
         if composites := origins.get(drawn.COMPOSITE, 0):
@@ -187,18 +198,18 @@ def _log_dataset(dataset: Dataset, *, guessed: bool) -> None:
             log.warning(
                 "WARNING: neither class has a name that means cracked, so there is no threshold, recall or AUROC: "
                 "add %s",
-                " or ".join(f"\"data.positive_class='{manifest.printable(name)}'\"" for name in dataset.class_names),
+                " or ".join(f"\"data.positive_class='{name}'\"" for name in names),
             )
         else:
-            name = manifest.printable(dataset.class_names[dataset.positive])
-            log.info("positive class: %s (%s)", name, "guessed by its name" if guessed else "as set")
+            how = "guessed by its name" if guessed else "as set"
+            log.info("positive class: %s (%s)", names[dataset.positive], how)
     if len(dataset.rejected):
         log.warning(
             "WARNING: %d files are not readable images and are skipped (rejected.csv):\n%s",
             len(dataset.rejected),
             manifest.describe_rejected(dataset.rejected),
         )
-    if (test_images := counts.loc["test"].sum()) < _FEW_TEST_IMAGES:
+    if (test_images := len(dataset.rows("test"))) < _FEW_TEST_IMAGES:
         log.warning(
             "WARNING: the test split has %d images, too few to compare models: read the confidence intervals",
             test_images,

@@ -1,7 +1,9 @@
-"""Sources: each turns what the user has into the first rows of a manifest.
+"""Sources: read the user's images as the first rows of a manifest.
 
-A source is a function from the keys of its configuration group to a data frame with the columns path and label, and
-group and split where it knows them. Rows come in natural file order, classes in the order of their names.
+A source is a function from the settings of its configuration group to a table with the columns `ROW_COLUMNS`: path,
+label, and group and split where the source knows them (else empty). Files come in natural order, classes by name.
+A layout is a function from a folder to its class folders, or None if the folder is laid out otherwise; the first of
+`_LAYOUTS` that matches is used.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
-# Names of the class that is looked for, most specific first; compared in lower case.
+ROW_COLUMNS = manifest.COLUMNS[:4]
+# Names of the positive class, most specific first; compared in lower case.
 POSITIVE_NAMES = ("cracked", "crack", "cracks", "positive", "pos", "with_crack", "defect", "defective", "damaged")
 
-_SPLIT_FOLDERS = {
+_SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -33,15 +36,23 @@ _SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
 }
-_CLUTTER = {"thumbs.db", "desktop.ini", "icon\r"}  # what operating systems leave in picture folders
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "icon\r"}  # operating systems write them into picture folders
+_ClassFolders = list[tuple[str, Path]]  # split (or empty) and folder of each class
 
 
 class SourceError(HairlineError):
-    """A source that yields no usable images."""
+    """A source without usable images."""
+
+
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def from_synthetic(*, count: int, size: int, classes: int, generator_seed: int) -> pd.DataFrame:
-    """Draw concrete-like patches once, into the cache, and list them."""
+    """Draw concrete-like patches into the cache, unless they are there, and list them."""
+    minimums = {"count": classes, "size": synthetic.MINIMUM_SIZE, "generator_seed": 0}
+    for (name, minimum), value in zip(minimums.items(), (count, size, generator_seed), strict=True):
+        if value < minimum:
+            raise SourceError(f"data.{name}={value}: expected a whole number from {minimum}")
     name = f"v{synthetic.GENERATOR_VERSION}-{generator_seed}-{count}x{size}-{classes}"
     target = cache.folder("synthetic") / name
     synthetic.render(target, count=count, size=size, seed=generator_seed, classes=classes)
@@ -49,67 +60,63 @@ def from_synthetic(*, count: int, size: int, classes: int, generator_seed: int) 
 
 
 def from_folder(*, path: str) -> pd.DataFrame:
-    """List a folder with one sub-folder a class, or with train/val/test folders of those.
+    """List a folder with one subfolder per class, or with train, val and test folders of those.
 
     Raises:
         SourceError: If there are no class folders, or no files in them.
     """
     root = Path(path).expanduser().absolute()
-    children = _subfolders(root)
-    splits = {child: _SPLIT_FOLDERS.get(child.name.lower()) for child in children}
-    if children and all(splits.values()):
-        pairs = [(split, folder) for child, split in splits.items() for folder in _subfolders(child)]
-    else:
-        pairs = [("", folder) for folder in children]
-    names = {folder.name for _, folder in pairs}
+    class_folders = next(found for layout in _LAYOUTS if (found := layout(root)) is not None)
+    names = {folder.name for _, folder in class_folders}
     if not names:
         require_two_classes(names, path, from_table=False)
-    _refuse_no_text(names, f"{root} holds the class folder", "rename it")
-    rows = [(str(file), folder.name, split) for split, folder in pairs for file in list_files(folder)]
+    _require_text(names, f"{root} holds the class folder", "rename it")
+    rows = [(str(file), folder.name, "", split) for split, folder in class_folders for file in list_files(folder)]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
-    _tell_of_left_out([root] if not pairs[0][0] else [root, *children], names - {label for _, label, _ in rows})
-    return pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object)
+    parents = {root, *_subfolders(root)} - {folder for _, folder in class_folders}
+    _warn_of_skipped(parents, names - {label for _, label, _, _ in rows})
+    return pd.DataFrame(rows, columns=ROW_COLUMNS, dtype=object)
 
 
 def from_manifest(*, path: str) -> pd.DataFrame:
-    """Read a CSV file with the columns path and label, optionally group and split; paths are relative to it.
+    """Read a CSV file with the columns path and label, optionally group and split; paths are relative to the file.
 
     Raises:
-        SourceError: If a label is empty or a split is not one of train, val, test.
+        SourceError: If a label is empty, a split is unknown, or a path occurs twice.
     """
     file = Path(path).expanduser().absolute()
     table = manifest.read(file, required=("path", "label"))
-    for name in ("group", "split"):
+    for name in ("label", "group", "split"):
         table[name] = table[name].str.strip() if name in table else ""
-    table["label"] = table["label"].str.strip()
-    # Line numbers as an editor shows them: the header is line 1.
+    # Line numbers as in an editor: the header is line 1.
     if (unlabelled := np.flatnonzero(table["label"] == "")).size:
         raise SourceError(f"{file}, line {unlabelled[0] + 2}: the label is empty ({unlabelled.size} such rows)")
-    table["split"] = [_SPLIT_FOLDERS.get(name.lower(), name) for name in table["split"]]
-    odd = np.flatnonzero(~table["split"].isin([*manifest.SPLITS, ""]))
-    if odd.size:
+    table["split"] = [_SPLIT_NAMES.get(name.lower(), name) for name in table["split"]]
+    if (unknown_splits := np.flatnonzero(~table["split"].isin([*manifest.SPLITS, ""]))).size:
+        row = unknown_splits[0]
         raise SourceError(
-            f"{file}, line {odd[0] + 2}: split is {table['split'].iloc[odd[0]]!r}; expected train, val, test or nothing"
+            f"{file}, line {row + 2}: split is {table['split'].iloc[row]!r}; expected train, val, test or nothing"
         )
-    _refuse_no_text(table["label"], f"{file} holds the label", "save the file as UTF-8")
+    _require_text(table["label"], f"{file} holds the label", "save the file as UTF-8")
     if table.empty:
         require_two_classes(set(), path, from_table=True)
-    places = [os.path.normpath(file.parent / entry) for entry in table["path"]]
-    table["path"] = pd.Series(places, index=table.index, dtype=object)
-    if table["path"].duplicated().any():
-        twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
-        raise SourceError(f"{file} lists {manifest.printable(twice)} more than once: keep one row an image")
-    return table[["path", "label", "group", "split"]].sort_values("label", kind="stable", ignore_index=True)
+    absolute = [os.path.normpath(file.parent / entry) for entry in table["path"]]
+    table["path"] = pd.Series(absolute, index=table.index, dtype=object)
+    if (repeated := table["path"].duplicated()).any():
+        twice = manifest.printable(table.loc[repeated, "path"].iloc[0])
+        raise SourceError(f"{file} lists {twice} more than once: keep one row per image")
+    return table[list(ROW_COLUMNS)].sort_values("label", kind="stable", ignore_index=True)
 
 
 def from_concrete_cracks(*, path: str | None) -> pd.DataFrame:
-    """List *Concrete Crack Images for Classification*: a folder or archive that is there, or else a download."""
+    """List *Concrete Crack Images for Classification* (METU) from the user's folder or archive, or download it."""
     source = Path(path).expanduser().absolute() if path else None
     if source is not None and source.is_dir():
-        return from_folder(path=str(download.find_classes(source, ("Negative", "Positive"))))
-    root = download.install(download.CONCRETE_CRACKS, cache.folder("datasets"), source=source)
-    return from_folder(path=str(download.find_classes(root, ("Negative", "Positive"))))
+        root = download.find_classes(source, download.CONCRETE_CRACKS.class_names)
+    else:
+        root = download.install(download.CONCRETE_CRACKS, cache.folder("datasets"), source=source)
+    return from_folder(path=str(root))
 
 
 SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
@@ -121,7 +128,7 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
 
 
 def faults(source: str, path: str | None) -> Iterator[str]:
-    """Yield every fault of `data.source` and `data.path`; no image is opened."""
+    """Yield every fault of `data.source` and `data.path`; opens no image."""
     if source not in SOURCES:
         yield unknown("data.source", source, SOURCES)
     if path is None or not path.strip():  # config reports empty texts
@@ -130,13 +137,88 @@ def faults(source: str, path: str | None) -> Iterator[str]:
     if not place.exists():
         yield f"data.path={path!r}: nothing is there (looked for {place.absolute()})"
     elif source == "folder" and not place.is_dir():
-        yield f"data.path={path!r}: expected a folder with one sub-folder a class; for a CSV file use data=manifest"
+        yield f"data.path={path!r}: expected a folder with one subfolder per class; for a CSV file use data=manifest"
     elif source == "manifest" and not place.is_file():
         yield f"data.path={path!r}: expected a CSV file; for a folder of images use data=folder"
 
 
+# --- layouts of folders -----------------------------------------------------------------------------------------------
+
+
+def _split_folders(root: Path) -> _ClassFolders | None:
+    """Return <split>/<class> folders if all subfolders are named after splits."""
+    children = _subfolders(root)
+    splits = [_SPLIT_NAMES.get(child.name.lower(), "") for child in children]
+    if not children or not all(splits):
+        return None
+    return [(split, folder) for split, child in zip(splits, children, strict=True) for folder in _subfolders(child)]
+
+
+def _class_folders(root: Path) -> _ClassFolders:
+    """Return <class> folders."""
+    return [("", folder) for folder in _subfolders(root)]
+
+
+_LAYOUTS: tuple[Callable[[Path], _ClassFolders | None], ...] = (_split_folders, _class_folders)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        children = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be listed: {error.strerror}") from error
+    return sorted(children, key=natural_key)
+
+
+def list_files(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder in natural order, each real folder once, so that loops of links end."""
+
+    def refuse(error: OSError) -> None:  # skipping a folder silently would lose images
+        raise SourceError(f"{manifest.printable(str(error.filename))} cannot be listed: {error.strerror}") from error
+
+    seen: set[str] = set()
+    for current, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(current)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        for name in sorted(names, key=natural_key):
+            if not name.startswith(".") and name.lower() not in _SYSTEM_FILES:
+                yield Path(current, name)
+
+
+def natural_key(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Return a sort key that puts 2.jpg before 10.jpg; order matters because neighbours often come from one photo."""
+    text = name.name if isinstance(name, Path) else name
+    parts = re.split(r"([0-9]+)", text.lower())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
+
+
+def _warn_of_skipped(parents: Iterable[Path], empty: set[str]) -> None:
+    """Log a warning about images beside the class folders, which have no class, and about empty class folders."""
+    loose = [entry for parent in parents for entry in parent.iterdir() if entry.suffix.lower() in images.SUFFIXES]
+    if loose:
+        count = f"{len(loose):,} image{' lies' if len(loose) == 1 else 's lie'}"
+        log.warning("WARNING: %s outside the class folders (skipped): %s", count, manifest.printable(str(min(loose))))
+    if empty:
+        names = ", ".join(map(manifest.printable, sorted(empty)))
+        log.warning("WARNING: no files for the class %s (skipped)", names)
+
+
+def _require_text(names: Iterable[str], where: str, advice: str) -> None:
+    """Raise if a class name is not UTF-8: tables, figures and MLflow accept text only."""
+    undecodable = sorted(name for name in set(names) if any("\ud800" <= char <= "\udfff" for char in name))
+    if undecodable:
+        raise SourceError(f"{where} {manifest.printable(undecodable[0])!r}, which is not UTF-8: {advice}")
+
+
+# --- rows and classes -------------------------------------------------------------------------------------------------
+
+
 def subsample(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
-    """Keep `limit` rows, drawn evenly from the classes; the order and the index of the rest are kept."""
+    """Draw `limit` rows evenly from the classes, in their original order; None keeps all rows."""
     if limit is None or limit >= len(rows):
         return rows
     generator = np.random.default_rng([seed, 0x11317])
@@ -146,15 +228,15 @@ def subsample(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
 
 
 def rename_classes(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
-    """Give classes other names.
+    """Rename classes.
 
     Args:
         rows: With the column label.
-        class_map: New name of each class that gets one; two classes may become one.
+        class_map: Old to new names; two classes may become one.
 
     Raises:
-        SourceError: If neither a class that is to be renamed nor its new name occurs. One map serves several sets, of
-            which some have the new names already.
+        SourceError: If neither the old nor the new name of a class occurs. (One map serves several datasets, of which
+            some may have the new names already.)
     """
     if not class_map:
         return rows
@@ -168,49 +250,48 @@ def rename_classes(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFram
 
 
 def case_variants(labels: Iterable[str]) -> list[list[str]]:
-    """Give the classes whose names differ in the case of their letters alone, together.
+    """Return groups of classes whose names differ in upper and lower case only.
 
     >>> case_variants(["Cracked", "sound", "cracked"])
     [['Cracked', 'cracked']]
     """
-    found: dict[str, list[str]] = {}
+    variants: dict[str, list[str]] = {}
     for name in sorted(set(labels)):
-        found.setdefault(name.casefold(), []).append(name)
-    return [names for names in found.values() if len(names) > 1]
+        variants.setdefault(name.casefold(), []).append(name)
+    return [names for names in variants.values() if len(names) > 1]
 
 
 def require_two_classes(names: set[str], path: str | None, *, from_table: bool, excluded_by: str = "") -> None:
-    """Refuse what no classifier can be trained on; a set of one class can be evaluated.
+    """Raise if there are fewer than two classes, which a classifier cannot be trained on (but evaluated on).
 
     Args:
         names: All classes.
-        path: Of the source; None where it has none.
-        from_table: Whether the classes stand in a CSV file, not in folders.
-        excluded_by: Settings that may have left classes out; empty where there are none.
+        path: Of the source; None if it has none.
+        from_table: Whether the classes come from a CSV file instead of folders.
+        excluded_by: Settings that may have excluded classes; empty if none.
 
     Raises:
-        SourceError: If there are fewer than two classes; it says how to lay them out.
+        SourceError: With the expected layout.
     """
     if len(names) > 1:
         return
     place = Path(path or "data").expanduser().absolute()
-    nothing, expected = "no images", "at least two classes in the column label"
-    if not from_table:
-        nothing = "no class folders"
+    received = "no images" if from_table else "no class folders"
+    if names:
+        received = f"only the class {next(iter(names))!r}"
+    expected = "at least two classes in the column label"
+    if names and excluded_by:
+        expected = f"at least two classes; {excluded_by} excludes the others"
+    elif not from_table:
         expected = (
-            f"one sub-folder for each of at least two classes (such as {place.name}/cracked and "
+            f"one subfolder for each of at least two classes (for example {place.name}/cracked and "
             f"{place.name}/uncracked), or train, val and test folders of those"
         )
-    held = f"only the class {next(iter(names))!r}" if names else nothing
-    if names and excluded_by:
-        raise SourceError(
-            f"{excluded_by} leaves {held} of {place if path else 'the data'}: expected at least two classes"
-        )
-    raise SourceError(f"{place if path else 'the data'} holds {held}: expected {expected}")
+    raise SourceError(f"{place if path else 'the data'} holds {received}: expected {expected}")
 
 
 def class_map_hint(found: Sequence[str], expected: Sequence[str]) -> str:
-    """Write the setting that gives the classes of a set the names a model knows, as far as they tell by themselves.
+    """Return the setting that renames the classes of a dataset to those of a model, guessed where names are clear.
 
     >>> class_map_hint(["cracked", "uncracked"], ["Negative", "Positive"])
     "'data.class_map={cracked: Positive, uncracked: Negative}'"
@@ -231,17 +312,17 @@ def class_map_hint(found: Sequence[str], expected: Sequence[str]) -> str:
 
 
 def positive_class(class_names: list[str], named: str | None) -> str | None:
-    """Say which class precision, recall and thresholds refer to.
+    """Return the class that precision, recall and thresholds refer to.
 
     Args:
         class_names: All classes.
         named: The user's choice; None guesses from well-known names.
 
     Returns:
-        The name, or None with more than two classes, or where no name is known: metrics are then macro averages.
+        The name; None with more than two classes or without a well-known name: metrics are then macro averages.
 
     Raises:
-        SourceError: If the user's choice is no class.
+        SourceError: If `named` is not a class.
     """
     if named is not None and named not in class_names:
         raise SourceError(f"data.positive_class={named}: no such class; the classes are {', '.join(class_names)}")
@@ -249,62 +330,3 @@ def positive_class(class_names: list[str], named: str | None) -> str | None:
         return named if len(class_names) == 2 else None
     by_name = {name.lower(): name for name in class_names}
     return next((by_name[name] for name in POSITIVE_NAMES if name in by_name), None)
-
-
-def _tell_of_left_out(parents: list[Path], empty: set[str]) -> None:
-    """Warn of images that lie beside the class folders, so have no class, and of class folders without files."""
-    loose = [entry for place in parents for entry in place.iterdir() if entry.suffix.lower() in images.SUFFIXES]
-    if loose:
-        log.warning(
-            "WARNING: %s image%s in no class folder and %s left out, such as %s",
-            f"{len(loose):,}",
-            " lies" if len(loose) == 1 else "s lie",
-            "is" if len(loose) == 1 else "are",
-            manifest.printable(str(min(loose))),
-        )
-    if empty:
-        log.warning(
-            "WARNING: no files for the class %s: it is left out", ", ".join(map(manifest.printable, sorted(empty)))
-        )
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        return sorted(
-            (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=natural_key
-        )
-    except OSError as error:
-        raise SourceError(f"{folder} cannot be listed: {error.strerror}") from error
-
-
-def list_files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a class folder in natural order; each real folder once, so that link loops end."""
-
-    def refuse(error: OSError) -> None:  # what cannot be listed must not be missing in silence
-        raise SourceError(f"{manifest.printable(str(error.filename))} cannot be listed: {error.strerror}") from error
-
-    seen: set[str] = set()
-    for current, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(current)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
-        for name in sorted(files, key=natural_key):
-            if not name.startswith(".") and name.lower() not in _CLUTTER:
-                yield Path(current, name)
-
-
-def natural_key(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key that puts 2.jpg before 10.jpg; file order matters, as neighbours often come from one photo."""
-    text = name.name if isinstance(name, Path) else name
-    parts = re.split(r"([0-9]+)", text.lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
-
-
-def _refuse_no_text(names: Iterable[str], where: str, advice: str) -> None:
-    """Refuse class names with bytes that are not UTF-8: they go into tables, figures and stores that take text only."""
-    odd = sorted(name for name in set(names) if any("\ud800" <= char <= "\udfff" for char in name))
-    if odd:
-        raise SourceError(f"{where} {manifest.printable(odd[0])!r}, which is not UTF-8: {advice}")

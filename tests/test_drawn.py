@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from hairline.config import Config
-from hairline.data import drawn as drawing
-from hairline.data import manifest, prepare
+from hairline.data import drawn, manifest, prepare
 from hairline.data.synthetic import compose
 from hairline.system.process import Process
 from hairline.training import head
@@ -33,13 +32,13 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 
 def test_off_is_off(divided: pd.DataFrame) -> None:
-    assert drawing.add_drawn(divided, share=0, crops=0, positive=None, seed=0) is divided
-    assert drawing.is_real(divided).all()
+    assert drawn.add_drawn(divided, share=0, crops=0, positive=None, seed=0) is divided
+    assert drawn.is_real(divided).all()
 
 
 def test_rows_that_were_there_stay_as_they_were(divided: pd.DataFrame) -> None:
     before = {path: Path(path).read_bytes() for path in divided["path"]}
-    found = drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=0)
+    found = drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=0)
     pd.testing.assert_frame_equal(found.iloc[: len(divided)][list(manifest.COLUMNS)], divided.reset_index(drop=True))
     for split in ("val", "test"):
         assert (found["split"] == split).sum() == (divided["split"] == split).sum()
@@ -48,42 +47,42 @@ def test_rows_that_were_there_stay_as_they_were(divided: pd.DataFrame) -> None:
 
 def test_composites_are_training_images_of_their_parents_groups(divided: pd.DataFrame) -> None:
     train = divided[divided["split"] == "train"]
-    found = drawing.add_drawn(divided, share=1.5, crops=0, positive="cracked", seed=0)
-    drawn = found[~drawing.is_real(found)]
-    assert len(drawn) == round(1.5 * len(train))
-    assert set(drawn["split"]) == {"train"}
-    assert set(drawn[drawing.ORIGIN]) == {drawing.COMPOSITE}
+    found = drawn.add_drawn(divided, share=1.5, crops=0, positive="cracked", seed=0)
+    added = found[~drawn.is_real(found)]
+    assert len(added) == round(1.5 * len(train))
+    assert set(added["split"]) == {"train"}
+    assert set(added[drawn.ORIGIN]) == {drawn.COMPOSITE}
     by_digest = train.set_index("sha256")
-    for row in drawn.itertuples():
+    for row in added.itertuples():
         parent = by_digest.loc[by_digest.index.str.startswith(Path(row.path).name[:32])].iloc[0]
         assert parent["label"] == "plain"
         assert row.group == parent["group"]
-    assert abs((drawn["label"] == "cracked").mean() - 0.5) < 0.03
-    assert drawn["sha256"].nunique() == len(drawn)
+    assert abs((added["label"] == "cracked").mean() - 0.5) < 0.03
+    assert added["sha256"].nunique() == len(added)
     outside = set(divided.loc[divided["split"] != "train", "group"])
-    assert not outside & set(drawn["group"])
+    assert not outside & set(added["group"])
 
 
 def test_composites_are_files_like_any_other(divided: pd.DataFrame) -> None:
-    drawn = drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=3).iloc[len(divided) :]
-    scanned, rejected = manifest.scan(drawn[["path", "label", "group", "split"]])
+    added = drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=3).iloc[len(divided) :]
+    scanned, rejected = manifest.scan(added[["path", "label", "group", "split"]])
     assert len(rejected) == 0
-    pd.testing.assert_frame_equal(scanned[list(manifest.COLUMNS)], drawn[list(manifest.COLUMNS)])
+    pd.testing.assert_frame_equal(scanned[list(manifest.COLUMNS)], added[list(manifest.COLUMNS)])
 
 
 def test_the_same_again_is_not_drawn_again(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4)
+    first = drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4)
     stamps = {path: Path(path).stat().st_mtime_ns for path in first["path"]}
     contents = {path: Path(path).read_bytes() for path in first["path"]}
     with monkeypatch.context() as patch:
-        patch.setattr(drawing.synthetic, "compose", lambda *_, **__: pytest.fail("drawn again"))
-        pd.testing.assert_frame_equal(drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
+        patch.setattr(drawn.synthetic, "compose", lambda *_, **__: pytest.fail("drawn again"))
+        pd.testing.assert_frame_equal(drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
     assert {path: Path(path).stat().st_mtime_ns for path in first["path"]} == stamps
     gone = first["path"].iloc[-1]
     Path(gone).unlink()
-    pd.testing.assert_frame_equal(drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
+    pd.testing.assert_frame_equal(drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
     assert Path(gone).read_bytes() == contents[gone]
-    other = drawing.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=5)
+    other = drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=5)
     assert not set(other["sha256"].iloc[len(divided) :]) & set(first["sha256"])
 
 
@@ -95,19 +94,19 @@ def test_labels_say_what_is_drawn(divided: pd.DataFrame, monkeypatch: pytest.Mon
         asked.append(options["cracked"])
         return compose(picture, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(drawing.synthetic, "compose", noted)
-    found = drawing.add_drawn(divided, share=0.7, crops=0, positive="cracked", seed=6)
-    drawn = found[~drawing.is_real(found)]
-    assert sorted(asked) == sorted(drawn["label"] == "cracked")
-    assert all(("-cracked" in Path(row.path).name) == (row.label == "cracked") for row in drawn.itertuples())
+    monkeypatch.setattr(drawn.synthetic, "compose", noted)
+    found = drawn.add_drawn(divided, share=0.7, crops=0, positive="cracked", seed=6)
+    added = found[~drawn.is_real(found)]
+    assert sorted(asked) == sorted(added["label"] == "cracked")
+    assert all(("-cracked" in Path(row.path).name) == (row.label == "cracked") for row in added.itertuples())
 
 
 def test_crops_are_parts_of_training_images_of_their_class(divided: pd.DataFrame) -> None:
     """Without a positive class, beside composites, and the same again from the cache."""
     train = divided[divided["split"] == "train"]
-    found = drawing.add_drawn(divided, share=0, crops=1.5, positive=None, seed=0)
-    cut = found[~drawing.is_real(found)]
-    assert set(cut[drawing.ORIGIN]) == {drawing.CROP}
+    found = drawn.add_drawn(divided, share=0, crops=1.5, positive=None, seed=0)
+    cut = found[~drawn.is_real(found)]
+    assert set(cut[drawn.ORIGIN]) == {drawn.CROP}
     assert set(cut["split"]) == {"train"}
     assert len(cut) == round(1.5 * len(train))
     assert cut["sha256"].nunique() == len(cut)
@@ -116,11 +115,11 @@ def test_crops_are_parts_of_training_images_of_their_class(divided: pd.DataFrame
         assert (row.label, row.group) == (parent["label"], parent["group"])
         assert row.width == row.height < 0.63 * parent["width"]
     stamps = {path: Path(path).stat().st_mtime_ns for path in cut["path"]}
-    both = drawing.add_drawn(divided, share=0.5, crops=1.5, positive="cracked", seed=0)
-    assert both[drawing.ORIGIN].value_counts().to_dict() == {
-        "": len(divided), drawing.CROP: len(cut), drawing.COMPOSITE: round(0.5 * len(train)),
+    both = drawn.add_drawn(divided, share=0.5, crops=1.5, positive="cracked", seed=0)
+    assert both[drawn.ORIGIN].value_counts().to_dict() == {
+        "": len(divided), drawn.CROP: len(cut), drawn.COMPOSITE: round(0.5 * len(train)),
     }  # fmt: skip
-    assert both.loc[both[drawing.ORIGIN] == drawing.CROP, "sha256"].tolist() == cut["sha256"].tolist()
+    assert both.loc[both[drawn.ORIGIN] == drawn.CROP, "sha256"].tolist() == cut["sha256"].tolist()
     assert {path: Path(path).stat().st_mtime_ns for path in stamps} == stamps
     scanned, rejected = manifest.scan(cut[["path", "label", "group", "split"]].reset_index(drop=True))
     assert len(rejected) == 0
@@ -132,15 +131,15 @@ def test_a_crop_shows_what_is_darkest_more_often_than_not() -> None:
     pixels = np.random.default_rng(0).normal(140, 8, (227, 227, 3)).clip(0, 255).astype(np.uint8)
     pixels[:, 60:64] = 40
     patch = Image.fromarray(pixels)
-    found = [np.asarray(drawing.crop(patch, seed=(number,)).convert("L")) for number in range(100)]
+    found = [np.asarray(drawn.crop(patch, seed=(number,)).convert("L")) for number in range(100)]
     assert sum(int(crop.min()) < crop.mean() - 45 for crop in found) > 75
     assert len({crop.shape for crop in found}) > 20
     assert all(48 <= crop.shape[0] == crop.shape[1] <= 141 for crop in found)
-    assert np.array_equal(found[3], np.asarray(drawing.crop(patch, seed=(3,)).convert("L")))
+    assert np.array_equal(found[3], np.asarray(drawn.crop(patch, seed=(3,)).convert("L")))
 
 
 def test_one_pixel_can_be_cropped() -> None:
-    assert drawing.crop(Image.new("RGB", (1, 1)), seed=(0,)).size == (1, 1)
+    assert drawn.crop(Image.new("RGB", (1, 1)), seed=(0,)).size == (1, 1)
 
 
 @pytest.mark.parametrize("positive", [None, "cracked"])
@@ -148,8 +147,8 @@ def test_it_takes_two_classes_of_which_one_is_cracked(divided: pd.DataFrame, pos
     wrong = (
         divided if positive is None else divided.assign(label=divided["label"].where(divided["group"] != "g0", "odd"))
     )
-    with pytest.raises(drawing.MixError, match=r"data.mix=1: the classes are .*data.positive_class"):
-        drawing.add_drawn(wrong, share=1, crops=0, positive=positive, seed=0)
+    with pytest.raises(drawn.MixError, match=r"data.mix=1: the classes are .*data.positive_class"):
+        drawn.add_drawn(wrong, share=1, crops=0, positive=positive, seed=0)
 
 
 def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:
@@ -163,7 +162,7 @@ def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:
     found = prepared(settings)
     columns = list(manifest.COLUMNS)
     pd.testing.assert_frame_equal(found.manifest.iloc[found.real][columns], plain.manifest[columns])
-    assert drawing.ORIGIN not in plain.manifest
+    assert drawn.ORIGIN not in plain.manifest
     assert np.array_equal(found.labels[found.real], plain.labels)
     assert np.array_equal(found.hashes, plain.hashes)
     for split in ("val", "test"):
