@@ -204,7 +204,7 @@ def test_bad_files_are_named_and_the_rest_is_done(model: Path, site: Path, caplo
     assert set(table("predictions.csv")["path"]) == set(done.index)
 
     assert inspect_site(model, site / "broken.jpg") == 1  # nothing else: there are tables and a report all the same
-    assert table("photos.csv")["problem"].tolist() == ["not an image, or of a format this project does not read"]
+    assert table("photos.csv")["problem"].tolist() == ["not an image, or of a format that hairline does not read"]
     assert len(table("predictions.csv")) == 0
     assert "broken.jpg" in Path("out/report.html").read_text()
 
