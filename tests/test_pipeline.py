@@ -1,4 +1,4 @@
-"""Batches hold the right pixels in the right order, and nothing random is ever cached."""
+"""Batches hold the right pixels in the right order; views are fixed by seed and image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_batches_are_the_decoded_files_in_order(paths: list[str]) -> None:
 def test_labels_follow_their_images_through_the_shuffle(paths: list[str]) -> None:
     labels = np.eye(len(paths), dtype=np.float32)
     plain = np.stack([images.decode(path, 32) for path in paths])
-    dataset = pipeline.batches(paths, image_size=32, batch_size=5, labels=labels, shuffle=True, seed=0, cache=True)
+    dataset = pipeline.batches(paths, image_size=32, batch_size=5, labels=labels, shuffle=True, seed=0)
     orders = []
     for _ in range(2):
         pairs = list(dataset)
@@ -63,27 +63,6 @@ def test_view_zero_is_the_image_and_other_views_are_fixed_by_seed_and_image(path
     )
     turned = {**settings, "digests": digests(paths)[::-1]}
     np.testing.assert_array_equal(gathered(pipeline.batches(paths[::-1], **turned, view=1)), one[::-1])
-
-
-def test_augmentation_comes_after_the_cache(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = {"decode": 0, "view": 0}
-    decode, view = images.decode, augmentation.view
-
-    def counted(name: str, function: object) -> object:
-        def call(*args: object, **kwargs: object) -> object:
-            calls[name] += 1
-            return function(*args, **kwargs)  # type: ignore[operator]
-
-        return call
-
-    monkeypatch.setattr(images, "decode", counted("decode", decode))
-    monkeypatch.setattr(augmentation, "view", counted("view", view))
-    dataset = pipeline.batches(
-        paths, image_size=32, batch_size=8, digests=digests(paths), augment={"seed": 0, **STRONG}, view=1, cache=True
-    )
-    for _ in range(3):
-        gathered(dataset)
-    assert calls == {"decode": len(paths), "view": 3 * len(paths)}
 
 
 def test_a_file_that_vanished_since_the_scan_is_named(paths: list[str], tmp_path: Path) -> None:

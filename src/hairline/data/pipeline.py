@@ -25,12 +25,8 @@ def batches(
     view: int = 0,
     seed: int = 0,
     shuffle: bool = False,
-    cache: bool = False,
 ) -> tf.data.Dataset:
-    """Read, decode and batch images: decode -> cache -> shuffle -> augment -> batch -> prefetch.
-
-    The cache comes before all random stages, which would otherwise repeat; shuffling comes before augmentation, so that
-    each epoch's draws follow the seed.
+    """Read, decode and batch images: decode -> shuffle -> augment -> batch -> prefetch.
 
     Args:
         paths: Image files.
@@ -43,7 +39,6 @@ def batches(
         view: Number of the drawn view; view 0 is the image itself.
         seed: Seed of the shuffling.
         shuffle: Whether to shuffle, differently in each pass.
-        cache: Whether to keep decoded images in memory after the first pass.
 
     Returns:
         Dataset of uint8 [batch, image_size, image_size, 3], RGB, or of tuples as described above.
@@ -70,8 +65,6 @@ def batches(
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     dataset = tf.data.Dataset.range(len(files))
     dataset = dataset.map(lambda row: (row, shaped(tf.numpy_function(decode, [row], tf.uint8))), **parallel)
-    if cache:
-        dataset = dataset.cache()
     if shuffle:
         dataset = dataset.shuffle(min(len(files), 4096), seed=seed, reshuffle_each_iteration=True)
     if augment is not None and view > 0:
