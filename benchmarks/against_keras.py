@@ -47,7 +47,7 @@ def main() -> None:
 
 def race(settings: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Run the rivals one after the other and return their figures."""
-    from hairline.evaluation.metrics import wilson_interval
+    from hairline.evaluation import intervals
     from hairline.model import backbones
 
     try:
@@ -83,7 +83,7 @@ def race(settings: argparse.Namespace, place: Path) -> dict[str, Any]:
                 sys.exit(f"{name} split the images differently from {counts}: the rivals cannot be compared")
         right = round(metrics["test_accuracy"] * counts["test"])
         values[f"{name}_test_accuracy"] = metrics["test_accuracy"]
-        values[f"{name}_test_accuracy_interval"] = wilson_interval(right, counts["test"])
+        values[f"{name}_test_accuracy_interval"] = intervals.wilson(right, counts["test"])
         values[f"{name}_peak_mb"] = process.peak_mb
     return values | speedups(values) | measure.machine()
 

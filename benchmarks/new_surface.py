@@ -93,11 +93,11 @@ def scores(parts: Any, kernel: np.ndarray, bias: np.ndarray, threshold: float | 
 
 def figures(surface: Surface, score: Score, rows: np.ndarray | slice = slice(None)) -> dict[str, float]:
     """Return AUROC and balanced accuracy of some tiles."""
-    from hairline.evaluation import metrics
+    from sklearn.metrics import roc_auc_score
 
     truth, above = surface.cracked[rows], score(surface.features[rows])
     balanced = ((above[truth] >= 0).mean() + (above[~truth] < 0).mean()) / 2
-    return {"auroc": round(metrics.auroc(truth, above), 4), "balanced_accuracy": round(float(balanced), 4)}
+    return {"auroc": round(roc_auc_score(truth, above), 4), "balanced_accuracy": round(float(balanced), 4)}
 
 
 def adapted(parts: Any, surface: Surface, before: dict[str, float], draws: int) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def main() -> None:
 
 def compare(run: str, pairs: list[tuple[Path, Path]], side: int) -> dict[str, Any]:
     """Score tiles; a tile is cracked from half its side in crack pixels, and sound without any."""
-    from hairline.evaluation import metrics
+    from sklearn.metrics import roc_auc_score
+
     from hairline.inspection.inspector import Inspector
 
     inspector = Inspector(run, size_px=side)
@@ -41,7 +42,7 @@ def compare(run: str, pairs: list[tuple[Path, Path]], side: int) -> dict[str, An
     return {
         "cracked": int(truth.sum()),
         "sound": int((~truth).sum()),
-        "auroc": metrics.auroc(truth, scores),
+        "auroc": roc_auc_score(truth, scores),
         "recall_at_threshold": float(predicted[truth].mean()),
         "false_alarms_at_threshold": float(predicted[~truth].mean()),
     }

@@ -32,13 +32,14 @@ def saved_run(place: Path, data: Path, seed: int = 0, positive: str | None = "cr
     model = keras.Model(inputs, keras.layers.Softmax(name="probabilities")(scores), name="hairline")
     bundle = saved.Bundle(
         class_names=names, positive_class=positive, image_size=32, decode=images.RECIPE,
-        data_digest=manifest.digest(table), backbone={"name": "tiny", "licence": "MIT"}, versions={"python": "3"},
+        data_digest=manifest.digest(table), versions={"python": "3"},
+        backbone={"name": "tiny", "licence": "MIT", "taps": "", "finetuned": "all"},
         decision=Decision(threshold=None if positive is None else 0.4, chosen="by hand"),
     )  # fmt: skip
     (place / "model").mkdir(parents=True)
-    saved.save_model(
-        place / "model", model, bundle, {"mean": np.zeros(8, np.float32), "deviation": np.ones(8, np.float32)}
-    )
+    statistics = {"mean": np.zeros(8, np.float32), "deviation": np.ones(8, np.float32)}
+    statistics |= saved.seen_images(table["sha256"], table["split"])
+    saved.save_model(place / "model", model, bundle, statistics)
     manifest.write(table, place / "manifest.csv")
     (place / "environment.json").write_text(json.dumps({"git": {"commit": "c0ffee", "dirty": False}}))
     return place

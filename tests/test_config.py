@@ -22,7 +22,7 @@ from hairline.app import commandline, start
 from hairline.app import settings as app_settings
 from hairline.config import checks, schema
 from hairline.data import augmentation, prepare, sources, splits
-from hairline.evaluation import decisions
+from hairline.evaluation import thresholds
 from hairline.model import backbones, optimizers
 from hairline.system import errors, tensorflow
 from hairline.training import solve
@@ -122,7 +122,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     for name, source in sources.SOURCES.items():
         assert names(config.GROUPS[f"data/{name}"]) - shared == keywords(source), name
     assert names(config.Augment, "mode", "views") == keywords(augmentation.view)
-    assert names(config.GROUPS["decision"]) == keywords(decisions.decide) - {"resamples"}
+    assert names(config.GROUPS["decision"]) == keywords(thresholds.choose_decision) - {"resamples"}
     assert names(config.Runtime, "devices") == keywords(tensorflow.prepare) - {"seed"}
     run = {"name", "tags", "directory"}
     assert names(config.Tracking, "log_model", "registered_model") == keywords(tracking.start) - run

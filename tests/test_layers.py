@@ -17,7 +17,7 @@ USERS = {
     "hydra": ("app",),
     "omegaconf": ("app", "config"),
     "mlflow": ("tracking",),
-    "matplotlib": ("evaluation.figures", "evaluation.charts", "evaluation.galleries", "evaluation.sweep_figure"),
+    "matplotlib": ("evaluation.figures", "evaluation.galleries"),
     "ray": ("system.cluster",),
 }
 # The modules that import TensorFlow or Keras when they are loaded; all others import them late or not at all.

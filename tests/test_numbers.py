@@ -15,10 +15,8 @@ from PIL import Image
 from scipy.special import softmax
 
 import hairline
-from hairline import config
 from hairline.data import manifest
-from hairline.evaluation import compare, metrics
-from hairline.evaluation import evaluate as assessment
+from hairline.evaluation import compare, evaluate, metrics
 from hairline.model import saved
 from hairline.system.process import Process
 from hairline.training import train as experiment
@@ -31,12 +29,12 @@ pytestmark = pytest.mark.slow
 QUIET = ("tracking=none", "report.level=light")
 
 
-def evaluate(place: Path, run: Path | str, data: Path, *overrides: str, sweep: Path | None = None) -> dict[str, float]:
+def evaluated(place: Path, run: Path | str, data: Path, *overrides: str, sweep: Path | None = None) -> dict[str, float]:
     chosen = composed(
         "evaluate", f"run={run}", "data=folder", f"data.path={data}", "features.engine=tensorflow", *overrides
     )
     place.mkdir(parents=True)
-    return assessment.evaluate(chosen, place, sweep)
+    return evaluate.evaluate(chosen, place, sweep)
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +101,21 @@ def test_the_temperature_is_in_the_saved_model(finished: Path) -> None:
     labels = (table["label"] == "plain").to_numpy().astype(int)
     before = json.loads((finished / "metrics.json").read_text())["test_loss_uncalibrated"]
     plain = softmax(scores.astype(np.float64) * bundle.temperature, axis=1)
-    assert metrics.log_loss(labels, plain) == pytest.approx(before, rel=1e-2)
+    assert metrics.probability_metrics(labels, plain)["loss"] == pytest.approx(before, rel=1e-2)
 
 
 def test_evaluation_of_the_own_test_part_gives_the_numbers_of_the_run(
     finished: Path, two_classes: Path, tmp_path: Path
 ) -> None:
     before = json.loads((finished / "metrics.json").read_text())
-    found = evaluate(tmp_path / "test", finished, two_classes, "part=test", *QUIET)
+    found = evaluated(tmp_path / "test", finished, two_classes, "part=test", *QUIET)
     assert (found["test_images"], found["seen_images"]) == (8, 0)
     for key in ("accuracy", "loss", "auroc", "ece", "recall_at_threshold", "abstained"):
         assert found[f"test_{key}"] == pytest.approx(before[f"test_{key}"], abs=1e-4), key
-    everything = evaluate(tmp_path / "all", finished, two_classes, *QUIET)
+    everything = evaluated(tmp_path / "all", finished, two_classes, *QUIET)
     assert (everything["test_images"], everything["seen_images"]) == (8, 112)
     assert everything["test_loss"] == pytest.approx(found["test_loss"], abs=1e-6)
-    part = evaluate(tmp_path / "train", finished, two_classes, "part=train", *QUIET)
+    part = evaluated(tmp_path / "train", finished, two_classes, "part=train", *QUIET)
     assert (part["test_images"], part["seen_images"]) == (0, 84)
     assert part["seen_accuracy"] == pytest.approx(before["train_accuracy"])
     assert not any(key.startswith("test_acc") for key in part)
@@ -132,9 +130,9 @@ def test_an_evaluation_adapts_to_a_surface_and_says_so(
         with Image.open(path) as image:
             pixels = np.asarray(image) * 0.8
         Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
-    plain = evaluate(tmp_path / "plain", finished, dark, *QUIET)
+    plain = evaluated(tmp_path / "plain", finished, dark, *QUIET)
     with caplog.at_level("INFO", logger="hairline"):
-        found = evaluate(tmp_path / "adapted", finished, dark, "adapt=surface", *QUIET)
+        found = evaluated(tmp_path / "adapted", finished, dark, "adapt=surface", *QUIET)
     assert found["test_distance"] == plain["test_distance"] > 0.5
     assert (found["adapted"], "adapted" in plain) == (1.0, False)
     assert "adapt=surface: distance" in caplog.text
@@ -143,8 +141,8 @@ def test_an_evaluation_adapts_to_a_surface_and_says_so(
     assert predictions.columns[-1] == "distance"
     before = pd.read_csv(tmp_path / "plain" / "predictions.csv")
     assert not np.allclose(predictions["prob_cracked"], before["prob_cracked"], atol=1e-3)
-    own = evaluate(tmp_path / "own", finished, two_classes, "adapt=surface", "part=test", *QUIET)
-    same = evaluate(tmp_path / "same", finished, two_classes, "part=test", *QUIET)
+    own = evaluated(tmp_path / "own", finished, two_classes, "adapt=surface", "part=test", *QUIET)
+    same = evaluated(tmp_path / "same", finished, two_classes, "part=test", *QUIET)
     assert (own["adapted"], own["test_loss"]) == (0.0, same["test_loss"])
 
 
@@ -153,8 +151,8 @@ def test_a_sweep_of_evaluations_makes_the_cross_table(
 ) -> None:
     monkeypatch.chdir(finished.parents[1])
     sweep = tmp_path / "sweep"
-    one = evaluate(sweep / "0", finished, two_classes, "part=test", sweep=sweep)
-    two = evaluate(sweep / "1", finished, other_images, sweep=sweep)
+    one = evaluated(sweep / "0", finished, two_classes, "part=test", sweep=sweep)
+    two = evaluated(sweep / "1", finished, other_images, sweep=sweep)
     table = pd.read_csv(sweep / "cross_table.csv")
     assert list(table["data"]) == [f"{two_classes.name} test", other_images.name]
     assert list(table["test_images"]) == [8, 26]
@@ -178,47 +176,6 @@ def test_a_sweep_of_evaluations_makes_the_cross_table(
     logged = {(metric.dataset_name, metric.key): metric.value for metric in model.metrics}
     assert logged[other_images.name, "test_auroc"] == pytest.approx(two["test_auroc"])
     assert logged[f"{two_classes.name} test", "test_loss"] == pytest.approx(one["test_loss"])
-
-
-def test_other_class_names_are_mapped_or_both_lists_told(finished: Path, other_images: Path, tmp_path: Path) -> None:
-    renamed = tmp_path / "renamed"
-    shutil.copytree(other_images / "plain", renamed / "Negative")
-    shutil.copytree(other_images / "cracked", renamed / "Positive")
-    with pytest.raises(
-        ValueError,
-        match=r"has the classes Negative, Positive; the model knows cracked, plain.*'data.class_map={Negative: plain, ",
-    ):
-        evaluate(tmp_path / "a", finished, renamed, *QUIET)
-    with pytest.raises(ValueError, match=r"data.class_map names positive: no such class"):
-        evaluate(tmp_path / "b", finished, renamed, "data.class_map={positive: cracked}", *QUIET)
-    mapped = evaluate(tmp_path / "c", finished, renamed, "data.class_map={Positive: cracked, Negative: plain}", *QUIET)
-    plain = evaluate(tmp_path / "d", finished, other_images, *QUIET)
-    assert mapped["test_auroc"] == plain["test_auroc"]
-    shutil.rmtree(renamed / "Negative")
-    alone = evaluate(tmp_path / "e", finished, renamed, "data.class_map={Positive: cracked}", *QUIET)
-    assert alone["test_recall"] == plain["test_recall"]
-    assert alone["test_auroc"] is None
-
-
-def test_one_image_and_an_empty_class_are_measured(finished: Path, other_images: Path, tmp_path: Path) -> None:
-    (tmp_path / "one" / "cracked").mkdir(parents=True)
-    (tmp_path / "one" / "plain").mkdir()
-    shutil.copy(next((other_images / "cracked").iterdir()), tmp_path / "one" / "cracked")
-    found = evaluate(tmp_path / "run", finished, tmp_path / "one", "tracking=none")
-    assert found["test_images"] == 1
-    assert found["test_auroc"] is None
-    assert found["test_accuracy"] in (0.0, 1.0)
-    assert (found["test_accuracy_interval_low"], found["test_accuracy_interval_high"]) != (0, 1)
-    json.loads((tmp_path / "run" / "metrics.json").read_text(), parse_constant=pytest.fail)
-
-
-def test_a_part_nobody_belongs_to_is_an_error(finished: Path, other_images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"part=val: none of the images.*\{'none': 26\}"):
-        evaluate(tmp_path / "run", finished, other_images, "part=val", *QUIET)
-    with pytest.raises(ValueError, match=r"no saved model there"):
-        evaluate(tmp_path / "nowhere", tmp_path, other_images, *QUIET)
-    with pytest.raises(ValueError, match=r"no model under runs:/0000"):
-        evaluate(tmp_path / "unknown", "0" * 32, other_images, *QUIET)
 
 
 def test_test_images_change_nothing_but_the_test(two_classes: Path, tmp_path: Path) -> None:
@@ -293,19 +250,3 @@ def test_runs_of_an_experiment_are_compared(two_runs: Path, tmp_path: Path, monk
     assert list(table["run"]) == ["rate 0.01", "rate 1e-6"]
     with pytest.raises(ValueError, match=r"mlflow_experiment=nothing: none of that name.*hairline"):
         compare.compare(composed("compare", "mlflow_experiment=nothing"), tmp_path)
-
-
-def test_what_cannot_be_compared_is_said(two_runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(config.ConfigError, match=r"nothing to compare"):
-        composed("compare")
-    with pytest.raises(config.ConfigError, match=r"runs: nowhere is neither a folder nor an MLflow run id"):
-        composed("compare", "runs=[nowhere]")
-    with pytest.raises(ValueError, match=r"1 finished runs.*two at least"):
-        compare.compare(composed("compare", f"runs=[{two_runs}/0]"), tmp_path)
-    with pytest.raises(ValueError, match=r"metric=test_acuracy: unknown. Did you mean 'test_accuracy'"):
-        compare.compare(composed("compare", f"runs=[{two_runs}]", "metric=test_acuracy"), tmp_path)
-    copy = Path(shutil.copytree(two_runs, tmp_path / "copy"))
-    table = pd.read_csv(copy / "1" / "predictions.csv")
-    table.assign(prob_plain=np.nan).to_csv(copy / "1" / "predictions.csv", index=False)
-    with pytest.raises(ValueError, match=r"48 images have probabilities that are no numbers \(nan\)"):
-        compare.compare(composed("compare", f"runs=[{copy}]"), tmp_path)

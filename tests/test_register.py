@@ -15,7 +15,7 @@ import hairline
 from hairline import config, tracking
 from hairline.config import Export, Register, Threads
 from hairline.data import manifest
-from hairline.evaluation.comparison import Difference
+from hairline.evaluation.compare import Difference
 from hairline.model import predictions, saved
 from hairline.shipping import export, register
 from hairline.tracking import FinishedRun

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -17,7 +16,6 @@ from optuna.trial import TrialState
 from hairline import tracking
 from hairline.app.sweep import command, state
 from hairline.app.sweep.state import Sweep
-from hairline.evaluation import figures, sweep_figure
 
 
 def started(folder: Path, session: str, **changes: object) -> Sweep:
@@ -152,19 +150,6 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
     (tmp_path / state.STATE).write_text('{"name": "x", "unknown": 1}')
     with pytest.raises(state.SweepError, match="holds no sweep.*Expected the directory of a sweep"):
         Sweep.read(tmp_path)
-
-
-@pytest.mark.parametrize("count", [1, 3, 24])
-def test_the_comparison_ranks_by_loss(count: int, tmp_path: Path) -> None:
-    losses = np.random.default_rng(0).permutation(count) + 1.0
-    curves = [{"epoch": np.arange(1.0, 4), "val_loss": loss + np.arange(3.0)[::-1]} for loss in losses]
-    names = [f"job of loss {loss:.0f} $ {'long ' * 20}" for loss in losses]
-    figure = sweep_figure.comparison(names, losses, curves)
-    labels = [text.get_text() for text in figure.axes[1].get_yticklabels()]
-    assert [int(label.split()[3]) for label in labels] == list(range(1, min(count, 15) + 1))
-    assert figures.save(figure, tmp_path / "c.png").stat().st_size > 5000
-    with pytest.raises(ValueError, match="expected one of each"):
-        sweep_figure.comparison(names, losses, [])
 
 
 # --- searches ---------------------------------------------------------------------------------------------------------

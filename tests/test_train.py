@@ -15,6 +15,8 @@ from PIL import Image
 import hairline
 from hairline.data import images, manifest, prepare
 from hairline.evaluation import metrics
+from hairline.model.decision import Decision
+from hairline.model.predictions import Predictions
 from hairline.system.process import Process
 from hairline.training import train as experiment
 from hairline.training.checkpoint import CheckpointError
@@ -74,7 +76,8 @@ def test_metrics_are_flat_and_follow_from_the_predictions(finished: Path) -> Non
     probabilities = table[["prob_cracked", "prob_plain"]].to_numpy()
     threshold = json.loads((finished / "model" / "bundle.json").read_text())["decision"]["threshold"]
     assert found["threshold"] == threshold
-    expected = metrics.classification_metrics(labels, probabilities, positive=0, threshold=threshold)
+    predictions = Predictions.of(labels, probabilities, ["cracked", "plain"], 0)
+    expected = metrics.measure(predictions, Decision(threshold=threshold), resamples=0)
     assert "recall_at_threshold" in expected
     for key, value in expected.items():
         assert found[f"test_{key}"] == pytest.approx(value, abs=1e-6), key

@@ -1,15 +1,15 @@
-"""Figures of a training and its predictions, 1080 pixels wide when saved: for the MLflow UI and a README.
+"""Figures of a training run, of predictions and of comparisons, 1080 pixels wide when saved.
 
-Every function returns a `matplotlib.figure.Figure` and leaves no trace: pyplot, which keeps figures and a
-window system alive, is never imported. Names from file systems are shown as they are: no mathematics in a
-`$`, no line break, no missing glyph, and an ellipsis in the middle where there is no room.
+Every function returns a `matplotlib.figure.Figure` that pyplot does not know, so nothing has to be closed. Names from
+file systems appear as they are: `$` starts no mathematics, line breaks become spaces, and long names are shortened in
+the middle.
 """
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    ConfusionMatrixDisplay,
+    PrecisionRecallDisplay,
+    RocCurveDisplay,
+    average_precision_score,
+    roc_auc_score,
+)
+from sklearn.metrics import confusion_matrix as count_classes
 
-from hairline.evaluation import metrics
+from hairline.evaluation import intervals, metrics
+from hairline.model.decision import Decision
+from hairline.model.predictions import Predictions
 from hairline.system import files
 
 WIDTH_INCHES = 9.0
 DOTS_PER_INCH = 120
-FONT = "DejaVu Sans"  # comes with matplotlib: figures look the same everywhere
-# Okabe and Ito 2008, "Color universal design": told apart with every kind of colour vision.
+FONT = "DejaVu Sans"  # part of matplotlib: figures look the same everywhere
+# Okabe and Ito 2008, "Color universal design": distinguishable with every kind of colour vision.
 BLUE, VERMILLION, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
-INK, GREY, PALE = "#222222", "#6B6B6B", "#E4E4E4"
+COLOURS = (BLUE, VERMILLION, GREEN, "#CC79A7", SKY, "#E69F00")
+INK, GREY, LIGHT, PALE = "#222222", "#6B6B6B", "#C4C4C4", "#E4E4E4"
+_MARKERS = "osD^vP"
+_DARK_CELL = 0.72  # share from which on white text on "Blues" has more contrast than black text
+_RANKED_JOBS = 15
 
-# A decorator that holds while a figure is built or drawn and then gives matplotlib's own settings back.
+# A decorator: these settings hold while a figure is built or saved, and matplotlib's own afterwards.
 styled = matplotlib.rc_context(
     {
         "font.family": [FONT],
@@ -61,340 +75,141 @@ styled = matplotlib.rc_context(
         "legend.edgecolor": PALE,
     }
 )
+_THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
+_SHORT = FuncFormatter(lambda value, _: f"{value:.4g}")
 
 
 @styled
-def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG, 1080 pixels wide, whole or not at all; missing folders are made.
+def save(figure: Figure, path: Path) -> Path:
+    """Save a figure as PNG, atomically; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # compress_level=3 takes a third of the time of the default, for files a tenth larger.
+    options: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
+    with files.atomic(path) as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, **options)
+    return path
 
-    Raises:
-        ValueError: The path does not end in .png.
-    """
-    target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise ValueError(f"Received the figure path {target}; expected one that ends in .png. Rename it.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with files.atomic(target) as file:
-        # A third of the time of the usual compression, for files a tenth larger.
-        quick = {"compress_level": 3}
-        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=quick)
-    return target
+
+# Training
 
 
 @styled
-def learning_curves(history: pd.DataFrame, *, monitor: str = "val_loss") -> Figure:
-    """Loss and accuracy over the epochs, training against validation, with the best validation epoch marked.
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Draw loss and accuracy over the epochs for training and validation, with the epoch of the best validation loss.
 
     Args:
-        history: One row an epoch: `epoch loss accuracy val_loss val_accuracy`, loss in nats, and perhaps
-            `phase` (such as head, fine-tune), whose later values are shaded. Numbers may be missing.
-        monitor: The column that decides the best epoch, lowest for a loss and highest otherwise.
-
-    Raises:
-        ValueError: A column is missing or there is no row.
+        history: One row an epoch: `epoch loss accuracy val_loss val_accuracy`, losses in nats, and optionally `phase`
+            (head, fine-tune), whose later values are shaded. Values may be missing.
     """
-    wanted = {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", monitor}
-    if missing := sorted(wanted - set(history.columns)) or history.empty:
-        raise ValueError(
-            f"Received a history of {len(history)} rows with the columns {list(history.columns)}, "
-            f"missing {missing or 'rows'}; expected one row an epoch. Pass the history.csv of a run."
-        )
     figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
     epochs = history["epoch"].to_numpy(dtype=float)
-    judged = history[monitor].to_numpy(dtype=float, na_value=np.nan)
-    best = None
-    if np.isfinite(judged).any():
-        best = int(np.nanargmin(judged) if monitor.endswith("loss") else np.nanargmax(judged))
+    val_loss = history["val_loss"].to_numpy(dtype=float, na_value=np.nan)
+    best = int(np.nanargmin(val_loss)) if np.isfinite(val_loss).any() else None
     handles: dict[str, Any] = {}
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         handles |= _shade_phases(axes, history)
-        drawn = []
-        for column, label, colour in (
-            (quantity, "training", BLUE),
-            (f"val_{quantity}", "validation", VERMILLION),
-        ):
-            values = history[column].to_numpy(dtype=float, na_value=np.nan)
-            marker = "o" if len(epochs) <= 40 else None
+        columns = [history[name].to_numpy(dtype=float, na_value=np.nan) for name in (quantity, f"val_{quantity}")]
+        marker = "o" if len(epochs) <= 40 else None
+        for values, label, colour in zip(columns, ("training", "validation"), (BLUE, VERMILLION), strict=True):
             (handles[label],) = axes.plot(epochs, values, color=colour, marker=marker, markersize=3.5, linewidth=1.6)
-            drawn.append(values)
         if best is not None:
             axes.axvline(epochs[best], color=GREY, linewidth=1, linestyle=":")
-            (handles[f"best epoch ({_name_of(monitor)})"],) = axes.plot(
-                epochs[best], drawn[1][best], "*", color=VERMILLION, markeredgecolor=INK, markersize=13,
+            (handles["best epoch (validation loss)"],) = axes.plot(
+                epochs[best], columns[1][best], "*", color=VERMILLION, markeredgecolor=INK, markersize=13,
                 clip_on=False, zorder=5, linestyle="none",
             )  # fmt: skip
-        _scale_quantity(axes, quantity, np.concatenate(drawn))
+        _scale_quantity(axes, quantity, np.concatenate(columns))
         axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         axes.set(xlabel="epoch", title=quantity.capitalize())
         axes.grid(axis="y")
-    found = "" if best is None else f": best {_name_of(monitor)} {judged[best]:.4g} at epoch {epochs[best]:g}"
-    figure.suptitle(f"Learning curves{found}")
+    result = "" if best is None else f": best validation loss {val_loss[best]:.4g} at epoch {epochs[best]:g}"
+    figure.suptitle(f"Learning curves{result}")
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=6, frameon=False)
     return figure
 
 
 @styled
-def sample_grid(images: ArrayLike, titles: Sequence[str], *, columns: int = 8, title: str) -> Figure:
-    """Images as the model receives them, each with a line of text beneath.
+def training_size(curve: pd.DataFrame) -> Figure:
+    """Draw accuracy and loss over the number of training images.
 
     Args:
-        images: uint8 `[n, height, width, 3]`, RGB.
-        titles: One text an image, such as its class.
-        columns: Images in a row.
-        title: What is shown.
-
-    Raises:
-        ValueError: The images have another shape or type, or there is not one title an image.
+        curve: Columns images, val_accuracy, val_loss, test_accuracy; ascending.
     """
-    pictures = _pictures(images, titles=titles)
-    figure, cells, width_points = _picture_grid(pictures, columns, 1, title)
-    for axes, text in zip(cells, titles, strict=True):
-        _caption(axes, 0, fit(text, width_points, 8), size=8)
+    figure = Figure(figsize=(WIDTH_INCHES, 3.9), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    images = curve["images"].to_numpy()
+    for name, label, colour, marker in (
+        ("val_accuracy", "validation", VERMILLION, "o"), ("test_accuracy", "test", BLUE, "s"),
+    ):  # fmt: skip
+        accuracy.plot(images, curve[name], color=colour, marker=marker, linewidth=1.6, label=label)
+    loss.plot(images, curve["val_loss"], color=VERMILLION, marker="o", linewidth=1.6)
+    for axes, title in ((accuracy, "Accuracy"), (loss, "Loss on validation (nats)")):
+        axes.set(xscale="log", title=title, xlabel="training images (log axis)")
+        axes.set_xticks(images, [f"{count:,}" for count in images])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(_SHORT)
+        axes.grid(axis="y")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle("Would more images help? The head trained on parts of them")
     return figure
 
 
 @styled
-def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix") -> Figure:
-    """Counts and their share of the true class, coloured by that share.
+def sweep(names: Sequence[str], losses: Sequence[float], histories: Sequence[pd.DataFrame]) -> Figure:
+    """Draw the validation loss of every job of a sweep over the epochs, and rank the jobs, the best at the top.
 
     Args:
-        matrix: int `[C, C]`, rows truth, columns predicted; two to about twenty classes.
-        class_names: One name a row.
-        title: What was evaluated.
-
-    Raises:
-        ValueError: The matrix is not square, or there is not one name a row.
+        names: Names of the finished jobs.
+        losses: Validation loss of each job's model, in nats.
+        histories: `history.csv` of each job: `epoch` and `val_loss`.
     """
-    counts = np.asarray(matrix)
-    classes = len(class_names)
-    if counts.shape != (classes, classes) or classes == 0:
-        raise ValueError(
-            f"Received a matrix of shape {counts.shape} for {classes} class names; expected "
-            f"[{classes}, {classes}]. Make it with metrics.confusion_matrix and the number of classes."
-        )
-    support = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
-    height = float(np.clip(0.42 * classes, 2.4, 9))
-    figure = Figure(figsize=(WIDTH_INCHES, 1.6 + height), layout="constrained")
-    axes = figure.subplots()
-    colours = matplotlib.colormaps["Blues"].with_extremes(bad=PALE)
-    axes.imshow(np.ma.masked_invalid(shares), cmap=colours, vmin=0, vmax=1, aspect="auto")
-    cell_points = (72 * WIDTH_INCHES - 190) / classes
-    decimals = 1 if classes <= 10 else 0
-    longest = max(4 + 2 * decimals, *(len(f"{count:,}") for count in counts.flat))
-    size = float(np.clip(min(cell_points / (0.68 * longest), 72 * height / classes / 3), 5, 13))
-    inks = [[_readable(colour) for colour in row] for row in colours(np.ma.masked_invalid(shares))]
-    for (row, column), count in np.ndenumerate(counts):
-        text = f"{count:,}\n{percent(shares[row, column], decimals)}"
-        axes.text(column, row, text, ha="center", va="center", size=size, color=inks[row][column],
-                  linespacing=1.3, in_layout=False)  # fmt: skip
-    upright = classes <= 6
-    axes.set_xticks(
-        range(classes), [fit(name, cell_points - 8 if upright else 110, 10) for name in class_names],
-        rotation=0 if upright else 90,
-    )  # fmt: skip
-    totals = support.ravel()
-    axes.set_yticks(
-        range(classes),
-        [f"{fit(name, 120, 10)} ({total:,})" for name, total in zip(class_names, totals, strict=True)],
-    )
-    axes.set_xticks(np.arange(1, classes) - 0.5, minor=True)
-    axes.set_yticks(np.arange(1, classes) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=2 if upright else 1)
-    axes.tick_params(which="both", length=0)
-    axes.spines[:].set_visible(False)
-    axes.set(xlabel="predicted class (percentages: share of the true class)", ylabel="true class (images)")
-    figure.suptitle(fit(title, 600, 13))
-    return figure
-
-
-@styled
-def prediction_gallery(
-    images: ArrayLike, truths: Sequence[str], predictions: Sequence[str], probabilities: Sequence[float],
-    names: Sequence[str] | None = None, *, title: str, columns: int = 6,
-) -> Figure:  # fmt: skip
-    """Images with what the model made of them; right and wrong differ in sign, frame and colour.
-
-    Args:
-        images: uint8 `[n, height, width, 3]`, RGB.
-        truths: True class of each; an empty text where it is unknown, which gets neither sign.
-        predictions: Predicted class of each.
-        probabilities: Probability of the predicted class, in `[0, 1]`.
-        names: File name of each.
-        title: What is shown.
-        columns: Images in a row.
-
-    Raises:
-        ValueError: The images have another shape or type, or a list has another length.
-    """
-    shown = ["" for _ in predictions] if names is None else names
-    pictures = _pictures(images, truths=truths, predictions=predictions, probabilities=probabilities, names=shown)
-    figure, cells, width_points = _picture_grid(pictures, columns, 2 if names is None else 3, title)
-    for axes, truth, predicted, probability, name in zip(cells, truths, predictions, probabilities, shown, strict=True):
-        sign, colour = ("✓", GREEN) if truth == predicted else ("✗", VERMILLION)
-        if not truth:
-            sign, colour = "", GREY
-        axes.spines[:].set(visible=True, color=colour, linewidth=3)
-        if sign:
-            badge = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "none"}
-            axes.text(0.07, 0.93, sign, color="white", size=12, ha="center", va="center", bbox=badge,
-                      transform=axes.transAxes)  # fmt: skip
-        _caption(axes, 0, f"{fit(predicted, width_points - 46, 9)} {percent(probability)}", size=9)
-        wrong = bool(truth) and truth != predicted
-        if wrong:
-            _caption(axes, 1, fit(f"truth: {truth}", width_points, 9), size=9, color=VERMILLION)
-        _caption(axes, 1 + wrong, fit(name, width_points, 7.5), size=7.5, color=GREY)
-    return figure
-
-
-@styled
-def score_histogram(
-    labels: ArrayLike, scores: ArrayLike, class_names: Sequence[str], threshold: float | None = None, *,
-    positive: int = 1, title: str = "Scores by true class",
-) -> Figure:  # fmt: skip
-    """How far the classes are apart: the probability of one class, where it is true and where it is not.
-
-    Args:
-        labels: True classes, int `[n]` in `0..C-1`.
-        scores: float `[n]`, probability of the class `positive`.
-        class_names: One name a class.
-        threshold: Operating point, drawn as a line.
-        positive: The class that the scores belong to.
-        title: What was evaluated.
-
-    Raises:
-        ValueError: The arrays differ in length.
-    """
-    true, values = np.asarray(labels), np.asarray(scores, dtype=float)
-    if true.shape != values.shape or true.ndim != 1:
-        raise ValueError(
-            f"Received labels of shape {true.shape} and scores of shape {values.shape}; expected one "
-            "number an image in both. Pass one column of the probabilities."
-        )
-    figure = Figure(figsize=(WIDTH_INCHES, 4.0), layout="constrained")
-    axes = figure.subplots()
-    edges = np.linspace(0, 1, 41)
-    highest = 1
-    rest = class_names[1 - positive] if len(class_names) == 2 else "other classes"
-    for name, inside, colour in (
-        (rest, true != positive, BLUE),
-        (class_names[positive], true == positive, VERMILLION),
-    ):
-        count, _ = np.histogram(values[inside], edges)
-        highest = max(highest, int(count.max()))
-        label = f"{fit(name, 150, 9)} ({count.sum():,} images)"
-        axes.bar(edges[:-1], count, np.diff(edges), align="edge", color=colour, alpha=0.5, label=label)
-        axes.stairs(np.where(count, count, np.nan), edges, color=colour, linewidth=1.4)
-    if threshold is not None:
-        axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.3g}")
-    scale = _count_axis(axes, highest)
-    axes.set(xlim=(0, 1), ylabel=f"images{scale}", xlabel=f"probability of {fit(class_names[positive], 300, 10)}")
-    axes.grid(axis="y")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(fit(title, 600, 13))
-    return figure
-
-
-@styled
-def ranking_curves(
-    labels01: ArrayLike, scores: ArrayLike, *, positive_name: str, threshold: float | None = None,
-    title: str = "Ranking",
-) -> Figure:  # fmt: skip
-    """ROC and precision-recall curves with the operating point; a corner too full is enlarged.
-
-    Args:
-        labels01: int `[n]`, 1 for positive.
-        scores: float `[n]`, higher is more positive.
-        positive_name: Name of the positive class.
-        threshold: Positive is decided where the score is at least this.
-        title: What was evaluated.
-
-    Raises:
-        ValueError: As in `metrics.ranking_points`, or only one class occurs.
-    """
-    thresholds, true_positives, false_positives = metrics.ranking_points(labels01, scores)
-    positives, negatives = int(true_positives[-1]), int(false_positives[-1])
-    if not positives or not negatives:
-        raise ValueError(
-            f"Received {positives} positive and {negatives} negative images; expected some of both, or "
-            "no curve is defined. Leave this figure out of a report on one class."
-        )
-    recall, false_rate = true_positives / positives, false_positives / negatives
-    precision = true_positives / (true_positives + false_positives)
-    share = positives / (positives + negatives)
-    figure = Figure(figsize=(WIDTH_INCHES, 4.8), layout="constrained")
-    roc, trade = figure.subplots(1, 2)
-    roc.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
-    trade.axhline(share, color=GREY, linestyle="--", linewidth=1, label=f"chance ({percent(share)})")
-    area, average = metrics.auroc(labels01, scores), metrics.average_precision(labels01, scores)
-    passed = 0 if threshold is None else int(np.searchsorted(-thresholds, -threshold, side="right"))
-    at = f"threshold {threshold:.3g}:\nrecall {percent(recall[passed - 1])}, " if passed else ""
-    _ranking_curve(roc, false_rate, recall, passed, f"AUROC {_below_one(area)}",
-                   f"{at}false positives {percent(false_rate[passed - 1])}", rising=True)  # fmt: skip
-    _ranking_curve(trade, recall, precision, passed, f"average precision {_below_one(average)}",
-                   f"{at}precision {percent(precision[passed - 1])}", rising=False)  # fmt: skip
-    roc.legend(loc="lower right")
-    trade.legend(loc="lower left")
-    roc.set(title="ROC", xlabel="false positive rate", ylabel="recall (true positive rate)")
-    trade.set(title="Precision and recall", xlabel="recall", ylabel="precision")
-    figure.suptitle(f"{fit(title, 250, 13)}: {fit(positive_name, 250, 13)} against the rest")
-    return figure
-
-
-@styled
-def reliability_diagram(
-    labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 15, title: str = "Reliability"
-) -> Figure:
-    """Accuracy against confidence: calibrated bars end on the diagonal; whiskers are 95 % Wilson intervals.
-
-    Args:
-        labels: True classes, int `[n]` in `0..C-1`.
-        probabilities: float `[n, C]`, rows in `[0, 1]` that sum to 1.
-        bins: Number of equally wide bins of confidence.
-        title: What was evaluated.
-
-    Raises:
-        ValueError: As in `metrics.reliability_bins`.
-    """
-    confidence, accuracy, count = metrics.reliability_bins(labels, probabilities, bins)
-    error = metrics.expected_calibration_error(labels, probabilities, bins)
-    figure = Figure(figsize=(WIDTH_INCHES, 5.6), layout="constrained")
-    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    edges = np.linspace(0, 1, bins + 1)
-    filled = count > 0
-    left, width = edges[:-1][filled], 1 / bins
-    share, sure = accuracy[filled], confidence[filled]
-    axes.bar(left, share, width, align="edge", color=SKY, edgecolor="white", label="accuracy")
-    axes.bar(left, sure - share, width, bottom=share, align="edge", color="none", edgecolor=VERMILLION,
-             hatch="///", linewidth=1, label="gap to the mean confidence")  # fmt: skip
-    for middle, right, total in zip(left + width / 2, share, count[filled], strict=True):
-        axes.vlines(middle, *metrics.wilson_interval(round(right * total), int(total)), color=INK, linewidth=1.4)
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    axes.set(ylim=(0, 1.02), ylabel="accuracy")
-    axes.grid(axis="y")
-    counts.bar(left, count[filled], width, align="edge", color=GREY, edgecolor="white")
-    scale = _count_axis(counts, int(count.max()))
-    # Of C classes the likeliest has a probability of 1/C at least: nothing can lie left of that.
-    lowest = edges[int(np.floor(bins / np.asarray(probabilities).shape[1] + 1e-9))]
-    counts.set(xlim=(lowest, 1), ylabel=f"images{scale}", xlabel="confidence (highest probability of an image)")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{fit(title, 350, 13)}: expected calibration error {error:.2g} ({count.sum():,} images)")
+    values = np.asarray(losses, dtype=float)
+    order = np.argsort(values, kind="stable")
+    listed = order[:_RANKED_JOBS]
+    colours = dict(zip(order.tolist(), (VERMILLION, BLUE, GREEN, SKY), strict=False))
+    figure = Figure(figsize=(WIDTH_INCHES, max(3.8, 1.4 + 0.3 * len(listed))))
+    # Fixed margins: a layout engine would draw everything twice, after every job.
+    height = figure.get_figheight()
+    margins = {"left": 0.07, "right": 0.96, "wspace": 1.2, "top": 1 - 0.4 / height, "bottom": 0.55 / height}
+    curves, ranking = figure.subplots(1, 2, gridspec_kw=margins)
+    for job in order[::-1]:  # the best are drawn last, on top
+        history, marker = histories[job], "o" if len(histories[job]) == 1 else None
+        colour = colours.get(int(job), LIGHT)
+        curves.plot(history["epoch"], history["val_loss"], color=colour, linewidth=1.4, marker=marker)
+    curves.set(xlabel="epoch", title="Validation loss, every job")
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+    all_losses = np.concatenate([history["val_loss"].to_numpy(dtype=float) for history in histories])
+    if np.nanmin(all_losses) > 0 and np.nanmax(all_losses) > 5 * np.nanmin(all_losses):
+        curves.set_yscale("log")
+    places, ranked = np.arange(len(listed)), values[listed]
+    ranking.hlines(places, ranked.min() * 0.9, ranked, color=PALE, linewidth=1)
+    ranking.scatter(ranked, places, color=[colours.get(int(job), GREY) for job in listed], zorder=3)
+    ranking.set_yticks(places, [fit(names[job], 205, 8) for job in listed], fontsize=8)
+    ranking.invert_yaxis()
+    ranking.margins(x=0.16)
+    if ranked.min() > 0 and ranked.max() > 20 * ranked.min():
+        ranking.set_xscale("log")
+    else:
+        ranking.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    for place, loss in zip(places, ranked, strict=True):
+        ranking.annotate(f"{loss:.4f}", (loss, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
+    best = f", best {len(listed)} of {len(order)}" if len(order) > len(listed) else ""
+    ranking.set(xlabel="validation loss of the best epoch", title=f"Jobs{best}")
     return figure
 
 
 def _shade_phases(axes: Axes, history: pd.DataFrame) -> dict[str, Any]:
-    """Bands behind the phases after the first, and what the legend says about them."""
+    """Shade the phases after the first; return their legend entries."""
     if "phase" not in history:
         return {}
-    phases = history["phase"].fillna("").astype(str)
-    greys = ["#EFEFEF", "#DDDDDD"]
-    bands: dict[str, Any] = {}
+    phases, epochs = history["phase"].fillna("").astype(str), history["epoch"].to_numpy(dtype=float)
     starts = np.flatnonzero((phases != phases.shift()).to_numpy())[1:]
-    for index, start in enumerate(starts):
-        epochs = history["epoch"].to_numpy(dtype=float)
-        stop = starts[index + 1] if index + 1 < len(starts) else len(epochs)
-        band = axes.axvspan(epochs[start] - 0.5, epochs[stop - 1] + 0.5, color=greys[index % 2], zorder=0, linewidth=0)
+    bands: dict[str, Any] = {}
+    for index, (start, stop) in enumerate(zip(starts, [*starts[1:], len(epochs)], strict=True)):
+        band = axes.axvspan(
+            epochs[start] - 0.5, epochs[stop - 1] + 0.5, color=("#EFEFEF", "#DDDDDD")[index % 2], zorder=0, linewidth=0
+        )
         axes.axvline(epochs[start] - 0.5, color=GREY, linewidth=1, linestyle="--")
         bands[f"phase: {fit(phases.iloc[start], 120, 9)}"] = band
     return bands
@@ -410,7 +225,7 @@ def _scale_quantity(axes: Axes, quantity: str, values: NDArray[np.float64]) -> N
             room = 0.06 * max(high - low, 0.005)
             axes.set_ylim(low - room, min(high + room, 1 + room / 3))
         return
-    # A loss that falls a hundredfold shows its last epochs on a logarithmic axis alone.
+    # On a linear axis the last epochs of a loss that falls a hundredfold look flat.
     if len(values) and values.min() > 0 and values.max() / values.min() > 20:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
@@ -421,49 +236,189 @@ def _scale_quantity(axes: Axes, quantity: str, values: NDArray[np.float64]) -> N
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _name_of(column: str) -> str:
-    return fit(column.replace("val_", "validation ", 1).replace("_", " "), 200, 9)
+# Predictions
+
+
+@styled
+def confusion_matrix(predictions: Predictions, decision: Decision, *, title: str) -> Figure:
+    """Draw counts and their share of the true class, coloured by that share; without the abstain band."""
+    names = predictions.class_names
+    classes = len(names)
+    predicted = replace(decision, abstain=None).classes(
+        predictions.probabilities(decision.temperature), predictions.positive
+    )
+    counts = count_classes(predictions.labels, predicted, labels=range(classes))
+    support = counts.sum(axis=1)
+    shares = counts / np.maximum(support, 1)[:, None]
+    height = float(np.clip(0.42 * classes, 2.4, 9))
+    figure = Figure(figsize=(WIDTH_INCHES, 1.6 + height), layout="constrained")
+    axes = figure.subplots()
+    display = ConfusionMatrixDisplay(shares).plot(
+        ax=axes, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1, "aspect": "auto"}
+    )
+    cell_points = (72 * WIDTH_INCHES - 190) / classes
+    decimals = 1 if classes <= 10 else 0
+    longest = max(4 + 2 * decimals, *(len(f"{count:,}") for count in counts.flat))
+    size = float(np.clip(min(cell_points / (0.68 * longest), 72 * height / classes / 3), 5, 13))
+    for (row, column), text in np.ndenumerate(display.text_):
+        share = percent(shares[row, column], decimals) if support[row] else "–"
+        text.set(text=f"{counts[row, column]:,}\n{share}", size=size, linespacing=1.3, in_layout=False)
+        text.set_color("white" if shares[row, column] > _DARK_CELL else "black")
+    upright = classes <= 6
+    axes.set_xticks(
+        range(classes), [fit(name, cell_points - 8 if upright else 110, 10) for name in names],
+        rotation=0 if upright else 90,
+    )  # fmt: skip
+    axes.set_yticks(
+        range(classes), [f"{fit(name, 120, 10)} ({total:,})" for name, total in zip(names, support, strict=True)]
+    )
+    axes.set_xticks(np.arange(1, classes) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, classes) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2 if upright else 1)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="predicted class (percentages: share of the true class)", ylabel="true class (images)")
+    threshold = "" if decision.threshold is None else f" at the threshold {decision.threshold:.3g}"
+    figure.suptitle(fit(f"{title}{threshold}", 600, 13))
+    return figure
+
+
+@styled
+def score_histogram(predictions: Predictions, decision: Decision, *, title: str) -> Figure:
+    """Draw the probability of the positive class by true class, and the threshold; for two classes."""
+    names, positive = predictions.class_names, predictions.positive or 0
+    truth, scores, threshold = _positive_scores(predictions, decision)
+    figure = Figure(figsize=(WIDTH_INCHES, 4.0), layout="constrained")
+    axes = figure.subplots()
+    edges = np.linspace(0, 1, 41)
+    highest = 1
+    for index, colour in ((1 - positive, BLUE), (positive, VERMILLION)):
+        count, _ = np.histogram(scores[truth == (index == positive)], edges)
+        highest = max(highest, int(count.max()))
+        label = f"{fit(names[index], 150, 9)} ({count.sum():,} images)"
+        axes.bar(edges[:-1], count, np.diff(edges), align="edge", color=colour, alpha=0.5, label=label)
+        axes.stairs(np.where(count, count, np.nan), edges, color=colour, linewidth=1.4)
+    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.3g}")
+    scale = _count_axis(axes, highest)
+    axes.set(xlim=(0, 1), ylabel=f"images{scale}", xlabel=f"probability of {fit(names[positive], 300, 10)}")
+    axes.grid(axis="y")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(fit(title, 600, 13))
+    return figure
+
+
+@styled
+def ranking_curves(predictions: Predictions, decision: Decision, *, title: str) -> Figure:
+    """Draw ROC and precision-recall curves with the operating point; a crowded corner is enlarged.
+
+    Both classes must occur.
+    """
+    truth, scores, threshold = _positive_scores(predictions, decision)
+    figure = Figure(figsize=(WIDTH_INCHES, 4.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    chance = {"color": GREY, "linewidth": 1}
+    roc = RocCurveDisplay.from_predictions(
+        truth, scores, ax=axes[0], plot_chance_level=True, chance_level_kw=chance | {"label": "chance"}
+    )
+    trade_off = PrecisionRecallDisplay.from_predictions(
+        truth, scores, ax=axes[1], plot_chance_level=True,
+        chance_level_kw=chance | {"label": f"chance ({percent(truth.mean())})"},
+    )  # fmt: skip
+    called = scores >= threshold
+    recall, false_positives = float(called[truth].mean()), float(called[~truth].mean())
+    precision = float(truth[called].mean()) if called.any() else np.nan
+    point = f"threshold {threshold:.3g}:\nrecall {percent(recall)}, "
+    for panel, display, label, x, y, point_label, corner in (
+        (axes[0], roc, f"AUROC {_below_one(roc_auc_score(truth, scores))}", false_positives, recall,
+         f"{point}false positives {percent(false_positives)}", 0),
+        (axes[1], trade_off, f"average precision {_below_one(average_precision_score(truth, scores))}", recall,
+         precision, f"{point}precision {percent(precision)}", 1),
+    ):  # fmt: skip
+        display.line_.set(color=BLUE, linewidth=1.8, label=label, clip_on=False)
+        inset = _enlarged_corner(panel, display.line_, corner)
+        for place in (panel,) if inset is None else (panel, inset):
+            if called.any():
+                place.plot(x, y, "o", color=VERMILLION, markersize=8, markeredgecolor=INK, zorder=5,
+                           label=point_label, clip_on=place is inset)  # fmt: skip
+        panel.set(xlim=(0, 1), ylim=(0, 1))
+        panel.grid()
+        panel.legend(loc="lower left" if corner else "lower right")
+    axes[0].set(title="ROC", xlabel="false positive rate", ylabel="recall (true positive rate)")
+    axes[1].set(title="Precision and recall", xlabel="recall", ylabel="precision")
+    figure.suptitle(f"{fit(title, 250, 13)}: {fit(predictions.positive_class or '', 250, 13)} against the rest")
+    return figure
+
+
+@styled
+def calibration(predictions: Predictions, decision: Decision, *, title: str) -> Figure:
+    """Draw reliability diagrams before and after temperature scaling, side by side (Guo et al. 2017)."""
+    figure = Figure(figsize=(WIDTH_INCHES, 5.2), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, height_ratios=[3, 1])
+    stages = (("before", 1.0), (f"after (temperature {decision.temperature:.3g})", decision.temperature))
+    for column, (name, temperature) in enumerate(stages):
+        table = predictions.probabilities(temperature)
+        axes, counts = panels[:, column]
+        confidence, accuracy, count = metrics.reliability_bins(predictions.labels, table)
+        filled = count > 0
+        confidence, accuracy, count = confidence[filled], accuracy[filled], count[filled]
+        bounds = [
+            intervals.wilson(round(share * total), int(total)) for share, total in zip(accuracy, count, strict=True)
+        ]
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+        axes.vlines(confidence, *np.transpose(bounds), color=INK, linewidth=1.4, label="95 % interval")
+        axes.plot(confidence, accuracy, "o", color=BLUE, markeredgecolor="white", markersize=8,
+                  label="images of a bin of confidence", clip_on=False, zorder=5)  # fmt: skip
+        error = metrics.probability_metrics(predictions.labels, table)["ece"]
+        axes.set(ylim=(0, 1.02), title=f"{name}: error {error:.2g}")
+        axes.grid(axis="y")
+        width = 1 / metrics.BINS
+        counts.bar(np.flatnonzero(filled) * width, count, width, align="edge", color=SKY, edgecolor="white")
+        # With C classes the highest probability is at least 1/C.
+        lowest = np.floor(metrics.BINS / table.shape[1] + 1e-9) * width
+        counts.set(yscale="log", ylim=(0.7, 2 * count.max()), xlim=(lowest, 1))
+        counts.set_xlabel("confidence (highest probability of an image)")
+        counts.yaxis.set_major_formatter(_THOUSANDS)
+        counts.yaxis.set_minor_formatter(NullFormatter())
+    panels[0, 0].set_ylabel("accuracy")
+    panels[1, 0].set_ylabel("images (log axis)")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(f"{fit(title, 400, 13)}: expected calibration error ({len(predictions):,} images)")
+    return figure
+
+
+def _positive_scores(
+    predictions: Predictions, decision: Decision
+) -> tuple[NDArray[np.bool_], NDArray[np.float32], float]:
+    """Return whether each image is positive, its probability of the positive class, and the threshold."""
+    if predictions.positive is None or decision.threshold is None:
+        raise TypeError("expected predictions with a positive class and a decision with a threshold")
+    scores = predictions.probabilities(decision.temperature)[:, predictions.positive]
+    return predictions.labels == predictions.positive, scores, decision.threshold
 
 
 def _count_axis(axes: Axes, highest: int) -> str:
-    """Logarithmic where a few images stand beside many, and what the label adds then."""
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    """Choose a log axis where small and large counts occur; return the suffix of the axis label."""
+    axes.yaxis.set_major_formatter(_THOUSANDS)
     if highest < 50:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
         return ""
-    axes.set_yscale("log")
-    axes.set_ylim(0.7, highest * 1.6)
+    axes.set(yscale="log", ylim=(0.7, highest * 1.6))
     axes.yaxis.set_major_locator(LogLocator(numticks=6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(_THOUSANDS)
     axes.yaxis.set_minor_formatter(NullFormatter())
     return " (log axis)"
 
 
-def _ranking_curve(
-    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], passed: int, label: str, point_label: str,
-    *, rising: bool,
-) -> None:  # fmt: skip
-    """One curve, its operating point (the last of the `passed` first), its corner enlarged if too full."""
-    inset = _zoom(axes, x, y, left=rising)
-    for panel in (axes,) if inset is None else (axes, inset):
-        # Average precision counts each precision over the recall gained there: steps, not slopes.
-        panel.plot(np.r_[0, x], np.r_[0 if rising else y[0], y], color=BLUE, linewidth=1.8, label=label,
-                   drawstyle="default" if rising else "steps-pre", clip_on=panel is inset)  # fmt: skip
-        if passed:
-            panel.plot(x[passed - 1], y[passed - 1], "o", color=VERMILLION, markersize=8, markeredgecolor=INK,
-                       zorder=5, label=point_label, clip_on=panel is inset)  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.grid()
-
-
-def _zoom(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], *, left: bool) -> Axes | None:
-    """An enlarged upper corner, where the curve comes too close to it to be told apart."""
-    distance = np.maximum(x if left else 1 - x, 1 - y).min()
-    size = 4 * float(distance)
+def _enlarged_corner(axes: Axes, line: Any, corner: int) -> Axes | None:
+    """Add an enlarged view of the corner (x = `corner`, y = 1) that the curve comes close to; None if it does not."""
+    x, y = line.get_data()
+    size = 4 * float(np.maximum(np.abs(x - corner), 1 - y).min())
     if not 0 < size <= 0.2:
         return None
-    limits = (0, size) if left else (1 - size, 1)
-    inset = axes.inset_axes((0.4 if left else 0.14, 0.4, 0.52, 0.46), xlim=limits, ylim=(1 - size, 1 + size / 40))
+    limits = (1 - size, 1) if corner else (0, size)
+    inset = axes.inset_axes((0.14 if corner else 0.4, 0.4, 0.52, 0.46), xlim=limits, ylim=(1 - size, 1 + size / 40))
+    inset.plot(x, y, color=BLUE, linewidth=1.8, drawstyle=line.get_drawstyle())
     inset.tick_params(labelsize=8)
     inset.locator_params(nbins=4)
     inset.spines[:].set_visible(True)
@@ -473,48 +428,131 @@ def _zoom(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], *, left: b
     return inset
 
 
-def _pictures(images: ArrayLike, **companions: Sequence[Any]) -> NDArray[np.uint8]:
-    pictures = np.asarray(images)
-    if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8 or not len(pictures):
-        raise ValueError(
-            f"Received images of shape {pictures.shape} and type {pictures.dtype}; expected uint8 [images, "
-            "height, width, 3] with one image at least. Pass what the decoder returns, before any scaling."
-        )
-    for name, values in companions.items():
-        if len(values) != len(pictures):
-            raise ValueError(
-                f"Received {len(pictures)} images and {len(values)} {name}; expected as many. "
-                "Take both from the same rows."
-            )
-    return pictures
+# Comparisons
 
 
-def _picture_grid(
-    pictures: NDArray[np.uint8], columns: int, lines: int, title: str
-) -> tuple[Figure, list[Axes], float]:
-    """A figure, its axes with the pictures, and their width in points.
+@styled
+def metric_intervals(
+    table: pd.DataFrame, metric_names: Sequence[str], *, names: Sequence[str], groups: Sequence[str] | None = None,
+    title: str,
+) -> Figure:  # fmt: skip
+    """Draw metrics with their intervals: one row a model or data set, one panel a metric.
 
-    They are placed by hand: constrained layout takes seconds for 64.
+    Args:
+        table: One row an entry; one column a metric, and `<metric>_interval_low` and `_high` where known.
+        metric_names: Columns to draw, at most five.
+        names: Name of each row.
+        groups: Group of each row, such as its model: one colour and marker a group; None: one group.
+        title: Title of the figure.
     """
-    if columns < 1:
-        raise ValueError(f"Received columns={columns}; expected at least 1. Eight suit a page.")
-    columns = min(columns, max(len(pictures), 4))
-    rows = -(-len(pictures) // columns)
+    rows = len(table)
+    figure = Figure(figsize=(WIDTH_INCHES, 1.7 + 0.36 * rows), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(metric_names), sharey=True))
+    members = np.array(groups if groups is not None else [""] * rows, dtype=object)
+    places = np.arange(rows)
+    for axes, metric in zip(panels, metric_names, strict=True):
+        values = _numbers(table, metric)
+        low = np.fmin(_numbers(table, f"{metric}_interval_low"), values)
+        high = np.fmax(_numbers(table, f"{metric}_interval_high"), values)
+        for number, group in enumerate(dict.fromkeys(members)):
+            chosen = members == group
+            colour = COLOURS[number % len(COLOURS)]
+            axes.hlines(places[chosen], low[chosen], high[chosen], color=colour, linewidth=2)
+            axes.plot(values[chosen], places[chosen], _MARKERS[number % len(_MARKERS)], color=colour,
+                      markeredgecolor="white", markersize=8, label=fit(group, 200, 9), clip_on=False)  # fmt: skip
+        label = metric.removeprefix("test_").replace("_at_threshold", "\nat the threshold").replace("_", " ")
+        axes.set_xlabel(label, size=9)
+        axes.set_ylim(rows - 0.5, -0.5)
+        axes.grid(axis="x")
+        axes.locator_params(axis="x", nbins=3)
+        axes.xaxis.set_major_formatter(_SHORT)
+        axes.margins(x=0.12)
+    panels[0].set_yticks(places, [fit(name, 190, 9) for name in names], size=9)
+    if len(set(members)) > 1:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(fit(title, 600, 13))
+    return figure
+
+
+def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    if column not in table:
+        return np.full(len(table), np.nan)
+    return pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+
+
+# Images
+
+
+@styled
+def sample_grid(images: NDArray[np.uint8], titles: Sequence[str], *, columns: int = 8, title: str) -> Figure:
+    """Draw images, each with a line of text below it.
+
+    Args:
+        images: RGB, uint8 [n, height, width, 3].
+        titles: Text below each image.
+        columns: Images in a row.
+        title: Title of the figure.
+    """
+    figure, cells, width_points = _image_grid(images, columns, 1, title)
+    for axes, text in zip(cells, titles, strict=True):
+        _caption(axes, 0, fit(text, width_points, 8), size=8)
+    return figure
+
+
+@styled
+def prediction_gallery(
+    images: NDArray[np.uint8], truths: Sequence[str], predictions: Sequence[str], probabilities: Sequence[float],
+    names: Sequence[str], *, title: str, columns: int = 6,
+) -> Figure:  # fmt: skip
+    """Draw images with their predictions; right and wrong ones differ in sign, frame and colour.
+
+    Args:
+        images: RGB, uint8 [n, height, width, 3].
+        truths: True class of each.
+        predictions: Predicted class of each.
+        probabilities: Probability of the predicted class.
+        names: File name of each.
+        title: Title of the figure.
+        columns: Images in a row.
+    """
+    figure, cells, width_points = _image_grid(images, columns, 3, title)
+    for axes, truth, predicted, probability, name in zip(cells, truths, predictions, probabilities, names, strict=True):
+        wrong = truth != predicted
+        sign, colour = ("✗", VERMILLION) if wrong else ("✓", GREEN)
+        axes.spines[:].set(visible=True, color=colour, linewidth=3)
+        badge = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "none"}
+        axes.text(0.07, 0.93, sign, color="white", size=12, ha="center", va="center", bbox=badge,
+                  transform=axes.transAxes)  # fmt: skip
+        _caption(axes, 0, f"{fit(predicted, width_points - 46, 9)} {percent(probability)}", size=9)
+        if wrong:
+            _caption(axes, 1, fit(f"truth: {truth}", width_points, 9), size=9, color=VERMILLION)
+        _caption(axes, 1 + wrong, fit(name, width_points, 7.5), size=7.5, color=GREY)
+    return figure
+
+
+def _image_grid(images: NDArray[np.uint8], columns: int, lines: int, title: str) -> tuple[Figure, list[Axes], float]:
+    """Return a figure, the axes of its images, and the width of an image in points.
+
+    Positions are computed here: constrained layout takes seconds for 64 images.
+    """
+    columns = min(columns, max(len(images), 4))
+    rows = -(-len(images) // columns)
     margin, gap, heading, caption = 0.12, 0.14, 0.5, 0.08 + 0.165 * lines
     width = (WIDTH_INCHES - 2 * margin - (columns - 1) * gap) / columns
-    height = width * pictures.shape[1] / pictures.shape[2]
+    height = width * images.shape[1] / images.shape[2]
     total = heading + rows * (height + caption + gap)
     figure = Figure(figsize=(WIDTH_INCHES, total))
     figure.text(0.5, 1 - 0.5 * heading / total, fit(title, 600, 13), size=13, ha="center", va="center")
     cells = []
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         row, column = divmod(index, columns)
         left = margin + column * (width + gap)
         bottom = total - heading - row * (height + caption + gap) - height
         axes = figure.add_axes(
             (left / WIDTH_INCHES, bottom / total, width / WIDTH_INCHES, height / total), xticks=[], yticks=[]
         )
-        axes.imshow(picture, aspect="auto", interpolation="antialiased")
+        axes.imshow(image, aspect="auto", interpolation="antialiased")
         axes.spines[:].set_visible(False)
         cells.append(axes)
     return figure, cells, 72 * width
@@ -527,17 +565,16 @@ def _caption(axes: Axes, line: int, text: str, *, size: float, color: str = INK)
     )  # fmt: skip
 
 
-def _readable(colour: NDArray[np.float64]) -> str:
-    """Black or white, whichever contrasts more (relative luminance of WCAG 2.2; both are equal at 0.179)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    return "black" if float(np.dot(linear, [0.2126, 0.7152, 0.0722])) > 0.179 else "white"
+# Text
 
 
 def percent(share: float, decimals: int = 1) -> str:
-    """A percentage that says 0 and 100 only when it is meant."""
+    """Return a percentage that reads 0 % or 100 % only for exactly none or all.
+
+    >>> percent(0.99999), percent(1), percent(0.5)
+    ('>99.9%', '100%', '50.0%')
+    """
     smallest = 10.0 ** (-2 - decimals)
-    if np.isnan(share):
-        return "–"
     if 0 < share < smallest:
         return f"<{smallest:.{decimals}%}"
     if 1 - smallest < share < 1:
@@ -550,36 +587,35 @@ def _below_one(value: float) -> str:
 
 
 def fit(text: str, width_points: float, size: float) -> str:
-    """A text in one line of at most this width, shortened in the middle, safe from mathtext."""
+    """Return text in one line of at most this width, shortened in the middle, with `$` escaped for matplotlib."""
     text = _printable(text)
     if len(text) > 400:
         text = text[:200] + text[-200:]
-    kept, shown = len(text), text
-    while kept > 2 and sum(map(_character_width, shown)) * size > width_points:
-        kept -= 1
-        shown = text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
-    return shown.replace("$", r"\$")
+    length, shortened = len(text), text
+    while length > 2 and sum(map(_character_width, shortened)) * size > width_points:
+        length -= 1
+        shortened = text[: (length + 1) // 2] + "…" + text[len(text) - length // 2 :]
+    return shortened.replace("$", r"\$")
 
 
 def _printable(text: str) -> str:
-    """In one line, with the characters of the font: others become a box, invisible ones go."""
-    one_line = " ".join(str(text).split())
-    known = _characters()
+    """Return text in one line; characters that the font lacks become a box, invisible ones are removed."""
+    characters = _font_characters()
     return "".join(
-        character if ord(character) in known else "□"
-        for character in one_line
-        if ord(character) in known or unicodedata.category(character)[0] not in "CM"
+        character if ord(character) in characters else "□"
+        for character in " ".join(str(text).split())
+        if ord(character) in characters or unicodedata.category(character)[0] not in "CM"
     )
 
 
 @cache
-def _characters() -> frozenset[int]:
+def _font_characters() -> frozenset[int]:
     return frozenset(get_font(findfont(FONT)).get_charmap())
 
 
 @cache
 def _character_width(character: str) -> float:
-    """Width in points at a size of one point."""
+    """Return the width in points at a font size of one point."""
     font = get_font(findfont(FONT))
     font.set_size(100, 72)
     font.set_text(character)

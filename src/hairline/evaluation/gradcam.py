@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from hairline.system.errors import HairlineError
 
-_HeatMap = tf.types.experimental.PolymorphicFunction  # pixels [height, width, 3], class -> float32 [rows, columns]
+_HeatMap = Callable[[Any, Any], Any]  # pixels [height, width, 3] and class -> float32 [rows, columns], as tensors
 
 
 class NoMapError(HairlineError):
@@ -63,7 +66,7 @@ def _from_pooled_maps(model: keras.Model) -> _HeatMap | None:
     size = tuple(max(tensor.shape[axis] for tensor in maps) for axis in (1, 2))
     backbone = keras.Model(model.input, maps)
 
-    @tf.function  # eager execution of the backbone takes several times as long
+    # Eager execution of the backbone takes several times as long.
     def heat_map(image: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         outputs = tf.nest.flatten(backbone(image[None], training=False))  # a single output comes without a list
         heat = tf.zeros((1, *size, 1))
@@ -72,7 +75,8 @@ def _from_pooled_maps(model: keras.Model) -> _HeatMap | None:
             heat += tf.image.resize(tf.tensordot(tf.cast(output, tf.float32), column, 1)[..., None], size)
         return heat[0, :, :, 0]
 
-    return heat_map
+    compiled: _HeatMap = tf.function(heat_map)
+    return compiled
 
 
 def _from_last_map(model: keras.Model) -> _HeatMap:
@@ -82,7 +86,6 @@ def _from_last_map(model: keras.Model) -> _HeatMap:
         raise NoMapError(f"the model {model.name} has no spatial layer: Grad-CAM needs a convolution")
     both = keras.Model(model.input, [maps[-1], model.get_layer("logits").output])
 
-    @tf.function
     def heat_map(image: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             output, logits = both(image[None], training=False)
@@ -91,7 +94,8 @@ def _from_last_map(model: keras.Model) -> _HeatMap:
         weights = tf.reduce_mean(tape.gradient(score, output), axis=(1, 2), keepdims=True)
         return tf.reduce_sum(weights * output, axis=-1)[0]
 
-    return heat_map
+    compiled: _HeatMap = tf.function(heat_map)
+    return compiled
 
 
 def _is_spatial(tensor: keras.KerasTensor | None) -> bool:

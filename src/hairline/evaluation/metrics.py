@@ -1,380 +1,383 @@
-"""Scores of a classifier: pure functions from arrays to numbers, needing NumPy alone.
+"""Metrics of predictions: by scikit-learn, and as functions of image weights for the bootstrap.
 
-Two rules hold throughout. A quotient with nothing below the line is `nan` (a class without examples, or
-without examples of any other): never a warning, never a 0 that looks measured. The one exception is
-precision: a class that has examples and is never predicted scores 0, as in scikit-learn, because a sweep must
-rank the model that gave it up below all others. Averages over classes ("macro") are over the classes that
-have examples.
+A metric that is undefined (a class without images, or without images of any other class) is nan, without a warning. One
+exception, as in scikit-learn: a class that has images and is never predicted has a precision of 0, so that a model that
+ignores a class ranks below all others. Macro averages are taken over the classes that have images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import NormalDist
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    multilabel_confusion_matrix,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
-SMALLEST_PROBABILITY = 1e-7  # Keras' epsilon, so that `log_loss` agrees with the loss the training printed
-LARGEST_SUM_ERROR = 1e-3  # rows computed in float16 miss 1 by up to this much
+from hairline.evaluation import intervals
+from hairline.model.decision import Decision
+from hairline.model.predictions import Predictions
+
+BINS = 15  # of the calibration error
+PER_CLASS = ("precision", "recall", "f1", "specificity", "auroc", "average_precision")
+_SMALLEST_PROBABILITY = 1e-7  # epsilon of Keras, so that `loss` equals the loss of training
+_WHEN_ANSWERED = ("accuracy", "precision", "recall", "specificity", "f1", "balanced_accuracy")
+
+
+def measure(predictions: Predictions, decision: Decision, *, resamples: int = intervals.RESAMPLES) -> dict[str, float]:
+    """Compute all metrics of calibrated predictions, with 95 % intervals.
+
+    Args:
+        predictions: Predictions of one set of images.
+        decision: Temperature, threshold and abstain band.
+        resamples: Bootstrap resamples; 0: Wilson intervals only, which cost nothing.
+
+    Returns:
+        The metrics of `classification_metrics`; those of classes also as `<metric>_at_threshold`; `<metric>_<class>`
+        for each class against the rest; with an abstain band `abstained` (share of images) and
+        `<metric>_when_answered`; `<metric>_interval_low` and `_high`. nan where a metric is undefined.
+    """
+    labels, positive = predictions.labels, predictions.positive
+    probabilities = predictions.probabilities(decision.temperature)
+    classes = probabilities.shape[1]
+    predicted = {"": probabilities.argmax(axis=1)}
+    metrics = classification_metrics(labels, probabilities, positive=positive)
+    if positive is not None and decision.threshold is not None:
+        at_threshold = replace(decision, abstain=None).classes(probabilities, positive)
+        predicted["_at_threshold"] = at_threshold
+        values = class_metrics(labels, at_threshold, classes=classes, positive=positive)
+        metrics |= {f"{name}_at_threshold": value for name, value in values.items()}
+        if decision.abstain is not None:
+            answered = decision.classes(probabilities, positive) >= 0
+            metrics["abstained"] = float(1 - answered.mean())
+            if answered.any():
+                values = class_metrics(labels[answered], at_threshold[answered], classes=classes, positive=positive)
+                metrics |= {f"{name}_when_answered": values[name] for name in _WHEN_ANSWERED}
+    bounds: dict[str, tuple[float, float]] = {}
+    for suffix, decided in predicted.items():
+        bounds |= {f"{name}{suffix}": ends for name, ends in _wilson_intervals(labels, decided, positive).items()}
+    if resamples:
+        weighted = WeightedMetrics(labels, probabilities, predicted, positive=positive)
+        bounds = _bootstrap_intervals(weighted, predictions.groups, resamples) | bounds
+    metrics |= _metrics_per_class(predictions, probabilities, predicted[""])
+    for name, ends in bounds.items():
+        low, high = (np.nan, np.nan) if np.isnan(metrics[name]) else ends
+        metrics |= {f"{name}_interval_low": low, f"{name}_interval_high": high}
+    return metrics
 
 
 def classification_metrics(
-    labels: ArrayLike, probabilities: ArrayLike, *, positive: int | None, threshold: float | None = None
+    labels: NDArray[np.int64], probabilities: NDArray[np.float32], *, positive: int | None
 ) -> dict[str, float]:
-    """Everything one evaluation reports, under flat names ready for logging.
-
-    Decisions are arg-max. With a positive class, precision, recall, specificity, f1, auroc and
-    average_precision refer to it; without one they are macro averages, one class against the rest.
+    """Compute the metrics of the most probable class and of the probabilities.
 
     Args:
-        labels: True classes, int `[n]` in `0..C-1`.
-        probabilities: float `[n, C]`, rows in `[0, 1]` that sum to 1.
-        positive: Index of the positive class; only with two classes.
-        threshold: Operating point in `[0, 1]`: positive is decided where its probability is at least this.
-            Adds `<metric>_at_threshold` for the metrics of decisions; only with a positive class.
+        labels: True classes, int64 [n].
+        probabilities: float [n, classes].
+        positive: Index of the class that precision, recall, specificity, f1, auroc and average_precision refer to;
+            None: macro averages over the classes.
 
     Returns:
-        `accuracy loss precision recall specificity f1 balanced_accuracy auroc average_precision brier ece`;
-        loss in nats.
+        `accuracy precision recall f1 specificity balanced_accuracy loss brier ece auroc average_precision`.
 
-    Raises:
-        ValueError: An array has the wrong shape, type or range, or positive or threshold do not fit it.
-
-    Examples:
-        >>> scores = classification_metrics([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]],
-        ...                                 positive=1, threshold=0.25)
-        >>> scores["accuracy"], scores["recall"], scores["recall_at_threshold"], scores["auroc"]
-        (0.75, 0.5, 1.0, 0.75)
+    >>> metrics = classification_metrics(np.array([0, 0, 1, 1]), np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3],
+    ...                                  [0.2, 0.8]]), positive=1)
+    >>> metrics["accuracy"], metrics["recall"], metrics["auroc"]
+    (0.75, 0.5, 0.75)
     """
-    true, table = _predictions(labels, probabilities)
-    classes = table.shape[1]
-    if positive is not None and (classes != 2 or positive not in (0, 1)):
-        raise ValueError(
-            f"Received positive={positive} with {classes} classes; expected 0 or 1 with two classes. "
-            "Pass positive=None for macro averages over the classes."
-        )
-    if threshold is not None and (positive is None or not 0 <= threshold <= 1):
-        raise ValueError(
-            f"Received threshold={threshold} with positive={positive}; expected a number in [0, 1] and a "
-            "positive class. Pass threshold=None, or name the positive class of two."
-        )
-    scores = _decision_metrics(true, table.argmax(axis=1), classes, positive)
-    ranked = np.unique(true) if positive is None else [positive]
-    scores |= {
-        "loss": log_loss(true, table),
-        "auroc": float(np.mean([auroc(true == index, table[:, index]) for index in ranked])),
-        "average_precision": float(np.mean([average_precision(true == index, table[:, index]) for index in ranked])),
-        "brier": brier_score(true, table),
-        "ece": expected_calibration_error(true, table),
-    }
-    if positive is not None and threshold is not None:
-        predicted = np.where(table[:, positive] >= threshold, positive, 1 - positive)
-        at_threshold = _decision_metrics(true, predicted, classes, positive)
-        scores |= {f"{name}_at_threshold": value for name, value in at_threshold.items()}
-    return scores
+    ranked = np.unique(labels) if positive is None else [positive]
+    rankings = [_ranking_metrics(labels == index, probabilities[:, index]) for index in ranked]
+    return (
+        class_metrics(labels, probabilities.argmax(axis=1), classes=probabilities.shape[1], positive=positive)
+        | probability_metrics(labels, probabilities)
+        | {name: float(np.mean([ranking[name] for ranking in rankings])) for name in rankings[0]}
+    )
 
 
-def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int64]:
-    """Counts, int64 `[C, C]`: rows are the truth, columns the prediction.
+def class_metrics(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], *, classes: int, positive: int | None
+) -> dict[str, float]:
+    """Compute the metrics of predicted classes: `accuracy precision recall f1 specificity balanced_accuracy`."""
+    one_sided, present = _one_sided(labels, predicted, classes), np.isin(range(classes), labels)
+    metrics = {"accuracy": float(accuracy_score(labels, predicted))}
+    for name, values in one_sided.items():
+        metrics[name] = float(values[present].mean() if positive is None else values[positive])
+    # Of two classes with one missing there is nothing to balance.
+    balanced = one_sided["recall"][present].mean() if classes > 2 or present.all() else np.nan
+    return metrics | {"balanced_accuracy": float(balanced)}
 
-    Raises:
-        ValueError: A label or prediction is not an integer in `0..classes-1`, or the lengths differ.
 
-    Examples:
-        >>> confusion_matrix([0, 0, 1], [0, 1, 1], classes=2).tolist()
-        [[1, 1], [0, 1]]
+def probability_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> dict[str, float]:
+    """Compute `loss` (log loss, nats), `brier`, and `ece` (expected calibration error).
+
+    The Brier score of two classes is the mean of (p - y)^2 of either class; of more classes, the sum over the classes,
+    as in scikit-learn. The calibration error (Guo et al. 2017, equation 3) refers to the highest probability; on few
+    images it is biased upwards.
+
+    >>> metrics = probability_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [0.9, 0.1]]))
+    >>> round(metrics["ece"], 6), round(metrics["brier"], 6)
+    (0.4, 0.41)
     """
-    true, decided = _class_indexes(labels, classes, "labels"), _class_indexes(predicted, classes, "predicted")
-    _same_length(true, decided, "labels", "predicted")
-    return np.bincount(true * classes + decided, minlength=classes**2).reshape(classes, classes).astype(np.int64)
-
-
-def per_class(labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a class, from arg-max decisions: class, support (images), precision, recall, f1, specificity.
-
-    Raises:
-        ValueError: As in `classification_metrics`, or there is not one name a class.
-
-    Examples:
-        >>> per_class([0, 1], [[0.8, 0.2], [0.3, 0.7]], ["sound", "cracked"])[0]
-        {'class': 'sound', 'support': 1, 'precision': 1.0, 'recall': 1.0, 'f1': 1.0, 'specificity': 1.0}
-    """
-    true, table = _predictions(labels, probabilities)
-    if len(class_names) != table.shape[1]:
-        raise ValueError(
-            f"Received {len(class_names)} class names for {table.shape[1]} columns of probabilities; "
-            "expected one a column. Pass the names in the order of the columns."
-        )
-    matrix = confusion_matrix(true, table.argmax(axis=1), len(class_names))
-    columns = _one_sided(matrix)
-    return [
-        {"class": name, "support": int(matrix[index].sum())}
-        | {metric: float(values[index]) for metric, values in columns.items()}
-        for index, name in enumerate(class_names)
-    ]
-
-
-def ranking_points(
-    labels01: ArrayLike, scores: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Every distinct operating point, from the strictest to the one that calls all positive.
-
-    Args:
-        labels01: int or bool `[n]`, 1 for positive.
-        scores: float `[n]`, higher is more positive; finite, any range.
-
-    Returns:
-        Thresholds (descending, each a score), and the number of true and of false positives where
-        `score >= threshold`. Equal scores share a point: no threshold can part them.
-
-    Raises:
-        ValueError: Labels other than 0 and 1, scores not finite, lengths that differ, nothing at all.
-
-    Examples:
-        >>> [column.tolist() for column in ranking_points([0, 1, 1, 0], [0.2, 0.9, 0.5, 0.5])]
-        [[0.9, 0.5, 0.2], [1, 2, 2], [0, 1, 2]]
-    """
-    true, values = _class_indexes(labels01, 2, "labels01"), np.asarray(scores, dtype=np.float64)
-    _same_length(true, values, "labels01", "scores")
-    if not np.isfinite(values).all():
-        raise ValueError("Received scores with nan or inf; expected finite numbers. Look for a diverged training.")
-    order = np.argsort(-values, kind="stable")
-    values, true = values[order], true[order]
-    last_of_ties = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
-    true_positives = np.cumsum(true)[last_of_ties]
-    return values[last_of_ties], true_positives, last_of_ties + 1 - true_positives
-
-
-def auroc(labels01: ArrayLike, scores: ArrayLike) -> float:
-    """Chance that a positive outranks a negative, ties counting half; `nan` unless both occur.
-
-    Hanley and McNeil 1982, "The meaning and use of the area under a ROC curve". Arguments and errors as in
-    `ranking_points`.
-
-    Examples:
-        >>> auroc([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
-        0.875
-    """
-    _, true_positives, false_positives = ranking_points(labels01, scores)
-    pairs = int(true_positives[-1]) * int(false_positives[-1])
-    if pairs == 0:
-        return float("nan")
-    new_negatives = np.diff(false_positives, prepend=0)
-    new_positives = np.diff(true_positives, prepend=0)
-    return float(np.sum(new_negatives * (2 * true_positives - new_positives)) / (2 * pairs))
-
-
-def average_precision(labels01: ArrayLike, scores: ArrayLike) -> float:
-    """Precision averaged over the recall gained at each threshold; `nan` without a positive.
-
-    The sum over thresholds of `(R_n - R_{n-1}) P_n`, not interpolated, as in scikit-learn. Arguments and
-    errors as in `ranking_points`.
-
-    Examples:
-        >>> average_precision([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.8])
-        0.8333333333333333
-    """
-    _, true_positives, false_positives = ranking_points(labels01, scores)
-    if true_positives[-1] == 0:
-        return float("nan")
-    gained = np.diff(true_positives, prepend=0) / true_positives[-1]
-    return float(np.sum(gained * true_positives / (true_positives + false_positives)))
-
-
-def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Mean of -ln(probability of the true class), in nats, probabilities clipped at 1e-7.
-
-    Arguments and errors as in `classification_metrics`.
-
-    Examples:
-        >>> round(log_loss([0, 1], [[0.5, 0.5], [0.5, 0.5]]), 6)
-        0.693147
-    """
-    true, table = _predictions(labels, probabilities)
-    given = np.clip(table[np.arange(len(true)), true], SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    return float(-np.log(given).mean())
-
-
-def brier_score(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Squared error of the probabilities (Brier 1950), scaled as scikit-learn does.
-
-    Two classes: mean of `(p - y)^2` of either class, in `[0, 1]`. More: that square summed over the classes
-    and not halved, in `[0, 2]`, as Brier defined it. Arguments and errors as in `classification_metrics`.
-
-    Examples:
-        >>> brier_score([0, 1], [[0.5, 0.5], [0.0, 1.0]])
-        0.125
-    """
-    true, table = _predictions(labels, probabilities)
-    squares = ((table - np.eye(table.shape[1])[true]) ** 2).sum(axis=1).mean()
-    return float(squares / 2 if table.shape[1] == 2 else squares)
+    loss, brier, *gaps = _image_terms(labels, probabilities).mean(axis=0)
+    return {"loss": float(loss), "brier": float(brier), "ece": float(np.abs(gaps).sum())}
 
 
 def reliability_bins(
-    labels: ArrayLike, probabilities: ArrayLike, bins: int = 15
+    labels: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Confidence against accuracy, the data of a reliability diagram.
+    """Return mean confidence, accuracy and number of images of each bin of confidence, [BINS] each; nan if empty.
 
-    Guo et al. 2017, "On calibration of modern neural networks", equations 2 and 3: confidence is the highest
-    probability of a row, bin m of M covers `((m-1)/M, m/M]`.
+    Confidence is the highest probability of an image. Bin m of M covers ((m-1)/M, m/M].
+
+    >>> confidence, accuracy, count = reliability_bins(np.array([0, 1]), np.array([[0.9, 0.1], [0.89, 0.11]]))
+    >>> int(count[13]), float(confidence[13].round(3)), float(accuracy[13])
+    (2, 0.895, 0.5)
+    """
+    right, confidence, index = _confidence(labels, np.asarray(probabilities, np.float64))
+    count = np.bincount(index, minlength=BINS)
+    sums = [np.bincount(index, weights=values, minlength=BINS) for values in (confidence, right)]
+    mean_confidence, accuracy = (_ratio(total, count) for total in sums)
+    return mean_confidence, accuracy, count
+
+
+def measure_splits(predictions: Predictions, decision: Decision, *, resamples: int) -> dict[str, float]:
+    """Compute the metrics of a training run: the test split in full, with intervals.
 
     Returns:
-        Mean confidence, accuracy and number of images of each bin, `[bins]` each; `nan` where a bin is empty.
-
-    Raises:
-        ValueError: As in `classification_metrics`, or fewer bins than one.
-
-    Examples:
-        >>> confidence, accuracy, count = reliability_bins([0, 1], [[0.9, 0.1], [0.7, 0.3]], bins=2)
-        >>> count.tolist(), round(float(confidence[1]), 3), round(float(accuracy[1]), 3)
-        ([0, 2], 0.8, 0.5)
+        Flat metrics. `train_loss` and `val_loss` are computed before calibration, as the curves are; all of `test_` are
+        of the calibrated model, except `test_loss_uncalibrated` and `test_ece_uncalibrated`.
     """
-    true, table = _predictions(labels, probabilities)
-    if bins < 1:
-        raise ValueError(f"Received bins={bins}; expected at least 1. The usual choice is 15.")
-    confidence = table.max(axis=1)
-    index = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
-    count = np.bincount(index, minlength=bins)
-    right = np.bincount(index, weights=table.argmax(axis=1) == true, minlength=bins)
-    return _ratio(np.bincount(index, weights=confidence, minlength=bins), count), _ratio(right, count), count
+    train, val, test = (predictions.select(split) for split in ("train", "val", "test"))
+    metrics: dict[str, float] = {}
+    for split, part in (("train", train), ("val", val)):
+        values = classification_metrics(part.labels, part.probabilities(), positive=part.positive)
+        metrics |= {f"{split}_{key}": values[key] for key in ("accuracy", "loss")} | {f"{split}_images": len(part)}
+    before, after, test_before = (
+        probability_metrics(part.labels, part.probabilities(temperature))
+        for part, temperature in ((val, 1.0), (val, decision.temperature), (test, 1.0))
+    )
+    metrics |= {"val_ece_uncalibrated": before["ece"], "val_ece": after["ece"]}
+    metrics |= {f"test_{key}": value for key, value in measure(test, decision, resamples=resamples).items()}
+    metrics |= {f"test_{key}_uncalibrated": test_before[key] for key in ("loss", "ece")} | {"test_images": len(test)}
+    return metrics | decision_metrics(decision)
 
 
-def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> float:
-    """Mean distance of confidence from accuracy, weighted by the images in a bin; arguments as for the bins.
+def decision_metrics(decision: Decision) -> dict[str, float]:
+    """Return the decision and its metrics on validation as flat numbers."""
+    point = decision.point
+    metrics: dict[str, float] = {"temperature": decision.temperature}
+    if point is None or decision.threshold is None:
+        return metrics
+    metrics["threshold"] = decision.threshold
+    if point.threshold_low is not None and point.threshold_high is not None:
+        metrics |= {"threshold_low": point.threshold_low, "threshold_high": point.threshold_high}
+    metrics |= {f"val_{key}_at_threshold": getattr(point, key) for key in ("recall", "specificity", "precision")}
+    ends = {"low": point.recall_low, "high": point.recall_high}
+    return metrics | {f"val_recall_at_threshold_interval_{end}": value for end, value in ends.items()}
 
-    Guo et al. 2017, equation 3, on the highest probability of a row. On few images it is biased upwards:
-    every bin's own noise counts as an error.
 
-    Examples:
-        >>> round(expected_calibration_error([0, 1], [[0.9, 0.1], [0.9, 0.1]]), 6)
-        0.4
+class WeightedMetrics:
+    """The metrics of weighted images, for thousands of resamples at once, where scikit-learn takes one at a time."""
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        probabilities: NDArray[np.float32],
+        predicted: Mapping[str, NDArray[np.int64]],
+        *,
+        positive: int | None,
+    ) -> None:
+        """Compute what all resamples share.
+
+        Args:
+            labels: True classes, int64 [n].
+            probabilities: float [n, classes].
+            predicted: Predicted classes, int64 [n], -1 for no answer, by the suffix of their metrics.
+            positive: Index of the positive class; None: macro averages.
+        """
+        self._positive, self._classes = positive, probabilities.shape[1]
+        self._terms = _image_terms(labels, probabilities).astype(np.float32)
+        # Confusion matrix cells, with a last column for no answer.
+        columns = self._classes + 1
+        self._cells = {
+            suffix: np.eye(self._classes * columns, dtype=np.float32)[labels * columns + classes % columns]
+            for suffix, classes in predicted.items()
+        }
+        ranked = range(self._classes) if positive is None else (positive,)
+        self._rankings = [Ranking(labels == index, probabilities[:, index]) for index in ranked]
+
+    def __call__(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+        """Return all metrics of each row of weights, float32 [k, n]: float64 [k] each."""
+        return self.of_probabilities(weights) | self.of_classes(weights) | self.of_rankings(weights)
+
+    def of_probabilities(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+        """Return `loss`, `brier` and `ece`."""
+        means = (weights @ self._terms).astype(np.float64) / weights.sum(axis=1, dtype=np.float64)[:, None]
+        return {"loss": means[:, 0], "brier": means[:, 1], "ece": np.abs(means[:, 2:]).sum(axis=1)}
+
+    def of_classes(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+        """Return the metrics of `class_metrics`, with the suffix of each set of predicted classes."""
+        metrics: dict[str, NDArray[np.float64]] = {}
+        for suffix, cells in self._cells.items():
+            counts = (weights @ cells).astype(np.float64).reshape(-1, self._classes, self._classes + 1)
+            right, support = np.einsum("bii->bi", counts[..., :-1]), counts.sum(axis=2)
+            called, total = counts[..., :-1].sum(axis=1), counts.sum(axis=(1, 2))
+            others = total[:, None] - support
+            one_sided = {
+                "recall": _ratio(right, support),
+                "precision": np.where((called == 0) & (support > 0), 0.0, _ratio(right, called)),
+                "f1": _ratio(2 * right, support + called),
+                "specificity": _ratio(others - called + right, others),
+            }
+            metrics[f"accuracy{suffix}"] = right.sum(axis=1) / total
+            metrics[f"balanced_accuracy{suffix}"] = _mean_of_defined(one_sided["recall"], axis=1)
+            for name, values in one_sided.items():
+                macro = _mean_of_defined(np.where(support > 0, values, np.nan), axis=1)
+                metrics[f"{name}{suffix}"] = macro if self._positive is None else values[:, self._positive]
+        return metrics
+
+    def of_rankings(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+        """Return `auroc` and `average_precision`."""
+        areas, averages = [], []
+        for ranking in self._rankings:
+            true_positives, false_positives = ranking.counts(weights)
+            new_positives = np.diff(true_positives, axis=1, prepend=0)
+            new_negatives = np.diff(false_positives, axis=1, prepend=0)
+            positives, negatives = true_positives[:, -1], false_positives[:, -1]
+            pairs = (new_negatives * (2 * true_positives - new_positives)).sum(axis=1)
+            areas.append(_ratio(pairs, 2 * positives * negatives))
+            precision = true_positives / np.maximum(true_positives + false_positives, 1)
+            averages.append(_ratio((new_positives * precision).sum(axis=1), positives))
+        return {
+            "auroc": _mean_of_defined(np.stack(areas), axis=0),
+            "average_precision": _mean_of_defined(np.stack(averages), axis=0),
+        }
+
+
+class Ranking:
+    """Images in descending order of their scores.
+
+    Attributes:
+        thresholds: Distinct scores, descending. Equal scores share a threshold.
     """
-    confidence, accuracy, count = reliability_bins(labels, probabilities, bins)
-    return float(np.nansum(np.abs(confidence - accuracy) * count) / count.sum())
 
+    def __init__(self, positives: NDArray[np.bool_], scores: NDArray[np.floating]) -> None:
+        """Sort images by score; `positives` says which are positive."""
+        self._order = np.argsort(-scores, kind="stable")
+        self._positives, ordered = positives[self._order], scores[self._order]
+        self._last_of_ties = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+        self.thresholds = ordered[self._last_of_ties]
 
-def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a share that keeps its coverage near 0 and 1 and on few images.
-
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference". Without any image it
-    is `(0.0, 1.0)`, the limit of the formula.
-
-    Args:
-        successes: Images of a kind, such as those classified rightly.
-        total: All images.
-        confidence: Wanted coverage, strictly between 0 and 1.
-
-    Raises:
-        ValueError: Not `0 <= successes <= total`, or a confidence outside `(0, 1)`.
-
-    Examples:
-        >>> [round(bound, 4) for bound in wilson_interval(10, 10)]
-        [0.7225, 1.0]
-    """
-    if not (0 <= successes <= total and 0 < confidence < 1):
-        raise ValueError(
-            f"Received successes={successes}, total={total}, confidence={confidence}; expected "
-            "0 <= successes <= total and 0 < confidence < 1. Pass counts, not shares."
+    def counts(self, weights: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return true and false positives at each threshold for each row of weights, float64 [k, thresholds]."""
+        ordered = weights[:, self._order]
+        # float64 sums: float32 is exact up to 2^24 only.
+        called, true_positives = (
+            np.cumsum(counted, axis=1, dtype=np.float64)[:, self._last_of_ties]
+            for counted in (ordered, ordered * self._positives)
         )
-    low, high = wilson_bounds(np.array([successes]), np.array([total]), confidence)
-    return float(low[0]), float(high[0])
+        return true_positives, called - true_positives
 
 
-def wilson_bounds(
-    successes: ArrayLike, total: ArrayLike, confidence: float = 0.95
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give `wilson_interval` for whole arrays of counts, float64 of their common shape each.
-
-    Examples:
-        >>> wilson_bounds([10, 0], 10)[0].round(4).tolist()
-        [0.7225, 0.0]
-    """
-    found, images = np.broadcast_arrays(np.asarray(successes, np.float64), np.asarray(total, np.float64))
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    variance = np.divide(found * (images - found), images, out=np.zeros(found.shape), where=images > 0)
-    middle, spread = found + z**2 / 2, z * np.sqrt(variance + z**2 / 4)
-    low, high = (middle - spread) / (images + z**2), (middle + spread) / (images + z**2)
-    # Rounding must not put the exact bounds of an all-or-nothing result a hair inside or outside [0, 1].
-    return np.where(found == 0, 0.0, low), np.where(found == images, 1.0, high)
-
-
-def _decision_metrics(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, positive: int | None
+def _metrics_per_class(
+    predictions: Predictions, probabilities: NDArray[np.float32], predicted: NDArray[np.int64]
 ) -> dict[str, float]:
-    matrix = confusion_matrix(labels, predicted, classes)
-    columns, present = _one_sided(matrix), matrix.sum(axis=1) > 0
-    scores = {"accuracy": float(np.trace(matrix) / matrix.sum())}
-    for name, values in columns.items():
-        scores[name] = float(values[present].mean() if positive is None else values[positive])
-    # Of two classes with one missing there is nothing to balance.
-    balanced = columns["recall"][present].mean() if classes > 2 or present.all() else np.nan
-    return scores | {"balanced_accuracy": float(balanced)}
+    """Return `<metric>_<class>` for each class against the rest."""
+    metrics: dict[str, float] = {}
+    one_sided = _one_sided(predictions.labels, predicted, len(predictions.class_names))
+    for index, name in enumerate(predictions.class_names):
+        values = {metric: float(column[index]) for metric, column in one_sided.items()}
+        values |= _ranking_metrics(predictions.labels == index, probabilities[:, index])
+        metrics |= {f"{metric}_{name}": values[metric] for metric in PER_CLASS}
+    return metrics
 
 
-def _one_sided(matrix: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Metrics of each class against the rest, float `[C]` each, from counts `[truth, predicted]`."""
-    found, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    others = matrix.sum() - support
-    precision = _ratio(found, predicted)
-    precision[(predicted == 0) & (support > 0)] = 0.0
+def _one_sided(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> dict[str, NDArray[np.float64]]:
+    """Return precision, recall, f1 and specificity of each class against the rest, float64 [classes] each."""
+    options = {"labels": np.arange(classes)}
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, zero_division=np.nan, **options)
+    matrices = multilabel_confusion_matrix(labels, predicted, **options)
     return {
-        "precision": precision,
-        "recall": _ratio(found, support),
-        "f1": _ratio(2 * found, support + predicted),
-        "specificity": _ratio(others - (predicted - found), others),
+        "precision": np.where((support > 0) & np.isnan(precision), 0.0, precision),
+        "recall": recall,
+        "f1": f1,
+        "specificity": _ratio(matrices[:, 0, 0], matrices[:, 0].sum(axis=1)),
     }
 
 
-def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
-    quotient = np.full(len(below), np.nan)
-    np.divide(above, below, out=quotient, where=below > 0)
+def _ranking_metrics(positives: NDArray[np.bool_], scores: NDArray[np.floating]) -> dict[str, float]:
+    """Return `auroc` and `average_precision` of a class against the rest."""
+    return {
+        "auroc": float(roc_auc_score(positives, scores)) if positives.any() and not positives.all() else np.nan,
+        "average_precision": float(average_precision_score(positives, scores)) if positives.any() else np.nan,
+    }
+
+
+def _image_terms(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return what `loss`, `brier` and `ece` average, float64 [n, 2 + BINS].
+
+    Columns: log loss, squared error, and accuracy less confidence in the column of the image's bin.
+    """
+    table = np.clip(np.asarray(probabilities, np.float64), 0.0, 1.0)
+    given = np.clip(table[np.arange(len(labels)), labels], _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+    squares = ((table - np.eye(table.shape[1])[labels]) ** 2).sum(axis=1) / (2 if table.shape[1] == 2 else 1)
+    right, confidence, index = _confidence(labels, table)
+    return np.column_stack([-np.log(given), squares, np.eye(BINS)[index] * (right - confidence)[:, None]])
+
+
+def _confidence(
+    labels: NDArray[np.int64], table: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]:
+    """Return whether each image is classified correctly, its confidence, and its bin."""
+    confidence = table.max(axis=1)
+    index = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence, side="left")
+    return table.argmax(axis=1) == labels, confidence, index
+
+
+def _wilson_intervals(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None
+) -> dict[str, tuple[float, float]]:
+    """Return the Wilson intervals of the metrics that are proportions; a macro average is none."""
+    bounds = {"accuracy": intervals.wilson(int((labels == predicted).sum()), len(labels))}
+    if positive is not None:
+        inside, called = labels == positive, predicted == positive
+        found = int((inside & called).sum())
+        bounds |= {
+            "recall": intervals.wilson(found, int(inside.sum())),
+            "specificity": intervals.wilson(int((~inside & ~called).sum()), int((~inside).sum())),
+            "precision": intervals.wilson(found, int(called.sum())),
+        }
+    return bounds
+
+
+def _bootstrap_intervals(
+    weighted: WeightedMetrics, groups: NDArray[np.object_], resamples: int
+) -> dict[str, tuple[float, float]]:
+    """Return the bootstrap intervals of all metrics.
+
+    Repeated images add noise to every bin, and noise raises the calibration error: its interval is centred on the value
+    of the images themselves.
+    """
+    drawn = intervals.bootstrap(weighted, groups, resamples=resamples)
+    value = weighted(np.ones((1, len(groups)), np.float32))["ece"][0]
+    drawn["ece"] = np.maximum(drawn["ece"] - np.median(drawn["ece"]) + value, 0.0)
+    return {name: intervals.percentiles(values) for name, values in drawn.items()}
+
+
+def _ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Return the quotient, nan where the divisor is 0."""
+    quotient = np.full(np.shape(below), np.nan)
+    np.divide(above, below, out=quotient, where=np.asarray(below) > 0)
     return quotient
 
 
-def _predictions(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    table = np.asarray(probabilities, dtype=np.float64)
-    if table.ndim != 2 or table.shape[1] < 2:
-        raise ValueError(
-            f"Received probabilities of shape {table.shape}; expected [images, classes] with two classes or "
-            "more. Write a single sigmoid output p as the columns (1 - p, p)."
-        )
-    true = _class_indexes(labels, table.shape[1], "labels")
-    _same_length(true, table, "labels", "probabilities")
-    # Negated, so that nan, which fails every comparison, is caught as well.
-    if not (np.abs(table - 0.5) <= 0.5 + 1e-6).all():
-        raise ValueError(
-            f"Received probabilities from {table.min()} to {table.max()}; expected [0, 1] without nan. "
-            "Apply softmax to logits; look for a diverged training if there is nan."
-        )
-    error = np.abs(table.sum(axis=1) - 1).max()
-    if error > LARGEST_SUM_ERROR:
-        raise ValueError(
-            f"Received a row of probabilities that misses the sum 1 by {error:.3g}; expected at most "
-            f"{LARGEST_SUM_ERROR}. Use softmax over the classes, not one sigmoid a class."
-        )
-    return true, np.clip(table, 0.0, 1.0)
-
-
-def _class_indexes(values: ArrayLike, classes: int, name: str) -> NDArray[np.int64]:
-    array = np.asarray(values)
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iub":
-        raise ValueError(
-            f"Received {name} of shape {array.shape} and type {array.dtype}; expected at least one integer, "
-            "[images]. Use argmax(axis=1) on one-hot rows, astype(int) on floats."
-        )
-    if array.min() < 0 or array.max() >= classes:
-        raise ValueError(
-            f"Received {name} from {array.min()} to {array.max()}; expected 0 to {classes - 1}. "
-            "Compare the class names of the manifest with those of the model."
-        )
-    return array.astype(np.int64)
-
-
-def _same_length(first: NDArray[Any], second: NDArray[Any], first_name: str, second_name: str) -> None:
-    if second.ndim == 0 or len(first) != len(second) or (second_name == "scores" and second.ndim != 1):
-        raise ValueError(
-            f"Received {first_name} of shape {first.shape} and {second_name} of shape {second.shape}; "
-            "expected one entry an image in both. Take them from the same predictions, in the same order."
-        )
+def _mean_of_defined(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return the mean of the defined values; nan, without a warning, if all are undefined."""
+    defined = np.isfinite(values)
+    return _ratio(np.where(defined, values, 0.0).sum(axis=axis), defined.sum(axis=axis))

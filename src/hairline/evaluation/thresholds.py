@@ -1,82 +1,172 @@
-"""The operating point: the probability from which on an image is called positive, chosen on validation images."""
+"""Choose how probabilities become answers, on validation images only: the temperature and the threshold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
-from hairline.evaluation import intervals, metrics
-from hairline.model.decision import Decision, OperatingPoint
+from hairline.evaluation import intervals
+from hairline.evaluation.metrics import Ranking
+from hairline.model.decision import Decision, DecisionError, OperatingPoint
+from hairline.model.predictions import Predictions
 
 Rule = Literal["recall", "f1", "given"]
 RESAMPLES = 500
+_TEMPERATURES = (0.02, 50.0)
+
+
+def choose_decision(
+    predictions: Predictions,
+    *,
+    threshold: float | str,
+    target_recall: float,
+    standard_errors: float,
+    calibration: Literal["temperature", "none"],
+    abstain: list[float] | None,
+    resamples: int = RESAMPLES,
+) -> Decision:
+    """Choose temperature and threshold.
+
+    Args:
+        predictions: Predictions of validation images, which took no part in training.
+        threshold: `recall`, `f1`, or the probability itself.
+        target_recall: Target of `threshold=recall`.
+        standard_errors: How many standard errors the balanced accuracy may lie below its best.
+        calibration: Whether a temperature is fitted.
+        abstain: Lowest and highest probability between which the answer is "cannot tell".
+        resamples: Bootstrap resamples of the threshold's interval; 0: no interval.
+
+    Raises:
+        DecisionError: If an abstain band or a numeric threshold is given without a positive class, or the training
+            diverged.
+    """
+    positive = predictions.positive
+    if positive is None and (abstain is not None or not isinstance(threshold, str)):
+        key = "abstain" if abstain is not None else "threshold"
+        raise DecisionError(
+            f"decision.{key} refers to the positive class, and none is known here: set data.positive_class to one of "
+            f"two classes, or leave decision.{key} out"
+        )
+    if not np.isfinite(predictions.logits).all():
+        raise DecisionError(
+            "the model's outputs are not finite (nan or infinite): the training diverged. Lower learning_rate"
+        )
+    logits, labels = predictions.logits.astype(np.float64), predictions.labels
+    temperature = fit_temperature(logits, labels) if calibration == "temperature" else 1.0
+    if positive is None:
+        return Decision(temperature=temperature)
+    positives, scores = labels == positive, softmax(logits / temperature, axis=1)[:, positive]
+    if isinstance(threshold, str):
+        decision = choose_threshold(
+            positives,
+            scores,
+            rule="recall" if threshold == "recall" else "f1",
+            target_recall=target_recall,
+            standard_errors=standard_errors,
+            groups=predictions.groups,
+            resamples=resamples,
+        )
+    else:
+        decision = _measured(positives, scores, float(threshold))
+    return replace(decision, temperature=temperature, abstain=abstain)
+
+
+def fit_temperature(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:
+    """Return the temperature of the lowest log loss (Guo et al. 2017, "On calibration of modern neural networks", 4.2).
+
+    The targets are Platt's (1999, "Probabilistic outputs for support vector machines", 2.2): slightly off 0 and 1,
+    depending on the number of images. With targets of 0 and 1, a validation set without errors would ask for a
+    temperature of zero.
+
+    Args:
+        logits: float [n, classes] of images that took no part in training.
+        labels: Their classes, int64 [n].
+
+    Returns:
+        The divisor of the logits; above 1 for an overconfident model.
+
+    >>> generator = np.random.default_rng(0)
+    >>> labels = generator.integers(0, 2, 20_000)
+    >>> logits = np.stack([np.zeros(20_000), generator.normal(2.0 * labels - 1.0)], axis=1)  # true log odds: twice that
+    >>> round(fit_temperature(logits, labels), 1)
+    0.5
+    """
+    classes = logits.shape[1]
+    counts = np.bincount(labels, minlength=classes)
+    certainty = (counts + 1) / (counts + 2)
+    targets = np.repeat(((1 - certainty) / (classes - 1))[:, None], classes, axis=1)
+    np.fill_diagonal(targets, certainty)
+    targets, logits = targets[labels], logits.astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        return float(-(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1).mean())
+
+    bounds = tuple(np.log(_TEMPERATURES))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
 def positives_needed(target_recall: float) -> int:
-    """Give the number of positive images, all found, from which the lower bound of the recall meets a target.
+    """Return the number of positive images, all found, from which the lower bound of the recall meets a target.
 
-    >>> positives_needed(0.99), [metrics.wilson_interval(count, count)[0] >= 0.99 for count in (380, 381)]
+    >>> positives_needed(0.99), [intervals.wilson(count, count)[0] >= 0.99 for count in (380, 381)]
     (381, [False, True])
     """
     # Wilson's lower bound of n out of n is n / (n + z^2).
-    z_squared = 1.959963984540054**2
-    return math.ceil(target_recall / (1 - target_recall) * z_squared)
+    return math.ceil(target_recall / (1 - target_recall) * intervals.Z**2)
 
 
-def choose(
-    labels01: NDArray[np.int64],
+def choose_threshold(
+    positives: NDArray[np.bool_],
     scores: NDArray[np.float64],
     *,
     rule: Literal["recall", "f1"],
     target_recall: float = 0.99,
     standard_errors: float = 1.0,
-    groups: Sequence[object] | None = None,
+    groups: NDArray[np.object_],
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Decision:
-    """Choose a threshold on validation images.
+    """Choose a threshold.
 
-    `recall`: among the thresholds whose recall has a lower bound (95 % Wilson) that meets the target, the lowest whose
-    balanced accuracy is within so many standard errors of the best (with 1, the rule of Breiman et al. 1984, *CART*):
-    the images cannot tell them apart, a missed crack costs more than a false alarm, and on other surfaces scores are
-    lower. Where none meets the target, among those whose recall itself does, and the result says so. `f1`: the
-    threshold of the highest F1, of equals the lowest. A threshold lies half way to the next lower score, so that
-    rounding cannot cross it.
+    `recall`: of the thresholds whose recall has a 95 % lower bound (Wilson) that meets the target, the lowest whose
+    balanced accuracy is within `standard_errors` of the best (with 1, the rule of Breiman et al. 1984, *CART*): the
+    images cannot separate them, a missed crack costs more than a false alarm, and scores are lower on other surfaces.
+    If no lower bound meets the target, of the thresholds whose recall does, and the result says so. `f1`: the threshold
+    of the highest F1, the lowest of equals. A threshold lies half way to the next lower score, so that rounding cannot
+    cross it.
 
     Args:
-        labels01: 1 for positive, int [n]; both must occur.
+        positives: Whether each image is positive, [n]; both must occur.
         scores: Probability of the positive class, [n].
         rule: See above.
         target_recall: Below 1.
-        standard_errors: From 0, the best itself.
-        groups: Images of a group are drawn together in the bootstrap; None: each by itself.
-        resamples: Of the bootstrap that gives the threshold's own interval; 0: none.
-        seed: Of the bootstrap.
+        standard_errors: From 0, which takes the best itself.
+        groups: Group of each image; the bootstrap draws whole groups.
+        resamples: Bootstrap resamples of the threshold's interval; 0: no interval.
+        seed: Seed of the bootstrap.
     """
-    scores = np.asarray(scores, np.float64)
-    values, true_positives, false_positives = metrics.ranking_points(labels01, scores)
-    candidates = (values + np.append(values[1:], 0.0)) / 2
+    ranking = Ranking(positives, scores)
+    candidates = (ranking.thresholds + np.append(ranking.thresholds[1:], 0.0)) / 2
     target = target_recall if rule == "recall" else None
-    best, reached = _best(true_positives[None], false_positives[None], target, standard_errors)
+    best, reached = _best(*ranking.counts(np.ones((1, len(scores)), np.float32)), target, standard_errors)
+
+    def thresholds(weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+        true_positives, false_positives = ranking.counts(weights)
+        both = (true_positives[:, -1] > 0) & (false_positives[:, -1] > 0)
+        return {"threshold": candidates[_best(true_positives[both], false_positives[both], target, standard_errors)[0]]}
+
     interval: tuple[float | None, float | None] = (None, None)
     if resamples:
-        order = np.argsort(-scores, kind="stable")
-        last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-        inside = np.asarray(labels01)[order] == 1
-        drawn: list[NDArray[np.float64]] = []
-        for weights in intervals.resampled_weights(groups, len(scores), resamples, seed):
-            counted = weights[:, order]
-            found = np.cumsum(counted * inside, axis=1, dtype=np.float64)[:, last_of_ties]
-            alarms = np.cumsum(counted * ~inside, axis=1, dtype=np.float64)[:, last_of_ties]
-            both = (found[:, -1] > 0) & (alarms[:, -1] > 0)
-            drawn.append(candidates[_best(found[both], alarms[both], target, standard_errors)[0]])
-        interval = intervals.percentiles(np.concatenate(drawn))
-    return measured(
-        labels01,
+        drawn = intervals.bootstrap(thresholds, groups, resamples=resamples, seed=seed)
+        interval = intervals.percentiles(drawn["threshold"])
+    return _measured(
+        positives,
         scores,
         float(candidates[best[0]]),
         rule=rule,
@@ -86,8 +176,8 @@ def choose(
     )
 
 
-def measured(
-    labels01: NDArray[np.int64],
+def _measured(
+    positives: NDArray[np.bool_],
     scores: NDArray[np.float64],
     threshold: float,
     *,
@@ -96,20 +186,20 @@ def measured(
     reached: bool | None = None,
     interval: tuple[float | None, float | None] = (None, None),
 ) -> Decision:
-    """Measure a threshold on validation images; arguments as in `choose`."""
-    inside, called = np.asarray(labels01) == 1, np.asarray(scores) >= threshold
-    found, positives, negatives = int((inside & called).sum()), int(inside.sum()), int((~inside).sum())
-    low, high = metrics.wilson_interval(found, positives)
+    """Return the decision at a threshold, with its metrics on validation."""
+    called = scores >= threshold
+    found = int((positives & called).sum())
+    low, high = intervals.wilson(found, int(positives.sum()))
     point = OperatingPoint(
         rule=rule,
         target_recall=target_recall,
         reached=reached,
-        images=positives,
+        images=int(positives.sum()),
         needed=None if target_recall is None else positives_needed(target_recall),
-        recall=found / positives,
+        recall=float(called[positives].mean()),
         recall_low=low,
         recall_high=high,
-        specificity=int((~inside & ~called).sum()) / negatives,
+        specificity=float((~called[~positives]).mean()),
         precision=found / max(int(called.sum()), 1),
         threshold_low=interval[0],
         threshold_high=interval[1],
@@ -120,35 +210,32 @@ def measured(
 def _best(
     true_positives: NDArray[Any], false_positives: NDArray[Any], target_recall: float | None, standard_errors: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Choose among thresholds in descending order, for each row of counts [rows, thresholds].
+    """Choose a threshold for each row of counts, [rows, thresholds in descending order].
 
     Returns:
-        The number of the threshold, and whether the recall's lower bound meets the target.
+        The index of the threshold, and whether the lower bound of the recall meets the target.
     """
     positives, negatives = true_positives[:, -1:], false_positives[:, -1:]
     if target_recall is None:
-        merit = 2 * true_positives / (true_positives + false_positives + positives)
-        return _last_of_the_highest(merit), np.ones(len(merit), bool)
-    recall, alarms = true_positives / positives, false_positives / negatives
-    balanced = (recall - alarms) / 2
-    certain = np.asarray(metrics.wilson_bounds(true_positives, positives)[0] >= target_recall)
-    reached = np.asarray(certain.any(axis=1))
+        f1 = 2 * true_positives / (true_positives + false_positives + positives)
+        return _last_of_highest(f1), np.ones(len(f1), bool)
+    recall, false_rate = true_positives / positives, false_positives / negatives
+    # Wilson's lower bound meets the target where the score test rejects it (Wilson 1927).
+    certain = recall - target_recall >= intervals.Z * np.sqrt(target_recall * (1 - target_recall) / positives)
+    reached = certain.any(axis=1)
     allowed = np.where(reached[:, None], certain, recall >= target_recall)
-    merit = np.where(allowed, balanced, -np.inf)
-    highest = _last_of_the_highest(merit)[:, None]
-    error = (
-        np.hypot(*(_standard_error(*counts) for counts in ((true_positives, positives), (false_positives, negatives))))
-        / 2
-    )
+    merit = np.where(allowed, (recall - false_rate) / 2, -np.inf)
+    highest = _last_of_highest(merit)[:, None]
+    error = np.hypot(_standard_error(true_positives, positives), _standard_error(false_positives, negatives)) / 2
     least = np.take_along_axis(merit - standard_errors * error, highest, axis=1)
-    return _last_of_the_highest((merit >= least).astype(np.float64)), reached
+    return _last_of_highest(merit >= least), reached
 
 
 def _standard_error(hits: NDArray[Any], cases: NDArray[Any]) -> NDArray[np.float64]:
-    """Give the standard error of a share, after Laplace: that none or all were hit is no proof of certainty."""
+    """Return the standard error of a proportion after Laplace: never 0, not even for none or all."""
     share = (hits + 1) / (cases + 2)
     return np.asarray(np.sqrt(share * (1 - share) / cases))
 
 
-def _last_of_the_highest(merit: NDArray[np.float64]) -> NDArray[np.int64]:
+def _last_of_highest(merit: NDArray[Any]) -> NDArray[np.int64]:
     return np.asarray(merit.shape[1] - 1 - merit[:, ::-1].argmax(axis=1), np.int64)

@@ -41,7 +41,7 @@ class Predictions:
         probabilities: NDArray[Any],
         class_names: Sequence[str],
         positive: int | None,
-        groups: Sequence[Any] | None = None,
+        groups: Sequence[Any] | NDArray[Any] | None = None,
     ) -> Predictions:
         """Return predictions of test images whose probabilities are known, [n, classes]; None: each its own group."""
         with np.errstate(divide="ignore"):  # a probability of 0 has the logit -inf
@@ -108,3 +108,21 @@ def table(
     columns = {f"prob_{name}": probabilities[:, index] for index, name in enumerate(class_names)}
     chosen = rows[["path", "x", "y", "width", "height", "label"]].reset_index(drop=True)
     return chosen.assign(predicted=predicted, **columns)
+
+
+def class_names(table: pd.DataFrame) -> list[str]:
+    """Return the class names of a predictions table, sorted."""
+    return sorted(str(name).removeprefix("prob_") for name in table.columns if str(name).startswith("prob_"))
+
+
+def from_table(table: pd.DataFrame, *, positive: int | None, groups: NDArray[Any]) -> Predictions:
+    """Return the predictions of a predictions table, whose probabilities are calibrated already.
+
+    Args:
+        table: Predictions table with labels.
+        positive: Index of the positive class in `class_names`; None: macro averages.
+        groups: Group of each row.
+    """
+    names = class_names(table)
+    labels = pd.Categorical(table["label"], categories=names).codes.astype(np.int64)
+    return Predictions.of(labels, table[[f"prob_{name}" for name in names]].to_numpy(float), names, positive, groups)

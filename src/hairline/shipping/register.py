@@ -13,7 +13,7 @@ import pandas as pd
 
 from hairline.config import Register
 from hairline.data import manifest
-from hairline.evaluation import comparison
+from hairline.evaluation.compare import Difference, paired_bootstrap
 from hairline.model import saved
 from hairline.system.errors import HairlineError
 from hairline.tracking import FinishedRun, registry
@@ -94,7 +94,7 @@ def compare(candidate: FinishedRun, champion: FinishedRun, version: int) -> Verd
         raise RegistryError("there is no test image that both were neither trained nor tuned on")
     tables = [predict(run, images) for run in (candidate, champion)]
     groups = dict(zip(images["sha256"], images["group"].where(images["group"] != "", images["sha256"]), strict=True))
-    differences = comparison.paired_bootstrap(tables[0], tables[1], groups=groups)
+    differences = paired_bootstrap(tables[0], tables[1], groups=groups)
     return judge(differences[METRIC], differences["loss"], version)
 
 
@@ -160,7 +160,7 @@ def _check_unchanged(images: pd.DataFrame) -> None:
             raise RegistryError(f"the test image {manifest.printable(path)} is missing or has changed")
 
 
-def judge(difference: comparison.Difference, loss: comparison.Difference, champion: int) -> Verdict:
+def judge(difference: Difference, loss: Difference, champion: int) -> Verdict:
     """Promote a candidate unless it has fewer right answers, or as many and a significantly higher log loss.
 
     A lead may be due to chance (its interval contains zero), but a lag is never excused by chance: otherwise a series

@@ -150,7 +150,7 @@ class Base:
         Being sure of a recall of 0.99 takes hundreds of positive images. With fewer, the threshold stays at 0.5: both
         classes weigh the same in the fit.
         """
-        from hairline.evaluation import decisions, thresholds
+        from hairline.evaluation import thresholds
 
         chosen: dict[str, Any] = arguments(settings)
         fitted = predictions.select(predictions.split != "test")
@@ -164,7 +164,7 @@ class Base:
                 positives,
             )
             chosen["threshold"] = 0.5
-        return decisions.decide(fitted, **chosen, resamples=resamples)
+        return thresholds.choose_decision(fitted, **chosen, resamples=resamples)
 
     def network(self, frozen: Frozen) -> dict[str, str]:
         """Return the description of the base's backbone."""

@@ -13,7 +13,7 @@ from hairline import config
 from hairline.config import arguments
 from hairline.data import manifest
 from hairline.data.prepare import Dataset
-from hairline.evaluation import decisions, measures, metrics
+from hairline.evaluation import metrics, thresholds
 from hairline.model import probe
 from hairline.model.predictions import Predictions
 from hairline.training.head import FitSettings, Frozen, Head, train_head
@@ -84,8 +84,8 @@ def repeat_heads(
         everything = np.arange(len(data.rows("train")))
         head = train_head(data, frozen, replace(settings, seed=seed), part=everything)
         predictions = predictions_of(data, head)
-        chosen = decisions.decide(predictions.select("val"), **arguments(decision), resamples=0)
-        rows.append({"seed": seed} | measures.measure_splits(predictions, chosen, resamples=0))
+        chosen = thresholds.choose_decision(predictions.select("val"), **arguments(decision), resamples=0)
+        rows.append({"seed": seed} | metrics.measure_splits(predictions, chosen, resamples=0))
     names = [name for name in ("threshold", "temperature", *(f"test_{name}" for name in _SPREAD)) if name in rows[0]]
     table = pd.DataFrame(rows)[["seed", *names]]
     table.to_csv(directory / "repeats.csv", index=False)

@@ -127,9 +127,9 @@ class Pretrained:
 
     def decide(self, predictions: Predictions, settings: config.Decision, *, resamples: int) -> Decision:
         """Choose temperature and threshold on the validation images."""
-        from hairline.evaluation import decisions
+        from hairline.evaluation import thresholds
 
-        return decisions.decide(predictions.select("val"), **arguments(settings), resamples=resamples)
+        return thresholds.choose_decision(predictions.select("val"), **arguments(settings), resamples=resamples)
 
     def network(self, frozen: Frozen) -> dict[str, str]:
         """Return name, weights, taps and licence of the backbone."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from hairline.data import manifest
 from hairline.data.prepare import Dataset
-from hairline.evaluation import measures
+from hairline.evaluation.metrics import PER_CLASS
 from hairline.model.decision import Decision
 
 # Metrics that only metrics.json holds.
@@ -43,7 +43,7 @@ def headlines(metrics: Mapping[str, float], class_names: Sequence[str]) -> dict[
     # The curves are called val_loss and val_accuracy; the values of the kept weights need other names.
     renamed = {f"best_{key}" if key.startswith("val_") else key: value for key, value in metrics.items()}
     mirrored = class_names if len(class_names) == 2 else ()  # metrics of each of two classes say the same twice
-    redundant = {f"test_{metric}_{name}" for metric in measures.OF_A_CLASS for name in mirrored}
+    redundant = {f"test_{metric}_{name}" for metric in PER_CLASS for name in mirrored}
     return {key: value for key, value in renamed.items() if not _DETAILS.search(key) and key not in redundant}
 
 

@@ -21,7 +21,8 @@ from hairline import tracking
 from hairline.config import Config, arguments
 from hairline.data import manifest
 from hairline.data.prepare import Dataset, prepare
-from hairline.evaluation import intervals, leaks, measures, thresholds
+from hairline.evaluation import intervals, leaks, thresholds
+from hairline.evaluation.metrics import measure_splits
 from hairline.model import predictions as values
 from hairline.model.predictions import Predictions
 from hairline.system import files, provenance, tensorflow
@@ -124,7 +125,7 @@ def run_stages(
             predictions = repeats.predictions_of(data, head)
             decision = start.decide(predictions, config.decision, resamples=resamples[1])
             log_decision(data, decision)
-            metrics = measures.measure_splits(predictions, decision, resamples=resamples[0])
+            metrics = measure_splits(predictions, decision, resamples=resamples[0])
             manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")
             if config.probe:
                 metrics |= repeats.probe_accuracy(data, frozen)

@@ -247,13 +247,11 @@ class Sweep:
     def _draw(self) -> None:
         import pandas as pd
 
-        from hairline.evaluation import figures, sweep_figure
+        from hairline.evaluation import figures
 
         jobs = [job for job in self.jobs() if job.value is not None]
         histories = [pd.read_csv(self.directory(job) / "history.csv") for job in jobs]
-        figure = sweep_figure.comparison(
-            [job.name for job in jobs], [job.value or 0.0 for job in jobs], sweep_figure.histories(histories)
-        )
+        figure = figures.sweep([job.name for job in jobs], [job.value or 0.0 for job in jobs], histories)
         figures.save(figure, self.folder / FIGURE)
 
     def _mirror(self, table: pd.DataFrame, paths: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Temperature and threshold: found by brute force or known in advance, and chosen on validation alone."""
+"""Temperature and threshold: equal to those of a brute-force search, or known in advance."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
-from hairline.evaluation import calibration, decisions, metrics, thresholds
+from hairline.evaluation import intervals, metrics, thresholds
 from hairline.model.decision import CANNOT_TELL, Decision, DecisionError
 from hairline.model.predictions import Predictions
 from hairline.model.saved import Bundle
@@ -16,26 +17,24 @@ PLAIN = {"target_recall": 0.99, "standard_errors": 1.0, "calibration": "none", "
 
 
 def logits(seed: int, images: int, sharpness: float, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Scores whose honest temperature is `sharpness`: labels are drawn from their own softmax."""
+    """Logits whose true temperature is `sharpness`: labels are drawn from their softmax."""
     generator = np.random.default_rng(seed)
     honest = generator.normal(scale=2, size=(images, classes))
-    powers = np.exp(honest - honest.max(axis=1, keepdims=True))
-    shares = powers / powers.sum(axis=1, keepdims=True)
-    labels = (generator.random((images, 1)) > shares.cumsum(axis=1)).sum(axis=1)
+    labels = (generator.random((images, 1)) > softmax(honest, axis=1).cumsum(axis=1)).sum(axis=1)
     return (honest * sharpness).astype(np.float32), labels
 
 
 @pytest.mark.parametrize(("sharpness", "classes"), [(0.25, 2), (1.0, 2), (4.0, 2), (2.5, 4)])
 def test_the_temperature_is_found(sharpness: float, classes: int) -> None:
     scores, labels = logits(0, 20_000, sharpness, classes)
-    assert calibration.fit_temperature(scores, labels) == pytest.approx(sharpness, rel=0.05)
+    assert thresholds.fit_temperature(scores, labels) == pytest.approx(sharpness, rel=0.05)
 
 
-def test_scaling_mends_overconfidence_and_keeps_the_ranking() -> None:
+def test_scaling_reduces_overconfidence() -> None:
     scores, labels = logits(1, 8_000, 5.0)
-    temperature = calibration.fit_temperature(scores[:4000], labels[:4000])
+    temperature = thresholds.fit_temperature(scores[:4000], labels[:4000])
     errors = [
-        metrics.expected_calibration_error(labels[4000:], _softmax(scores[4000:] / factor))
+        metrics.probability_metrics(labels[4000:], softmax(scores[4000:] / factor, axis=1))["ece"]
         for factor in (1.0, temperature)
     ]
     assert errors[0] > 0.1
@@ -45,33 +44,32 @@ def test_scaling_mends_overconfidence_and_keeps_the_ranking() -> None:
 def test_a_validation_set_without_an_error_does_not_ask_for_certainty() -> None:
     labels = np.arange(60) % 2
     scores = np.where(np.eye(2)[labels] > 0, 3.0, -3.0).astype(np.float32)
-    found = calibration.fit_temperature(scores, labels)
-    highest = _softmax(scores / found).max()
+    found = thresholds.fit_temperature(scores, labels)
+    highest = softmax(scores / found, axis=1).max()
     assert 0.9 < highest < 0.98  # 31 of 32, Platt's target for 30 images of a class
 
 
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+def choose(labels: np.ndarray, scores: np.ndarray, *, rule: str, resamples: int = 0, **aims: float) -> Decision:
+    groups = np.arange(len(labels))
+    options = {"rule": rule, "groups": groups, "resamples": resamples, **aims}
+    return thresholds.choose_threshold(labels == 1, scores, **options)  # type: ignore[arg-type]
 
 
 def brute_force(labels: np.ndarray, scores: np.ndarray, rule: str, target: float, errors: float) -> float:
-    """Every threshold by itself, through the tested metrics."""
+    """Try every threshold by itself."""
     positives, negatives = int(labels.sum()), int((1 - labels).sum())
     tried = []
     for value in sorted(set(scores), reverse=True):
-        found = metrics.classification_metrics(
-            labels, np.column_stack([1 - scores, scores]), positive=1, threshold=value
-        )
+        found = metrics.class_metrics(labels, (scores >= value).astype(int), classes=2, positive=1)
         hits, alarms = (int((scores[labels == label] >= value).sum()) for label in (1, 0))
         shares = [((hits + 1) / (positives + 2), positives), ((alarms + 1) / (negatives + 2), negatives)]
         error = 0.5 * sum(share * (1 - share) / cases for share, cases in shares) ** 0.5
-        sure = metrics.wilson_interval(hits, positives)[0] >= target
+        sure = intervals.wilson(hits, positives)[0] >= target
         tried.append((value, found, errors * error if rule == "recall" else 0.0, sure))
     if rule == "recall":
         certain = [row for row in tried if row[3]]
-        tried = certain or [row for row in tried if row[1]["recall_at_threshold"] >= target]
-    key = "f1_at_threshold" if rule == "f1" else "balanced_accuracy_at_threshold"
+        tried = certain or [row for row in tried if row[1]["recall"] >= target]
+    key = "f1" if rule == "f1" else "balanced_accuracy"
     merits = np.array([found[key] for _, found, _, _ in tried])
     best = len(merits) - 1 - int(merits[::-1].argmax())
     return min(
@@ -89,11 +87,11 @@ def test_the_threshold_is_the_one_brute_force_finds(seed: int, rule: str, target
     labels = np.arange(60) % 2
     scores = np.round(1 / (1 + np.exp(-generator.normal(2.5 * (labels - 0.5)))), 2)
     aims = {"target_recall": target, "standard_errors": errors}
-    point = thresholds.choose(labels, scores, rule=rule, **aims, resamples=0)  # type: ignore[arg-type]
+    decision = choose(labels, scores, rule=rule, **aims)
     expected = brute_force(labels, scores, rule, target, errors)
-    np.testing.assert_array_equal(scores >= point.threshold, scores >= expected)
-    assert point.point is not None
-    assert point.point.recall == (scores[labels == 1] >= expected).mean()
+    np.testing.assert_array_equal(scores >= decision.threshold, scores >= expected)
+    assert decision.point is not None
+    assert decision.point.recall == (scores[labels == 1] >= expected).mean()
 
 
 def test_recall_that_comes_easily_costs_no_specificity() -> None:
@@ -101,7 +99,7 @@ def test_recall_that_comes_easily_costs_no_specificity() -> None:
     generator = np.random.default_rng(2)
     labels = np.arange(3000) % 2
     scores = 1 / (1 + np.exp(-generator.normal(10 * (labels - 0.5))))
-    decision = thresholds.choose(labels, scores, rule="recall", resamples=200)
+    decision = choose(labels, scores, rule="recall", resamples=200)
     point = decision.point
     assert point is not None
     assert point.reached
@@ -112,10 +110,10 @@ def test_recall_that_comes_easily_costs_no_specificity() -> None:
     assert "for a recall of 0.99" in point.describe()
 
 
-def test_a_target_out_of_reach_is_said() -> None:
+def test_a_target_out_of_reach_is_reported() -> None:
     labels = np.arange(200) % 2
     scores = np.where(labels == 1, 0.9, 0.1)
-    decision = thresholds.choose(labels, scores, rule="recall", resamples=0)
+    decision = choose(labels, scores, rule="recall")
     point = decision.point
     assert point is not None
     assert point.reached is False
@@ -133,20 +131,26 @@ def predicted(scores: np.ndarray, labels: np.ndarray, positive: int | None) -> P
 
 def test_a_given_threshold_is_kept_and_measured() -> None:
     scores, labels = logits(3, 500, 1.0)
-    found = decisions.decide(predicted(scores, labels, 1), threshold=0.3, **PLAIN)  # type: ignore[arg-type]
+    found = thresholds.choose_decision(predicted(scores, labels, 1), threshold=0.3, **PLAIN)  # type: ignore[arg-type]
     assert found.point is not None
     assert (found.temperature, found.threshold, found.point.rule) == (1.0, 0.3, "given")
-    inside = _softmax(scores.astype(float))[labels == 1, 1]
+    inside = softmax(scores.astype(float), axis=1)[labels == 1, 1]
     assert found.point.recall == pytest.approx((inside >= 0.3).mean())
 
 
-def test_what_needs_a_positive_class_says_so() -> None:
+def test_a_threshold_and_a_band_need_a_positive_class() -> None:
     scores, labels = logits(4, 90, 1.0, classes=3)
-    assert decisions.decide(predicted(scores, labels, None), threshold="recall", **PLAIN).point is None  # type: ignore[arg-type]
+    assert thresholds.choose_decision(predicted(scores, labels, None), threshold="recall", **PLAIN).point is None  # type: ignore[arg-type]
     with pytest.raises(DecisionError, match=r"decision.threshold refers to the positive class"):
-        decisions.decide(predicted(scores, labels, None), threshold=0.3, **PLAIN)  # type: ignore[arg-type]
+        thresholds.choose_decision(predicted(scores, labels, None), threshold=0.3, **PLAIN)  # type: ignore[arg-type]
     with pytest.raises(DecisionError, match=r"decision.abstain refers to the positive class"):
-        decisions.decide(predicted(scores, labels, None), threshold="f1", **(PLAIN | {"abstain": [0.2, 0.8]}))  # type: ignore[arg-type]
+        thresholds.choose_decision(predicted(scores, labels, None), threshold="f1", **(PLAIN | {"abstain": [0.2, 0.8]}))  # type: ignore[arg-type]
+
+
+def test_a_diverged_training_is_reported() -> None:
+    diverged = predicted(np.array([[0.0, np.nan], [1.0, 0.0]]), np.array([0, 1]), 1)
+    with pytest.raises(DecisionError, match="the training diverged"):
+        thresholds.choose_decision(diverged, threshold="recall", **PLAIN)  # type: ignore[arg-type]
 
 
 def test_the_bundle_decides_with_threshold_and_band() -> None:

@@ -1,0 +1,124 @@
+"""Evaluation: the story on a network that was never trained, with a saved model of known answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hairline.evaluation import evaluate
+from hairline.evaluation.evaluate import EvaluationError
+from hairline.evaluation.metrics import measure
+from hairline.model import predictions, saved
+from hairline.model.decision import Decision
+from tests.conftest import paint
+from tests.running import composed
+from tests.saved_runs import saved_run
+
+QUIET = ("tracking=none", "report.level=light")
+
+
+@pytest.fixture(scope="module")
+def run(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory: every fourth image of `two_classes` is a test image."""
+    return saved_run(tmp_path_factory.mktemp("evaluate") / "run", two_classes)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of the same classes that the run has not seen."""
+    return paint(tmp_path_factory.mktemp("other"), {"plain": 14, "cracked": 12}, seed=7)
+
+
+def evaluated(
+    place: Path, run: Path | str, data: Path, *overrides: str, sweep: Path | None = None
+) -> dict[str, float | None]:
+    chosen = ["evaluate", f"run={run}", "data=folder", f"data.path={data}", "features.engine=tensorflow", *overrides]
+    place.mkdir(parents=True)
+    return evaluate.evaluate(composed(*chosen), place, sweep)
+
+
+def test_seen_and_unseen_images_are_measured_apart(run: Path, two_classes: Path, tmp_path: Path) -> None:
+    everything = evaluated(tmp_path / "all", run, two_classes, *QUIET)
+    assert (everything["test_images"], everything["seen_images"]) == (30, 90)
+    test = evaluated(tmp_path / "test", run, two_classes, "part=test", *QUIET)
+    assert (test["test_images"], test["seen_images"]) == (30, 0)
+    assert test["test_loss"] == pytest.approx(everything["test_loss"])
+    train = evaluated(tmp_path / "train", run, two_classes, "part=train", *QUIET)
+    assert (train["test_images"], train["seen_images"]) == (0, 60)
+    assert not any(key.startswith("test_acc") for key in train)
+
+
+def test_metrics_are_those_of_the_saved_model(run: Path, others: Path, tmp_path: Path) -> None:
+    found = evaluated(tmp_path / "out", run, others, "threshold=0.3", *QUIET)
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    bundle = saved.read_bundle(run / "model")
+    pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((32, 32), 2)) for path in table["path"]])
+    expected = saved.load_model(run / "model", bundle).predict(pixels, verbose=0)
+    np.testing.assert_allclose(table[["prob_cracked", "prob_plain"]], expected, atol=1e-5)
+    values = predictions.from_table(table, positive=0, groups=np.arange(len(table)))
+    measured = measure(values, Decision(threshold=0.3), resamples=0)
+    for name in ("accuracy", "recall_at_threshold", "auroc", "loss", "ece"):
+        assert found[f"test_{name}"] == pytest.approx(measured[name], abs=1e-5), name
+    assert (table["predicted"] == np.where(table["prob_cracked"] >= 0.3, "cracked", "plain")).all()
+
+
+def test_a_full_report_has_figures_intervals_and_a_description(run: Path, others: Path, tmp_path: Path) -> None:
+    found = evaluated(tmp_path / "out", run, others, "tracking=none", "name=others")
+    assert found["test_auroc_interval_low"] <= found["test_auroc"] <= found["test_auroc_interval_high"]
+    assert {"confusion_matrix", "ranking", "gradcam"} <= {path.stem for path in (tmp_path / "out/figures").iterdir()}
+    description = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (description["data"], description["adapt"]) == ("others", "none")
+    assert "cracked from a probability of 0.4" in description["decision"]
+
+
+def test_a_sweep_of_evaluations_makes_a_table(run: Path, two_classes: Path, others: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    evaluated(sweep / "0", run, two_classes, "part=test", *QUIET, sweep=sweep)
+    second = evaluated(sweep / "1", run, others, *QUIET, sweep=sweep)
+    table = pd.read_csv(sweep / "cross_table.csv")
+    assert table["data"].tolist() == [f"{two_classes.name} test", others.name]
+    assert table["test_images"].tolist() == [30, 26]
+    assert table["test_loss"][1] == pytest.approx(second["test_loss"])
+    with Image.open(sweep / "cross_table.png") as image:
+        assert image.width == 1080
+
+
+def test_other_class_names_are_mapped_or_refused(run: Path, others: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed"
+    shutil.copytree(others / "plain", renamed / "Negative")
+    shutil.copytree(others / "cracked", renamed / "Positive")
+    with pytest.raises(
+        EvaluationError,
+        match=r"has the classes Negative, Positive; the model knows cracked, plain.*'data.class_map={Negative: plain, ",
+    ):
+        evaluated(tmp_path / "a", run, renamed, *QUIET)
+    with pytest.raises(ValueError, match=r"data.class_map names positive: no such class"):
+        evaluated(tmp_path / "b", run, renamed, "data.class_map={positive: cracked}", *QUIET)
+    mapped = evaluated(tmp_path / "c", run, renamed, "data.class_map={Positive: cracked, Negative: plain}", *QUIET)
+    assert mapped["test_auroc"] == evaluated(tmp_path / "d", run, others, *QUIET)["test_auroc"]
+
+
+def test_one_image_is_measured(run: Path, others: Path, tmp_path: Path) -> None:
+    (tmp_path / "one" / "cracked").mkdir(parents=True)
+    (tmp_path / "one" / "plain").mkdir()
+    shutil.copy(next((others / "cracked").iterdir()), tmp_path / "one" / "cracked")
+    found = evaluated(tmp_path / "out", run, tmp_path / "one", "tracking=none")
+    assert found["test_images"] == 1
+    assert found["test_auroc"] is None
+    assert found["test_accuracy"] in (0.0, 1.0)
+    json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_an_empty_part_and_a_missing_model_are_refused(run: Path, others: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"part=val: received no image.*\{'none': 26\}"):
+        evaluated(tmp_path / "out", run, others, "part=val", *QUIET)
+    with pytest.raises(ValueError, match=r"no saved model there"):
+        evaluated(tmp_path / "nowhere", tmp_path, others, *QUIET)
+    with pytest.raises(ValueError, match=r"no model under runs:/0000"):
+        evaluated(tmp_path / "unknown", "0" * 32, others, *QUIET)

@@ -1,0 +1,79 @@
+"""Galleries: which images are shown, and which figures are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hairline import config
+from hairline.config import arguments
+from hairline.data import manifest, sources
+from hairline.evaluation import galleries, leaks
+from hairline.model import saved
+from hairline.model.decision import Decision
+from hairline.model.predictions import Predictions
+from tests import darkness
+
+LABELS = np.array([0, 0, 0, 1, 1, 1, 1])
+SCORES = np.array([0.1, 0.9, 0.6, 0.95, 0.2, 0.4, 0.7])
+TABLE = np.column_stack([1 - SCORES, SCORES])
+ANSWERS = TABLE.argmax(axis=1)
+
+
+def test_errors_come_first_the_surest_at_the_top() -> None:
+    picked = galleries.errors_and_others(LABELS, ANSWERS, TABLE, count=6, seed=0)
+    assert picked[:3].tolist() == [1, 4, 2]  # 0.9 and 0.8; 5 and 2 tie at 0.6, and errors fill half of the places
+    assert sorted(picked[3:]) == [0, 3, 6]
+    everything = galleries.errors_and_others(LABELS, ANSWERS, TABLE, count=50, seed=0)
+    assert sorted(everything) == list(range(7))
+
+
+def test_each_cell_shows_its_worst_images() -> None:
+    assert galleries.worst_of_each_cell(LABELS, ANSWERS, TABLE).tolist() == [1, 2, 4, 5, 0, 6, 3]
+
+
+@pytest.fixture
+def listed(two_classes: Path) -> pd.DataFrame:
+    table, _ = manifest.scan(sources.from_folder(path=str(two_classes)))
+    table = table.iloc[::6].reset_index(drop=True)
+    return table.assign(split=[("train", "val", "test")[row % 3] for row in range(len(table))], group=table["sha256"])
+
+
+@pytest.mark.parametrize("positive", [0, None])
+def test_predictions_are_drawn(listed: pd.DataFrame, positive: int | None, tmp_path: Path) -> None:
+    labels = (listed["label"] == "plain").to_numpy().astype(np.int64)
+    scores = np.random.default_rng(0).random(len(labels))
+    table = np.column_stack([scores, 1 - scores])
+    folder = darkness.save(tmp_path / "model")
+    galleries.draw_predictions(
+        tmp_path / "figures",
+        rows=listed,
+        predictions=Predictions.of(labels, table, ["cracked", "plain"], positive),
+        decision=Decision(threshold=None if positive is None else 0.4),
+        image_size=darkness.IMAGE_SIZE,
+        title="line\nbreak",
+        seed=0,
+        model=lambda: saved.load_model(folder, saved.read_bundle(folder)),
+    )
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    expected = {"confusion_matrix", "reliability", "predictions", "errors", "gradcam"}
+    assert names == expected | (set() if positive is None else {"scores", "ranking"})
+    for path in (tmp_path / "figures").iterdir():
+        with Image.open(path) as image:
+            assert image.width == 1080
+
+
+@pytest.mark.parametrize("mode", ["views", "fresh"])
+def test_training_is_drawn(listed: pd.DataFrame, mode: str, tmp_path: Path) -> None:
+    history = pd.DataFrame({"epoch": [1], "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5})
+    augment = arguments(config.Augment(mode=mode, views=2))  # type: ignore[arg-type]
+    report = leaks.find(listed, listed["phash"].to_numpy())
+    galleries.draw_training(
+        tmp_path, manifest=listed, history=history, image_size=32, augment=augment, seed=0, leaks=report,
+        split_by="hash", curve=history.rename(columns={"epoch": "images"}).assign(test_accuracy=0.5),
+    )  # fmt: skip
+    assert {path.stem for path in tmp_path.iterdir()} == {"samples", "curves", "leaks", "learning_curve"}
