@@ -322,7 +322,7 @@ def _join(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, list
 
 def _codes(names: pd.Series[str], class_names: list[str]) -> NDArray[np.int64]:
     """Return the index of each class name, -1 for any other text."""
-    return pd.Index(class_names, dtype=object).get_indexer(names.astype(object)).astype(np.int64)
+    return pd.Index(class_names, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)
 
 
 def log_comparison(table: pd.DataFrame, differences: pd.DataFrame, *, shown: list[str], directory: Path) -> None:
