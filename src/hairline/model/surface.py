@@ -29,7 +29,7 @@ _LEAST_DEVIATION = 0.3
 # mean of a whole surface varies less. METU's own test split is at 0.2 to 0.4, DeepCrack and UAV75 at 0.55 to 1.3.
 _FAR = 0.5
 # Exponent of the rescaling towards the training deviation (0 none, 1 full). Cracks add variance themselves, so full
-# rescaling loses more balanced accuracy than half of it, and gains no more (docs/generalisation.md).
+# rescaling loses more balanced accuracy than half of it, and gains no more (docs/notes/adapting.md).
 _SCALED = 0.5
 # Dead zone for a rising threshold, in log odds: if most tiles are cracked, the best split lies among the cracked ones.
 _DEAD_ZONE = 2.0
