@@ -7,7 +7,7 @@ import pytest
 
 from hairline.model import backbones
 from hairline.model.features import Features
-from hairline.model.head import Standardisation, build_head, compute_logits, join
+from hairline.model.head import Standardisation, build_head, compute_logits, join_model
 from hairline.model.predictions import probabilities
 
 
@@ -33,7 +33,7 @@ def test_joined_model_equals_the_feature_path(
     )
     expected = probabilities(compute_logits(head, features), temperature)
     assert expected.std(axis=0).max() > 0.05  # the test would pass with constant outputs otherwise
-    joined = join(backbone, head, standardisation, temperature)
+    joined = join_model(backbone, head, standardisation, temperature)
     np.testing.assert_allclose(np.asarray(joined(pixels, training=False)), expected, atol=1e-4)
     assert [layer.name for layer in joined.layers[-3:]] == ["features", "logits", "probabilities"]
     assert joined.input.dtype == "uint8"

@@ -16,7 +16,8 @@ from hairline import config, tracking
 from hairline.config import Export, Register, Threads
 from hairline.data import manifest
 from hairline.evaluation.compare import Difference
-from hairline.model import predictions, saved
+from hairline.model import saved
+from hairline.model.predictions import predictions_table
 from hairline.shipping import export, register
 from hairline.tracking import FinishedRun
 from hairline.tracking.registry import RegistryError
@@ -33,7 +34,7 @@ def tracked_run(place: Path, data: Path, wrong: int, *, seed: int = 0) -> Path:
     right = np.arange(len(test)) >= wrong
     cracked = np.where((test["label"] == "cracked") == right, 0.9, 0.1)
     probabilities, bundle = np.stack([cracked, 1 - cracked], axis=1), saved.read_bundle(place / "model")
-    predicted = predictions.table(test, bundle.decide(probabilities), probabilities, bundle.class_names)
+    predicted = predictions_table(test, bundle.decide(probabilities), probabilities, bundle.class_names)
     manifest.write(predicted, place / "predictions.csv")
     with tracked(place) as run:
         for name in ("manifest.csv", "predictions.csv", "environment.json"):

@@ -21,10 +21,9 @@ from hairline.config import Data, Evaluate, FeatureSettings, Split, arguments
 from hairline.data import manifest, prepare, sources
 from hairline.evaluation import intervals
 from hairline.evaluation.metrics import measure
-from hairline.model import predictions as values
 from hairline.model import saved
 from hairline.model.familiarity import LEAST_SET, Distance
-from hairline.model.predictions import Predictions
+from hairline.model.predictions import Predictions, predictions_table
 from hairline.system import files, tensorflow
 from hairline.system.errors import HairlineError
 
@@ -255,7 +254,7 @@ def write_predictions(
         if rows.any():
             chosen = predictions.select(rows)
             probabilities = chosen.probabilities(decision.temperature)
-            written = values.table(table[rows], chosen.decided(decision), probabilities, chosen.class_names)
+            written = predictions_table(table[rows], chosen.decided(decision), probabilities, chosen.class_names)
             if distances is not None:
                 written["distance"] = distances[rows]
             manifest.write(written, directory / file)

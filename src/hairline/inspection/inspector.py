@@ -18,10 +18,11 @@ from scipy.special import softmax
 from hairline import tracking
 from hairline.data import images, sources
 from hairline.inspection import tiles
-from hairline.model import predictions, saved, surface
+from hairline.model import saved, surface
 from hairline.model.decision import CANNOT_TELL
 from hairline.model.engine import ConversionError, EngineName, choose_engine, prepare_engine
 from hairline.model.familiarity import Distance
+from hairline.model.predictions import predictions_table
 from hairline.system import tensorflow
 from hairline.system.errors import HairlineError
 
@@ -183,7 +184,7 @@ class Inspector:
         table = pd.DataFrame(grid.boxes(), columns=["x", "y", "width", "height"])
         table.insert(0, "path", pd.Series([path] * len(table), dtype=object))  # not every file name is UTF-8
         table["label"] = ""
-        table = predictions.table(table, self.bundle.decide(probabilities), probabilities, self.bundle.class_names)
+        table = predictions_table(table, self.bundle.decide(probabilities), probabilities, self.bundle.class_names)
         distance = None
         if self._distance is not None:
             table[DISTANCE] = self._distance(features)

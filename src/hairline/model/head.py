@@ -69,7 +69,7 @@ def compute_logits(head: keras.Model, features: Features) -> np.ndarray:
     return np.concatenate([np.asarray(head(block, training=False)) for block in features.blocks()])
 
 
-def join(
+def join_model(
     backbone: keras.Model, head: keras.Model, standardisation: Standardisation, temperature: float = 1.0
 ) -> keras.Model:
     """Join backbone and head into one flat model, with standardisation and temperature folded into the dense layer.

@@ -92,7 +92,7 @@ def names(classes: NDArray[np.int64], class_names: Sequence[str]) -> list[str]:
     return [CANNOT_TELL if index < 0 else class_names[index] for index in classes]
 
 
-def table(
+def predictions_table(
     rows: pd.DataFrame, predicted: Sequence[str], probabilities: NDArray[np.float32], class_names: Sequence[str]
 ) -> pd.DataFrame:
     """Return a predictions table: `path x y width height label predicted prob_<class>...`.

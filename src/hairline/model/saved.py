@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hairline.data import images
-from hairline.model import predictions, surface
+from hairline.model import surface
 from hairline.model.decision import Decision
 from hairline.model.engine import EngineName, choose_engine
 from hairline.model.familiarity import Distance
 from hairline.model.features import Recipe
+from hairline.model.predictions import names, predictions_table
 from hairline.system import files, tensorflow
 from hairline.system.errors import HairlineError
 
@@ -92,7 +93,7 @@ class Bundle:
 
     def decide(self, probabilities: NDArray[Any]) -> list[str]:
         """Return the predicted class name of each row of probabilities, float32 [n, classes]."""
-        return predictions.names(self.decision.classes(probabilities, self.positive), self.class_names)
+        return names(self.decision.classes(probabilities, self.positive), self.class_names)
 
     def at(self, threshold: float | None) -> Bundle:
         """Return the bundle with another threshold and no abstain band; None changes nothing.
@@ -277,7 +278,7 @@ class Classifier:
         probabilities = np.concatenate(parts)
         table = pd.DataFrame(rows, columns=["path", "width", "height", "label"], dtype=object)
         table = table.astype({"width": np.int64, "height": np.int64})
-        return predictions.table(table, self.bundle.decide(probabilities), probabilities, self.bundle.class_names)
+        return predictions_table(table, self.bundle.decide(probabilities), probabilities, self.bundle.class_names)
 
 
 def open_image(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:

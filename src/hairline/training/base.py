@@ -18,10 +18,9 @@ from hairline import config, tracking
 from hairline.config import arguments
 from hairline.data import manifest, sources
 from hairline.data.prepare import Dataset
-from hairline.model import predictions as values
 from hairline.model import saved
 from hairline.model.decision import Decision
-from hairline.model.predictions import Predictions
+from hairline.model.predictions import Predictions, probabilities
 from hairline.model.saved import Bundle
 from hairline.system.errors import HairlineError
 from hairline.training.head import FitSettings, Frozen, Head, Hooks, PassSettings, frozen_features
@@ -108,13 +107,13 @@ class Base:
             The head with the base's standardisation, out-of-fold logits of the images it was fitted to, and a history
             of one row.
         """
-        from hairline.model import head as heads
+        from hairline.model.head import Standardisation, build_head, compute_logits
         from hairline.model.logistic import refit
 
         started = time.perf_counter()
         rows = _fitted_rows(data)
         labels = data.labels[rows]
-        standardisation = heads.Standardisation(self.arrays["mean"], self.arrays["deviation"])
+        standardisation = Standardisation(self.arrays["mean"], self.arrays["deviation"])
         mean, deviation = standardisation.mean, standardisation.deviation
         kernel, bias = self.parts.dense
         fitted = refit(
@@ -127,10 +126,10 @@ class Base:
             deviation=deviation,
             seed=self.seed,
         )
-        model = heads.build_head(standardisation, classes=len(data.class_names), dropout=0.0)
+        model = build_head(standardisation, classes=len(data.class_names), dropout=0.0)
         weights = [fitted.kernel * deviation[:, None], fitted.bias + mean @ fitted.kernel]
         model.get_layer("logits").set_weights([weight.astype(np.float32) for weight in weights])
-        logits = heads.compute_logits(model, frozen.images)
+        logits = compute_logits(model, frozen.images)
         row = _history_row(logits[rows], fitted.held_out, labels)
         logits[rows] = fitted.held_out.astype(np.float32)
         log.info(
@@ -190,6 +189,6 @@ def _history_row(logits: np.ndarray, out_of_fold: np.ndarray, labels: np.ndarray
 
     row: dict[str, float] = {}
     for prefix, scores in (("", logits), ("val_", out_of_fold)):
-        measured = metrics.classification_metrics(labels, values.probabilities(scores), positive=None)
+        measured = metrics.classification_metrics(labels, probabilities(scores), positive=None)
         row |= {f"{prefix}{key}": measured[key] for key in ("loss", "accuracy")}
     return row | {"learning_rate": 0.0}

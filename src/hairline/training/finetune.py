@@ -51,13 +51,13 @@ def finetune(
     """
     import keras
 
-    from hairline.model import cut as cuts
-    from hairline.model import head as heads
+    from hairline.model.cut import unfreeze
+    from hairline.model.head import compute_logits
 
     if settings.layers == "none":
         return head
     backbone = frozen.network()
-    cut = cuts.unfreeze(backbone, settings.layers, settings.from_layer)
+    cut = unfreeze(backbone, settings.layers, settings.from_layer)
     fit = replace(fit, epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate)
     if cut is None:
         model = keras.Model(backbone.input, head.model(backbone.output))
@@ -67,7 +67,7 @@ def finetune(
     below = frozen_features(data, lambda: cut.lower, recipe, passes, label="activations")
     model = keras.Model(cut.upper.input, head.model(cut.upper.output))
     history = fit_features(model, data, below, fit, hooks, name="fine-tune", before=head.history)
-    return replace(head, logits=heads.compute_logits(model, below.images), history=history)
+    return replace(head, logits=compute_logits(model, below.images), history=history)
 
 
 def _train_on_images(

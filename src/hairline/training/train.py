@@ -23,8 +23,7 @@ from hairline.data import manifest
 from hairline.data.prepare import Dataset, prepare
 from hairline.evaluation import intervals, leaks, thresholds
 from hairline.evaluation.metrics import measure_splits
-from hairline.model import predictions as values
-from hairline.model.predictions import Predictions
+from hairline.model.predictions import Predictions, predictions_table
 from hairline.system import files, provenance, tensorflow
 from hairline.system.process import Process
 from hairline.system.signals import Signals
@@ -299,7 +298,7 @@ def log_decision(data: Dataset, decision: Decision) -> None:
 def test_table(data: Dataset, predictions: Predictions, decision: Decision) -> pd.DataFrame:
     """Return the predictions table of the test images."""
     test = predictions.select("test")
-    return values.table(
+    return predictions_table(
         data.manifest.iloc[data.rows("test")],
         test.decided(decision),
         test.probabilities(decision.temperature),
