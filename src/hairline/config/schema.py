@@ -244,7 +244,9 @@ class Finetune:
 class Decision:
     """How probabilities become classes: chosen on validation images, stored with the model."""
 
-    threshold: float | str = setting("recall", "recall, f1, or the lowest positive probability", above=0, below=1)
+    threshold: float | str = setting(
+        "recall", "recall, f1, or the smallest probability that counts as positive", above=0, below=1
+    )
     target_recall: float = setting(0.99, "threshold=recall: recall to reach on validation images", above=0, below=1)
     standard_errors: float = setting(1.0, "threshold=recall: balanced accuracy may lie this far below its best", low=0)
     calibration: Literal["temperature", "none"] = setting("temperature", "calibration of the probabilities")
@@ -265,7 +267,7 @@ class Engine:
 class FeatureSettings(Engine):
     """How the backbone's features are computed and cached."""
 
-    keep: bool = setting(True, "keep features in the cache for later runs")
+    keep: bool = setting(True, "cache features for later runs")
     max_gigabytes: float = setting(20.0, "size of the feature cache; least recently used ones are deleted", above=0)
 
 
@@ -365,7 +367,9 @@ class Evaluate:
     data: Data = MISSING
     part: Literal["all", "train", "val", "test"] = setting("all", "the part of the images, by their folders or the run")
     adapt: Literal["none", "surface"] = setting("none", "surface: adapt to the images, without labels")
-    threshold: float | None = setting(None, "lowest positive probability; null = the model's own", above=0, below=1)
+    threshold: float | None = setting(
+        None, "smallest probability that counts as positive; null = the model's", above=0, below=1
+    )
     split: Split = field(default_factory=Split)  # group_by, block_size, pattern: groups of the bootstrap
     features: FeatureSettings = field(default_factory=FeatureSettings)
     runtime: Threads = field(default_factory=Threads)
@@ -456,7 +460,9 @@ class Predict:
     runtime: InspectionRuntime = field(default_factory=InspectionRuntime)
     tracking: Store = field(default_factory=Store)
     adapt: Literal["none", "surface"] = setting("none", "surface: adapt to the photos, without labels")
-    threshold: float | None = setting(None, "lowest positive probability; null = the model's own", above=0, below=1)
+    threshold: float | None = setting(
+        None, "smallest probability that counts as positive; null = the model's", above=0, below=1
+    )
     positive_class: str | None = setting(None, "class to detect; needed only if the model stores none")
     labels: Literal["none", "folder"] = setting("none", "folder: a photo's folder is its true class")
     max_megapixels: float = setting(80.0, "skip and report larger photos; Pillow's limit is 178", above=0, high=178)

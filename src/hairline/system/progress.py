@@ -66,7 +66,7 @@ def bar(total: int | None, description: str, unit: str, *, done: int = 0) -> Bar
 
 def over(items: Iterable[_Item], total: int, description: str, unit: str) -> Iterator[_Item]:
     """Yield items and show the progress."""
-    with bar(total, description, unit) as shown:
+    with bar(total, description, unit) as updated:
         for item in items:
             yield item
-            shown.update()
+            updated.update()
