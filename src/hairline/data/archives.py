@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -62,12 +61,6 @@ def archive_format(path: Path) -> str | None:
     return "rar" if magic.startswith((rarfile.RAR_ID, rarfile.RAR5_ID)) else None
 
 
-def sha256_of(file: Path) -> str:
-    """Return the SHA-256 digest of a file, in hexadecimal."""
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def extract(
     archive: Path,
     target: Path,
@@ -100,7 +93,7 @@ def extract(
         content = _unpack(archive, partial / "content")
         members = [path for path in content.rglob("*") if path.is_file() and "__MACOSX" not in path.parts]
         if len(members) == 1 and archive_format(members[0]) is not None:
-            if inner_sha256 not in (None, digest := sha256_of(members[0])):
+            if inner_sha256 not in (None, digest := files.sha256(members[0])):
                 raise _damaged(archive, f"{members[0].name} in it has sha256 {digest}, not {inner_sha256}")
             content = _unpack(members[0], partial / "inner")
         if check is not None:

@@ -17,7 +17,7 @@ import filelock
 
 from hairline.data import archives
 from hairline.data.archives import ArchiveError, UnpackError
-from hairline.system import errors, progress
+from hairline.system import errors, files, progress
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def install(archive: Archive, folder: Path, *, source: Path | None = None) -> Pa
     unpacked = source
     if source.is_file():
         try:  # by content: another archive of the same name is another data set
-            target = home / archives.sha256_of(source)[:12]
+            target = home / files.sha256(source)[:12]
         except OSError as error:
             raise UnpackError(f"{source} cannot be read ({error.strerror}): expected a readable zip or RAR.") from error
         unpacked = archives.extract(source, target, check=lambda content: _class_root(source, content, archive))
@@ -239,8 +239,8 @@ def _count_fault(archive: Archive, root: Path) -> str | None:
         return None
     counts = {}
     for name in archive.class_names:
-        files = [entry.name.lower() for entry in os.scandir(root / name)]
-        counts[name] = sum(file.endswith(_IMAGE_SUFFIXES) and not file.startswith(".") for file in files)
+        names = [entry.name.lower() for entry in os.scandir(root / name)]
+        counts[name] = sum(file.endswith(_IMAGE_SUFFIXES) and not file.startswith(".") for file in names)
     if set(counts.values()) == {archive.images_per_class}:
         return None
     listed = ", ".join(f"{count} images of {name}" for name, count in counts.items())

@@ -7,7 +7,6 @@ read this table, so TensorFlow is imported only when a network is built.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import logging
 import os
 import warnings
@@ -20,6 +19,7 @@ from zipfile import BadZipFile
 
 from hairline.config import unknown
 from hairline.data import download
+from hairline.system import files
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
@@ -302,8 +302,7 @@ def identify(weights: Path | None, seed: int) -> str:
     if weights is None:
         # Another version of Keras may draw other numbers from the same seed.
         return f"random-{seed}-keras-{metadata.version('keras')}"
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return files.sha256(weights)[:16]
 
 
 def _scaled(pixels: keras.KerasTensor, scaling: str) -> keras.KerasTensor:

@@ -8,7 +8,6 @@ prediction, export and serving read this folder and nothing else.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import zipfile
@@ -127,7 +126,7 @@ def save_model(folder: Path, model: Any, bundle: Bundle, statistics: dict[str, N
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder / MODEL)
     np.savez(folder / FEATURES, **statistics)  # type: ignore[arg-type]
-    bundle.model_sha256 = _sha256(folder / MODEL)
+    bundle.model_sha256 = files.sha256(folder / MODEL)
     files.write_text(folder / BUNDLE, json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -169,7 +168,7 @@ def verify(folder: Path, bundle: Bundle) -> None:
         BundleError: If the file is missing or is not the one that was saved.
     """
     try:
-        digest = _sha256(folder / MODEL)
+        digest = files.sha256(folder / MODEL)
     except OSError as error:
         raise BundleError(f"{folder / MODEL} cannot be read ({error.strerror})") from error
     if digest != bundle.model_sha256:
@@ -177,11 +176,6 @@ def verify(folder: Path, bundle: Bundle) -> None:
             f"{folder / MODEL} is not the model that was saved: its sha256 is {digest[:16]}..., expected "
             f"{bundle.model_sha256[:16]}...; copy the whole folder again or train anew"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_statistics(folder: Path) -> dict[str, NDArray[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from importlib import metadata
@@ -17,6 +16,7 @@ from hairline.data import synthetic
 from hairline.model.saved import BUNDLE, Bundle
 from hairline.shipping import formats
 from hairline.shipping.formats import FORMATS
+from hairline.system import files
 
 README, EXAMPLE = "README.md", "example.png"
 
@@ -58,8 +58,8 @@ for path in sys.argv[1:] or ["{example}"]:
     if image.mode.startswith("I"):  # 16-bit grey
         image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257.0), 0, 255).astype(np.uint8))
     pixels = np.asarray(image.convert("RGB").resize(bundle["input_size"], Image.Resampling.BILINEAR))
-    found = dict(zip(bundle["class_names"], {calls}.tolist()))
-    print(json.dumps({{"path": path, "label": {label}, "probabilities": found}}))
+    probabilities = dict(zip(bundle["class_names"], {calls}.tolist()))
+    print(json.dumps({{"path": path, "label": {label}, "probabilities": probabilities}}))
 """
 
 
@@ -75,16 +75,16 @@ def code(name: str, bundle: Bundle) -> str:
 
 
 def _label(bundle: Bundle) -> str:
-    """Return the decision as a Python expression on `found`, the probabilities by class name."""
+    """Return the decision as a Python expression on `probabilities`, by class name."""
     if bundle.positive_class is None or bundle.threshold is None:
-        return "max(found, key=found.get)"
+        return "max(probabilities, key=probabilities.get)"
     other = next(name for name in bundle.class_names if name != bundle.positive_class)
     positive, negative = json.dumps(bundle.positive_class), json.dumps(other)
-    decision = f"{positive} if found[{positive}] >= {bundle.threshold!r} else {negative}"
+    decision = f"{positive} if probabilities[{positive}] >= {bundle.threshold!r} else {negative}"
     if bundle.decision.abstain is None:
         return decision
     low, high = bundle.decision.abstain
-    return f'"cannot tell" if {low!r} <= found[{positive}] < {high!r} else {decision}'
+    return f'"cannot tell" if {low!r} <= probabilities[{positive}] < {high!r} else {decision}'
 
 
 def write_bundle(
@@ -106,7 +106,7 @@ def write_bundle(
         **{key: value for key, value in asdict(bundle).items() if key not in ("format", "model_sha256")},
         "export_format": name,
         "file": path.name,
-        "sha256": {file.relative_to(folder).as_posix(): _sha256(file) for file in formats.files(path)},
+        "sha256": {file.relative_to(folder).as_posix(): files.sha256(file) for file in formats.files(path)},
         "runtime": list(FORMATS[name].runtime),
         "input_name": "images",
         "input_size": [size, size],
@@ -172,8 +172,3 @@ def write_readme(
         bundle=BUNDLE,
     )
     (folder / README).write_text(text, encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

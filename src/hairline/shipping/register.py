@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from hairline.config import Register
 from hairline.data import manifest
 from hairline.evaluation.compare import Difference, paired_bootstrap
 from hairline.model import saved
+from hairline.system import files
 from hairline.system.errors import HairlineError
 from hairline.tracking import FinishedRun, registry
 from hairline.tracking.registry import RegistryError
@@ -153,7 +153,7 @@ def _saved_predictions(run: FinishedRun, images: pd.DataFrame) -> pd.DataFrame |
 def _check_unchanged(images: pd.DataFrame) -> None:
     for path, digest in zip(images["path"], images["sha256"], strict=True):
         try:
-            unchanged = hashlib.sha256(Path(path).read_bytes()).hexdigest() == digest
+            unchanged = files.sha256(Path(path)) == digest
         except OSError:
             unchanged = False
         if not unchanged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import re
@@ -199,28 +200,19 @@ def _begin(journal: Journal, uri: str | None, begin: dict[str, Any], *, required
         TrackingError: If it must and does not.
     """
     mirror = Mirror(journal, uri)
-
-    @contextlib.contextmanager
-    def connecting() -> Iterator[None]:
-        try:
-            with store.translated_at(mirror.uri):
-                yield
-        except Exception:
-            if required:
-                raise
-
-    with connecting():
+    optional = contextlib.nullcontext if required else functools.partial(contextlib.suppress, Exception)
+    with optional(), store.translated_at(mirror.uri):
         store.connect(uri, begin["experiment"])
         mirror.attach()
     journal.add("begin", **begin, uri=mirror.uri)
-    failures = 0
-    with connecting():
+    tries = _TRIES if required else 1
+    with optional(), store.translated_at(mirror.uri):
         while not mirror.experiment_id:  # entries of the interrupted run may precede the start of a resumed one
             try:
                 mirror.send()
             except Exception:
-                failures += 1
-                if failures == _TRIES or not required:
+                tries -= 1
+                if not tries:
                     raise
     return mirror
 
