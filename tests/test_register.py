@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import INTERNAL_ERROR, MlflowException
 
 import hairline
 from hairline import config, tracking
@@ -19,7 +21,7 @@ from hairline.evaluation.compare import Difference
 from hairline.model import saved
 from hairline.model.predictions import predictions_table
 from hairline.shipping import export, register
-from hairline.tracking import FinishedRun
+from hairline.tracking import FinishedRun, registry
 from hairline.tracking.registry import RegistryError
 from tests.running import composed
 from tests.saved_runs import saved_run
@@ -110,6 +112,16 @@ def test_a_champion_that_cannot_be_read_stays_champion(runs: dict[str, Path], mo
     monkeypatch.setattr("hairline.tracking.models.download_model", missing)
     assert offer(runs["better"], "unreadable").reason == "not compared: its artifacts are missing"
     assert holders("unreadable") == ("2", "1")
+
+
+def test_an_outage_is_not_taken_for_a_missing_champion(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise MlflowException("nobody is there", INTERNAL_ERROR)
+
+    assert registry.champion("none", None) is None
+    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", fail)
+    with pytest.raises(tracking.TrackingError, match="the champion of 'none' cannot be read: nobody is there"):
+        registry.champion("none", None)
 
 
 @pytest.mark.slow
