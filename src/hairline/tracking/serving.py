@@ -22,7 +22,7 @@ MAX_MEGAPIXELS = 50.0  # per image: decoding takes three bytes per pixel, and ro
 _MODEL_PATH = "__pyfunc_model_path__"  # environment variable in which MLflow's server finds the model
 
 
-class CrackClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined, misc]
+class CrackClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     """A saved model as a pyfunc."""
 
     def load_context(self, context: Any) -> None:
