@@ -36,7 +36,7 @@ def test_help_answers_at_once(nothing_slow: dict[str, str]) -> None:
         ("evaluate.py", ["run=nowhere", "data=folder", "data.path=."], "run=nowhere: no saved model there"),
         ("evaluate.py", ["run=here", "data=folder", "data.path=.", "part=tst"], "Invalid value 'tst'"),
         ("compare.py", ["--help"], "experiment=hairline"),
-        ("compare.py", [], "nothing to compare: give run directories"),
+        ("compare.py", [], "nothing to compare: set runs="),
         ("compare.py", ["runs=[nowhere]"], "runs: nowhere is neither a folder nor an MLflow run id"),
         ("compare.py", ["rnus=[a]"], "Did you mean: 'runs'"),
     ],
