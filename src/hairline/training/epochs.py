@@ -103,30 +103,20 @@ def fit(
     course = _Course(train, phase, earlier, epochs, patience, verbose, on_epoch, state, signals)
     course.restore(model)
     with progress.bar(epochs * steps, f"train {phase}", "steps", done=course.done * steps) as bar:
+        advance = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
         while not course.ended:
             model.fit(
                 course.open(),
                 validation_data=val,
                 initial_epoch=course.done,
                 epochs=epochs if reuse_dataset else course.done + 1,
-                callbacks=[course, _Steps(bar)],
+                callbacks=[course, advance],
                 shuffle=False,  # the pipeline does it
                 verbose=0,
             )
     if keep == "best":
         model.set_weights(course.best_weights)
     return pd.DataFrame(course.history)
-
-
-class _Steps(keras.callbacks.Callback):
-    """Advance the progress bar."""
-
-    def __init__(self, bar: progress.Bar) -> None:
-        super().__init__()
-        self._bar = bar
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._bar.update()
 
 
 class _Course(keras.callbacks.Callback):

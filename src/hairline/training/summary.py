@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from hairline.data import manifest
 from hairline.data.prepare import Dataset
 from hairline.evaluation.metrics import PER_CLASS
 from hairline.model.decision import Decision
+
+log = logging.getLogger(__name__)
 
 # Metrics that only metrics.json holds.
 _DETAILS = re.compile(r"_interval_(low|high)$|_uncalibrated$|_images$|^seconds_(?!total$)|^leak_(?!\w+_across$)")
@@ -95,18 +98,17 @@ def seconds_line(metrics: Mapping[str, float]) -> str:
     return "seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in stages.items())
 
 
-def decision_lines(data: Dataset, decision: Decision) -> tuple[list[str], list[str]]:
-    """Return how the threshold was chosen and what the abstain band does to it: lines, and warnings."""
+def log_decision(data: Dataset, decision: Decision) -> None:
+    """Log how the threshold was chosen, and what the abstain band does to it."""
     threshold, band = decision.threshold, decision.abstain
     if threshold is None:
-        return [], []
+        return
     name = manifest.printable(data.class_names[data.positive or 0])
-    lines = [f"threshold {threshold:.4g} on {name}, {decision.chosen}"]
-    if band is None:
-        return lines, []
-    if not band[0] <= threshold <= band[1]:
-        return lines, [f"WARNING: the threshold {threshold:.4g} lies outside decision.abstain={band}"]
-    return [*lines, f"decision.abstain={band}: no answer in between, so {name} is answered from {band[1]:.4g} on"], []
+    log.info("threshold %.4g on %s, %s", threshold, name, decision.chosen)
+    if band is not None and not band[0] <= threshold <= band[1]:
+        log.warning("WARNING: the threshold %.4g lies outside decision.abstain=%s", threshold, band)
+    elif band is not None:
+        log.info("decision.abstain=%s: no answer in between, so %s is answered from %.4g on", band, name, band[1])
 
 
 def next_steps(place: str, *, full: bool, synthetic: bool, by_epochs: bool) -> list[str]:

@@ -91,14 +91,16 @@ def run_stages(
     seconds = Stages(process.signals)
     full = config.report.level == "full"
     resamples = (intervals.RESAMPLES, thresholds.RESAMPLES) if full else (0, 0)
-    fit, passes = fit_settings(config), pass_settings(config)
+    solver = "refit" if config.base is not None else config.optimizer.name
+    fit = fit_settings(config)
+    passes = PassSettings(config.augment, config.features, config.runtime.threads, config.epochs)
     with seconds("data"):
         data = start.check(prepare(config.data, config.split, seed=config.seed, process=process))
         warn_of_large_batch(config, data)
         state.expect(manifest.digest(data.manifest), len(data.manifest))
     with tracking.start(
         **arguments(config.tracking, "log_model", "registered_model"),
-        name=config.name or run_name(config, overrides),
+        name=config.name or summary.run_name(overrides, config.model.backbone, solver),
         tags={**config.tags, "configuration": configuration.identity(config)},
         directory=directory,
     ) as run:
@@ -123,7 +125,7 @@ def run_stages(
         with seconds("evaluate"):
             predictions = repeats.predictions_of(data, head)
             decision = start.decide(predictions, config.decision, resamples=resamples[1])
-            log_decision(data, decision)
+            summary.log_decision(data, decision)
             metrics = measure_splits(predictions, decision, resamples=resamples[0])
             manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")
             if config.probe:
@@ -226,17 +228,6 @@ def fit_settings(config: Config) -> FitSettings:
     )
 
 
-def pass_settings(config: Config) -> PassSettings:
-    """Return how images are passed through the backbone."""
-    return PassSettings(config.augment, config.features, config.runtime.threads, config.epochs)
-
-
-def run_name(config: Config, overrides: list[str]) -> str:
-    """Return a name for the MLflow run."""
-    solver = "refit" if config.base is not None else config.optimizer.name
-    return summary.run_name(overrides, config.model.backbone, solver)
-
-
 class Stages:
     """Seconds spent in each named stage of a run."""
 
@@ -284,15 +275,6 @@ def record_inputs(config: Config, data: Dataset, directory: Path, run: tracking.
     run.parameters({key: value for key, value in leaves.items() if not key.startswith(_NOT_PARAMETERS)})
     name = Path(getattr(config.data, "path", None) or config.data.source).name
     run.dataset(data.manifest, manifest.digest(data.manifest), name)
-
-
-def log_decision(data: Dataset, decision: Decision) -> None:
-    """Log the threshold and how it was chosen."""
-    lines, warnings = summary.decision_lines(data, decision)
-    for line in lines:
-        log.info(line)
-    for line in warnings:
-        log.warning(line)
 
 
 def test_table(data: Dataset, predictions: Predictions, decision: Decision) -> pd.DataFrame:
