@@ -16,6 +16,7 @@ from hairline.config import Augment, FeatureSettings, Optimizer, Schedule, argum
 from hairline.data import augmentation
 from hairline.data.decoded import Decoded
 from hairline.data.prepare import Dataset
+from hairline.model.predictions import Predictions
 from hairline.system import errors
 from hairline.system.signals import Signals
 from hairline.training.checkpoint import Checkpoint
@@ -64,6 +65,17 @@ class Head:
     standardisation: Standardisation
     logits: np.ndarray
     history: pd.DataFrame
+
+    def predictions(self, data: Dataset) -> Predictions:
+        """Return the predictions for all images."""
+        return Predictions(
+            labels=data.labels,
+            logits=self.logits,
+            class_names=data.class_names,
+            positive=data.positive,
+            groups=data.manifest["group"].to_numpy(),
+            split=data.manifest["split"].to_numpy(),
+        )
 
 
 @dataclass(frozen=True)

@@ -15,25 +15,12 @@ from hairline.data import manifest
 from hairline.data.prepare import Dataset
 from hairline.evaluation import metrics, thresholds
 from hairline.model import probe
-from hairline.model.predictions import Predictions
-from hairline.training.head import FitSettings, Frozen, Head, train_head
+from hairline.training.head import FitSettings, Frozen, train_head
 
 log = logging.getLogger(__name__)
 
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the training images
 _SPREAD = ("accuracy", "loss", "auroc", "f1", "recall", "ece", "recall_at_threshold", "balanced_accuracy_at_threshold")
-
-
-def predictions_of(data: Dataset, head: Head) -> Predictions:
-    """Return the predictions of a head for all images."""
-    return Predictions(
-        labels=data.labels,
-        logits=head.logits,
-        class_names=data.class_names,
-        positive=data.positive,
-        groups=data.manifest["group"].to_numpy(),
-        split=data.manifest["split"].to_numpy(),
-    )
 
 
 def probe_accuracy(data: Dataset, frozen: Frozen) -> dict[str, float]:
@@ -83,7 +70,7 @@ def repeat_heads(
         log.info("repeat %d of %d, seed %d", number + 1, repeats, seed)
         everything = np.arange(len(data.rows("train")))
         head = train_head(data, frozen, replace(settings, seed=seed), part=everything)
-        predictions = predictions_of(data, head)
+        predictions = head.predictions(data)
         chosen = thresholds.choose_decision(predictions.select("val"), **arguments(decision), resamples=0)
         rows.append({"seed": seed} | metrics.measure_splits(predictions, chosen, resamples=0))
     names = [name for name in ("threshold", "temperature", *(f"test_{name}" for name in _SPREAD)) if name in rows[0]]
@@ -126,7 +113,7 @@ def learning_curve(data: Dataset, frozen: Frozen, settings: FitSettings, whole: 
         ordered = [places[np.argsort(order[places], kind="stable")] for places in by_class]
         part = np.sort(np.concatenate([places[: max(1, round(share * len(places)))] for places in ordered]))
         smaller = replace(settings, batch_size=max(8, round(share * settings.batch_size)))
-        predictions = predictions_of(data, train_head(data, frozen, smaller, part=part))
+        predictions = train_head(data, frozen, smaller, part=part).predictions(data)
         row: dict[str, float] = {"images": len(part)}
         for split, names in (("val", ("accuracy", "loss")), ("test", ("accuracy",))):
             chosen = predictions.select(split)

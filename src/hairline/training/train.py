@@ -123,7 +123,7 @@ def run_stages(
                 head = finetune(data, frozen, head, config.finetune, fit, passes, hooks)
                 head.history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
-            predictions = repeats.predictions_of(data, head)
+            predictions = head.predictions(data)
             decision = start.decide(predictions, config.decision, resamples=resamples[1])
             summary.log_decision(data, decision)
             metrics = measure_splits(predictions, decision, resamples=resamples[0])
