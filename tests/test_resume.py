@@ -117,7 +117,7 @@ def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) ->
 
     settings = {
         "epochs": 6, "learning_rate": 0.05, "optimizer": {"name": "adam"}, "steps": 5, "reuse_dataset": True,
-        "schedule": {"name": "cosine", "warmup": 0.1, "final": 0.0}, "told": False, "on_epoch": told,
+        "schedule": {"name": "cosine", "warmup": 0.1, "final": 0.0}, "verbose": False, "on_epoch": told,
         "state": None if state is None else state.phase("head"),
     }  # fmt: skip
     history = training.fit(head, epoch, batches(VAL, 1024), **{**settings, **changed})
