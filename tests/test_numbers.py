@@ -164,12 +164,6 @@ def test_a_sweep_of_evaluations_makes_the_cross_table(
     ):
         with Image.open(path) as image:
             assert image.width == 1080
-    predictions = pd.read_csv(sweep / "1" / "predictions.csv", keep_default_na=False)
-    labels = (predictions["label"] == "plain").to_numpy().astype(int)
-    expected = metrics.classification_metrics(
-        labels, predictions[["prob_cracked", "prob_plain"]].to_numpy(), positive=0
-    )
-    assert two["test_auroc"] == pytest.approx(expected["auroc"])
     store = mlflow.MlflowClient(f"sqlite:///{finished.parents[1] / 'mlflow.db'}")
     run = store.get_run((finished / "mlflow_run_id.txt").read_text().strip())
     model = store.get_logged_model(run.outputs.model_outputs[0].model_id)
@@ -224,24 +218,6 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory, two_classes: Path) -> Pat
         for number, rate in enumerate(("0.01", "1e-6")):
             train(root / "sweep" / str(number), two_classes, *split, f"learning_rate={rate}", f"name=rate {rate}")
     return root / "sweep"
-
-
-def test_runs_are_compared(two_runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    table = compare.compare(composed("compare", f"runs=[{two_runs}]", "metric=test_loss"), tmp_path)
-    assert list(table["run"]) == ["sweep/0", "sweep/1"]
-    assert table["learning_rate"].tolist() == [0.01, 1e-6]
-    assert "batch_size" not in table
-    assert (table["test_accuracy_interval_low"] < table["test_accuracy"]).all()
-    assert table["test_auroc_interval_low"].notna().all()  # the runs themselves measured none
-    differences = manifest.read(tmp_path / "differences.csv", required=("metric", "low", "high", "decided"))
-    (row,) = differences[differences["metric"] == "balanced_accuracy_at_threshold"].itertuples()
-    assert row.decided == "True"
-    assert float(row.low) > 0
-    assert int(row.images) == 48
-    assert "sweep/0 against sweep/1, on 48 shared test images: better in" in caplog.text
-    with Image.open(tmp_path / "comparison.png") as image:
-        assert image.width == 1080
 
 
 def test_runs_of_an_experiment_are_compared(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

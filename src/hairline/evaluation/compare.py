@@ -26,7 +26,7 @@ from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
-_SHOWN = (
+_LISTED = (
     "test_accuracy",
     "test_balanced_accuracy_at_threshold",
     "test_recall_at_threshold",
@@ -110,11 +110,11 @@ def compare(config: Compare, directory: Path) -> pd.DataFrame:
     differences = compare_with_best(runs, resamples=config.resamples)
     manifest.write(table, directory / "comparison.csv")
     manifest.write(differences, directory / "differences.csv")
-    shown = [name for name in dict.fromkeys([metric, *_SHOWN]) if name in table][:4]
+    metric_names = [name for name in dict.fromkeys([metric, *_LISTED]) if name in table][:4]
     title = f"{len(runs)} runs on their test images"
-    figure = figures.metric_intervals(table, shown, names=table["run"].tolist(), title=title)
+    figure = figures.metric_intervals(table, metric_names, names=table["run"].tolist(), title=title)
     figures.save(figure, directory / "comparison.png")
-    log_comparison(table, differences, shown=shown, directory=directory)
+    log_comparison(table, differences, metric_names=metric_names, directory=directory)
     return table
 
 
@@ -325,7 +325,7 @@ def _codes(names: pd.Series[str], class_names: list[str]) -> NDArray[np.int64]:
     return pd.Index(class_names, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)
 
 
-def log_comparison(table: pd.DataFrame, differences: pd.DataFrame, *, shown: list[str], directory: Path) -> None:
+def log_comparison(table: pd.DataFrame, differences: pd.DataFrame, *, metric_names: list[str], directory: Path) -> None:
     """Log the table, and which differences are beyond chance."""
     short = pd.DataFrame({"run": table["run"].map(manifest.printable)})
     settings = [key for key in table.columns[1:] if not key.startswith(("test_", "repeats"))]
@@ -333,7 +333,7 @@ def log_comparison(table: pd.DataFrame, differences: pd.DataFrame, *, shown: lis
     listed = set(sorted(settings, key=lambda key: table[key].isna().sum())[:_MOST_SETTINGS])
     for key in filter(listed.__contains__, settings):
         short[key] = table[key].astype(object).where(table[key].notna(), "-").astype(str).str.slice(0, _MOST_LETTERS)
-    for name in shown:
+    for name in metric_names:
         low, high = (table.get(f"{name}_interval_{end}", pd.Series(np.nan, table.index)) for end in ("low", "high"))
         short[name.removeprefix("test_")] = [
             f"{value:.4f}" + (f" ({one:.4f}-{two:.4f})" if one == one else "")

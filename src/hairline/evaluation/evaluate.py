@@ -37,7 +37,7 @@ DESCRIPTION = "evaluation.json"
 _FAR = 0.5  # distance of a set of images from which on adapt=surface adapts to them
 _MOST_ADAPTED = 20_000  # images that a surface is estimated from
 _TABLES = {"test": "predictions.csv", "seen": "predictions_seen.csv"}
-_SHOWN = (
+_LISTED = (
     "test_accuracy",
     "test_balanced_accuracy_at_threshold",
     "test_recall_at_threshold",
@@ -293,7 +293,7 @@ def log_results(results: dict[str, float], *, name: str, directory: Path) -> Non
             f"; {results['seen_images']:,} more are training or validation images of the model and are measured "
             "separately (seen_)"
         )
-    for key in _SHOWN:
+    for key in _LISTED:
         if key not in results:
             continue
         line = f"{key.removeprefix('test_').replace('_', ' '):32}"
@@ -325,15 +325,17 @@ def tabulate(sweep: Path) -> pd.DataFrame:
         rows.append(description | json.loads((path.parent / "metrics.json").read_text(encoding="utf-8")))
     table = pd.DataFrame(rows)
     manifest.write(table, sweep / "cross_table.csv")
-    shown = [name for name in _SHOWN if name in table and table[name].notna().any()]
+    metric_names = [name for name in _LISTED if name in table and table[name].notna().any()]
     several = table["run"].nunique() > 1
-    numbers = table[["test_images", *shown]].apply(pd.to_numeric)  # null in JSON is None here
+    numbers = table[["test_images", *metric_names]].apply(pd.to_numeric)  # null in JSON is None here
     short = pd.concat([table[["data", "run"] if several else ["data"]], numbers], axis=1)
     short = short.rename(columns=lambda name: name.removeprefix("test_"))
     log.info("\n%s\n", short.to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
-    if shown:
+    if metric_names:
         title = "Models on several data sets" if several else "One model on several data sets"
         runs = table["run"].tolist() if several else None
-        figure = figures.metric_intervals(table, shown[:5], names=table["data"].tolist(), groups=runs, title=title)
+        figure = figures.metric_intervals(
+            table, metric_names[:5], names=table["data"].tolist(), groups=runs, title=title
+        )
         figures.save(figure, sweep / "cross_table.png")
     return table

@@ -347,11 +347,11 @@ def _wilson_intervals(
     bounds = {"accuracy": intervals.wilson(int((labels == predicted).sum()), len(labels))}
     if positive is not None:
         inside, called = labels == positive, predicted == positive
-        found = int((inside & called).sum())
+        hits = int((inside & called).sum())
         bounds |= {
-            "recall": intervals.wilson(found, int(inside.sum())),
+            "recall": intervals.wilson(hits, int(inside.sum())),
             "specificity": intervals.wilson(int((~inside & ~called).sum()), int((~inside).sum())),
-            "precision": intervals.wilson(found, int(called.sum())),
+            "precision": intervals.wilson(hits, int(called.sum())),
         }
     return bounds
 

@@ -188,8 +188,8 @@ def _measured(
 ) -> Decision:
     """Return the decision at a threshold, with its metrics on validation."""
     called = scores >= threshold
-    found = int((positives & called).sum())
-    low, high = intervals.wilson(found, int(positives.sum()))
+    hits = int((positives & called).sum())
+    low, high = intervals.wilson(hits, int(positives.sum()))
     point = OperatingPoint(
         rule=rule,
         target_recall=target_recall,
@@ -200,7 +200,7 @@ def _measured(
         recall_low=low,
         recall_high=high,
         specificity=float((~called[~positives]).mean()),
-        precision=found / max(int(called.sum()), 1),
+        precision=hits / max(int(called.sum()), 1),
         threshold_low=interval[0],
         threshold_high=interval[1],
     )
