@@ -1,4 +1,4 @@
-"""Inspections over Ray Data: the same results as without, also where a worker is killed on the way."""
+"""Inspections on Ray give the same results as in threads, even if a worker is killed."""
 
 from __future__ import annotations
 

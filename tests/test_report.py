@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hairline.inspection import records, report, tables
+from hairline.inspection import exif, records, report, tables
 from hairline.inspection.tiles import Region
 
 NAMES = [
@@ -43,13 +43,14 @@ def rows(folder: Path, names: list[str]) -> list[dict[str, Any]]:
         path = folder / "photos" / name
         place = records.overlay_path(path)
         (folder / place).write_bytes(overlay)
+        position = {} if number % 2 else {"latitude": 52.5, "longitude": 13.25}
         record = records.Record(
-            path=str(path), width=4032, height=3024, time=f"2026-05-{1 + number % 28:02}T10:00:00",
-            latitude=None if number % 2 else 52.5, longitude=None if number % 2 else 13.25, altitude_m=None, label="",
-            predicted=["cracked", "plain", "cannot tell"][number % 3], highest_probability=(number * 7 % 100) / 100,
-            positive_share=0.01 * (number % 3 == 0) * (number % 9), cannot_tell_share=0.0, distance=0.5,
-            unfamiliar=False, regions=[Region(0, 0, 3, 4, 12, 0.9)] * (number % 4), tiles={"x": [0] * 252},
-            faults=[], notes=[], overlay=place.as_posix(), thumbnail=thumbnail,
+            path=str(path), header=exif.Header(4032, 3024, f"2026-05-{1 + number % 28:02}T10:00:00", **position),
+            label="", predicted=["cracked", "plain", "cannot tell"][number % 3],
+            highest_probability=(number * 7 % 100) / 100, positive_share=0.01 * (number % 3 == 0) * (number % 9),
+            cannot_tell_share=0.0, distance=0.5, unfamiliar=False, faults=[], notes=[],
+            regions=[Region(0, 0, 3, 4, 12, 0.9)] * (number % 4), tiles={"x": [0] * 252},
+            overlay=place.as_posix(), thumbnail=thumbnail,
         )  # fmt: skip
         records.write_record(folder, path, {}, record)
         table.append(tables.photo_row(record, None))

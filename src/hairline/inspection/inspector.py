@@ -158,11 +158,9 @@ class Inspector:
         self.engine = choose_engine(engine, self.bundle.precision)
         try:
             self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)
-        except ConversionError as error:
+        except ConversionError:
             if engine == "litert":
-                raise InspectionError(
-                    "features.engine=litert: this model does not convert; use features.engine=tensorflow"
-                ) from error
+                raise
             self.engine = "tensorflow"
             self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)
 

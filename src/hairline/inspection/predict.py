@@ -161,7 +161,7 @@ def list_photos(text: str, output: Path) -> Listing:
 
     Args:
         text: A file, a folder (searched recursively), or a pattern, for example `site/**/*.jpg`.
-        output: Folder of the results; its files are skipped, as it may lie within the input.
+        output: Folder of the results, which may be inside the input; its files are skipped.
 
     Raises:
         InputError: If there is no photo.
@@ -177,8 +177,8 @@ def list_photos(text: str, output: Path) -> Listing:
             "'site/**/*.jpg' in quotes"
         )
     listing = Listing(root=place if place.is_dir() else _common_folder(matches))
-    results, seen = Path(os.path.realpath(output)), set()
-    if all(Path(os.path.realpath(path)).is_relative_to(results) for path in matches):
+    results, seen = output.resolve(), set()
+    if all(path.resolve().is_relative_to(results) for path in matches):
         raise InputError(
             f"output={output}: holds all of input={text}; expected a folder of its own for the results, which may lie "
             "within the input"
@@ -186,7 +186,7 @@ def list_photos(text: str, output: Path) -> Listing:
     suffixes = ", ".join(sorted(images.SUFFIXES))
     for match in matches:
         for path in sources.list_files(match) if match.is_dir() else [match]:
-            real = Path(os.path.realpath(path))
+            real = path.resolve()
             if real in seen or real.is_relative_to(results):
                 continue
             seen.add(real)
@@ -250,7 +250,7 @@ def _facts(config: Predict, inspector: Inspector, listing: Listing, *, adapted: 
     if config.privacy.strip_location:
         facts["Positions"] = "left out"
     if listing.others:
-        facts["Skipped"] = f"{len(listing.others):,} files that are not images"
+        facts["Files skipped"] = f"{len(listing.others):,} (not images)"
     return facts | {"Made with": f"hairline {hairline.__version__}"}
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,12 +39,7 @@ class Record:
 
     Attributes:
         path: The photo, as the input names it. Not stored: records are found by their photo's absolute path.
-        width: In pixels, upright.
-        height: In pixels, upright.
-        time: When it was taken (ISO 8601); "" if unknown.
-        latitude: Degrees north (WGS 84); None if unknown or stripped.
-        longitude: Degrees east.
-        altitude_m: Metres above sea level.
+        header: Size, time and position; without position if it was stripped.
         label: True class; "" if unknown.
         predicted: Class of the photo as a whole, or "cannot tell".
         highest_probability: Highest probability of the positive class in a tile.
@@ -56,18 +51,13 @@ class Record:
         regions: Connected areas of the positive class, the largest first.
         tiles: Columns `x y width height predicted prob_<class>... distance` of the photo's tiles.
         faults: Reasons why a person must check the photo.
-        notes: Remarks without consequences.
+        notes: Further remarks.
         overlay: Path of the overlay below the output folder, with forward slashes.
         thumbnail: Small overlay, a JPEG in Base64.
     """
 
     path: str
-    width: int
-    height: int
-    time: str
-    latitude: float | None
-    longitude: float | None
-    altitude_m: float | None
+    header: exif.Header
     label: str
     predicted: str
     highest_probability: float
@@ -94,8 +84,8 @@ def read_records(output: Path, paths: Iterable[Path]) -> Iterator[Record]:
         with record_file(output, path).open(encoding="ascii") as file:
             file.readline()
             values = json.loads(file.readline())
-        values["regions"] = [Region(**region) for region in values["regions"]]
-        yield Record(**values, path=str(path))
+        header, regions = exif.Header(**values.pop("header")), [Region(**region) for region in values.pop("regions")]
+        yield Record(path=str(path), header=header, regions=regions, **values)
 
 
 def write_record(output: Path, path: Path, stamp: dict[str, Any], record: Record) -> None:
@@ -230,7 +220,9 @@ class Recorder:
         return header, inspection, overlays.draw(photo, inspection, longest_px=self._longest_px)
 
     def _record(self, path: Path, header: exif.Header, inspection: Inspection, thumbnail: bytes) -> Record:
-        faults, notes = [], [] if self._strip_location else list(header.doubts)
+        if self._strip_location:
+            header = replace(header, latitude=None, longitude=None, altitude_m=None, doubts=[])
+        faults, notes = [], []
         label, class_names = path.absolute().parent.name, self.inspector.bundle.class_names
         if self._labels == "none":
             label = ""
@@ -249,12 +241,7 @@ class Recorder:
         table = inspection.table.drop(columns=["path", "label"])
         return Record(
             path=str(path),
-            width=header.width,
-            height=header.height,
-            time=header.time,
-            latitude=None if self._strip_location else header.latitude,
-            longitude=None if self._strip_location else header.longitude,
-            altitude_m=None if self._strip_location else header.altitude_m,
+            header=header,
             label=label,
             predicted=inspection.predicted,
             highest_probability=inspection.highest,

@@ -187,13 +187,12 @@ def regions(heat: HeatMap, chosen: NDArray[np.bool_], values: NDArray[np.float32
         >>> regions(heat, heat.values[..., 0] > 0.5, heat.values[..., 0])[0].x
         2
     """
-    labels, _ = ndimage.label(chosen, structure=_TOUCHING)
-    areas = heat.areas()
+    labels, count = ndimage.label(chosen, structure=_TOUCHING)
+    numbers = np.arange(1, count + 1)
+    areas, highest = ndimage.sum_labels(heat.areas(), labels, numbers), ndimage.maximum(values, labels, numbers)
     result = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
-        inside = labels[rows, columns] == number
+    for (rows, columns), area, value in zip(ndimage.find_objects(labels), areas, highest, strict=True):
         x, right = int(heat.x_edges[columns.start]), int(heat.x_edges[columns.stop])
         y, lower = int(heat.y_edges[rows.start]), int(heat.y_edges[rows.stop])
-        area = int(areas[rows, columns][inside].sum())
-        result.append(Region(x, y, right - x, lower - y, area, float(values[rows, columns][inside].max())))
+        result.append(Region(x, y, right - x, lower - y, int(area), float(value)))
     return sorted(result, key=lambda region: (-region.area_px, region.y, region.x))

@@ -3,7 +3,7 @@
   const find = (id) => document.getElementById(id);
   const body = document.querySelector("#photos tbody");
   const rows = [...body.rows];
-  const shown = () => [...body.rows].filter((row) => !row.hidden);
+  const visible = () => [...body.rows].filter((row) => !row.hidden);
 
   // --- filter
   const filter = () => {
@@ -26,7 +26,7 @@
   // --- sort
   const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
   const compare = (first, second) => {
-    if (first === "" || second === "") return (first === "") - (second === ""); // what is not known comes last
+    if (first === "" || second === "") return (first === "") - (second === ""); // unknown values come last
     const difference = Number(first) - Number(second);
     return Number.isNaN(difference) ? first.localeCompare(second, "en", { numeric: true }) : difference;
   };
@@ -64,7 +64,7 @@
     if (!viewer.open) viewer.showModal();
   };
   const step = (by) => {
-    const all = shown();
+    const all = visible();
     show(all[all.indexOf(current) + by]);
   };
   body.addEventListener("click", (event) => {
