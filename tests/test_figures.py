@@ -129,12 +129,13 @@ def test_learning_curves_of_one_epoch_or_missing_values(epochs: int, missing: li
     assert ("best" in figure.get_suptitle()) == (len(missing) < epochs)
 
 
-def test_phases_are_shaded() -> None:
-    figure = figures.learning_curves(history(6, phase=["head"] * 4 + ["fine-tune"] * 2))
+def test_phases_after_the_first_are_shaded() -> None:
+    figure = figures.learning_curves(history(7, phase=["head"] * 4 + ["fine-tune"] * 2 + ["last"]))
     for axes in figure.axes:
-        (band,) = axes.patches
-        assert (band.get_x(), band.get_width()) == (4.5, 2)
-    assert "phase: fine-tune" in [text.get_text() for text in figure.legends[0].get_texts()]
+        assert [(band.get_x(), band.get_width()) for band in axes.patches] == [(4.5, 2), (6.5, 1)]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"phase: fine-tune", "phase: last"} < set(legend)
+    assert not figures.learning_curves(history(3, phase=["head"] * 3)).axes[0].patches
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 0.9), (0.99, 1.0), (1.0, 1.0)])

@@ -224,5 +224,5 @@ def test_runs_of_an_experiment_are_compared(two_runs: Path, tmp_path: Path, monk
     monkeypatch.chdir(two_runs.parent)
     table = compare.compare(composed("compare", "mlflow_experiment=hairline", "metric=test_loss"), tmp_path)
     assert list(table["run"]) == ["rate 0.01", "rate 1e-6"]
-    with pytest.raises(ValueError, match=r"mlflow_experiment=nothing: none of that name.*hairline"):
+    with pytest.raises(ValueError, match=r"mlflow_experiment=nothing: no such experiment.*hairline"):
         compare.compare(composed("compare", "mlflow_experiment=nothing"), tmp_path)

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ def _shade_phases(axes: Axes, history: pd.DataFrame) -> dict[str, Any]:
     phases, epochs = history["phase"].fillna("").astype(str), history["epoch"].to_numpy(dtype=float)
     starts = np.flatnonzero((phases != phases.shift()).to_numpy())[1:]
     bands: dict[str, Any] = {}
-    for index, (start, stop) in enumerate(zip(starts, [*starts[1:], len(epochs)], strict=False)):  # no start: one phase
+    for index, (start, stop) in enumerate(pairwise([*starts, len(epochs)])):
         band = axes.axvspan(
             epochs[start] - 0.5, epochs[stop - 1] + 0.5, color=("#EFEFEF", "#DDDDDD")[index % 2], zorder=0, linewidth=0
         )
