@@ -23,7 +23,7 @@ import pytest
 from hairline.tracking.journal import FILE, Journal
 from tests.conftest import ROOT
 from tests.running import TINY, refused, run
-from tests.test_secrets import SECRET, found_in
+from tests.test_secrets import SECRET, secrets_in
 from tests.tracked import runs, steps
 
 pytestmark = pytest.mark.slow
@@ -171,14 +171,14 @@ def test_every_point_arrives_and_no_secret_stays(
             assert ("traceback.txt" in files) == (name == "bad")
             assert SECRET not in str(entry.data.to_dictionary() | {"name": entry.info.run_name})
             place = Path(client.download_artifacts(entry.info.run_id, "", str(tmp_path_factory.mktemp("artifacts"))))
-            assert not found_in(place, b"")
+            assert not secrets_in(place)
             if name == "good":
                 written = next(Path("outputs").glob("*/*/history.csv"))
                 for key, values in pd.read_csv(written)[["loss", "val_loss", "accuracy", "learning_rate"]].items():
                     points = client.get_metric_history(entry.info.run_id, str(key))
                     assert [(point.step, point.value) for point in points] == list(enumerate(values, start=1))
                 assert entry.outputs.model_outputs
-        assert not found_in(Path.cwd(), output.encode())
+        assert not secrets_in(Path.cwd(), output)
     kept = [path for path in behind.rglob("*") if path.is_file() and path.name != "server.log"]
     assert (len(kept) > 10) == ("server" in kind)
     assert not [path for path in kept if SECRET.encode() in path.read_bytes()]

@@ -1,4 +1,4 @@
-"""Exports: that what ships is what was evaluated, and that what is not does not ship."""
+"""Exports: a model that differs from the evaluated one is not published."""
 
 from __future__ import annotations
 
