@@ -56,7 +56,7 @@ class SyntheticData(Data):
     """Generated concrete-like patches; nothing to download."""
 
     count: int = setting(2000, "number of images", low=2, high=10_000_000)
-    size: int = setting(227, "height and width in pixels", low=16, high=4096)
+    size: int = setting(227, "height and width in pixels", low=32, high=4096)
     classes: int = setting(2, "number of classes", low=2, high=3)
     generator_seed: int = setting(0, "seed of the images; independent of the run's seed", low=0)
 

@@ -166,7 +166,7 @@ def install(archive: Archive, folder: Path, *, source: Path | None = None) -> Pa
     Args:
         archive: The data set.
         folder: Where data sets are kept.
-        source: The user's zip, RAR or unpacked folder; None downloads.
+        source: The user's zip or RAR; None downloads.
 
     Returns:
         The folder that holds the class folders.
@@ -181,14 +181,12 @@ def install(archive: Archive, folder: Path, *, source: Path | None = None) -> Pa
         if not target.is_dir() or not any(target.iterdir()):
             _download_and_extract(archive, target)
         return find_classes(target, archive.class_names)
-    unpacked = source
-    if source.is_file():
-        try:  # by content: another archive of the same name is another data set
-            target = home / files.sha256(source)[:12]
-        except OSError as error:
-            raise UnpackError(f"{source} cannot be read ({error.strerror}): expected a readable zip or RAR.") from error
-        unpacked = archives.extract(source, target, check=lambda content: _class_root(source, content, archive))
-    root = find_classes(unpacked, archive.class_names)
+    try:  # by content: another archive of the same name is another data set
+        target = home / files.sha256(source)[:12]
+    except OSError as error:
+        raise UnpackError(f"{source} cannot be read ({error.strerror}): expected a readable zip or RAR.") from error
+    archives.extract(source, target, check=lambda content: _class_root(source, content, archive))
+    root = find_classes(target, archive.class_names)
     if fault := _count_fault(archive, root):
         log.warning("WARNING: %s: %s", root, fault)
     return root

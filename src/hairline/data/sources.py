@@ -49,10 +49,6 @@ class SourceError(HairlineError):
 
 def from_synthetic(*, count: int, size: int, classes: int, generator_seed: int) -> pd.DataFrame:
     """Draw concrete-like patches into the cache, unless they are there, and list them."""
-    minimums = {"count": classes, "size": synthetic.MINIMUM_SIZE, "generator_seed": 0}
-    for (name, minimum), value in zip(minimums.items(), (count, size, generator_seed), strict=True):
-        if value < minimum:
-            raise SourceError(f"data.{name}={value}: expected a whole number from {minimum}")
     name = f"v{synthetic.GENERATOR_VERSION}-{generator_seed}-{count}x{size}-{classes}"
     target = cache.folder("synthetic") / name
     synthetic.render(target, count=count, size=size, seed=generator_seed, classes=classes)
