@@ -1,4 +1,4 @@
-"""Composites and crops join the training part alone, and nothing of validation or test gets into them."""
+"""Composites and crops join the training split only, and are drawn from training images only."""
 
 from pathlib import Path
 
@@ -31,103 +31,82 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return table.drop(columns="phash")
 
 
-def test_off_is_off(divided: pd.DataFrame) -> None:
-    assert drawn.add_drawn(divided, share=0, crops=0, positive=None, seed=0) is divided
+def add(divided: pd.DataFrame, *, share: float = 0, crops: float = 0, seed: int = 0) -> pd.DataFrame:
+    """Return the manifest with drawn images, whose positive class is `cracked`."""
+    return drawn.add_drawn(divided, share=share, crops=crops, positive="cracked", seed=seed)
+
+
+def test_zero_adds_nothing(divided: pd.DataFrame) -> None:
+    assert add(divided) is divided
     assert drawn.is_real(divided).all()
 
 
-def test_rows_that_were_there_stay_as_they_were(divided: pd.DataFrame) -> None:
-    before = {path: Path(path).read_bytes() for path in divided["path"]}
-    found = drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=0)
-    pd.testing.assert_frame_equal(found.iloc[: len(divided)][list(manifest.COLUMNS)], divided.reset_index(drop=True))
-    for split in ("val", "test"):
-        assert (found["split"] == split).sum() == (divided["split"] == split).sum()
-    assert {path: Path(path).read_bytes() for path in divided["path"]} == before
-
-
-def test_composites_are_training_images_of_their_parents_groups(divided: pd.DataFrame) -> None:
+@pytest.mark.parametrize(("settings", "origin"), [({"share": 1.5}, drawn.COMPOSITE), ({"crops": 1.5}, drawn.CROP)])
+def test_drawn_images_are_training_images_with_the_group_of_their_parent(
+    divided: pd.DataFrame, settings: dict[str, float], origin: str
+) -> None:
     train = divided[divided["split"] == "train"]
-    found = drawn.add_drawn(divided, share=1.5, crops=0, positive="cracked", seed=0)
-    added = found[~drawn.is_real(found)]
-    assert len(added) == round(1.5 * len(train))
+    files = {path: Path(path).read_bytes() for path in divided["path"]}
+    table = add(divided, **settings)
+    pd.testing.assert_frame_equal(table.iloc[: len(divided)][list(manifest.COLUMNS)], divided.reset_index(drop=True))
+    assert {path: Path(path).read_bytes() for path in divided["path"]} == files
+    added = table[~drawn.is_real(table)]
+    assert len(added) == round(1.5 * len(train)) == added["sha256"].nunique()
     assert set(added["split"]) == {"train"}
-    assert set(added[drawn.ORIGIN]) == {drawn.COMPOSITE}
-    by_digest = train.set_index("sha256")
+    assert set(added[drawn.ORIGIN]) == {origin}
     for row in added.itertuples():
-        parent = by_digest.loc[by_digest.index.str.startswith(Path(row.path).name[:32])].iloc[0]
-        assert parent["label"] == "plain"
+        parent = train[train["sha256"].str.startswith(Path(row.path).name[:32])].iloc[0]
         assert row.group == parent["group"]
-    assert abs((added["label"] == "cracked").mean() - 0.5) < 0.03
-    assert added["sha256"].nunique() == len(added)
-    outside = set(divided.loc[divided["split"] != "train", "group"])
-    assert not outside & set(added["group"])
-
-
-def test_composites_are_files_like_any_other(divided: pd.DataFrame) -> None:
-    added = drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=3).iloc[len(divided) :]
+        if origin == drawn.CROP:
+            assert row.label == parent["label"]
+            assert row.width == row.height < 0.63 * parent["width"]
+        else:
+            assert parent["label"] == "plain"
+    if origin == drawn.COMPOSITE:
+        assert abs((added["label"] == "cracked").mean() - 0.5) < 0.03
     scanned, rejected = manifest.scan(added[["path", "label", "group", "split"]])
     assert len(rejected) == 0
     pd.testing.assert_frame_equal(scanned[list(manifest.COLUMNS)], added[list(manifest.COLUMNS)])
 
 
-def test_the_same_again_is_not_drawn_again(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4)
-    stamps = {path: Path(path).stat().st_mtime_ns for path in first["path"]}
-    contents = {path: Path(path).read_bytes() for path in first["path"]}
+def test_drawn_images_are_cached_by_parent_and_seed(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    crops = add(divided, crops=1.5)
+    both = add(divided, share=0.5, crops=1.5, seed=0)
+    is_crop = both[drawn.ORIGIN] == drawn.CROP
+    assert both.loc[is_crop, "sha256"].tolist() == crops["sha256"].iloc[len(divided) :].tolist()
+    assert (both[drawn.ORIGIN] == drawn.COMPOSITE).sum() == round(0.5 * (divided["split"] == "train").sum())
+    stamps = {path: Path(path).stat().st_mtime_ns for path in both["path"]}
     with monkeypatch.context() as patch:
         patch.setattr(drawn.synthetic, "compose", lambda *_, **__: pytest.fail("drawn again"))
-        pd.testing.assert_frame_equal(drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
-    assert {path: Path(path).stat().st_mtime_ns for path in first["path"]} == stamps
-    gone = first["path"].iloc[-1]
-    Path(gone).unlink()
-    pd.testing.assert_frame_equal(drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=4), first)
-    assert Path(gone).read_bytes() == contents[gone]
-    other = drawn.add_drawn(divided, share=0.5, crops=0, positive="cracked", seed=5)
-    assert not set(other["sha256"].iloc[len(divided) :]) & set(first["sha256"])
+        patch.setattr(drawn, "crop", lambda *_, **__: pytest.fail("drawn again"))
+        pd.testing.assert_frame_equal(add(divided, share=0.5, crops=1.5), both)
+    assert {path: Path(path).stat().st_mtime_ns for path in both["path"]} == stamps
+    for origin in (drawn.COMPOSITE, drawn.CROP):
+        removed = Path(both.loc[both[drawn.ORIGIN] == origin, "path"].iloc[-1])
+        content = removed.read_bytes()
+        removed.unlink()
+        pd.testing.assert_frame_equal(add(divided, share=0.5, crops=1.5), both)
+        assert removed.read_bytes() == content
+    other = add(divided, share=0.5, seed=5)
+    assert not set(other["sha256"].iloc[len(divided) :]) & set(both["sha256"])
 
 
-def test_labels_say_what_is_drawn(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each file labelled as cracked was drawn with a crack, and no other."""
-    asked = []
+def test_images_drawn_with_a_crack_are_labelled_cracked(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    cracks = []
 
-    def noted(picture: Image.Image, **options: object) -> object:
-        asked.append(options["cracked"])
+    def recorded(picture: Image.Image, **options: object) -> object:
+        cracks.append(options["cracked"])
         return compose(picture, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(drawn.synthetic, "compose", noted)
-    found = drawn.add_drawn(divided, share=0.7, crops=0, positive="cracked", seed=6)
-    added = found[~drawn.is_real(found)]
-    assert sorted(asked) == sorted(added["label"] == "cracked")
+    monkeypatch.setattr(drawn.synthetic, "compose", recorded)
+    table = add(divided, share=0.7, seed=6)
+    added = table[~drawn.is_real(table)]
+    assert sorted(cracks) == sorted(added["label"] == "cracked")
     assert all(("-cracked" in Path(row.path).name) == (row.label == "cracked") for row in added.itertuples())
 
 
-def test_crops_are_parts_of_training_images_of_their_class(divided: pd.DataFrame) -> None:
-    """Without a positive class, beside composites, and the same again from the cache."""
-    train = divided[divided["split"] == "train"]
-    found = drawn.add_drawn(divided, share=0, crops=1.5, positive=None, seed=0)
-    cut = found[~drawn.is_real(found)]
-    assert set(cut[drawn.ORIGIN]) == {drawn.CROP}
-    assert set(cut["split"]) == {"train"}
-    assert len(cut) == round(1.5 * len(train))
-    assert cut["sha256"].nunique() == len(cut)
-    for row in cut.itertuples():
-        parent = train[train["sha256"].str.startswith(Path(row.path).name[:32])].iloc[0]
-        assert (row.label, row.group) == (parent["label"], parent["group"])
-        assert row.width == row.height < 0.63 * parent["width"]
-    stamps = {path: Path(path).stat().st_mtime_ns for path in cut["path"]}
-    both = drawn.add_drawn(divided, share=0.5, crops=1.5, positive="cracked", seed=0)
-    assert both[drawn.ORIGIN].value_counts().to_dict() == {
-        "": len(divided), drawn.CROP: len(cut), drawn.COMPOSITE: round(0.5 * len(train)),
-    }  # fmt: skip
-    assert both.loc[both[drawn.ORIGIN] == drawn.CROP, "sha256"].tolist() == cut["sha256"].tolist()
-    assert {path: Path(path).stat().st_mtime_ns for path in stamps} == stamps
-    scanned, rejected = manifest.scan(cut[["path", "label", "group", "split"]].reset_index(drop=True))
-    assert len(rejected) == 0
-    pd.testing.assert_frame_equal(scanned[list(manifest.COLUMNS)], cut[list(manifest.COLUMNS)].reset_index(drop=True))
-
-
-def test_a_crop_shows_what_is_darkest_more_often_than_not() -> None:
-    """A dark line down a patch is in far more crops than a part drawn anywhere would have it in."""
+def test_crops_prefer_dark_lines() -> None:
+    """A dark line is in far more crops than in randomly placed ones."""
     pixels = np.random.default_rng(0).normal(140, 8, (227, 227, 3)).clip(0, 255).astype(np.uint8)
     pixels[:, 60:64] = 40
     patch = Image.fromarray(pixels)
@@ -143,7 +122,7 @@ def test_one_pixel_can_be_cropped() -> None:
 
 
 @pytest.mark.parametrize("positive", [None, "cracked"])
-def test_it_takes_two_classes_of_which_one_is_cracked(divided: pd.DataFrame, positive: str | None) -> None:
+def test_composites_need_two_classes_one_of_them_cracked(divided: pd.DataFrame, positive: str | None) -> None:
     wrong = (
         divided if positive is None else divided.assign(label=divided["label"].where(divided["group"] != "g0", "odd"))
     )
@@ -151,7 +130,7 @@ def test_it_takes_two_classes_of_which_one_is_cracked(divided: pd.DataFrame, pos
         drawn.add_drawn(wrong, share=1, crops=0, positive=positive, seed=0)
 
 
-def test_a_run_sees_its_own_images_unchanged(two_classes: Path) -> None:
+def test_real_images_are_unchanged(two_classes: Path) -> None:
     """Splits, labels and hashes of the source's images are those of a run without composites."""
 
     def prepared(settings: Config) -> prepare.Dataset:
