@@ -211,7 +211,7 @@ def test_an_untracked_run_and_one_of_another_store_are_refused(two_classes: Path
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("tracking.registered_model='a@b'", "without /, : and @"), ("tracking=none", "the registry is MLflow's")],
+    [("tracking.registered_model='a@b'", "a name without / : and @"), ("tracking=none", "this script works on MLflow")],
 )
 def test_settings_without_a_registry_are_refused(override: str, message: str) -> None:
     with pytest.raises(config.ConfigError, match=message):
