@@ -38,7 +38,7 @@ def load(run: str) -> Classifier:
 def inspect(
     photo: str | os.PathLike[str] | bytes | np.ndarray, *, run: str | os.PathLike[str], **settings: Any
 ) -> Inspection:
-    """Say where a photo is cracked; `hairline.inspection.inspector.Inspector` is quicker for several photos.
+    """Return where a photo is cracked; `hairline.inspection.inspector.Inspector` is quicker for several photos.
 
     Args:
         photo: A path, the bytes of an image file, or uint8 RGB [height, width, 3].

@@ -73,7 +73,7 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
 
 
 def _enter(sweep: Sweep) -> None:
-    """Give a launcher's worker the environment and the working directory of the process that started the sweep."""
+    """Set in a launcher's worker the environment and the working directory of the process that started the sweep."""
     for key, value in sweep.environment.items():
         os.environ.setdefault(key, value)
     try:
