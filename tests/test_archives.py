@@ -159,7 +159,9 @@ def test_a_safe_path_stays_inside_on_every_system(name):
     "pair", [("a/1.jpg", "a/1.jpg"), ("a", "a/b"), ("a/b", "a"), ("a", "a/b/c"), ("a/./1", "a//1")]
 )
 def test_two_files_of_one_path_are_refused(tmp_path, pair):
-    refused(make_zip(tmp_path / "twins.zip", [(name, b"x") for name in pair]), tmp_path, "two files of the same path")
+    refused(
+        make_zip(tmp_path / "twins.zip", [(name, b"x") for name in pair]), tmp_path, "two entries with the same path"
+    )
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])

@@ -149,7 +149,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         (["data=folder"], r"data.path is missing: add data.path="),
         (["data=folder", "data.path=does/not/exist"], r"nothing is there"),
         (["data=folder", "data.path=''"], r"data.path: the text is empty"),
-        (["data=folder", "data.path='~nobody-of-that-name/x'"], "this user has no home folder"),
+        (["data=folder", "data.path='~nobody-of-that-name/x'"], "no such user has a home folder"),
         (["data=folder", "data.path='x\udcff'"], "not valid UTF-8"),
         (["data=manifest", "data.path=."], r"expected a CSV file; for a folder of images use data=folder"),
         (["batch_size=0"], r"batch_size=0: expected a whole number of at least 1 \(images per batch\)"),

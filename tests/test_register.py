@@ -152,7 +152,7 @@ def test_a_champion_trained_on_the_test_images_is_not_compared(
     assert offer(runs["better"], "other").promoted
     verdict = offer(place, "other")
     assert not verdict.promoted
-    assert "no test image that both were neither trained nor tuned on" in verdict.reason
+    assert "no test image that neither of the two was trained or tuned on" in verdict.reason
     assert holders("other") == ("2", "1")
 
 
@@ -211,7 +211,7 @@ def test_an_untracked_run_and_one_of_another_store_are_refused(two_classes: Path
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("tracking.registered_model='a@b'", "a name without / : and @"), ("tracking=none", "this script works on MLflow")],
+    [("tracking.registered_model='a@b'", "a name without / : and @"), ("tracking=none", "this script needs MLflow")],
 )
 def test_settings_without_a_registry_are_refused(override: str, message: str) -> None:
     with pytest.raises(config.ConfigError, match=message):

@@ -114,7 +114,7 @@ def test_faults_of_the_whole_sweep_are_reported_before_it_begins(no_tensorflow: 
         ("data=folder", "seed=0,1"): "data.path is missing",
         ("learning_rate=1e-2,foo",): "could not be converted to Float",
         ("learning_rate=-1,-2",): "learning_rate=-1: expected a number above 0",
-        ("sweep.name=a/b", "seed=0,1"): "names a folder",
+        ("sweep.name=a/b", "seed=0,1"): "becomes a folder name",
         ("tracking=none,mlflow",): "belongs to the sweep as a whole",
     }.items():
         refused(run("-m", *arguments, environment=no_tensorflow), message)

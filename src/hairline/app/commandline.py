@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str], conf: Path) -> CommandLine:
 
 
 def quoted(value: object) -> str:
-    """Return a value as a quoted text of Hydra's grammar."""
+    """Return a value quoted for Hydra's override grammar."""
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
 

@@ -52,7 +52,7 @@ def unusable_texts(config: Any) -> Iterator[str]:
         if isinstance(value, str) and "\0" in value:
             yield f"{key}={value!r}: contains a NUL character; remove it"
         elif isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:
-            yield f"{key}={value!r}: this user has no home folder; write the full path"
+            yield f"{key}={value!r}: no such user has a home folder; write the full path"
 
 
 def value_faults(config: Any) -> Iterator[str]:
@@ -110,7 +110,7 @@ def conflicts(config: Any) -> Iterator[str]:
     elif isinstance(config, Predict):
         yield from _predict_faults(config)
     elif isinstance(config, Register | Sync) and not config.tracking.enabled:
-        yield "tracking=none: this script works on MLflow; leave tracking=none out"
+        yield "tracking=none: this script needs MLflow; remove tracking=none"
     if isinstance(config, Register) and any(char in config.tracking.registered_model for char in "/:@"):
         yield f"tracking.registered_model={config.tracking.registered_model!r}: expected a name without / : and @"
     if isinstance(config, Sync) and not Path(config.run).expanduser().is_dir():

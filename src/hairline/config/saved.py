@@ -109,8 +109,8 @@ def resumed(config: Config, overrides: list[str]) -> Config:
 
     Args:
         config: The composed configuration.
-        overrides: Overrides on the command line. They replace saved settings that do not change the numbers, and must
-            equal all others.
+        overrides: Overrides on the command line. Those in `NOT_IDENTITY` replace the saved values; all others must
+            equal them.
 
     Raises:
         ConfigError: If there is no run, or an override would change its numbers; lists all such settings.

@@ -135,8 +135,8 @@ def _unpack(archive: Path, folder: Path) -> Path:
         raise
     except (FileExistsError, NotADirectoryError) as error:
         raise ArchiveError(
-            f"{archive} holds two files of the same path on this system ({Path(error.filename).name}): expected "
-            "distinct paths. Unpack it by hand and pass the folder."
+            f"{archive} has two entries with the same path on this file system ({Path(error.filename).name}): "
+            "expected distinct paths. Unpack it by hand and pass the folder."
         ) from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # a damaged header can give an invalid offset

@@ -147,7 +147,7 @@ def inspect(content: bytes, minimum: int = 1) -> tuple[int, int, Image.Image]:
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """Open an image for a block that turns all exceptions of Pillow into `ImageError`."""
+    """Open an image; exceptions of Pillow within the block become `ImageError`."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             large = image.width * image.height > _LARGE_PIXELS

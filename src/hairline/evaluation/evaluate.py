@@ -120,7 +120,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         }
         # Last: parallel evaluations of the sweep take a folder with this file for complete.
         files.write_text(directory / DESCRIPTION, json.dumps(description, indent=2) + "\n")
-        for path in sorted(directory.glob("*.[cj]s*")):
+        for path in sorted((*directory.glob("*.csv"), *directory.glob("*.json"))):
             run.artifacts(path)
         if (directory / "figures").is_dir():
             run.artifacts(directory / "figures", "figures")
@@ -178,7 +178,7 @@ def check_classes(names: list[str], known: list[str]) -> None:
     if set(names) - set(known):
         raise EvaluationError(
             f"the data has the classes {', '.join(map(manifest.printable, names))}; the model knows "
-            f"{', '.join(map(manifest.printable, known))}. Say which is which: {sources.class_map_hint(names, known)}"
+            f"{', '.join(map(manifest.printable, known))}. Map the classes: {sources.class_map_hint(names, known)}"
         )
 
 

@@ -412,7 +412,7 @@ def _count_axis(axes: Axes, highest: int) -> str:
 
 
 def _enlarged_corner(axes: Axes, line: Any, corner: int) -> Axes | None:
-    """Add an enlarged view of the corner (x = `corner`, y = 1) that the curve comes close to; None if it does not."""
+    """Zoom in on the corner (x = `corner`, y = 1); return None if the curve stays away from it."""
     x, y = line.get_data()
     size = 4 * float(np.maximum(np.abs(x - corner), 1 - y).min())
     if not 0 < size <= 0.2:

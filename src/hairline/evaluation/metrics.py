@@ -361,8 +361,8 @@ def _bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return the bootstrap intervals of all metrics.
 
-    Repeated images add noise to every bin, and noise raises the calibration error: its interval is centred on the value
-    of the images themselves.
+    Resampling repeats images, which biases the calibration error upwards; its interval is therefore shifted to the
+    value of the original sample.
     """
     drawn = intervals.bootstrap(weighted, groups, resamples=resamples)
     value = weighted(np.ones((1, len(groups)), np.float32))["ece"][0]

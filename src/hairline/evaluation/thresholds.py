@@ -137,9 +137,9 @@ def choose_threshold(
     `recall`: of the thresholds whose recall has a 95 % lower bound (Wilson) that meets the target, the lowest whose
     balanced accuracy is within `standard_errors` of the best (with 1, the rule of Breiman et al. 1984, *CART*): the
     images cannot separate them, a missed crack costs more than a false alarm, and scores are lower on other surfaces.
-    If no lower bound meets the target, of the thresholds whose recall does, and the result says so. `f1`: the threshold
-    of the highest F1, the lowest of equals. A threshold lies half way to the next lower score, so that rounding cannot
-    cross it.
+    If no lower bound meets the target, the choice is among the thresholds whose recall itself does, and `reached` is
+    False. `f1`: the threshold of the highest F1, the lowest of equals. A threshold lies half way to the next lower
+    score, so that rounding cannot cross it.
 
     Args:
         positives: Whether each image is positive, [n]; both must occur.
@@ -220,7 +220,7 @@ def _best(
         f1 = 2 * true_positives / (true_positives + false_positives + positives)
         return _last_of_highest(f1), np.ones(len(f1), bool)
     recall, false_rate = true_positives / positives, false_positives / negatives
-    # Wilson's lower bound meets the target where the score test rejects it (Wilson 1927).
+    # Equivalent to "Wilson's lower bound >= target" (the score test), without computing the bound.
     certain = recall - target_recall >= intervals.Z * np.sqrt(target_recall * (1 - target_recall) / positives)
     reached = certain.any(axis=1)
     allowed = np.where(reached[:, None], certain, recall >= target_recall)
@@ -228,7 +228,7 @@ def _best(
     highest = _last_of_highest(merit)[:, None]
     error = np.hypot(_standard_error(true_positives, positives), _standard_error(false_positives, negatives)) / 2
     least = np.take_along_axis(merit - standard_errors * error, highest, axis=1)
-    return _last_of_highest(merit >= least), reached
+    return _last_of_highest(merit >= least), reached  # the lowest threshold within the standard errors of the best
 
 
 def _standard_error(hits: NDArray[Any], cases: NDArray[Any]) -> NDArray[np.float64]:

@@ -238,4 +238,6 @@ def _check_outputs(content: bytes, image_size: int, model: Callable[[np.ndarray]
     outputs, expected = _Interpreter(image_size, model_content=content).run(pixels), model(pixels)
     difference, scale = np.abs(outputs - expected).max(), np.abs(expected).max()
     if not difference <= 1e-4 * scale:
-        raise EngineError(f"its outputs differ by up to {difference:.2g}, with values up to {scale:.2g}")
+        raise EngineError(
+            f"the converted model's outputs differ by up to {difference:.2g} (largest output {scale:.2g})"
+        )

@@ -162,7 +162,7 @@ class Distance:
 
 
 def _principal_components(table: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Return the variances about 0, float64 [k] in descending order, and directions float32 [k, width] of a table.
+    """Return descending eigenvalues, float64 [k], and eigenvectors, float32 [k, width], of the second moments about 0.
 
     An eigendecomposition of the smaller Gram matrix takes a second; a singular value decomposition takes ten.
     """

@@ -157,7 +157,7 @@ class Parity:
 def measure(
     paths: Sequence[str], labels: Sequence[str], bundle: Bundle, original: Predictor, exported: Predictor
 ) -> tuple[Parity, np.ndarray]:
-    """Predictor image files with both models and compare.
+    """Predict image files with both models and compare.
 
     Args:
         paths: Image files.
@@ -237,7 +237,7 @@ def run_readme(code: str, folder: Path, paths: Sequence[str], class_names: Seque
 
 
 def timings(run: Predictor, image_size: int) -> dict[str, float]:
-    """Return milliseconds per image in batches of 1 and 16, the median of the calls of about a second each."""
+    """Return the median milliseconds per image for batches of 1 and 16, each timed for about a second."""
     result = {}
     for batch in (1, 16):
         pixels = np.random.default_rng(0).integers(0, 256, (batch, image_size, image_size, 3), dtype=np.uint8)

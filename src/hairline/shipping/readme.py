@@ -98,7 +98,7 @@ def write_bundle(
         bundle: Bundle of the model.
         path: The exported file or folder.
         commit: Commit of the code that trained the model, if known.
-        measurements: Measurements of the gate.
+        measurements: Measurements returned by `export.gate`.
     """
     size = bundle.image_size
     licence = bundle.backbone.get("licence") or "none known"
@@ -139,7 +139,7 @@ def write_readme(
         folder: Folder of the export.
         name: Key of `formats.FORMATS`.
         bundle: Bundle of the model.
-        measurements: Measurements of the gate.
+        measurements: Measurements returned by `export.gate`.
         example: Probabilities that the code prints for the example image, float64 [classes].
         machine: Machine of the measurements.
     """

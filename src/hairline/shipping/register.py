@@ -72,7 +72,7 @@ def register(config: Register) -> Verdict:
 
 
 def compare(candidate: FinishedRun, champion: FinishedRun, version: int) -> Verdict:
-    """Compare a candidate with the champion on test images that both were neither trained nor tuned on.
+    """Compare a candidate with the champion on test images that neither was trained or tuned on.
 
     Args:
         candidate: Run of the candidate.
@@ -91,7 +91,7 @@ def compare(candidate: FinishedRun, champion: FinishedRun, version: int) -> Verd
         raise RegistryError(f"its classes are {', '.join(classes[0])}, those of the champion {', '.join(classes[1])}")
     images = held_out(manifests[0], manifests[1])
     if images.empty:
-        raise RegistryError("there is no test image that both were neither trained nor tuned on")
+        raise RegistryError("there is no test image that neither of the two was trained or tuned on")
     tables = [predict(run, images) for run in (candidate, champion)]
     groups = dict(zip(images["sha256"], images["group"].where(images["group"] != "", images["sha256"]), strict=True))
     differences = paired_bootstrap(tables[0], tables[1], groups=groups)

@@ -373,7 +373,9 @@ def _failure_logged() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("WARNING: the sweep's run in MLflow is not up to date (%s); its folder is", store.reason(error))
+        log.warning(
+            "WARNING: the sweep's run in MLflow is incomplete (%s); the sweep's folder is complete", store.reason(error)
+        )
 
 
 def _client(uri: str | None) -> Any:

@@ -157,7 +157,7 @@ class Base:
         needed = thresholds.positives_needed(settings.target_recall)
         if settings.threshold == "recall" and positives < needed:
             log.info(
-                "threshold 0.5: being sure of a recall of %g takes %d positive images, and there are %d",
+                "threshold 0.5: too few positive images to be sure of a recall of %g (%d needed, %d available)",
                 settings.target_recall,
                 needed,
                 positives,
@@ -184,7 +184,7 @@ def _fitted_rows(data: Dataset) -> np.ndarray:
 
 
 def _history_row(logits: np.ndarray, out_of_fold: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return loss and accuracy of the fit, and out-of-fold as `val_`."""
+    """Return loss and accuracy on the fitted images, and out-of-fold as `val_loss` and `val_accuracy`."""
     from hairline.evaluation import metrics
 
     row: dict[str, float] = {}

@@ -186,14 +186,14 @@ class _Course(keras.callbacks.Callback):
         self.history.append({"phase": self._phase, "epoch": number, **row})
         if self._verbose:
             _log_epoch(number, self._before + self._epochs, row)
-        waited = False
+        stop = False
         if row["val_loss"] < self._best_loss:
             self._best_loss, self._best_epoch, self.best_weights = row["val_loss"], number, self.model.get_weights()
         else:
-            waited = self._patience is not None and number - self._best_epoch >= self._patience
-        if waited:
+            stop = self._patience is not None and number - self._best_epoch >= self._patience
+        if stop:
             log.info("stopped: no lower validation loss for %d epochs", self._patience)
-        self.ended = self.model.stop_training = waited or self.done == self._epochs
+        self.ended = self.model.stop_training = stop or self.done == self._epochs
         # Report before saving: a duplicate is harmless, a missing report cannot be recovered.
         self._on_epoch(number, row)
         self._save()

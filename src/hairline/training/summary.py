@@ -104,7 +104,7 @@ def log_decision(data: Dataset, decision: Decision) -> None:
     if threshold is None:
         return
     name = manifest.printable(data.class_names[data.positive or 0])
-    log.info("threshold %.4g on %s, %s", threshold, name, decision.chosen)
+    log.info("threshold %.4g for class %s, chosen %s", threshold, name, decision.chosen)
     if band is not None and not band[0] <= threshold <= band[1]:
         log.warning("WARNING: the threshold %.4g lies outside decision.abstain=%s", threshold, band)
     elif band is not None:
@@ -127,5 +127,7 @@ def next_steps(place: str, *, full: bool, synthetic: bool, by_epochs: bool) -> l
         return ["Try next        python train.py data=folder data.path=<folder with one sub-folder per class>"]
     steps = [f"Try next        python predict.py run={place} input=<photos>"]
     if by_epochs:
-        steps.append("                or add -m optimizer=adam,sgd learning_rate=1e-2,1e-3: a run for each combination")
+        steps.append(
+            "                or repeat the training with -m optimizer=adam,sgd learning_rate=1e-2,1e-3: one run per combination"
+        )
     return steps

@@ -48,6 +48,7 @@ _NOT_PARAMETERS = ("tracking", "name", "tags", "resume")
 # What conf/config.yaml chooses, and the settings without effect when base= is given.
 _DEFAULTS = {"optimizer.name": "adam", "schedule.name": "constant"}
 _UNUSED_WITH_BASE = (*_DEFAULTS, "model.dropout", "model.label_smoothing", "epochs", "batch_size", "learning_rate")
+_INPUTS = ("config.yaml", "environment.json", "manifest.csv", "rejected.csv")
 _TABLES = ("history.csv", "predictions.csv", "metrics.json", "leaks.csv", "repeats.csv", "learning_curve.csv")
 
 
@@ -90,7 +91,7 @@ def run_stages(
     """Run the stages of a training in order; arguments and result as in `train`."""
     seconds = Stages(process.signals)
     full = config.report.level == "full"
-    resamples = (intervals.RESAMPLES, thresholds.RESAMPLES) if full else (0, 0)
+    resamples, threshold_resamples = (intervals.RESAMPLES, thresholds.RESAMPLES) if full else (0, 0)
     solver = "refit" if config.base is not None else config.optimizer.name
     fit = fit_settings(config)
     passes = PassSettings(config.augment, config.features, config.runtime.threads, config.epochs)
@@ -124,9 +125,9 @@ def run_stages(
                 head.history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
             predictions = head.predictions(data)
-            decision = start.decide(predictions, config.decision, resamples=resamples[1])
+            decision = start.decide(predictions, config.decision, resamples=threshold_resamples)
             summary.log_decision(data, decision)
-            metrics = measure_splits(predictions, decision, resamples=resamples[0])
+            metrics = measure_splits(predictions, decision, resamples=resamples)
             manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")
             if config.probe:
                 metrics |= repeats.probe_accuracy(data, frozen)
@@ -146,11 +147,11 @@ def run_stages(
                 draw(config, data, head, predictions, decision, model, leak_report, curve, directory)
         metrics |= seconds.measured()
         files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        mirror(data, metrics, directory, run)
+        log_to_mlflow(data, metrics, directory, run)
         if full and config.tracking.log_model:
             # Last: MLflow ties whatever is logged after a model to that model.
             run.model(directory / "model", Path(data.manifest["path"].iloc[data.rows("test")[0]]))
-    state.finish(keep=config.report.level == "light")  # the best job of a sweep is completed from its weights
+    state.finish(keep=config.report.level == "light")  # keep the weights: a sweep saves the model of its best job later
     log_results(config, data, metrics, directory, run, in_sweep=process.sweep is not None)
     return metrics
 
@@ -172,18 +173,18 @@ def begin(config: Config, directory: Path) -> Checkpoint:
         tracking.forget(directory)  # journal of an earlier run in the same folder
     elif state is not None and state.identity != identity:
         raise checkpoint.CheckpointError(
-            f"{directory / checkpoint.FILE} belongs to other settings than config.yaml beside it, or to another "
-            "version of this program: delete it, and resume= trains anew with the run's settings"
+            f"{directory / checkpoint.FILE} was written with other settings or by another version of this "
+            "program: delete it, and resume= restarts the training with the settings in config.yaml"
         )
     configuration.save(dataclasses.replace(config, resume=None), directory / "config.yaml")
-    if state is None:
+    if state is None:  # a new run, or a resumed one without a state file: train from the start
         return Checkpoint.begin(directory, identity)
     state.reopen()
     return state
 
 
 def with_base(config: Config, base: Base) -> Config:
-    """Return the settings with the base's backbone and image size in place of those that they name.
+    """Return the settings with backbone and image size replaced by the base's.
 
     Raises:
         BaseError: If they name another backbone, or set how a head is trained by epochs.
@@ -192,6 +193,7 @@ def with_base(config: Config, base: Base) -> Config:
     taps = backbone["taps"].split()
     given = {"model.backbone": backbone["name"], "model.taps": taps, "image_size": image_size}
     chosen, default = configuration.leaves(config), configuration.leaves(Config()) | _DEFAULTS
+    # Settings that differ from the default and from what the base brings.
     unused = [
         key
         for key in (*given, *_UNUSED_WITH_BASE)
@@ -269,8 +271,9 @@ def record_inputs(config: Config, data: Dataset, directory: Path, run: tracking.
         manifest.write(data.rejected, directory / "rejected.csv")
     environment = json.dumps(provenance.describe(), indent=2, ensure_ascii=False)
     files.write_text(directory / "environment.json", environment + "\n")
-    for path in sorted(directory.glob("*.[cjy]*")):
-        run.artifacts(path)
+    for name in _INPUTS:
+        if (directory / name).is_file():
+            run.artifacts(directory / name)
     leaves = configuration.leaves(config)
     run.parameters({key: value for key, value in leaves.items() if not key.startswith(_NOT_PARAMETERS)})
     name = Path(getattr(config.data, "path", None) or config.data.source).name
@@ -364,7 +367,7 @@ def draw(
     )
 
 
-def mirror(data: Dataset, metrics: dict[str, float], directory: Path, run: tracking.Run) -> None:
+def log_to_mlflow(data: Dataset, metrics: dict[str, float], directory: Path, run: tracking.Run) -> None:
     """Log the final metrics, files and description to MLflow."""
     headlines = summary.headlines(metrics, data.class_names)
     run.metrics({tracking.metric_name(key): value for key, value in headlines.items()})

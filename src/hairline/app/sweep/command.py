@@ -143,7 +143,7 @@ def _arguments(override: Override) -> list[str]:
 
 
 def _check_jobs(composed: DictConfig, overrides: Sequence[Override]) -> Config:
-    """Compose the first job and, one at a time, every other value; return the first valid configuration.
+    """Compose the first job, then one job per other value; return the first valid configuration.
 
     An invalid configuration fails its own job alone, so an error is raised only if all are invalid. Values of a wrong
     type raise at once: Hydra refuses the whole sweep for them, but only after it has begun.
@@ -186,7 +186,7 @@ def _folder(composed: DictConfig, config: Config) -> Path:
         return Path(composed.hydra.sweep.dir).expanduser().absolute()
     if not _NAME.fullmatch(config.sweep.name):
         raise ConfigError(
-            f"sweep.name={config.sweep.name!r} names a folder: expected letters, digits, spaces, dots and dashes"
+            f"sweep.name={config.sweep.name!r} becomes a folder name: use letters, digits, spaces, dots and dashes"
         )
     return Path("outputs", "sweeps", config.sweep.name).absolute()
 

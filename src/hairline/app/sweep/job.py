@@ -158,7 +158,7 @@ def _adapted(config: Config, sweep: Sweep) -> Config:
 
 
 def threads(launcher: DictConfig) -> int | None:
-    """Return the CPU threads of a job whose launcher runs several at once; None for all cores."""
+    """Return the CPU threads per job if the launcher runs jobs in parallel; None for all cores."""
     cores = OmegaConf.select(launcher, "ray.remote.num_cpus") or OmegaConf.select(launcher, "cpus_per_task")
     if cores:
         return max(1, int(cores))
