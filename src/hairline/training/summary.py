@@ -127,7 +127,6 @@ def next_steps(place: str, *, full: bool, synthetic: bool, by_epochs: bool) -> l
         return ["Try next        python train.py data=folder data.path=<folder with one sub-folder per class>"]
     steps = [f"Try next        python predict.py run={place} input=<photos>"]
     if by_epochs:
-        steps.append(
-            "                or repeat the training with -m optimizer=adam,sgd learning_rate=1e-2,1e-3: one run per combination"
-        )
+        sweep = "-m optimizer=adam,sgd learning_rate=1e-2,1e-3"
+        steps.append(f"                or repeat the training with {sweep}: one run per combination")
     return steps
