@@ -19,6 +19,7 @@ from hairline.model.familiarity import Distance
 from hairline.system.process import Process
 from hairline.training import train as experiment
 from hairline.training.base import Base, BaseError
+from hairline.training.train import with_base
 from tests.conftest import paint
 from tests.running import composed
 
@@ -88,7 +89,7 @@ def test_an_adapted_model_knows_the_base_and_the_new_images(base: Path, other_su
     train(tmp_path / "adapted", other_surface, f"base={base}", "report.level=full")
     new, old = (saved.read_statistics(place / "model") for place in (tmp_path / "adapted", base))
     assert len(new["image_digest"]) == len(old["image_digest"]) + 20
-    first, second = Distance.from_arrays(new), Distance.read(old)
+    first, second = Distance.from_arrays(new), Distance.from_arrays(old)
     assert first is not None
     assert second is not None
     assert first.limit >= second.limit
@@ -100,10 +101,10 @@ def test_test_images_that_the_base_was_made_with_are_told(
     base: Path, two_classes: Path, other_surface: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(tmp_path / "new", other_surface, f"base={base}", "report=none")
-    assert "that the base was made with" not in caplog.text
+    assert "were among the base's" not in caplog.text
     train(tmp_path / "known", two_classes, f"base={base}", "report=none", "seed=5")
     assert re.search(
-        r"WARNING: [1-9]\d* of the \d+ test images are among those that the base was made with", caplog.text
+        r"WARNING: [1-9]\d* of the \d+ test images were among the base's training or validation images", caplog.text
     )
 
 
@@ -116,7 +117,7 @@ def test_other_classes_than_the_bases_are_refused(base: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("finetune=top", "base adapts the head alone"),
+        ("finetune=top", "base= adapts only the head"),
         ("repeats=3", "set repeats=1"),
         ("name=x", "set augment=none"),
     ],
@@ -137,8 +138,8 @@ def test_what_a_base_does_not_go_with_is_said(override: str, message: str, two_c
 )
 def test_settings_that_a_base_would_ignore_are_refused(base: Path, override: str, idle: str) -> None:
     chosen = [f"base={base}", "data=synthetic", override]
-    with pytest.raises(BaseError, match=f"fits its head outright: {idle} would have no say"):
-        Base.of(str(base)).settings(composed("config", *chosen))
+    with pytest.raises(BaseError, match=f"remove {re.escape(idle)}, which would have no effect"):
+        with_base(composed("config", *chosen), Base.of(str(base), None, engine="auto", seed=0))
 
 
 def test_a_base_that_is_none_is_named(two_classes: Path, tmp_path: Path) -> None:

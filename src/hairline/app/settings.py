@@ -20,6 +20,16 @@ def load(composed: DictConfig) -> Any:
     return configuration.load(composed, faults)
 
 
+def check(config: Any) -> None:
+    """Check settings that were read from a saved run against the tables of the other rooms.
+
+    Raises:
+        ConfigError: Naming every fault at once.
+    """
+    if found := list(faults(config)):
+        raise configuration.ConfigError("\n".join(found))
+
+
 def faults(config: Any) -> Iterator[str]:
     """Yield the faults that need the tables of higher rooms: sources, backbones, export formats."""
     # Imported here, as pandas takes half a second: --help and a misspelt key answer without it.

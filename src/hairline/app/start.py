@@ -166,6 +166,7 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
             if _is_complete(directory, config):
                 log.info("Nothing to do: this run has finished. Its results lie in %s", directory)
                 return None
+            settings.check(config)  # what was found when the run began may be gone
         return function(config, Call(directory, overrides, multirun, application.process))
     except KeyboardInterrupt as ending:
         advice = f". Resume with: python train.py resume={shlex.quote(files.relative(directory))}"

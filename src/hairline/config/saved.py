@@ -74,7 +74,7 @@ def save(config: Config, path: Path) -> None:
 
 
 def read(path: Path) -> Config:
-    """Return a configuration saved by `save`, checked like a composed one.
+    """Return a configuration saved by `save`, checked against the schema.
 
     Raises:
         ConfigError: If it does not fit the schema.

@@ -138,14 +138,18 @@ def read_bundle(folder: Path) -> Bundle:
     """
     try:
         values = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
-        bundle = Bundle(**{**values, "decision": Decision.of(values.get("decision", {}))})
+        if values["format"] != FORMAT:
+            raise BundleError(
+                f"{folder / BUNDLE} has format {values['format']}; this version reads format {FORMAT}: train the model "
+                "again, or use the version of hairline that wrote it"
+            )
+        return Bundle(**{**values, "decision": Decision.of(values["decision"])})
+    except BundleError:
+        raise
     except OSError as error:
         raise BundleError(f"{folder} holds no saved model: {BUNDLE} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"{folder / BUNDLE} is damaged or of another version: {error}") from error
-    if bundle.format != FORMAT:
-        raise BundleError(f"{folder / BUNDLE} has format {bundle.format}; this version reads format {FORMAT}")
-    return bundle
+    except (ValueError, TypeError, KeyError) as error:
+        raise BundleError(f"{folder / BUNDLE} is damaged: {error}") from error
 
 
 def load_model(folder: Path, bundle: Bundle) -> Any:

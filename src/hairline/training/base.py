@@ -20,6 +20,7 @@ from hairline.data import manifest, sources
 from hairline.data.prepare import Dataset
 from hairline.model import saved
 from hairline.model.decision import Decision
+from hairline.model.engine import EngineName
 from hairline.model.predictions import Predictions, probabilities
 from hairline.model.saved import Bundle
 from hairline.system.errors import HairlineError
@@ -48,13 +49,13 @@ class Base:
 
     parts: saved.Parts
     arrays: dict[str, np.ndarray]
-    engine: Any
+    engine: EngineName
     seed: int
 
     @classmethod
-    def of(cls, run: str, *, engine: str, seed: int) -> Base:
-        """Open the saved model that `run` names."""
-        folder = tracking.find(run, key="base")
+    def of(cls, run: str, uri: str | None, *, engine: EngineName, seed: int) -> Base:
+        """Open the saved model that `run` names, in the store at `uri` where it is an MLflow run or model."""
+        folder = tracking.find(run, uri, key="base")
         return cls(saved.Parts(folder), saved.read_statistics(folder), engine, seed)
 
     @property
@@ -146,7 +147,8 @@ class Base:
     def decide(self, predictions: Predictions, settings: config.Decision, *, resamples: int) -> Decision:
         """Choose temperature and threshold on the out-of-fold logits.
 
-        Being sure of a recall of 0.99 takes hundreds of positive images. With fewer, the threshold stays at 0.5: both
+        The threshold's interval is always computed: these sets are small, and its width matters most there. Being sure
+        of a recall of 0.99 takes hundreds of positive images. With fewer, the threshold stays at 0.5: both
         classes weigh the same in the fit.
         """
         from hairline.evaluation import thresholds
@@ -163,7 +165,7 @@ class Base:
                 positives,
             )
             chosen["threshold"] = 0.5
-        return thresholds.choose_decision(fitted, **chosen, resamples=resamples)
+        return thresholds.choose_decision(fitted, **chosen)
 
     def network(self, frozen: Frozen) -> dict[str, str]:
         """Return the description of the base's backbone."""

@@ -67,22 +67,25 @@ def train(config: Config, directory: Path, overrides: list[str], process: Proces
     Raises:
         HairlineError: If another process works on the run, or its images or settings do not fit.
     """
-    start: Start
-    if config.base is None:
-        start = Pretrained.find(
-            config.model,
-            image_size=config.image_size,
-            seed=config.seed,
-            engine=config.features.engine,
-            runtime=config.runtime,
-            finetune=config.finetune,
-        )
-    else:
-        start = Base.of(config.base, engine=config.features.engine, seed=config.seed)
-        config = with_base(config, start)
+    base = None
+    if config.base is not None:
+        base = Base.of(config.base, config.tracking.uri, engine=config.features.engine, seed=config.seed)
+        config = with_base(config, base)
     with files.locked(directory):
         state = begin(config, directory)
-        return run_stages(config, start, directory, overrides, state, process)
+        return run_stages(config, base or pretrained(config), directory, overrides, state, process)
+
+
+def pretrained(config: Config) -> Pretrained:
+    """Return the pretrained backbone; its weights are downloaded where needed."""
+    return Pretrained.find(
+        config.model,
+        image_size=config.image_size,
+        seed=config.seed,
+        engine=config.features.engine,
+        runtime=config.runtime,
+        finetune=config.finetune,
+    )
 
 
 def run_stages(
