@@ -92,6 +92,7 @@ def test_a_resumed_run_implies_its_folder_and_its_choices(tmp_path: Path, monkey
     ]  # fmt: skip
     assert command.directory == str(tmp_path / "start")
     assert command.overrides == ["seed=1"]
+    assert commandline.parse(["resume='a run'", "~tags", "-m"], CONF).overrides == ["~tags"]
     found = completed(f"resume={folder}", "data=synthetic", "optimizer=adam")
     assert found == [*place, "schedule=cosine", "data=synthetic", "optimizer=adam"]
     with pytest.raises(config.ConfigError, match="resume=nowhere: no run there"):
@@ -112,6 +113,9 @@ def test_a_resumed_sweep_repeats_its_command(tmp_path: Path) -> None:
     assert completed(f"sweep.resume={folder}", *changed) == ["optimizer=sgd", *changed, *place]
     elsewhere = ["--config-dir", "mine"]
     assert completed(*elsewhere, f"sweep.resume={folder}") == ["-m", *saved, *elsewhere, *place]
+    # Hydra prints one configuration, that of the first job.
+    asked = completed(f"sweep.resume={folder}", "--cfg", "job")
+    assert asked == ["seed=0", "optimizer=sgd", "hydra/launcher=basic", "--cfg", "job", *place]
     with pytest.raises(SweepError, match="holds no sweep"):
         completed("sweep.resume=nowhere")
 

@@ -65,7 +65,8 @@ def test_a_full_disk_is_recognised_whichever_library_reports_it(disk: Callable[.
         assert errors.is_disk_full(caught.value)
         assert "free some space, or write elsewhere" in str(errors.explained(caught.value))
     nameless = OSError(28, "No space left on device")
-    assert f"no space is left in {place};" in str(errors.explained(nameless, tmp_path, place))
+    folders = {"the working directory": lambda: tmp_path, "the cache": lambda: place}
+    assert f"no space is left in the cache ({place});" in str(errors.explained(nameless, folders))
 
 
 @pytest.mark.slow

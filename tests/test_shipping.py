@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -237,6 +238,17 @@ def test_a_full_disk_leaves_nothing(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="the disk is full"):
         fill()
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_full_disk_is_recognised_after_any_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill() -> None:
+        with export.published(tmp_path / "out", 10):
+            monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+            raise RuntimeError("conversion failed")
+
+    with pytest.raises(ExportError, match="the disk is full"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_without_free_space_is_refused_before_the_block(tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import paint, poison
+from hairline.app import start
+from hairline.app.process import Application
+from hairline.system.signals import Signals
+from tests.conftest import ROOT, paint, poison
 from tests.running import TINY, refused, run
 
 
@@ -74,6 +79,27 @@ def test_a_misspelt_key_is_answered_at_once(nothing_slow: dict[str, str]) -> Non
     said = run("btch_size=3", environment=nothing_slow).stderr
     assert "Did you mean: 'batch_size'?" in said
     assert "+btch_size" not in said
+
+
+def test_hydra_shows_its_tracebacks_on_request(nothing_slow: dict[str, str]) -> None:
+    found = run("btch_size=3", environment={**nothing_slow, "HYDRA_FULL_ERROR": "1"})
+    assert found.returncode == 1
+    assert "Traceback" in found.stderr
+
+
+def test_an_exit_with_a_text_is_printed_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+        sys.exit("no answer from https://me:s3cret@host")
+
+    monkeypatch.setattr(Signals, "listen", lambda self: None)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    assert start._run(Application(), ROOT / "conf", main) == 2
+    assert capsys.readouterr().err == "no answer from https://***@host\n"
+    assert "HYDRA_FULL_ERROR" not in os.environ
 
 
 @pytest.mark.parametrize(

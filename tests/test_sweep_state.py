@@ -10,12 +10,19 @@ import mlflow
 import optuna
 import pandas as pd
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from hairline import tracking
+from hairline.app import start
 from hairline.app.sweep import command, state
 from hairline.app.sweep.state import Sweep
+from hairline.config import ConfigError
+from tests.conftest import ROOT
 
 
 def started(folder: Path, session: str, **changes: object) -> Sweep:
@@ -144,6 +151,19 @@ def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
     sweep.end_dead_jobs("failed")
     assert client.get_run(stray).info.lifecycle_stage == "deleted"
     assert client.get_run(noted).info.status == "FAILED"
+
+
+def test_a_sweep_is_accepted_if_one_combination_of_its_values_is_valid() -> None:
+    overrides = ["optimizer=lbfgs", "model.dropout=0.2,0", "finetune=top,none"]  # L-BFGS: no dropout, no fine-tuning
+    start.register(ConfigStore.instance())
+    with initialize_config_dir(str(ROOT / "conf")):
+        composed = GlobalHydra.instance().config_loader().load_configuration("config", overrides, RunMode.MULTIRUN)
+        parsed = list(command._parse(overrides).values())
+        config = command._check_jobs(composed, parsed)
+        assert (config.model.dropout, config.finetune.layers) == (0.0, "none")
+        parsed = list(command._parse([*overrides[:2], "finetune=top"]).values())
+        with pytest.raises(ConfigError, match="lbfgs"):
+            command._check_jobs(composed, parsed)
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ class CommandLine:
 
     @property
     def overrides(self) -> list[str]:
-        """The settings that the user typed, without `resume=`."""
-        return [entry for entry in self.typed if "=" in entry and not entry.startswith(("-", "resume="))]
+        """The settings that the user typed or deleted (`~key`), without `resume=`."""
+        settings = (entry for entry in self.typed if "=" in entry or entry.startswith("~"))
+        return [entry for entry in settings if not entry.startswith(("-", "resume="))]
 
 
 def parse(arguments: Sequence[str], conf: Path) -> CommandLine:
@@ -64,16 +65,17 @@ def parse(arguments: Sequence[str], conf: Path) -> CommandLine:
         fault = check(typed, conf)
         if fault is not None:
             raise ConfigError(fault)
-    if _only_asks(typed):
-        return CommandLine(typed, _readable(typed))
     settings = {key: value for key, value in _settings(typed).items() if value != "null"}
+    single = _only_asks(typed)
     multirun = bool({"-m", "--multirun"} & set(typed))
     arguments, directory = typed, None
     if "sweep.resume" in settings:
         arguments, directory = _resumed_sweep(typed, settings)
-    elif "resume" in settings and not multirun:
+        if single:
+            arguments = [_first_value(argument) for argument in arguments]
+    elif "resume" in settings and not multirun and not single:
         arguments, directory = _resumed_run(typed, settings)
-    if not multirun and {"sweep.resume", "search"} & set(settings):
+    if not multirun and not single and {"sweep.resume", "search"} & set(settings):
         arguments = ["-m", *arguments]
     return CommandLine(typed, _readable(arguments), directory)
 
@@ -181,6 +183,16 @@ def _resumed_sweep(typed: Sequence[str], settings: dict[str, str]) -> tuple[list
     rest = [argument for argument in typed if not argument.startswith("sweep.resume=")]
     places = [f"hydra.sweep.dir={quoted(sweep.folder)}", f"sweep.resume={quoted(sweep.folder)}"]
     return [*saved, *rest, *places], sweep.working_directory
+
+
+def _first_value(argument: str) -> str:
+    """Return a swept setting with its first value: `--cfg job` prints one configuration, here that of the first job."""
+    if argument.startswith("-") or "," not in argument and "(" not in argument:
+        return argument
+    (override,) = OverridesParser.create().parse_overrides(_readable([argument]))
+    if override.is_discrete_sweep():
+        return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+    return argument
 
 
 def _folder(text: str) -> Path:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hydra.errors import CompactHydraException
@@ -101,7 +101,12 @@ def message(error: Exception) -> str:
         return "".join(traceback.format_exception(error))
     if isinstance(error, CompactHydraException):
         return commandline.explain(error)
-    return errors.explained(error, Path.cwd(), cache.root(), Path(tempfile.gettempdir())) or str(error)
+    folders: dict[str, Callable[[], Path | str]] = {
+        "the working directory": Path.cwd,
+        "the cache": cache.root,
+        "the folder of temporary files": tempfile.gettempdir,
+    }
+    return errors.explained(error, folders) or str(error)
 
 
 def report(error: Exception) -> None:

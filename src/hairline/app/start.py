@@ -74,7 +74,6 @@ def _set_up() -> None:
             stream.reconfigure(errors="backslashreplace")
     logging.raiseExceptions = False  # no traceback for every line if the log file's disk is full
     warnings.filterwarnings("ignore", module="PIL")  # damaged images are reported once, with the reason
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and `_run` reports them
     register(ConfigStore.instance())
 
 
@@ -90,7 +89,12 @@ def register(store: ConfigStore) -> None:
 
 
 def _run(application: Application, conf: Path, main: Callable[[], None]) -> int:
-    """Parse the command line and call Hydra; return the exit status. Jobs report their own errors."""
+    """Parse the command line and call Hydra; return the exit status. Jobs report their own errors.
+
+    With the environment variable HYDRA_FULL_ERROR, Hydra's errors show their tracebacks.
+    """
+    full = "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints its errors itself
     try:
         application.command = command = commandline.parse(sys.argv[1:], conf)
         if command.directory is not None and os.path.isdir(command.directory):
@@ -99,23 +103,38 @@ def _run(application: Application, conf: Path, main: Callable[[], None]) -> int:
         application.process.signals.listen()
         main()
     except SystemExit as ending:
-        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        if isinstance(ending.code, str):
+            print(redaction.redacted(ending.code), file=sys.stderr)
+            return 2
+        return ending.code or 0
     except KeyboardInterrupt as ending:
         return signals.exit_code(ending)
     except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (HairlineError, CompactHydraException) as error:
+    except HairlineError as error:
         return logs.refuse(error)
-    except ValueError as error:  # of Hydra, about its flags
+    except (CompactHydraException, ValueError, OSError) as error:
+        if full:
+            raise
+        return _refuse(error)
+    finally:
+        if not full:  # the user's own setting stays
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    """Print an error that Hydra raised outside a job, and return the exit status."""
+    if isinstance(error, CompactHydraException):
+        return logs.refuse(error)
+    if isinstance(error, ValueError):  # about its flags
         print(redaction.redacted(f"ERROR: {error}"), file=sys.stderr)
-        return 2
-    except OSError as error:
+    else:
         advice = (
             "Free space or correct its permissions, or choose another: hydra.run.dir=<folder> (hydra.sweep.dir with -m)"
         )
         print(redaction.redacted(f"ERROR: the output folder cannot be written: {error}\n{advice}"), file=sys.stderr)
-        return 2
-    return 0
+    return 2
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -162,7 +162,8 @@ def published(folder: Path, model_bytes: int) -> Iterator[Path]:
             raise
         shutil.rmtree(former, ignore_errors=True)
     except Exception as error:
-        if errors.is_disk_full(error):
+        # Converters report a full disk in errors of their own.
+        if errors.is_disk_full(error) or (parent.is_dir() and shutil.disk_usage(parent).free == 0):
             raise ExportError(
                 f"output={folder}: the disk is full ({error}), nothing was written. Free some space, or choose another "
                 "folder"

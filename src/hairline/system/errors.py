@@ -6,7 +6,7 @@ import contextlib
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -16,7 +16,7 @@ _READ_ONLY_TEXTS = ("readonly database", "Read-only file system")
 _OUT_OF_MEMORY_TEXTS = ("OOM when allocating", "ran out of memory", "bad_alloc", "Unable to allocate")
 _ADVICE = (
     "free some space, or write elsewhere: hydra.run.dir=<folder> for the run (hydra.sweep.dir with -m), tracking.uri "
-    "or tracking=none for MLflow, the environment variable HAIRLINE_CACHE for the cache"
+    "or tracking=none for MLflow, the environment variable HAIRLINE_CACHE for the cache, TMPDIR for temporary files"
 )
 _FREE_BYTES = 1 << 20  # a disk with less free space is full
 _IMAGE_ERROR = re.compile(r"ImageError: (.+)")
@@ -47,13 +47,13 @@ def is_disk_full(error: BaseException) -> bool:
     return any(_is_disk_full(cause) for cause in _causes(error))
 
 
-def explained(error: BaseException, *folders: Path) -> str | None:
+def explained(error: BaseException, folders: Mapping[str, Callable[[], Path | str]] | None = None) -> str | None:
     """Return the message for a fault of the machine; None for any other error.
 
     Args:
         error: The error; its causes are searched too.
-        folders: Folders that the program writes to. Most errors do not name the full disk: the message lists those of
-            the folders that have no free space.
+        folders: Functions that return the folders the program writes to, by what they hold. Most errors do not name
+            the full disk: the message lists those of the folders that have no free space.
     """
     if isinstance(error, HairlineError):  # has its own advice
         return None
@@ -61,7 +61,7 @@ def explained(error: BaseException, *folders: Path) -> str | None:
         path = getattr(cause, "filename", None)
         unwritable = f"{path} cannot be written" if path else "a file cannot be written"
         if _is_disk_full(cause):
-            full = "" if path else " and ".join(str(folder) for folder in folders if _has_no_space(folder))
+            full = "" if path else " and ".join(_without_space(folders or {}))
             return f"the disk is full: {f'no space is left in {full}' if full else unwritable}; {_ADVICE}"
         if getattr(cause, "errno", None) == errno.EROFS or _contains(cause, _READ_ONLY_TEXTS):
             return f"the disk is read-only: {unwritable}; {_ADVICE}"
@@ -107,11 +107,12 @@ def _contains(error: BaseException, texts: tuple[str, ...]) -> bool:
     return any(text in str(error) for text in texts)
 
 
-def _has_no_space(folder: Path) -> bool:
-    try:
-        return shutil.disk_usage(folder).free < _FREE_BYTES
-    except OSError:
-        return False
+def _without_space(folders: Mapping[str, Callable[[], Path | str]]) -> Iterator[str]:
+    """Yield the name and the path of each folder without free space."""
+    for name, folder in folders.items():
+        with contextlib.suppress(OSError, ValueError):  # a deleted folder; no folder for temporary files
+            if shutil.disk_usage(folder()).free < _FREE_BYTES:
+                yield f"{name} ({folder()})"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

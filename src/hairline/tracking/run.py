@@ -304,7 +304,7 @@ def update_run(
     """Log metrics, tags and files to a run by its id; log a warning if that fails. None does nothing."""
     if run_id is None:
         return
-    with _failure_logged():
+    with _failure_logged(uri):
         from mlflow.entities import Metric, RunTag
 
         client = _client(uri)
@@ -328,7 +328,7 @@ def end_run(uri: str | None, run_id: str | None, status: str) -> None:
     """
     if run_id is None:
         return
-    with _failure_logged():
+    with _failure_logged(uri):
         client = _client(uri)
         if store.exists(uri, run_id) and client.get_run(run_id).info.status == "RUNNING":
             statuses = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -340,11 +340,11 @@ def keep_end_time(uri: str | None, run_id: str | None) -> Iterator[None]:
     """Restore the end time of a finished run after a block that resumes it."""
     end = None
     if run_id is not None:
-        with _failure_logged():
+        with _failure_logged(uri):
             end = _client(uri).get_run(run_id).info.end_time
     yield
     if end is not None:
-        with _failure_logged():
+        with _failure_logged(uri):
             _client(uri).set_terminated(run_id, "FINISHED", end)
 
 
@@ -359,7 +359,7 @@ def delete_unfinished_children(uri: str | None, experiment_id: str, parent: str 
     """
     if parent is None:
         return
-    with _failure_logged():
+    with _failure_logged(uri):
         client = _client(uri)
         unfinished = f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
         for run in client.search_runs([experiment_id], unfinished):
@@ -367,15 +367,24 @@ def delete_unfinished_children(uri: str | None, experiment_id: str, parent: str 
                 client.delete_run(run.info.run_id)
 
 
+@functools.cache
+def _unreachable() -> set[str | None]:
+    """Return the stores about which this process has warned."""
+    return set()
+
+
 @contextlib.contextmanager
-def _failure_logged() -> Iterator[None]:
-    """Log a warning if the block fails: a sweep's folder is complete without MLflow."""
+def _failure_logged(uri: str | None) -> Iterator[None]:
+    """Log a warning at the first failure for each store: a sweep's folder is complete without MLflow."""
     try:
         yield
     except Exception as error:
-        log.warning(
-            "WARNING: the sweep's run in MLflow is incomplete (%s); the sweep's folder is complete", store.reason(error)
-        )
+        if uri not in _unreachable():
+            _unreachable().add(uri)
+            log.warning(
+                "WARNING: the sweep's run in MLflow is incomplete (%s); the sweep's folder is complete",
+                store.reason(error),
+            )
 
 
 def _client(uri: str | None) -> Any:

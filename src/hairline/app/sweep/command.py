@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 import re
@@ -145,8 +146,8 @@ def _arguments(override: Override) -> list[str]:
 def _check_jobs(composed: DictConfig, overrides: Sequence[Override]) -> Config:
     """Compose the first job, then one job per other value; return the first valid configuration.
 
-    An invalid configuration fails its own job alone, so an error is raised only if all are invalid. Values of a wrong
-    type raise at once: Hydra refuses the whole sweep for them, but only after it has begun.
+    An invalid configuration fails its own job alone, so an error is raised only if all combinations are invalid. Values
+    of a wrong type raise at once: Hydra refuses the whole sweep for them, but only after it has begun.
 
     Raises:
         ConfigError: Naming the faults of the first job.
@@ -164,19 +165,24 @@ def _check_jobs(composed: DictConfig, overrides: Sequence[Override]) -> Config:
     others = [
         [*first[:place], value, *first[place + 1 :]] for place, values in enumerate(choices) for value in values[1:]
     ]
-    configs: list[Config] = []
-    faults: list[ConfigError] = []
-    for arguments in (first, *others):
-        job = GlobalHydra.instance().config_loader().load_sweep_config(composed, arguments)
-        with open_dict(job):
-            del job["hydra"]
-        try:
-            configs.append(settings.load(job))
-        except ConfigError as error:
-            faults.append(error)
-    if not configs:
-        raise faults[0]
-    return configs[0]
+    results = [_load(composed, arguments) for arguments in (first, *others)]
+    combinations = (_load(composed, arguments) for arguments in itertools.product(*choices))
+    for result in itertools.chain(results, combinations):
+        if isinstance(result, Config):
+            return result
+    raise next(result for result in results if isinstance(result, ConfigError))
+
+
+def _load(composed: DictConfig, arguments: Sequence[str]) -> Config | ConfigError:
+    """Return the configuration of the job with these arguments, or its faults."""
+    job = GlobalHydra.instance().config_loader().load_sweep_config(composed, list(arguments))
+    with open_dict(job):
+        del job["hydra"]
+    try:
+        config: Config = settings.load(job)
+    except ConfigError as error:
+        return error
+    return config
 
 
 def _folder(composed: DictConfig, config: Config) -> Path:

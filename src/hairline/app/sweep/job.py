@@ -112,9 +112,7 @@ def _run(
         logs.report(error)
         sweep.record(job, "failed", error=str(error) or type(error).__name__)
         if sweep.run_id is not None:
-            if (
-                tracking.start_count(directory) == begun
-            ):  # it failed before its MLflow run began, such as by a ConfigError
+            if tracking.start_count(directory) == begun:  # no MLflow run was started, such as after a ConfigError
                 tracking.record_failure(
                     error,
                     enabled=True,
