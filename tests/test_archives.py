@@ -156,12 +156,23 @@ def test_a_safe_path_stays_inside_on_every_system(name):
 
 
 @pytest.mark.parametrize(
-    "pair", [("a/1.jpg", "a/1.jpg"), ("a", "a/b"), ("a/b", "a"), ("a", "a/b/c"), ("a/./1", "a//1")]
+    "pair",
+    [
+        *(("a/1.jpg", "a/1.jpg"), ("a", "a/b"), ("a/b", "a"), ("a", "a/b/c"), ("a/./1", "a//1")),
+        *(("Positive/1", "positive/2"), ("a/1.JPG", "a/1.jpg"), ("A", "a/b"), ("\u00e9/1", "e\u0301/2")),
+    ],
 )
-def test_two_files_of_one_path_are_refused(tmp_path, pair):
-    refused(
-        make_zip(tmp_path / "twins.zip", [(name, b"x") for name in pair]), tmp_path, "two entries with the same path"
-    )
+def test_paths_that_are_the_same_on_some_system_are_refused(tmp_path, pair):
+    refused(make_zip(tmp_path / "twins.zip", [(name, b"x") for name in pair]), tmp_path, "the same path on some")
+
+
+def test_a_bug_is_not_called_damage(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(archives, "_write_members", fail)
+    with pytest.raises(MemoryError):
+        extract(make_zip(tmp_path / "a.zip", FILES), tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
@@ -255,15 +266,26 @@ ALL = b"".join(FILES.values())
 
 
 def test_a_compressed_rar_is_read_by_the_first_program_that_can(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "_TOOL_SECONDS", 0.5)
+    (tmp_path / "not-a-program").write_bytes(b"\0")
+    (tmp_path / "not-a-program").chmod(0o755)
     broken = [program(content) for content in (b"", ALL[:-1], ALL + b"x", ALL[::-1])]
-    stuck = program(ALL, before="time.sleep(60); ")
-    commands = [("no-such-program",), stuck, *broken, program(ALL)]
+    noisy = program(b"", before="sys.stderr.write('Reading\\nUnknown method 9\\n'); ")
+    commands = [("no-such-program",), (str(tmp_path / "not-a-program"),), noisy, *broken, program(ALL)]
     monkeypatch.setattr(archives, "RAR_COMMANDS", commands)
     archive = make_rar(tmp_path / "a.rar", FILES, method=3)
     assert tree(extract(archive, tmp_path / "out")) == FILES
     monkeypatch.setattr(archives, "RAR_COMMANDS", commands[:-1])
-    refused(archive, tmp_path, "damaged, or the installed programs cannot read it", archives.UnpackError)
+    message = "damaged, or the installed programs cannot read it .*could not be started.* said: Unknown method 9;"
+    refused(archive, tmp_path, message, archives.UnpackError)
+
+
+def test_a_program_is_killed_when_it_hangs_but_not_while_it_prints(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_STALL_SECONDS", 2.0)
+    stuck = program(b"", before=f"sys.stdout.buffer.write({ALL[:-1]!r}); sys.stdout.flush(); time.sleep(60); ")
+    piece = "sys.stdout.buffer.write({!r}); sys.stdout.flush(); time.sleep(0.6); "
+    slow = program(b"", before="".join(piece.format(ALL[start : start + 500]) for start in range(0, len(ALL), 500)))
+    monkeypatch.setattr(archives, "RAR_COMMANDS", [stuck, slow])
+    assert tree(extract(make_rar(tmp_path / "a.rar", FILES, method=3), tmp_path / "out")) == FILES
 
 
 def test_without_a_program_the_message_says_what_to_install(tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ class Site:
 
     def __init__(self):
         self.body = BODY
+        self.closed = 0  # number of first requests whose connection is closed without an answer
         self.statuses = []  # status codes of the first answers
         self.cuts = []  # bytes of the body after which the first answers break off
         self.stall_after = None  # bytes after which the server sends nothing more
@@ -39,6 +40,9 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self):
         site = self.server.site
         site.requests.append(self.path)
+        if site.closed:
+            site.closed -= 1
+            return
         body = b"" if site.statuses else site.body
         self.send_response(site.statuses.pop(0) if site.statuses else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -101,6 +105,12 @@ def test_busy_servers_and_broken_transfers_are_retried(site, tmp_path, sha256):
     site.statuses, site.cuts = [503, 429], [1000]
     assert download.fetch(site.url, tmp_path / "f", sha256=sha256).read_bytes() == BODY
     assert len(site.requests) == 4
+
+
+def test_a_closed_connection_is_retried(site, tmp_path):
+    site.closed = 2
+    assert download.fetch(site.url, tmp_path / "f", sha256=SHA256).read_bytes() == BODY
+    assert len(site.requests) == 3
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(404, 1), (403, 1), (500, 4)])

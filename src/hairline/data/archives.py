@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
+import math
 import os
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import threading
+import time
+import unicodedata
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -36,11 +42,21 @@ RAR_COMMANDS = (
     ("unar", "-q", "-o", "-"),
     ("bsdtar", "-x", "--to-stdout", "-f"),
 )
-# A program that hangs is killed after this time (bsdtar 3.6.2 loops forever on RAR5 archives with an empty file).
-_TOOL_SECONDS, _TOOL_SECONDS_PER_MB = 60.0, 1.0
+_WINDOWS_PATHS = {  # 7-Zip and WinRAR are not added to PATH; bsdtar is called tar
+    "unrar": r"%ProgramFiles%\WinRAR\UnRAR.exe",
+    "7z": r"%ProgramFiles%\7-Zip\7z.exe",
+    "bsdtar": r"%SystemRoot%\System32\tar.exe",
+}
+# A program that prints nothing for this time is killed (bsdtar 3.6.2 loops forever on RAR5 with an empty file).
+_STALL_SECONDS = 60.0
+# The exceptions that zipfile and rarfile raise on damaged bytes.
+_DAMAGE = (
+    *(zipfile.BadZipFile, rarfile.Error, rarfile.UnsupportedWarning, zlib.error, struct.error, EOFError),
+    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+)
 _INSTALL = (
     "Install one (Debian and Ubuntu: `sudo apt install unar`; macOS: `brew install unar`; Windows: 7-Zip from "
-    "https://www.7-zip.org, with its folder in PATH), or unpack the archive by hand and pass the folder."
+    "https://www.7-zip.org), or unpack the archive by hand and pass the folder."
 )
 
 
@@ -133,16 +149,11 @@ def _unpack(archive: Path, folder: Path) -> Path:
                 _unpack_with_programs(archive, folder, members)
     except ArchiveError:
         raise
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ArchiveError(
-            f"{archive} has two entries with the same path on this file system ({Path(error.filename).name}): "
-            "expected distinct paths. Unpack it by hand and pass the folder."
-        ) from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # a damaged header can give an invalid offset
             raise
         raise _damaged(archive, str(error)) from error
-    except Exception as error:  # zipfile and rarfile raise anything on damaged bytes, TypeError included
+    except _DAMAGE as error:
         raise _damaged(archive, str(error) or type(error).__name__) from error
     return folder
 
@@ -175,7 +186,22 @@ def _checked_members(archive: Path, entries: list[Any]) -> list[tuple[Any, PureP
             f"most {MAX_TOTAL_BYTES} bytes. If you trust it, unpack it by hand and pass the folder (the list of an "
             "encrypted archive looks empty)."
         )
+    _check_collisions(archive, [path for _, path in members])
     return members
+
+
+def _check_collisions(archive: Path, paths: list[PurePosixPath]) -> None:
+    """Check that the paths stay distinct on systems that ignore case or the Unicode form (Windows, macOS)."""
+    seen: dict[str, tuple[PurePosixPath, bool]] = {}
+    for path in paths:
+        for part in (path, *path.parents[:-1]):
+            key, is_file = unicodedata.normalize("NFC", str(part).casefold()), part is path
+            if key in seen and (is_file or seen[key] != (part, False)):
+                raise ArchiveError(
+                    f"{archive} has two entries with the same path on some file systems ('{seen[key][0]}' and "
+                    f"'{part}'): expected distinct paths. Unpack it by hand and pass the folder."
+                )
+            seen[key] = (part, is_file)
 
 
 def _objection(entry: Any) -> str | None:
@@ -214,7 +240,7 @@ def _write_members(
     archive: Path,
     folder: Path,
     members: list[tuple[Any, PurePosixPath]],
-    open_member: Callable[[Any], AbstractContextManager[IO[bytes]]],
+    open_member: Callable[[Any], AbstractContextManager[IO[bytes] | _WatchedOutput]],
 ) -> None:
     """Write the members into a new folder, each with the size and CRC-32 of its header."""
     folder.mkdir()
@@ -238,31 +264,72 @@ def _write_members(
 
 def _unpack_with_programs(archive: Path, folder: Path, members: list[tuple[Any, PurePosixPath]]) -> None:
     """Unpack a compressed RAR with the first installed program that can read it."""
-    commands = [(path, *options) for program, *options in RAR_COMMANDS if (path := shutil.which(program))]
+    commands = []
+    for program, *options in RAR_COMMANDS:
+        windows_path = os.path.expandvars(_WINDOWS_PATHS.get(program, program))
+        if path := shutil.which(program) or shutil.which(windows_path):
+            commands.append((path, *options))
     if not commands:
         names = ", ".join(command[0] for command in RAR_COMMANDS)
         raise UnpackError(f"{archive} is a compressed RAR: expected one of the programs {names}. {_INSTALL}")
-    timeout_seconds = _TOOL_SECONDS + _TOOL_SECONDS_PER_MB * sum(entry.file_size for entry, _ in members) / 1e6
     failures = []
     for command in commands:
-        arguments = [*command, os.path.abspath(archive)]
-        with subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as process:
-            output = cast(IO[bytes], process.stdout)
-            timer = threading.Timer(timeout_seconds, process.kill)
-            timer.start()
-            stream = contextlib.nullcontext(output)  # the content of all members in sequence
-            try:
-                _write_members(archive, folder, members, lambda _, stream=stream: stream)  # type: ignore[misc]
-                if output.read(1):
-                    raise ArchiveError("it prints more bytes than the headers list")
-                return
-            except ArchiveError as error:
-                failures.append(f"{command[0]}: {error}")
-                shutil.rmtree(folder)
-            finally:
-                timer.cancel()
-                process.kill()
+        try:
+            _unpack_with(command, archive, folder, members)
+            return
+        except ArchiveError as error:
+            failures.append(f"{command[0]}: {error}")
+            shutil.rmtree(folder, ignore_errors=True)
     tried = "; ".join(failures)
     raise UnpackError(f"{archive} is damaged, or the installed programs cannot read it ({tried}). {_INSTALL}")
+
+
+def _unpack_with(
+    command: tuple[str, ...], archive: Path, folder: Path, members: list[tuple[Any, PurePosixPath]]
+) -> None:
+    """Unpack a compressed RAR with one program; raise ArchiveError with its last line on stderr if it fails."""
+    arguments = [*command, os.path.abspath(archive)]
+    try:
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except OSError as error:
+        raise ArchiveError(f"it could not be started ({error.strerror})") from error
+    with process:
+        last_line: deque[bytes] = deque(maxlen=1)
+        lines = filter(None, map(bytes.strip, cast(IO[bytes], process.stderr)))
+        reader = threading.Thread(target=last_line.extend, args=(lines,), daemon=True)
+        reader.start()
+        output = _WatchedOutput(process)  # the content of all members in sequence
+        try:
+            _write_members(archive, folder, members, lambda _: contextlib.nullcontext(output))
+            if output.read(1):
+                raise ArchiveError("it prints more bytes than the headers list")
+        except ArchiveError as error:
+            process.kill()
+            reader.join()
+            text = " ".join(b"".join(last_line).decode(errors="replace").split())
+            raise ArchiveError(f"{error} {command[0]} said: {text}" if text else str(error)) from error
+        finally:
+            process.kill()
+            reader.join()
+
+
+class _WatchedOutput:
+    """The standard output of a program, which is killed when a read waits for `_STALL_SECONDS`."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process, self._deadline = process, math.inf
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at least one and at most `size`; none at the end."""
+        self._deadline = time.monotonic() + _STALL_SECONDS
+        try:
+            return cast(io.BufferedReader, self._process.stdout).read1(size)
+        finally:
+            self._deadline = math.inf
+
+    def _watch(self) -> None:
+        while self._process.poll() is None:
+            if time.monotonic() > self._deadline:
+                self._process.kill()
+            time.sleep(0.5)

@@ -48,7 +48,7 @@ def fetch(
         url: An http or https address.
         target: The file to create; it appears when it is complete and checked.
         sha256: Expected digest in hexadecimal; None accepts any content.
-        stall_seconds: Timeout for the connection and for each read.
+        stall_seconds: Timeout for the connection (after the name lookup) and for each read.
         total_seconds: Timeout for the whole download, including the wait for another process; None for no limit.
         label: Name in the progress bar.
 
@@ -100,12 +100,12 @@ def fetch(
 
 
 def _is_transient(error: Any) -> bool:
-    """Return whether another attempt may succeed: the server was busy, or the connection broke during the transfer."""
-    import requests
+    """Return whether another attempt may succeed: the server was busy, or the connection broke."""
+    import urllib3
 
     if error.response is not None:
         return error.response.status_code in _TRANSIENT
-    return isinstance(error, requests.exceptions.ChunkedEncodingError)
+    return any(isinstance(cause, urllib3.exceptions.ProtocolError) for cause in error.args)
 
 
 def _reason(error: Any) -> str:

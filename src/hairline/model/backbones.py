@@ -165,7 +165,8 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
     if file.is_file():
         return file
     try:
-        # Keras's own download has no timeout. This one stops after 10 seconds without data or 10 minutes in total.
+        # Keras's own download has no timeout. This one ends after 10 seconds without data, or after 10 minutes
+        # (checked at each 64 KB). The name lookup is not bounded.
         return download.fetch(url, file, stall_seconds=10, total_seconds=600, label=f"{name} weights")
     except (ValueError, OSError) as error:
         if weights == "imagenet":

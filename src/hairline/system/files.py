@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -71,7 +72,14 @@ def create_folder(target: Path, fill: Callable[[Path], Path]) -> None:
             content = fill(partial)
             if target.is_dir():  # empty; Windows does not rename onto a folder
                 target.rmdir()
-            content.rename(target)
+            for pause_seconds in (0.1, 0.3, 1.0, 3.0, None):
+                try:
+                    content.rename(target)
+                    break
+                except PermissionError:  # on Windows, while a virus scanner reads the new files
+                    if pause_seconds is None:
+                        raise
+                    time.sleep(pause_seconds)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
