@@ -277,7 +277,7 @@ def test_fine_tuning_goes_on_as_well(layers: str, two_classes: Path) -> None:
     assert len(epochs(Path("killed"))) in (3, 4)
     found = run("resume=killed")
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "head: taken from state.npz, is complete" in found.stdout + found.stderr
+    assert "head: loaded from state.npz, complete" in found.stdout + found.stderr
     assert numbers(Path("killed")) == numbers(Path("whole"))
 
 
