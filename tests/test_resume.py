@@ -266,6 +266,7 @@ def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three trainings of EfficientNetV2 in processes of their own
 @pytest.mark.parametrize("layers", ["top", "all"])
 def test_fine_tuning_goes_on_as_well(layers: str, two_classes: Path) -> None:
     chosen = (*TINY, "features.engine=tensorflow", "data=folder", f"data.path={two_classes}", f"finetune={layers}")
