@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from hairline.config import unknown
-from hairline.data import download, images, manifest, synthetic
+from hairline.data import download, folders, manifest, synthetic
+from hairline.data.folders import Folder
 from hairline.system import cache
 from hairline.system.errors import HairlineError
 
@@ -36,8 +36,7 @@ _SPLIT_NAMES = {
     "validation": "val",
     "test": "test",
 }
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "icon\r"}  # operating systems write them into picture folders
-_ClassFolders = list[tuple[str, Path]]  # split (or empty) and folder of each class
+_ClassFolders = list[tuple[str, Folder]]  # split (or empty) and folder of each class
 
 
 class SourceError(HairlineError):
@@ -62,15 +61,18 @@ def from_folder(*, path: str) -> pd.DataFrame:
         SourceError: If there are no class folders, or no files in them.
     """
     root = Path(path).expanduser().absolute()
-    class_folders = next(found for layout in _LAYOUTS if (found := layout(root)) is not None)
+    tree = folders.read(root)
+    class_folders = next(found for layout in _LAYOUTS if (found := layout(tree)) is not None)
     names = {folder.name for _, folder in class_folders}
     if not names:
         require_two_classes(names, path, from_table=False)
     _require_text(names, f"{root} holds the class folder", "rename it")
-    rows = [(str(file), folder.name, "", split) for split, folder in class_folders for file in list_files(folder)]
+    rows = [(str(file), folder.name, "", split) for split, folder in class_folders for file in folder.all_files()]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
-    parents = {root, *_subfolders(root)} - {folder for _, folder in class_folders}
+    read = {id(folder) for _, folder in class_folders}
+    parents = [folder for folder in (tree, *tree.folders) if id(folder) not in read]
+    folders.log_skipped(tree.skipped)
     _warn_of_skipped(parents, names - {label for _, label, _, _ in rows})
     return pd.DataFrame(rows, columns=ROW_COLUMNS, dtype=object)
 
@@ -141,63 +143,28 @@ def faults(source: str, path: str | None) -> Iterator[str]:
 # --- layouts of folders -----------------------------------------------------------------------------------------------
 
 
-def _split_folders(root: Path) -> _ClassFolders | None:
+def _split_folders(root: Folder) -> _ClassFolders | None:
     """Return <split>/<class> folders if all subfolders are named after splits."""
-    children = _subfolders(root)
-    splits = [_SPLIT_NAMES.get(child.name.lower(), "") for child in children]
-    if not children or not all(splits):
+    splits = [_SPLIT_NAMES.get(child.name.lower(), "") for child in root.folders]
+    if not splits or not all(splits):
         return None
-    return [(split, folder) for split, child in zip(splits, children, strict=True) for folder in _subfolders(child)]
+    return [(split, folder) for split, child in zip(splits, root.folders, strict=True) for folder in child.folders]
 
 
-def _class_folders(root: Path) -> _ClassFolders:
+def _class_folders(root: Folder) -> _ClassFolders:
     """Return <class> folders."""
-    return [("", folder) for folder in _subfolders(root)]
+    return [("", folder) for folder in root.folders]
 
 
-_LAYOUTS: tuple[Callable[[Path], _ClassFolders | None], ...] = (_split_folders, _class_folders)
+_LAYOUTS: tuple[Callable[[Folder], _ClassFolders | None], ...] = (_split_folders, _class_folders)
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        children = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError as error:
-        raise SourceError(f"{folder} cannot be listed: {error.strerror}") from error
-    return sorted(children, key=natural_key)
-
-
-def list_files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder in natural order, each real folder once, so that loops of links end."""
-
-    def refuse(error: OSError) -> None:  # skipping a folder silently would lose images
-        raise SourceError(f"{manifest.printable(str(error.filename))} cannot be listed: {error.strerror}") from error
-
-    seen: set[str] = set()
-    for current, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(current)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
-        for name in sorted(names, key=natural_key):
-            if not name.startswith(".") and name.lower() not in _SYSTEM_FILES:
-                yield Path(current, name)
-
-
-def natural_key(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
-    """Return a sort key that puts 2.jpg before 10.jpg; order matters because neighbours often come from one photo."""
-    text = name.name if isinstance(name, Path) else name
-    parts = re.split(r"([0-9]+)", text.lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
-
-
-def _warn_of_skipped(parents: Iterable[Path], empty: set[str]) -> None:
+def _warn_of_skipped(parents: Iterable[Folder], empty: set[str]) -> None:
     """Log a warning about images beside the class folders, which have no class, and about empty class folders."""
-    loose = [entry for parent in parents for entry in parent.iterdir() if entry.suffix.lower() in images.SUFFIXES]
+    loose = [str(file) for parent in parents for file in parent.files if folders.is_image(file)]
     if loose:
         count = f"{len(loose):,} image{' lies' if len(loose) == 1 else 's lie'}"
-        log.warning("WARNING: %s outside the class folders (skipped): %s", count, manifest.printable(str(min(loose))))
+        log.warning("WARNING: %s outside the class folders (skipped): %s", count, manifest.printable(min(loose)))
     if empty:
         names = ", ".join(map(manifest.printable, sorted(empty)))
         log.warning("WARNING: no files for the class %s (skipped)", names)

@@ -8,6 +8,7 @@ import mimetypes
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import hairline
 from hairline import tracking
 from hairline.config import arguments
-from hairline.data import images, manifest, sources
+from hairline.data import clutter, folders, images, manifest
+from hairline.data.folders import Folder
 from hairline.inspection import adaptation, report, tables
 from hairline.inspection.inspector import DISTANCE, Inspector
 from hairline.inspection.records import RayRecorder, Recorder, read_records
@@ -147,12 +149,14 @@ class Listing:
         photos: Files with the name of a photo, in natural order, each once.
         problems: Images of a format that is not supported, with the reason.
         others: Files that are not images, by their names.
+        skipped: Number of thumbnails, hidden files and what systems leave behind, by name.
         root: Folder that the names in the report are relative to.
     """
 
     photos: list[Path] = field(default_factory=list)
     problems: dict[Path, str] = field(default_factory=dict)
     others: list[Path] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
     root: Path = Path()
 
 
@@ -166,17 +170,22 @@ def list_photos(text: str, output: Path) -> Listing:
     Raises:
         InputError: If there is no photo.
     """
-    place = Path(text).expanduser()
-    names = [str(place)] if place.exists() else sorted(glob.glob(str(place), recursive=True), key=sources.natural_key)
-    matches = [Path(name) for name in names]
+    place = folders.existing(Path(text).expanduser())
+    skipped: Counter[str] = Counter()
+    matches = [place] if place.exists() else _matches(place, skipped)
     # Folders count only if a pattern matches nothing else: `site/*.jpg` means files, `site*` may mean folders.
     matches = [path for path in matches if not path.is_dir()] or matches
+    if not matches and skipped:
+        raise InputError(
+            f"input={text}: matches {skipped.total():,} files, all of them thumbnails or what systems leave behind "
+            f"({', '.join(skipped)}); expected photos"
+        )
     if not matches:
         raise InputError(
             f"input={text}: nothing is there; expected a photo, a folder of photos, or a pattern such as "
             "'site/**/*.jpg' in quotes"
         )
-    listing = Listing(root=place if place.is_dir() else _common_folder(matches))
+    listing = Listing(root=place if place.is_dir() else _common_folder(matches), skipped=skipped)
     results, seen = output.resolve(), set()
     if all(path.resolve().is_relative_to(results) for path in matches):
         raise InputError(
@@ -185,12 +194,14 @@ def list_photos(text: str, output: Path) -> Listing:
         )
     suffixes = ", ".join(sorted(images.SUFFIXES))
     for match in matches:
-        for path in sources.list_files(match) if match.is_dir() else [match]:
+        tree = folders.read(match) if match.is_dir() else Folder(match, [match])
+        listing.skipped += tree.skipped
+        for path in tree.all_files():
             real = path.resolve()
             if real in seen or real.is_relative_to(results):
                 continue
             seen.add(real)
-            if path.suffix.lower() in images.SUFFIXES:
+            if folders.is_image(path):
                 listing.photos.append(path)
             elif (mimetypes.guess_type(path.name)[0] or "").startswith("image/") or path == place:
                 suffix = path.suffix or "no suffix"
@@ -202,6 +213,27 @@ def list_photos(text: str, output: Path) -> Listing:
             f"input={text}: no photos there ({len(listing.others)} other files); expected files named {suffixes}"
         )
     return listing
+
+
+def _matches(pattern: Path, skipped: Counter[str]) -> list[Path]:
+    """Return what a pattern matches, in natural order, without clutter, which is counted in `skipped`."""
+    matches = [Path(name) for name in glob.glob(str(pattern), recursive=True)]
+    names: dict[Path, set[str]] = {}
+    for path in matches:
+        names.setdefault(path.parent, set()).add(path.name)
+    typed = next((number for number, part in enumerate(pattern.parts) if glob.has_magic(part)), len(pattern.parts))
+    kept = []
+    for path in matches:
+        hidden = next(filter(clutter.is_clutter_folder, path.parts[typed:-1]), None)
+        if hidden is None and path.is_dir():
+            hidden = path.name if clutter.is_clutter_folder(path.name) else None
+        elif hidden is None and clutter.is_clutter_file(path.name, names[path.parent]):
+            hidden = path.name
+        if hidden is None:
+            kept.append(path)
+        elif not path.is_dir():
+            skipped[hidden] += 1
+    return sorted(kept, key=lambda path: folders.natural_key(str(path)))
 
 
 def _common_folder(paths: list[Path]) -> Path:
@@ -262,6 +294,7 @@ def _log_counts(rows: list[dict[str, Any]], positive: str, listing: Listing, *, 
     counts[f"files that are not images, skipped: {names}{', ...' * (len(listing.others) > 3)}"] = len(listing.others)
     lines = [f"{count:>7,}  {name}" for name, count in counts.items() if count or name == positive]
     log.info("\n" + "\n".join(lines))
+    folders.log_skipped(listing.skipped)
 
 
 def _log_to_check(to_check: dict[Path, str]) -> None:
