@@ -48,14 +48,14 @@ def test_the_result_is_what_was_painted(inspector: Inspector) -> None:
     x, y, width, height = DARK
     (region,) = result.regions
     assert (region.x, region.y, region.width, region.height, region.area_px) == (*DARK, width * height)
-    assert result.predicted == "cracked"
+    assert result.verdict == "cracked"
     assert result.share("cracked") == width * height / (SIZE[0] * SIZE[1])
     assert result.highest == pytest.approx(darkness.probability(60), abs=0.01)
     inside = result.heat_map[y : y + height, x : x + width]
     np.testing.assert_allclose(inside, darkness.probability(60), atol=0.01)
     assert result.heat_map[y, x - 1] == pytest.approx(darkness.probability(200), abs=0.01)
     light = inspector.inspect(darkness.wall(*SIZE, []))
-    assert (light.predicted, light.regions, light.share("cracked")) == ("plain", [], 0)
+    assert (light.verdict, light.regions, light.share("cracked")) == ("not cracked", [], 0)
     with pytest.raises(InspectionError, match=r"share\('crack'\): expected one of cracked, plain, cannot tell"):
         result.share("crack")
 
@@ -83,11 +83,11 @@ def test_cannot_tell(tmp_path: Path) -> None:
     wall = darkness.wall(*SIZE, [])
     wall[:TILE, :TILE] = 125
     doubtful = inspector.inspect(wall)
-    assert (doubtful.predicted, doubtful.regions) == ("cannot tell", [])
+    assert (doubtful.verdict, doubtful.regions) == ("cannot tell", [])
     assert doubtful.share("cannot tell") == TILE * TILE / (SIZE[0] * SIZE[1])
     assert sorted(doubtful.table["predicted"].unique()) == ["cannot tell", "plain"]
     wall[TILE : 2 * TILE, :TILE] = 30
-    assert inspector.inspect(wall).predicted == "cracked"
+    assert inspector.inspect(wall).verdict == "cracked"
 
 
 def test_tiles_that_contradict_each_other_are_a_case_for_a_person(model: Path) -> None:
@@ -96,7 +96,7 @@ def test_tiles_that_contradict_each_other_are_a_case_for_a_person(model: Path) -
     result = Inspector(model, overlap=0.5, engine="tensorflow").inspect(wall)
     assert result.table["predicted"].tolist() == ["plain", "cracked", "plain"]
     assert (result.decided == "plain").all()
-    assert (result.predicted, result.regions) == ("cannot tell", [])
+    assert (result.verdict, result.regions) == ("cannot tell", [])
 
 
 def test_a_given_threshold_replaces_the_models_own(model: Path, inspector: Inspector) -> None:
@@ -104,17 +104,17 @@ def test_a_given_threshold_replaces_the_models_own(model: Path, inspector: Inspe
     wall[:TILE, :TILE] = 125
     highest = inspector.inspect(wall).highest
     predicted = [
-        Inspector(model, engine="tensorflow", threshold=highest + change).inspect(wall).predicted
+        Inspector(model, engine="tensorflow", threshold=highest + change).inspect(wall).verdict
         for change in (-0.01, 0.01)
     ]
-    assert predicted == ["cracked", "plain"]
+    assert predicted == ["cracked", "not cracked"]
 
 
 def test_the_positive_class(model: Path, tmp_path: Path) -> None:
     names = ["cracked", "plain", "rust"]
     place = darkness.save(tmp_path / "three", class_names=names, positive_class=None, decision=Decision())
     result = Inspector(place, engine="tensorflow").inspect(darkness.wall(*SIZE, [DARK]))
-    assert (result.positive, result.predicted) == ("cracked", "cracked")  # by its well-known name
+    assert (result.positive, result.verdict) == ("cracked", "cracked")  # by its well-known name
     assert list(result.table)[-3:] == ["prob_cracked", "prob_plain", "prob_rust"]
     assert Inspector(place, positive_class="rust", engine="tensorflow").positive == "rust"
     unknown = darkness.save(tmp_path / "unknown", class_names=["a", "b", "c"], positive_class=None, decision=Decision())

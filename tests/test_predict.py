@@ -64,7 +64,7 @@ def test_tables(model: Path, site: Path) -> None:
     tiles, rows = table("predictions.csv"), table("photos.csv")
     paths = [str(site / name) for name in ("a.png", "b.png", "d.jpg", "north/c.png")]
     assert rows["path"].tolist() == paths
-    assert rows["predicted"].tolist() == ["cracked", "plain", "plain", "cracked"]
+    assert rows["verdict"].tolist() == ["cracked", "not cracked", "not cracked", "cracked"]
     assert rows["regions"].tolist() == [1, 0, 0, 2]
     assert json.loads(rows["boxes"][3]) == [list(DARK), [7 * TILE, 0, TILE, TILE]]
     assert rows["cracked_share"][0] == pytest.approx(2 / 70 * (10 * TILE) / SIZE[0], abs=1e-6)
@@ -104,7 +104,7 @@ def test_millimetres_only_with_a_scale(model: Path, site: Path) -> None:
     inspect_site(model, site / "a.png", "scale.mm_per_pixel=0.5")
     row = table("photos.csv").iloc[0]
     assert row["cracked_area_mm2"] == 2 * TILE * TILE * 0.25
-    assert row["longest_region_mm"] == pytest.approx(np.hypot(2 * TILE, TILE) * 0.5, abs=0.05)
+    assert row["longest_mm"] == pytest.approx(np.hypot(2 * TILE, TILE) * 0.5, abs=0.05)
     assert "0.5 mm per pixel" in Path("out/report.html").read_text()
 
 
@@ -298,7 +298,7 @@ def test_the_command(model: Path, site: Path, no_tensorflow: dict[str, str]) -> 
     process = run(f"run={model}", f"input={site}", "output=out", environment=no_tensorflow, script="predict.py")
     screen = process.stdout + process.stderr
     assert process.returncode == 0, screen
-    assert re.search(r"2  cracked\n +2  plain", screen), screen
+    assert re.search(r"2  cracked\n +2  not cracked", screen), screen
     assert "out/report.html" in screen
     assert not list(Path("outputs").rglob("*.*"))
     assert "2  cracked" in Path("out/predict.log").read_text()

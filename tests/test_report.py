@@ -41,16 +41,16 @@ def rows(folder: Path, names: list[str]) -> list[dict[str, Any]]:
     thumbnail, overlay = base64.b64encode(jpeg(240, 180)).decode(), jpeg(1600, 1200)
     for number, name in enumerate(names):
         path = folder / "photos" / name
-        place = records.overlay_path(path)
+        place = records.picture_path(path, records.OVERLAYS)
         (folder / place).write_bytes(overlay)
         position = {} if number % 2 else {"latitude": 52.5, "longitude": 13.25}
         record = records.Record(
             path=str(path), header=exif.Header(4032, 3024, f"2026-05-{1 + number % 28:02}T10:00:00", **position),
-            label="", predicted=["cracked", "plain", "cannot tell"][number % 3],
+            label="", verdict=["cracked", "not cracked", "cannot tell"][number % 3], evidence=(number * 7 % 100) / 100,
             highest_probability=(number * 7 % 100) / 100, positive_share=0.01 * (number % 3 == 0) * (number % 9),
-            cannot_tell_share=0.0, distance=0.5, unfamiliar=False, faults=[], notes=[],
+            cannot_tell_share=0.0, distance=0.5, faults=[], notes=[],
             regions=[Region(0, 0, 3, 4, 12, 0.9)] * (number % 4), tiles={"x": [0] * 252},
-            overlay=place.as_posix(), thumbnail=thumbnail,
+            overlay=place.as_posix(), heatmap="", photo_small="", thumbnail=thumbnail,
         )  # fmt: skip
         records.write_record(folder, path, {}, record)
         table.append(tables.photo_row(record, None))
@@ -112,13 +112,13 @@ def test_the_policy_allows_the_one_script(tmp_path: Path) -> None:
 
 def test_worst_first() -> None:
     def row(path: str, predicted: str, share: float, highest: float) -> dict[str, Any]:
-        return {"path": path, "predicted": predicted, "cracked_share": share, "highest_probability": highest}
+        return {"path": path, "verdict": predicted, "cracked_share": share, "highest_probability": highest}
 
     given = [row("a", "plain", 0, 0.4), row("b", "cannot tell", 0, 0.5), row("c", "cracked", 0.1, 0.9),
              row("d", "cracked", 0.2, 0.8), row("e", "plain", 0, 0.45), row("f", "cannot tell", 0, 0.6)]  # fmt: skip
     assert "".join(entry["path"] for entry in report.sort_worst_first(given, "cracked")) == "dcfbea"
-    assert report.count_predicted(given, "cracked") == {"cracked": 2, "cannot tell": 2, "plain": 2}
-    assert report.count_predicted(given[:1], "cracked") == {"cracked": 0, "plain": 1}
+    assert report.count_verdicts(given, "cracked") == {"cracked": 2, "cannot tell": 2, "plain": 2}
+    assert report.count_verdicts(given[:1], "cracked") == {"cracked": 0, "plain": 1}
 
 
 def test_what_is_embedded_is_bounded(tmp_path: Path) -> None:

@@ -105,7 +105,3 @@ def test_regions_agree_with_a_flood_fill(width: int, height: int, tile_px: int, 
         expected.append((len(part), *map(int, box), float(spread[rows, columns].max())))
     assert sorted((r.area_px, r.x, r.y, r.width, r.height, r.highest) for r in regions) == sorted(expected)
     assert [r.area_px for r in regions] == sorted((r.area_px for r in regions), reverse=True)
-
-
-def test_a_region_is_as_long_as_its_box_is_across() -> None:
-    assert tiles.Region(0, 0, 3, 4, 12, 1.0).diagonal_px == 5.0

@@ -26,6 +26,7 @@ from hairline.model.predictions import predictions_table
 from hairline.system import tensorflow
 from hairline.system.errors import HairlineError
 
+UNFAMILIAR = "unfamiliar"  # verdict on a photo of a surface that the model was not trained on
 DISTANCE = "distance"  # column of a tile's distance from the training images
 
 Photo = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
@@ -47,8 +48,9 @@ class Inspection:
         positive: The positive class, for example "cracked".
         probabilities: Probability of the positive class in each cell, float32 [rows, columns].
         regions: Connected cells of the positive class, the largest first.
-        predicted: Class of the photo as a whole: the positive class if it has a region; "cannot tell" if a tile or a
-            cell may be of it; else the class with the largest area.
+        verdict: Answer for the photo as a whole: the positive class, `not <positive class>`, `unfamiliar` or
+            "cannot tell"; of a model without a threshold, a class.
+        evidence: How strongly the photo suggests the positive class, 0 to 1; photos are ordered by it.
         highest: Highest probability of the positive class in a tile.
         distance: Distance of the photo's tiles as a set from the training images, 1 = 95th percentile of validation
             sets; None if the model stores no statistics.
@@ -60,14 +62,20 @@ class Inspection:
     positive: str
     probabilities: NDArray[np.float32]
     regions: list[tiles.Region]
-    predicted: str
+    verdict: str
+    evidence: float
     highest: float
     distance: float | None
 
     @property
-    def is_unfamiliar(self) -> bool:
-        """Whether the photo is out of distribution, so that its probabilities cannot be trusted."""
-        return self.distance is not None and self.distance > 1
+    def length_px(self) -> float:
+        """Total length of all regions, in pixels."""
+        return sum(region.length_px for region in self.regions)
+
+    @property
+    def longest_px(self) -> float:
+        """Length of the longest region, in pixels."""
+        return max((region.length_px for region in self.regions), default=0.0)
 
     @property
     def heat_map(self) -> NDArray[Any]:
@@ -172,7 +180,7 @@ class Inspector:
                 A photo larger than a tile is tiled, a smaller one scored whole.
 
         Returns:
-            Heat map, table, regions and predicted class.
+            Heat map, table, regions and verdict.
 
         Raises:
             ImageError: If the photo cannot be read.
@@ -191,6 +199,7 @@ class Inspector:
         flat = heat.values.reshape(-1, heat.values.shape[-1])
         decided = np.array(self.bundle.decide(flat), dtype=object).reshape(heat.values.shape[:2])
         positive = heat.values[..., self.bundle.class_names.index(self.positive)]
+        scores = table[f"prob_{self.positive}"]
         return Inspection(
             table=table,
             heat=heat,
@@ -198,8 +207,9 @@ class Inspector:
             positive=self.positive,
             probabilities=positive,
             regions=tiles.regions(heat, decided == self.positive, positive),
-            predicted=self._photo_class(table, heat, decided),
-            highest=float(table[f"prob_{self.positive}"].max()),
+            verdict=self._verdict(table, heat, decided, distance),
+            evidence=float(scores.max() - scores.median()) if len(scores) > 1 else float(scores.max()),
+            highest=float(scores.max()),
             distance=distance,
         )
 
@@ -224,12 +234,18 @@ class Inspector:
             probabilities = softmax(features @ kernel + bias, axis=1)
         return grid, features, probabilities
 
-    def _photo_class(self, table: pd.DataFrame, heat: tiles.HeatMap, decided: NDArray[np.object_]) -> str:
+    def _verdict(
+        self, table: pd.DataFrame, heat: tiles.HeatMap, decided: NDArray[np.object_], distance: float | None
+    ) -> str:
+        if distance is not None and distance > 1:
+            return UNFAMILIAR
         if self.positive in decided:
             return self.positive
         # Overlapping tiles that contradict each other are a case for a person as well.
         if CANNOT_TELL in decided or (table["predicted"] == self.positive).any():
             return CANNOT_TELL
+        if len(self.bundle.class_names) == 2:
+            return f"not {self.positive}"
         areas = heat.areas()
         return max(self.bundle.class_names, key=lambda name: areas[decided == name].sum())
 

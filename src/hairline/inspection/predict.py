@@ -287,9 +287,8 @@ def _facts(config: Predict, inspector: Inspector, listing: Listing, *, adapted: 
 
 
 def _log_counts(rows: list[dict[str, Any]], positive: str, listing: Listing, *, failed: int) -> None:
-    counts = report.count_predicted(rows, positive)
+    counts = report.count_verdicts(rows, positive)
     counts["not inspected"] = failed
-    counts["unlike the images the model was trained on: check these by eye"] = sum(row["unfamiliar"] for row in rows)
     names = ", ".join(manifest.printable(path.name) for path in listing.others[:3])
     counts[f"files that are not images, skipped: {names}{', ...' * (len(listing.others) > 3)}"] = len(listing.others)
     lines = [f"{count:>7,}  {name}" for name, count in counts.items() if count or name == positive]

@@ -25,8 +25,9 @@ from hairline.inspection.tiles import Region
 from hairline.model.decision import CANNOT_TELL
 from hairline.system import files
 
-FORMAT = 3  # part of every record's identity: raise it when the same photo would get another record
-OVERLAYS, RECORDS = "overlays", "records"
+FORMAT = 4  # part of every record's identity: raise it when the same photo would get another record
+OVERLAYS, HEATMAPS, PHOTOS, RECORDS = "overlays", "heatmaps", "photos_small", "records"
+_PICTURES = (OVERLAYS, HEATMAPS, PHOTOS)
 _THUMBNAIL_PX, _THUMBNAIL_QUALITY = 240, 62
 # Ray hands the photos of a lost worker to another one, endlessly if one photo kills them all.
 _MAX_TRIES = 3
@@ -41,35 +42,39 @@ class Record:
         path: The photo, as the input names it. Not stored: records are found by their photo's absolute path.
         header: Size, time and position; without position if it was stripped.
         label: True class; "" if unknown.
-        predicted: Class of the photo as a whole, or "cannot tell".
+        verdict: The positive class, `not <positive class>`, `unfamiliar` or "cannot tell".
+        evidence: How strongly the photo suggests the positive class, 0 to 1.
         highest_probability: Highest probability of the positive class in a tile.
         positive_share: Share of the photo's surface predicted to be of the positive class.
         cannot_tell_share: Share of the surface inside the abstain band.
         distance: Distance of the photo's tiles from the training images, 1 = 95th percentile of validation sets; None
             if the model stores no statistics.
-        unfamiliar: Whether the photo is out of distribution.
-        regions: Connected areas of the positive class, the largest first.
+        regions: Traced regions of the positive class, the largest first.
         tiles: Columns `x y width height predicted prob_<class>... distance` of the photo's tiles.
         faults: Reasons why a person must check the photo.
         notes: Further remarks.
-        overlay: Path of the overlay below the output folder, with forward slashes.
+        overlay: Path of the photo with its regions below the output folder, with forward slashes.
+        heatmap: Path of the heat map, an 8-bit PNG with a pixel per cell, 0 to 255 for 0 to 1.
+        photo_small: Path of the plain photo in the size of the overlay.
         thumbnail: Small overlay, a JPEG in Base64.
     """
 
     path: str
     header: exif.Header
     label: str
-    predicted: str
+    verdict: str
+    evidence: float
     highest_probability: float
     positive_share: float
     cannot_tell_share: float
     distance: float | None
-    unfamiliar: bool
     regions: list[Region]
     tiles: dict[str, list[Any]]
     faults: list[str]
     notes: list[str]
     overlay: str
+    heatmap: str
+    photo_small: str
     thumbnail: str
 
 
@@ -101,10 +106,16 @@ def record_file(output: Path, path: Path) -> Path:
     return output / RECORDS / _digest(path)[:2] / f"{_digest(path)}.json"
 
 
-def overlay_path(path: Path) -> Path:
-    """Return the path of a photo's overlay below the output folder; its name is valid on every system."""
+def picture_path(path: Path, folder: str) -> Path:
+    """Return the path of a photo's picture below the output folder; its name is valid on every system.
+
+    Args:
+        path: The photo.
+        folder: `OVERLAYS`, `HEATMAPS` or `PHOTOS`.
+    """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._")[:60]
-    return Path(OVERLAYS, f"{stem or 'photo'}-{_digest(path)[:10]}.jpg")
+    suffix = ".png" if folder == HEATMAPS else ".jpg"
+    return Path(folder, f"{stem or 'photo'}-{_digest(path)[:10]}{suffix}")
 
 
 class Recorder:
@@ -155,7 +166,7 @@ class Recorder:
             "strip_location": strip_location,
         }
         self.identity = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
-        for name in (OVERLAYS, RECORDS):
+        for name in (*_PICTURES, RECORDS):
             (output / name).mkdir(parents=True, exist_ok=True)
 
     def is_done(self, path: Path) -> bool:
@@ -165,7 +176,7 @@ class Recorder:
                 done = bool(json.loads(file.readline()) == self._stamp(path))
         except (OSError, ValueError):
             return False
-        return done and (self.output / overlay_path(path)).is_file()
+        return done and all((self.output / picture_path(path, folder)).is_file() for folder in _PICTURES)
 
     def delete_other_records(self) -> None:
         """Delete the records of other settings: they may hold positions."""
@@ -192,20 +203,26 @@ class Recorder:
         except OSError as error:
             return f"cannot be opened: {error.strerror or error}"
         try:
-            header, inspection, picture = self._inspect(path)
+            header, inspection, small = self._inspect(path)
         except images.ImageError as error:
             return str(error)
         except MemoryError:
             return "too large for the memory that is left: cut it, or use fewer threads"
+        picture = overlays.draw(small, inspection)
+        pictures = {
+            OVERLAYS: overlays.jpeg(picture),
+            HEATMAPS: overlays.heat_png(inspection),
+            PHOTOS: overlays.jpeg(small),
+        }
+        for folder, content in pictures.items():
+            with files.atomic(self.output / picture_path(path, folder)) as file:
+                file.write(content)
         thumbnail = overlays.jpeg(picture, _THUMBNAIL_PX, _THUMBNAIL_QUALITY)
-        picture = overlays.with_scale(picture, inspection.positive, self.inspector.bundle.threshold)
-        with files.atomic(self.output / overlay_path(path)) as file:
-            file.write(overlays.jpeg(picture))
         write_record(self.output, path, stamp, self._record(path, header, inspection, thumbnail))
         return None
 
     def _inspect(self, path: Path) -> tuple[exif.Header, Inspection, Image.Image]:
-        """Return a photo's header, results and overlay; the photo itself is released."""
+        """Return a photo's header, results and a small copy; the photo itself is released."""
         content = images.read(path)
         header = exif.read(content)
         megapixels = header.width * header.height / 1e6
@@ -217,7 +234,7 @@ class Recorder:
         photo = images.upright(content)
         del content
         inspection = self.inspector.inspect(photo)
-        return header, inspection, overlays.draw(photo, inspection, longest_px=self._longest_px)
+        return header, inspection, overlays.reduced(photo, longest_px=self._longest_px)
 
     def _record(self, path: Path, header: exif.Header, inspection: Inspection, thumbnail: bytes) -> Record:
         if self._strip_location:
@@ -234,7 +251,7 @@ class Recorder:
                 f"smaller than a patch ({header.width} x {header.height} pixels, patches have "
                 f"{self.inspector.tile_px}): it was enlarged, so trust its result less"
             )
-        if inspection.is_unfamiliar:
+        if inspection.distance is not None and inspection.distance > 1:
             notes.append(
                 f"unlike the images the model was trained on (distance {inspection.distance:.2f}): check it by eye"
             )
@@ -243,18 +260,20 @@ class Recorder:
             path=str(path),
             header=header,
             label=label,
-            predicted=inspection.predicted,
+            verdict=inspection.verdict,
+            evidence=inspection.evidence,
             highest_probability=inspection.highest,
             positive_share=inspection.share(inspection.positive),
             cannot_tell_share=inspection.share(CANNOT_TELL),
             distance=inspection.distance,
-            unfamiliar=inspection.is_unfamiliar,
             regions=inspection.regions,
             # As Python floats, probabilities keep all digits of their float32.
             tiles={str(name): table[name].tolist() for name in table},
             faults=faults,
             notes=notes,
-            overlay=overlay_path(path).as_posix(),
+            overlay=picture_path(path, OVERLAYS).as_posix(),
+            heatmap=picture_path(path, HEATMAPS).as_posix(),
+            photo_small=picture_path(path, PHOTOS).as_posix(),
             thumbnail=base64.b64encode(thumbnail).decode("ascii"),
         )
 

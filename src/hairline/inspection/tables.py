@@ -51,19 +51,22 @@ def photo_row(record: Record, mm_per_pixel: float | None) -> dict[str, Any]:
         mm_per_pixel: Scale of the photo; None leaves out lengths and areas in millimetres.
     """
     area = sum(region.area_px for region in record.regions)
-    longest = max((region.diagonal_px for region in record.regions), default=0.0)
-    lengths = {"cracked_area_px": area, "longest_region_px": round(longest, 1)}
+    length = sum(region.length_px for region in record.regions)
+    longest = max((region.length_px for region in record.regions), default=0.0)
+    lengths = {"cracked_area_px": area, "length_px": round(length, 1), "longest_px": round(longest, 1)}
     if mm_per_pixel is not None:
         lengths |= {
             "cracked_area_mm2": round(area * mm_per_pixel**2, 1),
-            "longest_region_mm": round(longest * mm_per_pixel, 1),
+            "length_mm": round(length * mm_per_pixel, 1),
+            "longest_mm": round(longest * mm_per_pixel, 1),
         }
     return {
         "path": record.path,
         "width": record.header.width,
         "height": record.header.height,
         "tiles": len(record.tiles["x"]),
-        "predicted": record.predicted,
+        "verdict": record.verdict,
+        "evidence": round(record.evidence, _DIGITS),
         "highest_probability": round(record.highest_probability, _DIGITS),
         "cracked_share": round(record.positive_share, _DIGITS),
         "cannot_tell_share": round(record.cannot_tell_share, _DIGITS),
@@ -75,10 +78,11 @@ def photo_row(record: Record, mm_per_pixel: float | None) -> dict[str, Any]:
         "longitude": record.header.longitude,
         "altitude_m": record.header.altitude_m,
         "overlay": record.overlay,
+        "heatmap": record.heatmap,
+        "photo_small": record.photo_small,
         "notes": "; ".join(record.faults + record.header.doubts + record.notes),
         "problem": "",
         "distance": None if record.distance is None else round(record.distance, _DIGITS),
-        "unfamiliar": record.unfamiliar,
     }
 
 
@@ -109,7 +113,7 @@ def write_geojson(rows: Iterable[dict[str, Any]], file: Path) -> int:
     Returns:
         Number of photos with a position.
     """
-    names = ("predicted", "highest_probability", "cracked_share", "regions", "time", "altitude_m", "overlay")
+    names = ("verdict", "evidence", "highest_probability", "cracked_share", "regions", "time", "altitude_m", "overlay")
     features = [
         {
             "type": "Feature",

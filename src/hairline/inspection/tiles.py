@@ -5,7 +5,7 @@ A heat map is constant between the edges of tiles, so it is stored as cells: exa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,6 +159,10 @@ class Region:
         height: Height of the bounding box.
         area_px: Area of the region itself.
         highest: Highest probability in the region.
+        length_px: Length of what was traced.
+        orientation_deg: Direction of its longest axis, from 0 (along x) up to 180, counter-clockwise.
+        elongation: 1 minus the ratio of its shorter to its longer axis: 0 is round, 1 a line.
+        path: Points [x, y] of the trace, in order, at most `PATH_POINTS`.
     """
 
     x: int
@@ -167,11 +171,10 @@ class Region:
     height: int
     area_px: int
     highest: float
-
-    @property
-    def diagonal_px(self) -> float:
-        """Diagonal of the bounding box, in pixels."""
-        return float(np.hypot(self.width, self.height))
+    length_px: float = 0.0
+    orientation_deg: float = 0.0
+    elongation: float = 0.0
+    path: list[list[int]] = field(default_factory=list)
 
 
 def regions(heat: HeatMap, chosen: NDArray[np.bool_], values: NDArray[np.float32]) -> list[Region]:
@@ -194,5 +197,19 @@ def regions(heat: HeatMap, chosen: NDArray[np.bool_], values: NDArray[np.float32
     for (rows, columns), area, value in zip(ndimage.find_objects(labels), areas, highest, strict=True):
         x, right = int(heat.x_edges[columns.start]), int(heat.x_edges[columns.stop])
         y, lower = int(heat.y_edges[rows.start]), int(heat.y_edges[rows.stop])
-        result.append(Region(x, y, right - x, lower - y, int(area), float(value)))
+        width, height = right - x, lower - y
+        result.append(
+            Region(
+                x,
+                y,
+                width,
+                height,
+                int(area),
+                float(value),
+                length_px=float(np.hypot(width, height)),
+                orientation_deg=float(np.rad2deg(np.arctan2(height, width))),
+                elongation=1 - min(width, height) / max(width, height),
+                path=[[x, lower], [right, y]],
+            )  # fmt: skip
+        )
     return sorted(result, key=lambda region: (-region.area_px, region.y, region.x))

@@ -70,7 +70,7 @@ def write(
         listed=listed,
         photos=_photos(listed, root, output),
         overlays=_embedded(listed, output, embed_megabytes),
-        counts=count_predicted(rows, positive),
+        counts=count_verdicts(rows, positive),
         kinds={positive: "bad", CANNOT_TELL: "doubt"},
         facts=facts,
         positive=positive,
@@ -82,15 +82,15 @@ def write(
         file.writelines(page)
 
 
-def count_predicted(rows: list[dict[str, Any]], positive: str) -> dict[str, int]:
-    """Count photos by predicted class: the positive class first, then "cannot tell", then the others.
+def count_verdicts(rows: list[dict[str, Any]], positive: str) -> dict[str, int]:
+    """Count photos by verdict: the positive class first, then "cannot tell", then the others.
 
     Args:
         rows: Rows of photos.csv.
         positive: The positive class, which is listed even if no photo has it.
     """
-    names = [positive, CANNOT_TELL, *sorted({row["predicted"] for row in rows} - {positive, CANNOT_TELL})]
-    counts = {name: sum(row["predicted"] == name for row in rows) for name in names}
+    names = [positive, CANNOT_TELL, *sorted({row["verdict"] for row in rows} - {positive, CANNOT_TELL})]
+    counts = {name: sum(row["verdict"] == name for row in rows) for name in names}
     return {name: count for name, count in counts.items() if count or name == positive}
 
 
@@ -99,7 +99,7 @@ def sort_worst_first(rows: list[dict[str, Any]], positive: str) -> list[dict[str
     rank = {positive: 0, CANNOT_TELL: 1}
 
     def key(row: dict[str, Any]) -> tuple[int, float, float, str]:
-        place = rank.get(row["predicted"], 2)
+        place = rank.get(row["verdict"], 2)
         return place, -row["cracked_share"] if place == 0 else 0.0, -row["highest_probability"], row["path"]
 
     return sorted(rows, key=key)
