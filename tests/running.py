@@ -36,7 +36,7 @@ def composed(script: str, *overrides: str) -> Any:
     """Give a script's checked settings, as the command line would compose them."""
     start.register(ConfigStore.instance())
     with initialize_config_dir(str(ROOT / "conf")):
-        return settings.load(compose(script, list(overrides)))
+        return settings.load(compose(script, list(overrides)), overrides)
 
 
 def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:

@@ -272,6 +272,46 @@ def test_identity_changes_exactly_with_what_changes_numbers() -> None:
     assert len(identities | {base}) == len(different) + 1
 
 
+@pytest.mark.parametrize(
+    ("overrides", "file", "uri", "experiment"),
+    [
+        ([], None, None, "mine"),  # None: the store reads MLFLOW_TRACKING_URI
+        ([], "http://file", None, "mine"),
+        (["tracking.uri=http://line", "++tracking.experiment=line"], "http://file", "http://line", "line"),
+        (["tracking.uri=null"], "http://file", "sqlite:///{here}/mlflow.db", "mine"),
+    ],
+)
+def test_the_command_line_wins_over_the_environment_and_that_over_files(
+    overrides: list[str], file: str | None, uri: str | None, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load() -> Any:
+        from_file = [] if file is None else [f"tracking.uri={file}"]
+        start.register(ConfigStore.instance())
+        with initialize_config_dir(str(CONF)):
+            return app_settings.load(compose("config", [*from_file, *overrides]), overrides).tracking
+
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert load().experiment == ("line" if len(overrides) == 2 else "hairline")
+    assert load().uri == file or overrides
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert load().uri == (uri and uri.format(here=Path.cwd().as_posix()))
+    assert load().experiment == experiment
+
+
+@pytest.mark.parametrize(("saved", "uri"), [("http://begun", "http://begun"), ("http://me:secret@begun", None)])
+def test_a_resumed_run_stays_in_its_store(
+    saved: str, uri: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.save(composed("config", f"tracking.uri={saved}"), tmp_path / "config.yaml")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment")  # names the store where its password was not saved
+    resume = f"resume={tmp_path}"
+    assert app_settings.resumed(composed("config", resume), []).tracking.uri == uri
+    typed = ["tracking.uri=http://other"]
+    assert app_settings.resumed(composed("config", resume, *typed), typed).tracking.uri == "http://other"
+
+
 def test_saved_configuration_reads_back(tmp_path: Path) -> None:
     saved = composed("config", "data.limit=7", "optimizer=lion", "tags.site='bridge: 7'")
     config.save(saved, tmp_path / "config.yaml")

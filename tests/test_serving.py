@@ -9,19 +9,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import fastapi
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
-from PIL import Image
+from PIL import ExifTags, Image
+from starlette.applications import Starlette
 
 import hairline
+from hairline.data import images
 from hairline.model import saved
-from hairline.tracking import gateway, serving
+from hairline.tracking import gateway, models, serving
 from tests.conftest import ROOT
 from tests.saved_runs import saved_run
 from tests.tracked import tracked
@@ -98,8 +102,13 @@ def test_text_is_taken_for_base64(model: serving.CrackClassifier) -> None:
 # --- the gateway ------------------------------------------------------------------------------------------------------
 
 
-def ask(parts: list[bytes], kind: str | None = "application/json", **scope: str) -> tuple[int, str, bytes | None]:
-    """Send a body in parts; return status, text of the answer, and the body that reached the application."""
+def ask(
+    parts: list[bytes], kind: str | None = "application/json", served: Any = None, **scope: str
+) -> tuple[int, str, bytes | None]:
+    """Send a body in parts; return status, text of the answer, and the body that reached the application.
+
+    `served` is an application with its gateway; None is a gateway before one that accepts everything.
+    """
     reached: list[bytes] = []
     sent: list[dict[str, Any]] = []
     waiting = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
@@ -117,8 +126,8 @@ def ask(parts: list[bytes], kind: str | None = "application/json", **scope: str)
         await send({"type": "http.response.body", "body": b"ok"})
 
     headers = [] if kind is None else [(b"content-type", kind.encode())]
-    asked = {"type": "http", "path": "/invocations", "method": "POST", "headers": headers, **scope}
-    asyncio.run(gateway.Gateway(app, max_bytes=200_000)(asked, receive, send))
+    asked = {"type": "http", "query_string": b"", "path": "/invocations", "method": "POST", "headers": headers, **scope}
+    asyncio.run((served or gateway.Gateway(app, max_bytes=200_000))(asked, receive, send))
     return sent[0]["status"], sent[1]["body"].decode(), reached[0] if reached else None
 
 
@@ -158,6 +167,52 @@ def test_an_invalid_request_is_rejected_before_the_model(parts: list[bytes], kin
     assert found == status
     assert says in json.loads(text)["message"]
     assert reached is None
+
+
+@pytest.fixture
+def server(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
+    """A function that imports MLflow's server module as uvicorn does, with its application created by the argument."""
+
+    def load(create: Callable[[], Any]) -> Any:
+        module = ModuleType("mlflow.pyfunc.scoring_server.app")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setenv("__pyfunc_model_path__", "model")
+        serving.CrackClassifier().load_context(SimpleNamespace(artifacts={"model": str(finished / "model")}))
+        vars(module)["app"] = create()  # as the module itself does
+        return module.app  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(fastapi, "FastAPI", fastapi.FastAPI)  # put back at the end
+    return load
+
+
+def test_the_server_gets_the_gateway(server: Callable[[Callable[[], Any]], Any]) -> None:
+    assert ask([b"[]"], "text/csv", server(lambda: fastapi.FastAPI()))[0] == 415
+    assert ask([GOOD], "application/json", fastapi.FastAPI())[0] == 404  # it has no routes here
+
+
+@pytest.mark.parametrize("early", [fastapi.FastAPI, Starlette])
+def test_a_server_without_the_gateway_does_not_start(early: type, server: Callable[[Callable[[], Any]], Any]) -> None:
+    with pytest.raises(gateway.GuardError, match="built without the gateway.*install the version"):
+        server(early)  # MLflow has looked up the class before the model was loaded
+
+
+def test_a_server_of_another_layout_does_not_start(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("__pyfunc_model_path__", "model")
+    with pytest.raises(gateway.GuardError, match="not where it is expected"):
+        serving.CrackClassifier().load_context(SimpleNamespace(artifacts={"model": str(finished / "model")}))
+
+
+def test_the_input_example_is_what_the_model_sees_without_exif(finished: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Jane Doe"
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    photo.save(tmp_path / "a.jpg", exif=exif, comment=b"Jane Doe")
+    content = models._pixels(tmp_path / "a.jpg", 32)
+    assert b"Jane" in (tmp_path / "a.jpg").read_bytes()
+    assert b"Jane" not in content
+    with Image.open(io.BytesIO(content)) as image:
+        assert not image.getexif()
+    np.testing.assert_array_equal(images.decode(content, 32), images.decode(tmp_path / "a.jpg", 32))
 
 
 @pytest.mark.slow

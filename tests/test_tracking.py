@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlflow
 import pandas as pd
 import pytest
 
 from hairline import tracking
-from tests.tracked import client, steps, tracked
+from hairline.tracking import store
+from tests.tracked import client, runs, steps, tracked
 
 HERE = Path()
 
@@ -84,15 +89,16 @@ def test_tracking_off_writes_the_journal_only() -> None:
     assert nothing.id is None
 
 
-def test_the_environment_wins_and_an_empty_file_becomes_a_store(
+def test_an_address_wins_over_the_environment_and_an_empty_file_becomes_a_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "elsewhere.db"
     place.touch()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}")
-    with tracked(HERE, uri="sqlite:///ignored.db") as run:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///ignored.db")
+    assert store.tracking_uri(None) == "sqlite:///ignored.db"
+    with tracked(HERE, uri=f"sqlite:///{place}") as run:
         run.metrics({"loss": 1.0}, step=1)
-        command, address = run.ui_hints(None)
+        command, address = run.ui_hints(f"sqlite:///{place}")
     assert steps(str(run.id), at=mlflow.MlflowClient(f"sqlite:///{place}")) == [1]
     assert not Path("ignored.db").exists()
     assert command == f"mlflow ui --backend-store-uri sqlite:///{place}"
@@ -101,12 +107,101 @@ def test_the_environment_wins_and_an_empty_file_becomes_a_store(
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
 def test_an_unreachable_server_fails_with_advice_and_no_password(scheme: str) -> None:
+    if scheme == "postgresql":
+        pytest.importorskip("psycopg")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         uri = f"{scheme}://me:s3cret@127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(tracking.TrackingError, match="does not answer.*\n.*tracking=none") as caught:
             tracking.connect(uri, "e")
     assert "s3cret" not in str(caught.value)
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """A proxy that reaches one MLflow server, with an experiment of any name."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        experiment = {"experiment_id": "7", "name": "e", "lifecycle_stage": "active", "artifact_location": "s3://b/7"}
+        content = json.dumps({"experiment": experiment}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""
+
+
+def test_a_server_that_only_a_proxy_reaches_is_tried_by_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert tracking.connect("http://tracking.invalid:5000", "e") == "7"
+        proxy.shutdown()
+    assert Proxy.asked
+    assert all(path.startswith("http://tracking.invalid:5000/") for path in Proxy.asked)
+
+
+def test_a_databricks_profile_is_mlflows_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the profile was taken for a host")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(
+        tracking.TrackingError, match="(?s)databricks://profile cannot be used.*tracking=none"
+    ) as caught:
+        tracking.connect("databricks://profile", "e")
+    assert "host" not in str(caught.value)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_moved_or_copied_project_writes_nothing_into_the_original(
+    copied: bool, resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: None
+) -> None:
+    project, target = tmp_path / "project", tmp_path / "other"
+    (project / "run").mkdir(parents=True)
+    shutil.move("mlflow.db", project)
+    monkeypatch.chdir(project)
+    (project / "note.txt").write_text("one")
+    with tracked(Path("run")) as run:
+        run.artifacts(Path("note.txt"))
+    before = {path: path.stat().st_mtime_ns for path in project.rglob("*") if "mlruns" in path.parts}
+    assert len(before) > 3
+    shutil.copytree(project, target)
+    monkeypatch.chdir(target)
+    if not copied:
+        shutil.rmtree(project)
+    place = target / "run" if resumed else target
+    says = f"belongs to {project}/mlflow.db: this project folder is a copy" if copied else "which does not exist"
+    with pytest.raises(tracking.TrackingError, match="tracking.experiment=e-2") as caught, tracked(place):
+        pass
+    assert f"keeps its files in {project}/mlruns/artifacts, which" in str(caught.value)
+    assert says in str(caught.value)
+    with tracked(place, experiment="e-2") as run:
+        run.artifacts(Path("note.txt"))
+    (entry,) = runs(experiment="e-2")
+    assert (target / "mlruns" / "artifacts" / entry.info.run_id / "artifacts" / "note.txt").read_text() == "one"
+    after = {path: path.stat().st_mtime_ns for path in project.rglob("*") if "mlruns" in path.parts}
+    assert after == (before if copied else {})
+
+
+def test_a_place_of_the_users_choice_and_a_linked_project_are_used(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, empty_store: None
+) -> None:
+    disk = tmp_path_factory.mktemp("disk")
+    client().create_experiment("own", artifact_location=disk.as_uri())
+    assert tracking.connect(None, "own")
+    tracking.connect(None, "e")
+    link = disk / "link"
+    link.symlink_to(tmp_path)
+    monkeypatch.chdir(link)
+    assert tracking.connect(f"sqlite:///{link}/mlflow.db", "e")
 
 
 @pytest.mark.usefixtures("empty_store")

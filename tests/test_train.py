@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 from PIL import Image
 
 import hairline
+from hairline import tracking
 from hairline.data import images, manifest, prepare
 from hairline.evaluation import metrics
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
+from hairline.system import provenance
 from hairline.system.process import Process
 from hairline.training import train as experiment
 from hairline.training.checkpoint import CheckpointError
@@ -42,7 +45,7 @@ def test_the_run_directory_explains_itself(finished: Path) -> None:
     tables = {"manifest.csv", "history.csv", "predictions.csv", "leaks.csv"}
     others = {"config.yaml", "environment.json", "metrics.json", "figures", "model"}
     others |= {"mlflow_run_id.txt", "tracking.jsonl", "state.npz"}
-    assert {path.name for path in finished.iterdir()} == tables | others
+    assert {path.name for path in finished.iterdir()} - {"uncommitted.diff"} == tables | others
     assert {path.name for path in (finished / "model").iterdir()} == {"model.keras", "bundle.json", "features.npz"}
     figures = {path.stem for path in (finished / "figures").glob("*.png")}
     trained = {"samples", "curves", "leaks"}
@@ -131,6 +134,26 @@ def test_environment_says_what_the_run_was_made_with(finished: Path) -> None:
     assert about["versions"]["hairline"] == hairline.__version__
     assert {"tensorflow", "keras", "mlflow"} <= set(about["versions"])
     assert about["git"] is None or len(about["git"]["commit"]) == 40
+
+
+@pytest.mark.parametrize("log_diff", [False, True])
+def test_uncommitted_changes_are_sent_only_on_request(
+    log_diff: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "_state", lambda: ("c0ffee", "+customer = 'Miller'"))
+    settings = composed("config", f"tracking.log_diff={str(log_diff).lower()}", "tracking=none")
+    table = pd.DataFrame([{"path": "a.jpg", "label": "a", "group": "", "split": "train", "sha256": "0"}])
+    data = SimpleNamespace(manifest=table, rejected=pd.DataFrame())
+    with tracking.start(
+        enabled=False, uri=None, experiment="e", system_metrics=False, name="n", tags={}, directory=tmp_path
+    ) as run:
+        experiment.record_inputs(settings, data, tmp_path, run)  # type: ignore[arg-type]
+    entries = [json.loads(line) for line in (tmp_path / "tracking.jsonl").read_text().splitlines()]
+    sent = [entry["path"] for entry in entries if entry["kind"] == "artifact"]
+    assert {"environment.json", "manifest.csv"} <= set(sent)
+    assert [name for name in sent if "Miller" in (tmp_path / name).read_text()] == ["uncommitted.diff"] * log_diff
+    assert "Miller" in (tmp_path / "uncommitted.diff").read_text()
+    assert json.loads((tmp_path / "environment.json").read_text())["git"] == {"commit": "c0ffee", "dirty": True}
 
 
 def test_the_saved_model_gives_the_predictions_of_the_run(finished: Path) -> None:

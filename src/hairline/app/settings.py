@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
 
 from hairline import config as configuration
-from hairline.config import Config, Evaluate, Export
+from hairline import tracking
+from hairline.config import Config, Evaluate, Export, Tracking
+from hairline.system import redaction
 
 
-def load(composed: DictConfig) -> Any:
+def load(composed: DictConfig, overrides: Sequence[str] = ()) -> Any:
     """Return the checked configuration, an instance of the script's schema.
+
+    Args:
+        composed: What Hydra composed.
+        overrides: The settings on the command line, which win over MLflow's environment variables; files do not.
 
     Raises:
         ConfigError: Naming every fault at once.
     """
-    return configuration.load(composed, faults)
+    config = configuration.load(composed, faults)
+    place = {"uri": tracking_uri(config.tracking.uri, overrides)}
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if experiment and isinstance(config.tracking, Tracking) and not _is_typed("tracking.experiment", overrides):
+        place["experiment"] = experiment
+    return dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, **place))
+
+
+def tracking_uri(composed: str | None, overrides: Sequence[str]) -> str | None:
+    """Return the tracking store of the command line; None for that of `MLFLOW_TRACKING_URI`; else that of a file.
+
+    Args:
+        composed: Value of `tracking.uri` as Hydra composed it, from the command line or a file.
+        overrides: The settings on the command line.
+    """
+    if _is_typed("tracking.uri", overrides):
+        return composed or tracking.default_uri()  # null: the store in the working directory
+    return None if os.environ.get("MLFLOW_TRACKING_URI") else composed
+
+
+def _is_typed(key: str, overrides: Sequence[str]) -> bool:
+    return any(override.lstrip("+").partition("=")[0] == key for override in overrides)
+
+
+def resumed(config: Config, overrides: list[str]) -> Config:
+    """Return the settings of the run that `config.resume` names; see `configuration.resumed`.
+
+    The run goes on in the store it began in. The environment names it where its password was not saved.
+    """
+    saved = configuration.resumed(config, overrides)
+    if redaction.HIDDEN in (saved.tracking.uri or "") and os.environ.get("MLFLOW_TRACKING_URI"):
+        saved = dataclasses.replace(saved, tracking=dataclasses.replace(saved.tracking, uri=None))
+    return saved
 
 
 def check(config: Any) -> None:

@@ -60,7 +60,7 @@ def start(script: str, main: Callable[[], None]) -> None:
         print(f"\n{len(application.failures)} job{'s' * (len(application.failures) > 1)} failed:", file=sys.stderr)
         for place, text in application.failures:
             print(redaction.redacted(f"  {place}: {text}".splitlines()[0]), file=sys.stderr)
-    code = code or int(bool(application.failures))
+    code = code or int(bool(application.failures) or application.process.needs_person)
     if code:
         sys.exit(code)
 
@@ -179,9 +179,9 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
     resumed = composed.get("resume") is not None
     overrides = application.command.overrides if resumed else list(hydra.overrides.task)
     try:
-        config = settings.load(composed)
+        config = settings.load(composed, overrides)
         if resumed:
-            config = configuration.resumed(config, overrides)
+            config = settings.resumed(config, overrides)
             if _is_complete(directory, config):
                 log.info("Nothing to do: this run has finished. Its results lie in %s", directory)
                 return None

@@ -15,7 +15,9 @@ from hairline.system import redaction
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "mlflow", "hydra-core", "omegaconf", "matplotlib")
 # Packages that the saved model needs.
-_MODEL_PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "platformdirs", "tqdm")
+_MODEL_PACKAGES = (
+    "tensorflow", "keras", "numpy", "pandas", "pillow", "filelock", "omegaconf", "platformdirs", "tqdm",
+)  # fmt: skip
 _DIFF_CHARACTERS = 200_000
 
 
@@ -26,7 +28,7 @@ def versions(packages: tuple[str, ...] = _MODEL_PACKAGES) -> dict[str, str]:
 
 
 def describe() -> dict[str, Any]:
-    """Return versions, machine, command and, if the code lies in a git repository, commit and uncommitted changes."""
+    """Return versions, machine, command and, if the code lies in a git repository, its commit."""
     return {
         "versions": versions(_PACKAGES),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
@@ -40,7 +42,20 @@ def command() -> list[str]:
     return ["python", Path(sys.argv[0]).name, *map(redaction.text, sys.argv[1:])]
 
 
+def uncommitted() -> str:
+    """Return the uncommitted changes to the code, without secrets; empty if there are none, or no git repository."""
+    state = _state()
+    return "" if state is None else redaction.redacted(state[1])[:_DIFF_CHARACTERS]
+
+
 def _git() -> dict[str, Any] | None:
+    state = _state()
+    return None if state is None else {"commit": state[0], "dirty": bool(state[1])}
+
+
+def _state() -> tuple[str, str] | None:
+    """Return the commit of the code and its uncommitted changes; None if it does not lie in a git repository."""
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(hairline.__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -48,7 +63,6 @@ def _git() -> dict[str, Any] | None:
     try:
         # Fails for a wheel that is installed inside another project's repository.
         git("ls-files", "--error-unmatch", hairline.__file__)
-        commit, diff = git("rev-parse", "HEAD"), git("diff", "HEAD")
+        return git("rev-parse", "HEAD"), git("diff", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "dirty": bool(diff), "diff": redaction.redacted(diff)[:_DIFF_CHARACTERS]}

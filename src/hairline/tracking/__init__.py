@@ -7,6 +7,7 @@ thread beside the training.
 from hairline.tracking.journal import forget, run_id, start_count
 from hairline.tracking.models import FinishedRun, fetch_runs, find, logged_model
 from hairline.tracking.run import (
+    LOGS,
     Run,
     delete_unfinished_children,
     end_run,
@@ -17,15 +18,17 @@ from hairline.tracking.run import (
     start,
     update_run,
 )
-from hairline.tracking.store import PARENT, TrackingError, connect, curves_page, ui_hints
+from hairline.tracking.store import PARENT, TrackingError, connect, curves_page, default_uri, ui_hints
 
 __all__ = [
+    "LOGS",
     "PARENT",
     "FinishedRun",
     "Run",
     "TrackingError",
     "connect",
     "curves_page",
+    "default_uri",
     "delete_unfinished_children",
     "end_run",
     "fetch_runs",

@@ -111,7 +111,7 @@ class Delivery:
             kind = unsent[0]["kind"]
             self._request = time.monotonic(), kind in LARGE
             try:
-                store.check(self.mirror.uri)  # fails within seconds; a request would retry for longer
+                store.check(self.mirror.uri)
                 self.mirror.send()
             except Exception as error:  # those of SQLAlchemy, requests and MLflow have no common base class
                 self._request = None

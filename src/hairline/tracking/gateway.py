@@ -7,12 +7,17 @@ and answers a request without a content type with status 500. `guard` adds an AS
 from __future__ import annotations
 
 import json
+import types
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_UNKNOWN_SERVER = (
+    ", so this version of MLflow starts its server in another way: install the version that the model was logged with "
+    "(requirements.txt beside it)"
+)
 MAX_BYTES = 64_000_000  # of a request's body; base64 makes an image a third larger
 _JSON = "application/json"
 _EXPECTED = 'expected {"dataframe_records": [{"image": "<base64 of an image file>"}, ...]}'
@@ -93,12 +98,25 @@ def _format_fault(request: Any) -> str | None:
     return None
 
 
-def guard() -> None:
+class GuardError(RuntimeError):
+    """MLflow's server would answer requests that the gateway has not seen."""
+
+
+def guard(module: types.ModuleType | None) -> None:
     """Add the gateway to MLflow's server while it loads its model.
 
     The server creates its FastAPI application after it has loaded the model, and has no hook for a layer: the next
-    application created in this process gets one.
+    application created in this process gets one. Whoever starts the server reads the application from its module, and
+    gets an error unless it has the gateway.
+
+    Args:
+        module: `scoring_server.app` of MLflow, which holds the application and is being imported; None if it is not.
+
+    Raises:
+        GuardError: If it is not.
     """
+    if module is None:
+        raise GuardError(f"MLflow's scoring server is not where it is expected{_UNKNOWN_SERVER}")
     import fastapi
     from fastapi.middleware import Middleware
 
@@ -109,3 +127,20 @@ def guard() -> None:
             super().__init__(middleware=[Middleware(Gateway)], **settings)
 
     fastapi.FastAPI = Guarded  # type: ignore[misc]
+    module.__class__ = _ServerModule
+
+
+class _ServerModule(types.ModuleType):
+    """The module of MLflow's server, which hands out its application with a gateway only."""
+
+    @property
+    def app(self) -> Any:
+        """The application.
+
+        Raises:
+            GuardError: If it has no gateway.
+        """
+        app = vars(self)["app"]
+        if not any(layer.cls is Gateway for layer in getattr(app, "user_middleware", [])):
+            raise GuardError(f"MLflow's scoring server was built without the gateway{_UNKNOWN_SERVER}")
+        return app

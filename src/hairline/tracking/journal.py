@@ -101,10 +101,9 @@ class Journal:
         return bool(self._entries)
 
     @property
-    def uri(self) -> str | None:
-        """The tracking server or store of the last start, without a password; None if tracking was off."""
-        starts = [entry for entry in self._entries if entry["kind"] == "begin"]
-        return starts[-1].get("uri") if starts else None
+    def start(self) -> Entry:
+        """The entry of the last start: name, experiment and tags, and unless tracking was off the store's `uri`."""
+        return next((entry for entry in reversed(self._entries) if entry["kind"] == "begin"), {})
 
     @property
     def ended(self) -> bool:

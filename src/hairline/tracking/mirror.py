@@ -95,7 +95,7 @@ class Mirror:
             client.update_run(self.run_id, status="RUNNING")
             self.experiment_id = str(client.get_run(self.run_id).info.experiment_id)
             return
-        self.experiment_id = store.connect(self.uri, entry["experiment"])
+        self.experiment_id = store.connect(self.uri, self.journal.start["experiment"])
         tags = {**entry["tags"], _DIRECTORY: str(self._directory)}
         start = entry["time"]
         with store.locked():  # processes that start at once would block each other's writing

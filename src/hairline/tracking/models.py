@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import logging
 import os
@@ -35,7 +36,7 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
         uri: Tracking server or store.
         run_id: The run it belongs to; its status becomes FINISHED.
         folder: The saved model.
-        example: Image file, stored as the input example if it still exists.
+        example: Image file, whose pixels are stored as the input example if it still exists.
     """
     mlflow = store.mlflow_at(uri)
     import pandas as pd
@@ -47,6 +48,7 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
     bundle = saved.read_bundle(folder)
     doubles = ["probability", "threshold", *(f"prob_{name}" for name in bundle.class_names)]
     outputs: list[Any] = [ColSpec(DataType.string, "label"), *(ColSpec(DataType.double, name) for name in doubles)]
+    contents = [_pixels(example, bundle.image_size)] if example.is_file() else []
     package = Path(hairline.__file__).parent
     with tempfile.TemporaryDirectory() as temporary, mlflow.start_run(run_id=run_id, log_system_metrics=False):
         # Without the initial weights of new models: 4 MB in every run.
@@ -63,12 +65,23 @@ def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None
             artifacts={"model": str(folder)},
             code_paths=[str(code)],
             signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs)),
-            input_example=pd.DataFrame({"image": [example.read_bytes()]}) if example.is_file() else None,
+            input_example=pd.DataFrame({"image": contents}) if contents else None,
             # Explicit: inferring them loads the model in another process, 10 s.
             pip_requirements=[
                 f"{name}=={version}" for name, version in bundle.versions.items() if name not in ("python", "hairline")
             ],
         )
+
+
+def _pixels(file: Path, image_size: int) -> bytes:
+    """Return the pixels that the model sees of an image as a PNG, without EXIF, which may name a place or a person."""
+    from PIL import Image
+
+    from hairline.data import images
+
+    content = io.BytesIO()
+    Image.fromarray(images.decode(file, image_size)).save(content, "PNG")
+    return content.getvalue()
 
 
 class _Flavour:
@@ -132,14 +145,15 @@ def _temporary_folder() -> str:
     return folder
 
 
-def logged_model(run: str, folder: Path) -> str | None:
+def logged_model(run: str, folder: Path, uri: str | None) -> str | None:
     """Return MLflow's id of the model of a run directory, run id or `models:/` URI; None if MLflow does not have it.
 
     Args:
         run: The run as the user named it.
         folder: Its saved model.
+        uri: Tracking server or store.
     """
-    mlflow = store.load_mlflow()
+    mlflow = store.mlflow_at(uri)
     try:
         if run.startswith("models:/"):
             return str(mlflow.models.get_model_info(run).model_id)

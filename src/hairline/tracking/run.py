@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PARAMETER_CHARACTERS = 6000  # MLflow's limit; the whole configuration is logged as an artifact too
+LOGS = ("train.log", "evaluate.log")  # of the scripts that start runs
 _TRIES = 3  # to start a run: writing to a SQLite file times out where many processes do
 
 
@@ -231,8 +232,9 @@ def _end_recorded(journal: Journal) -> Iterator[None]:
         journal.add("text", text=redaction.redacted(traceback.format_exc()), path="traceback.txt")
         raise
     finally:
-        for path in sorted(journal.directory.glob("*.log")):
-            journal.add("artifact", path=path.name, folder=None)
+        for name in LOGS:
+            if (journal.directory / name).is_file():
+                journal.add("artifact", path=name, folder=None)
         journal.add("end", status=status)
 
 

@@ -19,7 +19,8 @@ from PIL import Image
 MAX_IMAGES = 64  # per request
 MAX_MEGAPIXELS = 50.0  # per image: decoding takes three bytes per pixel, and rotation as many again
 
-_MODEL_PATH = "__pyfunc_model_path__"  # environment variable in which MLflow's server finds the model
+_SERVER = "mlflow.pyfunc.scoring_server.app"  # module of MLflow that holds its server
+_MODEL_PATH = "__pyfunc_model_path__"  # environment variable in which the server finds the model
 
 
 class CrackClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
@@ -30,10 +31,11 @@ class CrackClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
         from hairline.model.saved import Classifier
 
         # Only where MLflow's server is about to start: reading a model needs no FastAPI.
-        if "mlflow.pyfunc.scoring_server.app" in sys.modules and _MODEL_PATH in os.environ:
+        server = sys.modules.get(_SERVER)
+        if server is not None or _MODEL_PATH in os.environ:
             from hairline.tracking import gateway
 
-            gateway.guard()
+            gateway.guard(server)
         self.classifier = Classifier(Path(context.artifacts["model"]))
         # MLflow's server uses many threads. One predicts at a time: TensorFlow uses all cores, and only one request's
         # images are in memory.

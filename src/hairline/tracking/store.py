@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import socket
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
 import filelock
 
@@ -24,8 +26,10 @@ _ADVICE = (
     "\nStart the server, set tracking.uri or MLFLOW_TRACKING_URI to another one, or continue without MLflow: "
     "tracking=none (the run directory holds all results)"
 )
-_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_CONNECT_SECONDS = 5.0
+_SERVERS = ("http", "https", "databricks", "databricks-uc")
+_DATABASES = ("postgresql", "mysql", "mssql")
+_CONNECT_SECONDS = 5
+_UNREACHABLE = (ConnectionError, TimeoutError, socket.gaierror)
 
 
 class TrackingError(HairlineError):
@@ -40,7 +44,7 @@ def connect(uri: str | None, experiment: str) -> str:
         experiment: Name of the experiment.
 
     Raises:
-        TrackingError: If the store cannot be used, or the experiment was deleted.
+        TrackingError: If the store cannot be used, the experiment was deleted, or its files lie in another project.
     """
     mlflow = mlflow_at(uri)
     target = tracking_uri(uri)
@@ -50,6 +54,11 @@ def connect(uri: str | None, experiment: str) -> str:
         found = mlflow.get_experiment_by_name(experiment)
         if found is None:
             return str(mlflow.create_experiment(experiment, artifact_location=_artifact_location(target)))
+    if fault := _place_fault(target, found.artifact_location):
+        raise TrackingError(
+            f"the MLflow experiment {experiment!r} in {redaction.setting(target)} keeps its files in {fault}. Use "
+            f"another one, whose files lie beside the store: {shlex.quote(f'tracking.experiment={experiment}-2')}"
+        )
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"the MLflow experiment {experiment!r} was deleted: restore it (mlflow experiments restore "
@@ -59,13 +68,14 @@ def connect(uri: str | None, experiment: str) -> str:
 
 
 def tracking_uri(uri: str | None) -> str:
-    """Return the tracking URI: `MLFLOW_TRACKING_URI`, else `uri`, else `mlflow.db` in the working directory."""
-    target = os.environ.get("MLFLOW_TRACKING_URI") or uri or _default_uri()
+    """Return the tracking URI: `uri`, else `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory."""
+    target = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
     redaction.learn(target)
     return target
 
 
-def _default_uri() -> str:
+def default_uri() -> str:
+    """Return the address of `mlflow.db` in the working directory."""
     return f"sqlite:///{(Path.cwd() / 'mlflow.db').as_posix()}"
 
 
@@ -101,17 +111,41 @@ def _artifact_location(target: str) -> str | None:
 
     MLflow's default is relative to the working directory of the process that creates the experiment.
     """
-    if urlsplit(target).scheme in ("http", "https", "databricks"):
+    if urlsplit(target).scheme in _SERVERS:
         return None
     file = _database(target)
-    base = Path.cwd() if file is None else file.parent
-    return (base / "mlruns" / "artifacts").as_uri()
+    place = (Path.cwd() if file is None else file.parent) / "mlruns" / "artifacts"
+    place.mkdir(parents=True, exist_ok=True)  # a missing one was moved, see `_place_fault`
+    return place.as_uri()
+
+
+def _place_fault(target: str, location: str) -> str | None:
+    """Return the place of an experiment's files and why it must not be used; None if it may be.
+
+    The place is absolute, so in a copy of a project folder it is still the original's.
+
+    Args:
+        target: Server or store.
+        location: The experiment's `artifact_location`.
+    """
+    parts = urlsplit(location)
+    if urlsplit(target).scheme in _SERVERS or (parts.scheme != "file" and len(parts.scheme) > 1):
+        return None  # the server or a cloud keeps the files; one letter is a drive of Windows
+    place = Path(url2pathname(parts.path) if parts.scheme == "file" else location).absolute()
+    file = _database(target)
+    if file is not None and place.resolve().is_relative_to(file.parent.resolve()):
+        return None
+    if not place.exists():
+        return f"{place}, which does not exist: the project folder was moved, or this is another machine"
+    others = [] if file is None else [folder / file.name for folder in place.parents]
+    other = next((other for other in others if other.is_file() and not other.samefile(file or "")), None)
+    return None if other is None else f"{place}, which belongs to {other}: this project folder is a copy"
 
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
     """Run a block that only one process of this machine may run at a time."""
-    with filelock.FileLock(cache.folder() / "tracking.lock", timeout=120):
+    with files.waiting(filelock.FileLock(cache.folder() / "tracking.lock"), "opens an MLflow store", timeout=120):
         yield
 
 
@@ -134,12 +168,14 @@ def ui_hints(uri: str | None, page: str) -> list[str]:
     target = redaction.setting(tracking_uri(uri))
     if target.startswith("http"):
         return [f"{target.rstrip('/')}/{page}"]
-    command = "mlflow ui" if target == _default_uri() else f"mlflow ui --backend-store-uri {target}"
+    command = "mlflow ui" if target == default_uri() else f"mlflow ui --backend-store-uri {target}"
     return [command, f"http://127.0.0.1:5000/{page}"]
 
 
 def check(target: str) -> None:
-    """Check within seconds that an address has its password and that its server accepts connections.
+    """Check that an address has its password, and within seconds that a database accepts connections.
+
+    Servers are tried by MLflow's first request: a proxy may be the only way to them.
 
     Raises:
         TrackingError: If not.
@@ -149,16 +185,29 @@ def check(target: str) -> None:
             f"the password in the tracking address {target} was redacted when it was saved: pass it again, with "
             "tracking.uri=... or MLFLOW_TRACKING_URI"
         )
-    parts = urlsplit(target)
-    if not parts.hostname:
-        return
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme.partition("+")[0], 80)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise TrackingError(
-            f"the tracking server {redaction.setting(target)} does not answer: {error}{_ADVICE}"
-        ) from error
+    if _database(target) is None and urlsplit(target).scheme.partition("+")[0] in _DATABASES:
+        _open_database(target)
+
+
+def _open_database(target: str) -> None:
+    """Connect to a database once: MLflow would retry for an hour.
+
+    Raises:
+        TrackingError: If that fails.
+    """
+    load_mlflow()
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+    from sqlalchemy.engine import make_url
+
+    with translated(f"the tracking server {redaction.setting(target)} does not answer", _ADVICE):
+        url = make_url(target)
+        if not url.drivername.startswith("mssql") and "connect_timeout" not in url.query:
+            url = url.update_query_dict({"connect_timeout": str(_CONNECT_SECONDS)})
+        engine: Any = create_sqlalchemy_engine(url.render_as_string(hide_password=False))  # type: ignore[no-untyped-call]
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
 
 
 @contextlib.contextmanager
@@ -180,14 +229,31 @@ def translated(message: str, advice: str = "") -> Iterator[None]:
         raise TrackingError(f"{message}: {reason(error)}{advice}") from error
 
 
-def translated_at(target: str) -> contextlib.AbstractContextManager[None]:
-    """Raise `TrackingError` for any failure of a store, with advice; see `translated`."""
-    return translated(f"the tracking store {redaction.setting(target)} cannot be used", _ADVICE)
+@contextlib.contextmanager
+def translated_at(target: str) -> Iterator[None]:
+    """Raise `TrackingError` for any failure of a server or store, with advice; see `translated`."""
+    try:
+        with translated(f"the tracking store {redaction.setting(target)} cannot be used", _ADVICE):
+            yield
+    except TrackingError as error:
+        if error.__cause__ is None or not isinstance(_first_cause(error), _UNREACHABLE):
+            raise
+        raise TrackingError(
+            f"the tracking server {redaction.setting(target)} does not answer: {_first_cause(error)}{_ADVICE}"
+        ) from error.__cause__
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of an error's message without secrets."""
-    return redaction.redacted((str(error).strip().splitlines() or ["no reason given"])[0])
+    """Return the first line of an error's message without secrets; of a failed connection the first cause's."""
+    cause = _first_cause(error)
+    text = str(cause if isinstance(cause, _UNREACHABLE) else error)
+    return redaction.redacted((text.strip().splitlines() or ["no reason given"])[0])
 
 
 def client(uri: str | None) -> Any:
@@ -196,9 +262,11 @@ def client(uri: str | None) -> Any:
 
 
 def exists(uri: str | None, run_id: str) -> bool:
-    """Return whether a store has a run that was not deleted."""
+    """Return whether a store has a run that was not deleted, with files that lie in no other project."""
     try:
-        return str(client(uri).get_run(run_id).info.lifecycle_stage) == "active"
+        info = client(uri).get_run(run_id).info
+        location = client(uri).get_experiment(info.experiment_id).artifact_location
+        return str(info.lifecycle_stage) == "active" and _place_fault(tracking_uri(uri), location) is None
     except load_mlflow().MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST" and "invalid run id" not in str(error).lower():
             raise
@@ -211,7 +279,7 @@ def mlflow_at(uri: str | None) -> Any:
     MLflow would set `MLFLOW_TRACKING_URI` too, and override the settings of a sweep's next job.
 
     Raises:
-        TrackingError: If the store does not answer, within seconds.
+        TrackingError: If a database does not answer, within seconds.
     """
     target = tracking_uri(uri)
     check(target)

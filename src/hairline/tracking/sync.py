@@ -35,7 +35,7 @@ def synchronise(directories: Sequence[Path], uri: str | None) -> int:
                 )
             if not journal.ended:
                 journal.add("end", status="KILLED")
-            mirror = Mirror(journal, uri or journal.uri)
+            mirror = Mirror(journal, uri or journal.start.get("uri"))
             with store.translated_at(mirror.uri):
                 store.check(mirror.uri)
                 mirror.attach()

@@ -122,6 +122,7 @@ def prepare(composed: DictConfig, application: Application) -> None:
     application.sweep, application.lock = sweep, lock
     if earlier:
         sweep.end_dead_jobs("interrupted")
+    sweep.begin_summary()
     if search:
         _prepare_search(composed, sweep)
     log.info("Sweep           %s   (resume it after an interruption: sweep.resume=%s)", sweep.name, quoted(folder))
@@ -179,7 +180,7 @@ def _load(composed: DictConfig, arguments: Sequence[str]) -> Config | ConfigErro
     with open_dict(job):
         del job["hydra"]
     try:
-        config: Config = settings.load(job)
+        config: Config = settings.load(job, arguments)
     except ConfigError as error:
         return error
     return config

@@ -46,13 +46,14 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
     application, hydra = current(), HydraConfig.get()
     sweep = Sweep.read(Path(hydra.sweep.dir))
     redaction.clean(sweep.folder / "multirun.yaml")  # Hydra's own record of the command
-    if sweep.store is not None:
-        sweep.store = composed.tracking.uri  # sweep.json holds it without its password
+    overrides = list(hydra.overrides.task)
+    if sweep.store is not None:  # sweep.json holds it without its password
+        sweep.store = settings.tracking_uri(composed.tracking.uri, overrides)
     if application.sweep is None:
         _enter(sweep)
     application.process.enter(sweep.session)
     output = Path(hydra.runtime.output_dir)
-    pairs = (override.lstrip("+").partition("=")[::2] for override in hydra.overrides.task)
+    pairs = (override.lstrip("+").partition("=")[::2] for override in overrides)
     swept = {key: value for key, value in pairs if key in sweep.swept}
     if sweep.stopped:
         log.info("not started, because another job failed: %s", " ".join(swept.values()))
@@ -60,7 +61,7 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
         return None
     config: Config | ConfigError
     try:
-        config = loaded = settings.load(composed)
+        config = loaded = settings.load(composed, overrides)
         identity = configuration.identity(loaded)
     except ConfigError as error:
         config, identity = error, NO_IDENTITY
@@ -123,7 +124,7 @@ def _run(
                     tags=tags,
                     directory=directory,
                 )
-            logged = list(directory.glob("*.log"))
+            logged = [directory / name for name in tracking.LOGS if (directory / name).is_file()]
             tracking.update_run(sweep.store, tracking.run_id(directory), metrics={}, step=0, tags={}, files=logged)
         if not sweep.stop_on_error:
             return None
@@ -132,8 +133,8 @@ def _run(
         sys.exit(1)  # ends the launcher's loop
     finally:
         try:
-            sweep.update()
-        except Exception:  # the job's own results are safe, and the next job updates again
+            sweep.add(job)
+        except Exception:  # the job's own results are safe, and the sweep's end summarises them again
             log.exception("WARNING: the sweep's summary could not be updated")
         gc.collect()  # Keras's models are reference cycles
         if not gc.get_freeze_count():
