@@ -22,6 +22,7 @@ from hairline.app import start
 from hairline.app.sweep import command, state
 from hairline.app.sweep.state import Sweep
 from hairline.config import ConfigError
+from hairline.evaluation import figures
 from tests.conftest import ROOT
 
 
@@ -119,10 +120,11 @@ def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
     )
     sweep = started(Path("s"), "first", experiment_id=experiment, run_id=parent)
     client = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    sweep.begin_summary()
     losses = {"a": 0.5, "b": 0.25, "c": float("nan")}
     for number, (name, value) in enumerate(losses.items()):
         run(sweep, number, name, value=value)
-        sweep.update()
+        sweep.add(sweep.jobs()[number])
         child = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
         (sweep.folder / str(number) / "mlflow_run_id.txt").write_text(child + "\n")
     run(sweep, 3, "d", end="failed")
@@ -151,6 +153,65 @@ def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
     sweep.end_dead_jobs("failed")
     assert client.get_run(stray).info.lifecycle_stage == "deleted"
     assert client.get_run(noted).info.status == "FAILED"
+
+
+def test_a_job_is_added_at_the_same_cost_after_any_number_of_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = started(tmp_path / "s", "first", run_id="parent")
+    read = []
+    whole = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: read.append(path.name) or whole(path, **options))
+    monkeypatch.setattr(pd, "read_csv", lambda path, **_: read.append(path.name) or pd.DataFrame())
+    monkeypatch.setattr(figures, "sweep", lambda names, *_: read.append(f"{len(names)} drawn"))
+    monkeypatch.setattr(figures, "save", lambda *_: None)
+    monkeypatch.setattr(tracking, "update_run", lambda *_, **settings: read.append(settings["step"]))
+    costs = []
+    sweep.begin_summary()
+    for number in range(60):
+        job = state.Job(
+            number, str(number), {"learning_rate": str(number)}, "first", "finished", value=1 / (number + 1)
+        )
+        results = {"val_loss": job.value, "val_accuracy": 0.9, "test_accuracy": 0.8, "seconds_total": 1.5}
+        sweep.directory(job).mkdir()
+        (sweep.directory(job) / "metrics.json").write_text(json.dumps(results))
+        sweep.record(job, "finished", value=job.value)
+        read.clear()
+        sweep.add(job)
+        assert read[-1] == number + 1
+        costs.append(len(read))
+    assert max(costs) == costs[29] == costs[59]
+    assert "30 drawn" in read
+    assert len(whole(sweep.folder / "sweep.csv").splitlines()) == 1 + 60
+    assert state.Summary.read(sweep.folder / state.SUMMARY).counts == {"finished": 60}
+
+
+def test_the_sweep_is_not_locked_while_mlflow_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = started(tmp_path / "s", "first", run_id="parent")
+    locked = []
+
+    def update_run(*_: object, **__: object) -> None:
+        with sweep.lock("sweep", timeout=0):
+            locked.append(False)
+
+    monkeypatch.setattr(tracking, "update_run", update_run)
+    sweep.begin_summary()
+    run(sweep, 0, "a", end="failed")
+    sweep.add(sweep.jobs()[0])
+    sweep.update()
+    assert locked == [False, False]
+
+
+def test_a_resumed_sweep_lists_each_job_once(tmp_path: Path) -> None:
+    for session, ends in (("first", ["finished", "failed"]), ("second", ["finished", "finished"])):
+        sweep = started(tmp_path / "s", session)
+        sweep.begin_summary()
+        for number, end in enumerate(ends):
+            if not run(sweep, number, "ab"[number], end=end)[1]:
+                sweep.add(sweep.jobs()[number])
+        table = pd.read_csv(sweep.folder / "sweep.csv")
+        assert table["job"].tolist() == [0, 1]
+        assert table["status"].tolist() == ends
 
 
 def test_a_sweep_is_accepted_if_one_combination_of_its_values_is_valid() -> None:

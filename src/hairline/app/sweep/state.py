@@ -1,7 +1,7 @@
 """A sweep's state: one folder, from which any process can resume it, with any launcher and on any machine.
 
 `sweep.json` holds the command, `<n>/job.status` the status of each job. `sweep.csv`, `comparison.png` and the parent
-run in MLflow summarise them.
+run in MLflow summarise them; `.summary.json` holds what a job needs to add itself to the summary.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from hairline.system.errors import HairlineError
 if TYPE_CHECKING:
     import pandas as pd
 
-STATE, JOB, TABLE, FIGURE = "sweep.json", "job.status", "sweep.csv", "comparison.png"
+STATE, JOB, TABLE, FIGURE, SUMMARY = "sweep.json", "job.status", "sweep.csv", "comparison.png", ".summary.json"
 NO_IDENTITY = ""  # of a job with an invalid configuration: it is recognised by its swept settings
 _METRICS = ("val_loss", "val_accuracy", "test_accuracy")
 _GROUPS = ("model=", "optimizer=", "schedule=", "data=", "augment=", "finetune=")  # clear without the key
+_MOST_DRAWN = 30  # jobs in the figure while the sweep runs; at its end it shows all
+_MOST_FAILED = 20  # failed jobs named in MLflow
+_FIGURE_SECONDS = 60.0  # between two figures of a running sweep
 _TIMEOUT_SECONDS = 3600.0  # for a job that a killed sweep left running in a process of its own
 
 
@@ -75,6 +78,42 @@ class Job:
         if NO_IDENTITY in (self.identity, identity):
             return self.settings == settings
         return self.identity == identity
+
+
+@dataclass
+class Summary:
+    """The jobs that have ended, in as much detail as the summary of a running sweep needs.
+
+    Attributes:
+        columns: Of the table.
+        counts: Number of jobs by status.
+        best: Jobs with the lowest validation loss, the best first.
+        failed: Some failed jobs.
+    """
+
+    columns: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
+    best: list[Job] = field(default_factory=list)
+    failed: list[Job] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Summary:
+        """Load a summary."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**values | {key: [Job(**job) for job in values[key]] for key in ("best", "failed")})
+
+    def add(self, job: Job) -> None:
+        """Add a job."""
+        self.counts[job.status] = self.counts.get(job.status, 0) + 1
+        if job.value is not None:
+            self.best = sorted([*self.best, job], key=_rank)[:_MOST_DRAWN]
+        if job.status == "failed":
+            self.failed = [*self.failed, job][-_MOST_FAILED:]
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{count} {status}" for status, count in sorted(self.counts.items(), key=lambda item: -item[1])
+        )
 
 
 @dataclass
@@ -131,18 +170,26 @@ class Sweep:
         values = {key: value for key, value in asdict(self).items() if key != "folder"}
         _write(self.folder / STATE, redaction.settings(values))
 
-    def lock(self, name: str = "sweep", timeout: float = _TIMEOUT_SECONDS) -> filelock.BaseFileLock:
+    def lock(self, name: str, timeout: float = _TIMEOUT_SECONDS) -> filelock.BaseFileLock:
         """Return a lock that all processes of the sweep share."""
         (self.folder / ".locks").mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(self.folder / ".locks" / f"{name}.lock", timeout=timeout)
+
+    def _lock(self) -> contextlib.AbstractContextManager[None]:
+        """Lock the sweep during a block, which must not wait for anything."""
+        return files.waiting(self.lock("sweep"), "changes this sweep", timeout=_TIMEOUT_SECONDS)
 
     def jobs(self) -> list[Job]:
         """Load all jobs that ever started, by number."""
         jobs = []
         for path in self.folder.glob(f"*/{JOB}"):
             with contextlib.suppress(OSError, ValueError, TypeError):
-                jobs.append(Job(**json.loads(path.read_text(encoding="utf-8"))))
+                jobs.append(self._read(path))
         return sorted(jobs, key=lambda job: job.number)
+
+    @staticmethod
+    def _read(path: Path) -> Job:
+        return Job(**json.loads(path.read_text(encoding="utf-8")))
 
     def directory(self, job: Job) -> Path:
         """Return the run directory of a job."""
@@ -180,7 +227,7 @@ class Sweep:
         Yields:
             The job, with status finished if an earlier start finished it. No other process runs it during the block.
         """
-        with self.lock():
+        with self._lock():
             jobs = self.jobs()
             taken = {job.number for job in jobs}
             new = Job(number if number not in taken else max(taken) + 1, identity, settings, self.session)
@@ -188,9 +235,10 @@ class Sweep:
             job = min(earlier, key=lambda job: job.status != "finished", default=new)
             job.session, job.identity = self.session, identity or job.identity
             self.record(job, "finished" if job.status == "finished" else "running", value=job.value)
-        with self.lock(f"job-{job.number}"):
+        lock = self.lock(f"job-{job.number}")
+        with files.waiting(lock, "still runs this job of an earlier start", timeout=_TIMEOUT_SECONDS):
             # Read again: a process of a killed sweep may have finished the job in the meantime.
-            yield next(entry for entry in self.jobs() if entry.number == job.number)
+            yield self._read(self.directory(job) / JOB)
 
     def end_dead_jobs(self, status: str, timeout_seconds: float = 0.0) -> None:
         """End the jobs whose process died while they were running, on disk and in MLflow.
@@ -210,16 +258,14 @@ class Sweep:
 
     def best(self) -> Job | None:
         """Return the finished job with the lowest validation loss."""
-        finished = [job for job in self.jobs() if job.value is not None]
-        return min(finished, key=lambda job: (not math.isfinite(job.value or 0.0), job.value), default=None)
+        return min((job for job in self.jobs() if job.value is not None), key=_rank, default=None)
 
     # --- summary ------------------------------------------------------------------------------------------------------
 
-    def table(self) -> pd.DataFrame:
+    def table(self, jobs: list[Job]) -> pd.DataFrame:
         """Return one row per job: job, status, the swept settings, metrics, seconds, MLflow run id, error."""
         import pandas as pd  # takes half a second, too long for the answer to a misspelt key
 
-        jobs = self.jobs()
         keys = list(dict.fromkeys([*self.swept, *(key for job in jobs for key in job.settings)]))
         rows = []
         for job in jobs:
@@ -230,37 +276,69 @@ class Sweep:
             rows.append(row | {"run_id": tracking.run_id(self.directory(job)) or "", "error": job.error})
         return pd.DataFrame(rows, columns=["job", "status", *keys, *_METRICS, "seconds", "run_id", "error"])
 
+    def begin_summary(self) -> None:
+        """Start the summary with the jobs that an earlier start finished; called before the jobs of a start."""
+        with self._lock():
+            self._summarise([job for job in self.jobs() if job.status == "finished"])
+
+    def add(self, job: Job) -> None:
+        """Add a job that has ended to the table, the figure and the parent run.
+
+        It costs the same after any number of jobs, and the sweep is not locked while MLflow is waited for.
+        """
+        with self._lock():
+            summary = Summary.read(self.folder / SUMMARY)
+            summary.add(job)
+            with (self.folder / TABLE).open("a", encoding="utf-8", newline="") as file:
+                self.table([job]).reindex(columns=summary.columns).to_csv(file, header=False, index=False)
+            _write(self.folder / SUMMARY, asdict(summary))
+        figure = self.folder / FIGURE
+        due = not figure.exists() or figure.stat().st_mtime < time.time() - _FIGURE_SECONDS
+        self._publish(summary, summary.best if due else [])
+
     def update(self) -> pd.DataFrame:
-        """Write the table and the figure, update the parent run, and return the table; called after every job."""
-        with self.lock():
-            table = self.table()
-            with files.atomic(self.folder / TABLE) as file:
-                table.to_csv(file, index=False)
-            paths = [self.folder / TABLE]
-            if self.best() is not None:
-                self._draw()
-                paths.append(self.folder / FIGURE)
-            if self.run_id is not None:
-                self._mirror(table, paths)
+        """Write the table and the figure of all jobs, update the parent run, and return the table."""
+        with self._lock():
+            jobs = self.jobs()
+            table, summary = self._summarise(jobs)
+        self._publish(summary, [job for job in jobs if job.value is not None])
         return table
 
-    def _draw(self) -> None:
+    def _summarise(self, jobs: list[Job]) -> tuple[pd.DataFrame, Summary]:
+        """Write the table and the summary of jobs anew."""
+        table = self.table(jobs)
+        summary = Summary(list(table))
+        for job in jobs:
+            summary.add(job)
+        with files.atomic(self.folder / TABLE) as file:
+            table.to_csv(file, index=False)
+        _write(self.folder / SUMMARY, asdict(summary))
+        return table, summary
+
+    def _publish(self, summary: Summary, drawn: list[Job]) -> None:
+        """Draw jobs, if any, and update the parent run in MLflow; with a new figure also its files."""
+        if drawn:
+            self._draw(drawn)
+        if self.run_id is not None:
+            self._mirror(summary, [self.folder / name for name in (TABLE, FIGURE)] if drawn else [])
+
+    def _draw(self, jobs: list[Job]) -> None:
         import pandas as pd
 
         from hairline.evaluation import figures
 
-        jobs = [job for job in self.jobs() if job.value is not None]
         histories = [pd.read_csv(self.directory(job) / "history.csv") for job in jobs]
         figure = figures.sweep([job.name for job in jobs], [job.value or 0.0 for job in jobs], histories)
         figures.save(figure, self.folder / FIGURE)
 
-    def _mirror(self, table: pd.DataFrame, paths: list[Path]) -> None:
+    def _mirror(self, summary: Summary, paths: list[Path]) -> None:
         """Update the parent run in MLflow: counts, the best job's metrics, a description in Markdown, the files."""
-        metrics = {f"jobs_{status}": float((table["status"] == status).sum()) for status in ("finished", "failed")}
-        lines = [f"**{len(table)} jobs**: {_counts(table)}. Folder `{self.folder}`"]
+        count = sum(summary.counts.values())
+        metrics = {f"jobs_{status}": float(summary.counts.get(status, 0)) for status in ("finished", "failed")}
+        lines = [f"**{count} jobs**: {summary}. Folder `{self.folder}`"]
         tags = {}
-        best = self.best()
-        if best is not None:
+        if summary.best:
+            best = summary.best[0]
             values = self.metrics(best)
             metrics |= {(f"best_{key}" if key.startswith("val_") else key): values[key] for key in _METRICS}
             best_id = tracking.run_id(self.directory(best)) or ""
@@ -272,13 +350,16 @@ class Sweep:
                 f"[Curves of all jobs]({tracking.curves_page(self.experiment_id, self.run_id)}). The artifacts hold "
                 f"`{TABLE}` with one row per job, and `{FIGURE}`.",
             ]
-        lines += [f"Failed: `{job.name}`: {job.error}" for job in self.jobs() if job.status == "failed"]
+        lines += [f"Failed: `{job.name}`: {job.error}" for job in summary.failed]
+        if (more := summary.counts.get("failed", 0) - len(summary.failed)) > 0:
+            lines.append(f"and {more} more failed jobs")
         tags["mlflow.note.content"] = "\n\n".join(lines)
-        tracking.update_run(self.store, self.run_id, metrics=metrics, step=len(table), tags=tags, files=paths)
+        tracking.update_run(self.store, self.run_id, metrics=metrics, step=count, tags=tags, files=paths)
 
     def describe(self, table: pd.DataFrame, limit: int = 10) -> str:
         """Return the best `limit` jobs and all failed ones as text for the screen."""
-        lines = ["", f"Sweep           {files.relative(self.folder)}   {len(table)} jobs: {_counts(table) or 'none'}"]
+        summary = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
+        lines = ["", f"Sweep           {files.relative(self.folder)}   {len(table)} jobs: {summary or 'none'}"]
         ranked = table[table["status"] == "finished"].sort_values("val_loss").head(limit)
         if len(ranked):
             formats: dict[str, Callable[..., str]] = {key: short for key in self.swept if key in ranked}
@@ -333,8 +414,10 @@ def short(value: object) -> str:
         return text
 
 
-def _counts(table: pd.DataFrame) -> str:
-    return ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
+def _rank(job: Job) -> tuple[bool, float]:
+    """Return the key by which jobs are ordered: a loss that is not a number comes last."""
+    value = math.inf if job.value is None else job.value
+    return not math.isfinite(value), value
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
