@@ -1,7 +1,5 @@
 """Inspect photos: python predict.py run=<run> input=<photo, folder, pattern> output=<folder>; --help says more."""
 
-import sys
-
 import hydra
 
 from hairline.app import log, start
@@ -17,8 +15,7 @@ def main(config: Predict, call: Call) -> None:
 
     needs_person, output = predict.inspect_photos(config, call.directory)
     log.move(call.directory, output, copy=True)
-    if needs_person:
-        sys.exit(1)
+    call.process.needs_person |= needs_person > 0
 
 
 if __name__ == "__main__":

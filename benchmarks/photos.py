@@ -5,7 +5,6 @@ A photo is a grid of uncracked patches with random walks of cracked ones, at the
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -146,7 +145,6 @@ def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
     """Return the throughput of whole photos, and that of the engine on tiles in memory."""
     from hairline.inspection import tiles
     from hairline.inspection.records import Recorder
-    from hairline.model import engine
 
     recorder = Recorder(output, model=Path(run, "model"), inspector={"size_px": PATCH_PX})
     count = len(tiles.grid(WIDTH, HEIGHT, tile_px=PATCH_PX, stride_px=PATCH_PX))
@@ -164,7 +162,7 @@ def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
     engine_rate()
     process, resident = psutil.Process(), []
     started = time.perf_counter()
-    for problem in engine.map_ordered(recorder.process, photos, os.cpu_count() or 1):
+    for problem in recorder.inspector.pool.map_ordered(recorder.process, photos):
         if problem:
             sys.exit(problem)
         resident.append(process.memory_info().rss / 1e6)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -117,12 +119,57 @@ def test_weights_in_the_keras_cache_are_used(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     file = tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5"
     file.parent.mkdir()
-    file.touch()
+    h5py.File(file, "w").close()
     assert backbones.find_weights("mobilenetv2", "auto", 160) == file
     assert backbones.find_weights("mobilenetv2", "imagenet", 160) == file
     assert backbones.find_weights("mobilenetv2", "random", 160) is None
     assert backbones.find_weights("mobilenetv2", str(file), 160) == file
     assert backbones.BACKBONES["mobilenetv2"].url(161).endswith("_1.0_224_no_top.h5")  # not a native size
+
+
+PAGE = b"\n<!DOCTYPE html><html><body>Please log in</body></html>"
+
+
+@pytest.mark.parametrize("fault", ["page", "cut", "empty", "other"])
+def test_a_damaged_file_in_the_keras_cache_is_deleted_and_downloaded_again(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    with h5py.File(tmp_path / "good.h5", "w") as created:
+        created["kernel"] = np.arange(1000.0)
+    good = (tmp_path / "good.h5").read_bytes()
+    row = dataclasses.replace(backbones.BACKBONES["resnet50v2"], digest=hashlib.md5(good).hexdigest())
+    monkeypatch.setitem(backbones.BACKBONES, "resnet50v2", row)
+    file = tmp_path / "models" / "resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    file.parent.mkdir()
+    other = good[:-4] + b"abcd"
+    file.write_bytes({"page": PAGE, "cut": good[:-100], "empty": b"", "other": other}[fault])
+    monkeypatch.setattr(download, "fetch", lambda url, target, **_: target.write_bytes(good))
+    assert backbones.find_weights("resnet50v2", "auto", 160) == file
+    assert file.read_bytes() == good
+    said = {"page": "an HTML page", "other": "another file than Keras's"}.get(fault, "damaged or incomplete")
+    assert f"{file} is {said}" in caplog.text
+    assert "deleting it and downloading it again" in caplog.text
+    # A download that is no better is deleted as well, and not used.
+    file.write_bytes(PAGE)
+    monkeypatch.setattr(download, "fetch", lambda url, target, **_: target.write_bytes(PAGE))
+    with pytest.raises(backbones.WeightsError, match="what arrived is an HTML page"):
+        backbones.find_weights("resnet50v2", "imagenet", 160)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("name", [*rows(slow=False), *rows(slow=True)])
+def test_digests_are_those_that_keras_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, asked = backbones.BACKBONES[name], {}
+
+    def get_file(file: str, origin: str, **settings: object) -> str:
+        asked.update(origin=origin, digest=settings.get("file_hash") or "")
+        raise ConnectionError
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    with pytest.raises(ConnectionError):
+        getattr(keras.applications, row.builder)(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
+    assert asked == {"origin": row.url(224), "digest": row.digest}
 
 
 @pytest.fixture

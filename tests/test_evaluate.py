@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +15,11 @@ from PIL import Image
 from hairline.evaluation import evaluate
 from hairline.evaluation.evaluate import EvaluationError
 from hairline.evaluation.metrics import measure
+from hairline.inspection import predict
 from hairline.model import predictions, saved
 from hairline.model.decision import Decision
+from hairline.training.base import Base
+from tests import tracked
 from tests.conftest import paint
 from tests.running import composed
 from tests.saved_runs import saved_run
@@ -102,6 +106,61 @@ def test_other_class_names_are_mapped_or_refused(run: Path, others: Path, tmp_pa
         evaluated(tmp_path / "b", run, renamed, "data.class_map={positive: cracked}", *QUIET)
     mapped = evaluated(tmp_path / "c", run, renamed, "data.class_map={Positive: cracked, Negative: plain}", *QUIET)
     assert mapped["test_auroc"] == evaluated(tmp_path / "d", run, others, *QUIET)["test_auroc"]
+
+
+class Found(Exception):
+    """Names the model that an inspection is about to use."""
+
+
+def champion(store: str, model: Path) -> None:
+    """Register a saved model as the champion of a store, without the package that MLflow would log with it."""
+    client = mlflow.MlflowClient(store)
+    run = client.create_run(client.create_experiment("models", artifact_location=f"{Path.cwd().as_uri()}/models"))
+    client.log_artifacts(run.info.run_id, str(model), "model/artifacts/model")
+    client.create_registered_model("hairline")
+    client.create_model_version("hairline", f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.set_registered_model_alias("hairline", "champion", "1")
+
+
+@pytest.mark.usefixtures("empty_store")
+def test_every_script_finds_the_champion_of_the_store_that_tracking_uri_names(
+    run: Path, two_classes: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = saved_run(tmp_path / "other", two_classes, seed=1)
+    shutil.copyfile("mlflow.db", "other.db")
+    here, there = (f"sqlite:///{tmp_path}/{name}.db" for name in ("mlflow", "other"))
+    champion(here, run / "model")
+    champion(there, other / "model")
+    named = "models:/hairline@champion"
+
+    def recorder(model: Path, **_: object) -> None:
+        raise Found(saved.read_bundle(model).model_sha256)
+
+    digests = [saved.read_bundle(place / "model").model_sha256 for place in (run, other)]
+    assert digests[0] != digests[1]
+    for uri, place, digest in ((here, run, digests[0]), (there, other, digests[1])):
+        name = digest[:6]
+        expected = evaluated(tmp_path / f"{name}-folder", place, others, *QUIET)["test_loss"]
+        found = evaluated(tmp_path / f"{name}-store", named, others, f"tracking.uri={uri}", *QUIET)["test_loss"]
+        assert found == expected
+        assert Base.of(named, uri, engine="tensorflow", seed=0).bundle.model_sha256 == digest
+        monkeypatch.setattr(predict, "Recorder", recorder)
+        settings = composed("predict", f"run={named}", f"input={others}", "output=out", f"tracking.uri={uri}")
+        with pytest.raises(Found, match=digest):
+            predict.inspect_photos(settings, tmp_path)
+
+
+@pytest.mark.usefixtures("empty_store")
+def test_mlflow_gets_the_results_and_no_other_file(run: Path, others: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    for name in ("customers.csv", "customers.json", "notes.log", "evaluate.log"):
+        (place / name).write_text("{}")
+    chosen = [f"run={run}", "data=folder", f"data.path={others}", "features.engine=tensorflow", "report.level=light"]
+    evaluate.evaluate(composed("evaluate", *chosen, "tracking.system_metrics=false"), place, None)
+    (entry,) = tracked.runs(experiment="hairline")
+    sent = {item.path for item in tracked.client().list_artifacts(entry.info.run_id)}
+    assert sent == {"predictions.csv", "manifest.csv", "metrics.json", "evaluation.json", "evaluate.log"}
 
 
 def test_one_image_is_measured(run: Path, others: Path, tmp_path: Path) -> None:

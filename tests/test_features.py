@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import keras
@@ -26,6 +26,7 @@ from hairline.data import images
 from hairline.data.decoded import Decoded
 from hairline.model import backbones, engine, features, store
 from hairline.model.features import Features, Recipe
+from hairline.system import cache
 from tests.conftest import paint
 
 NAME, SIZE = "mobilenetv3small", 32
@@ -193,13 +194,41 @@ def test_the_key_depends_on_everything_that_changes_the_features() -> None:
         dataclasses.replace(RECIPE, backbone="mobilenetv2"), dataclasses.replace(RECIPE, weights="random-1"),
         dataclasses.replace(RECIPE, image_size=33), dataclasses.replace(RECIPE, engine="tensorflow"),
         dataclasses.replace(RECIPE, decode="other"), dataclasses.replace(RECIPE, taps=("x:max",)),
-        dataclasses.replace(RECIPE, precision="mixed_bfloat16"),
+        dataclasses.replace(RECIPE, precision="mixed_bfloat16"), dataclasses.replace(RECIPE, scaling="symmetric"),
         view, dataclasses.replace(view, view=2),
         dataclasses.replace(view, augment={**AUGMENT, "seed": 1}),
         dataclasses.replace(view, augment={**AUGMENT, "zoom": 0.1}),
     ]  # fmt: skip
     assert len({recipe.key() for recipe in [RECIPE, *changed]}) == 1 + len(changed)
-    assert len(dataclasses.fields(Recipe)) == 9  # add new fields above
+    assert len(dataclasses.fields(Recipe)) == 10  # add new fields above
+
+
+@pytest.mark.parametrize("package", ["ai-edge-litert", "tensorflow", "keras"])
+def test_another_version_of_an_engine_computes_and_converts_again(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAIRLINE_CACHE", str(tmp_path))
+    before = RECIPE.key()
+    place = engine.converted_file("model")
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "9.9" if name == package else installed(name))
+    assert RECIPE.key() != before
+    assert engine.converted_file("model") != place
+    tensorflow = dataclasses.replace(RECIPE, engine="tensorflow")
+    assert (package in tensorflow.description()["versions"]) == (package != "ai-edge-litert")
+
+
+def test_a_backbone_that_is_scaled_otherwise_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def recipe() -> Recipe:
+        return dataclasses.replace(RECIPE, backbone="densenet121", scaling=backbones.scaling("densenet121"))
+
+    before = recipe()
+    monkeypatch.setattr(backbones, "_IMAGENET_MEAN", (0.5, 0.5, 0.5))
+    assert recipe().key() != before.key()
+    assert recipe().model_key() != before.model_key()
+    row = dataclasses.replace(backbones.BACKBONES["densenet121"], scaling="symmetric")
+    monkeypatch.setitem(backbones.BACKBONES, "densenet121", row)
+    assert len({before.key(), recipe().key(), RECIPE.key()}) == 3
 
 
 def test_views_differ_and_are_reproducible(files: list[str], own_cache: Path) -> None:
@@ -299,18 +328,16 @@ def test_a_full_disk_is_an_error_and_leaves_no_files(
     assert len(compute(files)) == len(files)
 
 
-def test_the_least_recently_used_recipe_is_evicted(files: list[str], own_cache: Path) -> None:
-    recipes = [dataclasses.replace(RECIPE, view=view, augment=AUGMENT if view else {}) for view in range(3)]
-    for age, recipe in zip((10, 30, 20), recipes, strict=True):
-        compute(files, recipe)
-        stamp = time.time() - age
-        os.utime(own_cache / "features" / recipe.key() / "recipe.json", (stamp, stamp))
-    size = sum(path.stat().st_size for path in (own_cache / "features" / RECIPE.key()).glob("*.npy"))
-    compute(files, recipes[0], max_gigabytes=2.5 * size / 1e9)
+def test_features_are_spared_while_they_are_used(files: list[str], own_cache: Path) -> None:
+    used = features.compute(files, digests(files), RECIPE, model).rows(np.arange(3))
+    compute(files, dataclasses.replace(RECIPE, view=1, augment=AUGMENT))  # read, and not used any more
+    cache.evict(1e-9)
     left = {path.name for path in (own_cache / "features").iterdir() if path.is_dir()}
-    assert left == {recipes[0].key(), recipes[2].key()}
-    compute(files, recipes[2], max_gigabytes=1e-9)  # the recipe in use is spared
-    assert {path.name for path in (own_cache / "features").iterdir() if path.is_dir()} == {recipes[2].key()}
+    assert left == {RECIPE.key()}
+    assert len(used.read()) == 3
+    del used
+    cache.evict(1e-9)
+    assert not [path for path in (own_cache / "features").iterdir() if path.is_dir()]
 
 
 def test_a_changed_or_missing_file_is_named(files: list[str], own_cache: Path, tmp_path: Path) -> None:

@@ -304,8 +304,9 @@ def test_the_command(model: Path, site: Path, no_tensorflow: dict[str, str]) -> 
     assert "2  cracked" in Path("out/predict.log").read_text()
     assert all(Path("out", name).is_file() for name in (*TABLES, "report.html"))
     (site / "broken.jpg").write_bytes(b"abc")
-    again = run(f"run={model}", f"input={site}/**/*.*", environment=no_tensorflow, script="predict.py")
+    inputs = f"input='{site}/**/*.*','{site}/north'"
+    again = run("-m", f"run={model}", inputs, environment=no_tensorflow, script="predict.py")
     assert again.returncode == 1, again.stdout + again.stderr
     assert "broken.jpg: not an image" in again.stdout + again.stderr
-    (place,) = Path("outputs").glob("*/*-predict")
-    assert len(pd.read_csv(place / "photos.csv")) == 5
+    (place,) = Path("outputs").glob("*/*-predicts")
+    assert [len(pd.read_csv(place / job / "photos.csv")) for job in "01"] == [5, 1]

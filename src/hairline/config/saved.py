@@ -29,7 +29,7 @@ NOT_IDENTITY = (
     "probe",
     "runtime.threads",
     "features.keep",
-    "features.max_gigabytes",
+    "cache",
 )
 # Groups whose choices have different schemas, and the setting that names the choice.
 CHOSEN_BY = {"data": "source", "optimizer": "name", "schedule": "name"}

@@ -268,7 +268,13 @@ class FeatureSettings(Engine):
     """How the backbone's features are computed and cached."""
 
     keep: bool = setting(True, "cache features for later runs")
-    max_gigabytes: float = setting(20.0, "size of the feature cache; least recently used ones are deleted", above=0)
+
+
+@dataclass
+class Cache:
+    """The cache folder, for all scripts: features, drawn and downloaded images, converted models."""
+
+    max_gigabytes: float = setting(20.0, "size of the cache; least recently used parts are deleted", above=0)
 
 
 @dataclass
@@ -301,7 +307,7 @@ class Report:
 class Store:
     """MLflow's tracking store."""
 
-    uri: str | None = setting(None, "server or database; MLFLOW_TRACKING_URI wins; null = ./mlflow.db")
+    uri: str | None = setting(None, "server or database; null = MLFLOW_TRACKING_URI, else ./mlflow.db")
 
 
 @dataclass
@@ -313,6 +319,7 @@ class Tracking(Store):
     experiment: str = setting("hairline", "MLflow experiment")
     registered_model: str = setting("hairline", "name in the model registry, for register.py")
     log_model: bool = setting(True, "log the saved model")
+    log_diff: bool = setting(False, "log uncommitted.diff, the changes to the code that are in no commit")
     system_metrics: bool = setting(True, "log CPU, memory and GPU usage")
 
 
@@ -341,6 +348,7 @@ class Config:
     finetune: Finetune = field(default_factory=Finetune)
     decision: Decision = field(default_factory=Decision)
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    cache: Cache = field(default_factory=Cache)
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = field(default_factory=Report)
     tracking: Tracking = field(default_factory=Tracking)
@@ -372,6 +380,7 @@ class Evaluate:
     )
     split: Split = field(default_factory=Split)  # group_by, block_size, pattern: groups of the bootstrap
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    cache: Cache = field(default_factory=Cache)
     runtime: Threads = field(default_factory=Threads)
     report: Report = field(default_factory=Report)
     tracking: Tracking = field(default_factory=Tracking)
@@ -457,6 +466,7 @@ class Predict:
     scale: Scale = field(default_factory=Scale)
     report: ReportPage = field(default_factory=ReportPage)
     features: Engine = field(default_factory=Engine)
+    cache: Cache = field(default_factory=Cache)
     runtime: InspectionRuntime = field(default_factory=InspectionRuntime)
     tracking: Store = field(default_factory=Store)
     adapt: Literal["none", "surface"] = setting("none", "surface: adapt to the photos, without labels")

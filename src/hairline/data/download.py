@@ -77,7 +77,8 @@ def fetch(
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{target}.lock", timeout=-1 if total_seconds is None else total_seconds):
+        lock = filelock.FileLock(f"{target}.lock")
+        with files.waiting(lock, f"downloads {target.name}", timeout=total_seconds or math.inf):
             for pause_seconds in (*_PAUSES_SECONDS, None):
                 try:
                     pooch.retrieve(url, known_hash=sha256, fname=target.name, path=target.parent, downloader=receive)

@@ -144,6 +144,7 @@ def _draw_files(
         draw: Returns the content of a file, given the parent, numbers unique to the image, and its kind.
         description: Text of the progress bar.
     """
+    cache.hold(folder)
     paths, digests = parents["path"].tolist(), parents["sha256"].tolist()
 
     def draw_one(row: int) -> tuple[str, int, int, str]:

@@ -50,6 +50,7 @@ def from_synthetic(*, count: int, size: int, classes: int, generator_seed: int) 
     """Draw concrete-like patches into the cache, unless they are there, and list them."""
     name = f"v{synthetic.GENERATOR_VERSION}-{generator_seed}-{count}x{size}-{classes}"
     target = cache.folder("synthetic") / name
+    cache.hold(target)
     synthetic.render(target, count=count, size=size, seed=generator_seed, classes=classes)
     return from_folder(path=str(target))
 
@@ -113,7 +114,9 @@ def from_concrete_cracks(*, path: str | None) -> pd.DataFrame:
     if source is not None and source.is_dir():
         root = download.find_classes(source, download.CONCRETE_CRACKS.class_names)
     else:
-        root = download.install(download.CONCRETE_CRACKS, cache.folder("datasets"), source=source)
+        home = cache.folder("datasets")
+        cache.hold(home / download.CONCRETE_CRACKS.name)
+        root = download.install(download.CONCRETE_CRACKS, home, source=source)
     return from_folder(path=str(root))
 
 

@@ -24,7 +24,7 @@ from hairline.evaluation.metrics import measure
 from hairline.model import saved
 from hairline.model.familiarity import LEAST_SET, Distance
 from hairline.model.predictions import Predictions, predictions_table
-from hairline.system import files, tensorflow
+from hairline.system import cache, files, tensorflow
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ DESCRIPTION = "evaluation.json"
 _FAR = 0.5  # distance of a set of images from which on adapt=surface adapts to them
 _MOST_ADAPTED = 20_000  # images that a surface is estimated from
 _TABLES = {"test": "predictions.csv", "seen": "predictions_seen.csv"}
+_FILES = (*_TABLES.values(), "metrics.json", "manifest.csv", "rejected.csv", DESCRIPTION)  # what MLflow gets
 _LISTED = (
     "test_accuracy",
     "test_balanced_accuracy_at_threshold",
@@ -70,7 +71,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
     )
     name = config.name or data_name(config.data, config.part)
     with tracking.start(
-        **arguments(config.tracking, "log_model", "registered_model"),
+        **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
         name=f"evaluate {name}",
         tags={"evaluated": config.run},
         directory=directory,
@@ -78,6 +79,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         tensorflow.prepare(precision="float32", threads=config.runtime.threads, deterministic=True, seed=config.seed)
         parts = saved.Parts(folder)
         features = compute_features(parts, table, config.features, threads=config.runtime.threads)
+        cache.evict(config.cache.max_gigabytes)
         (kernel, bias), adaptation = parts.dense, {}
         if config.adapt == "surface":
             adapted = parts.adapted(features.rows(unseen_rows(table)).read())
@@ -120,13 +122,20 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         }
         # Last: parallel evaluations of the sweep take a folder with this file for complete.
         files.write_text(directory / DESCRIPTION, json.dumps(description, indent=2) + "\n")
-        for path in sorted((*directory.glob("*.csv"), *directory.glob("*.json"))):
-            run.artifacts(path)
+        for file in _FILES:
+            if (directory / file).is_file():
+                run.artifacts(directory / file)
         if (directory / "figures").is_dir():
             run.artifacts(directory / "figures", "figures")
         run.parameters(description)
         if run.id is not None:
-            run.evaluation(results, tracking.logged_model(config.run, folder), table, manifest.digest(table), name)
+            run.evaluation(
+                results,
+                tracking.logged_model(config.run, folder, config.tracking.uri),
+                table,
+                manifest.digest(table),
+                name,
+            )
     log_results(results, name=name, directory=directory)
     if sweep is not None:
         tabulate(sweep)
@@ -201,7 +210,6 @@ def compute_features(
         parts.recipe(settings.engine),
         lambda: parts.backbone,
         keep=settings.keep,
-        max_gigabytes=settings.max_gigabytes,
         threads=threads,
     )
 

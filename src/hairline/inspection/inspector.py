@@ -20,7 +20,7 @@ from hairline.data import images, sources
 from hairline.inspection import tiles
 from hairline.model import saved, surface
 from hairline.model.decision import CANNOT_TELL
-from hairline.model.engine import ConversionError, EngineName, choose_engine, prepare_engine
+from hairline.model.engine import ConversionError, EngineName, Pool, choose_engine, prepare_engine
 from hairline.model.familiarity import Distance
 from hairline.model.predictions import predictions_table
 from hairline.system import tensorflow
@@ -105,6 +105,7 @@ class Inspector:
         tile_px: Side of a tile, in pixels of the photo.
         stride_px: Distance between the starts of neighbouring tiles.
         engine: The engine in use.
+        pool: Threads for photos and their tiles.
         adapted_to: Key of the surface that the last layer was adapted to; None for the model's own layer.
         has_distance: Whether the saved model stores the statistics for `Inspection.distance`.
     """
@@ -162,7 +163,8 @@ class Inspector:
         self._distance = Distance.from_arrays(saved.read_statistics(folder))
         self.has_distance = self._distance is not None
         key = f"inspector-{self.bundle.model_sha256[:32]}"
-        settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads}
+        self.pool = Pool(threads or os.cpu_count() or 1)
+        settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads, "pool": self.pool}
         self.engine = choose_engine(engine, self.bundle.precision)
         try:
             self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)

@@ -22,8 +22,7 @@ from hairline.data.folders import Folder
 from hairline.inspection import adaptation, report, tables
 from hairline.inspection.inspector import DISTANCE, Inspector
 from hairline.inspection.records import RayRecorder, Recorder, read_records
-from hairline.model import engine
-from hairline.system import cluster, files, progress
+from hairline.system import cache, cluster, files, progress
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         "strip_location": config.privacy.strip_location,
     }
     recorder = Recorder(**settings)
+    cache.evict(config.cache.max_gigabytes)
     if config.privacy.strip_location:
         recorder.delete_other_records()
     waiting = [path for path in listing.photos if not recorder.is_done(path)]
@@ -256,8 +256,7 @@ def _process(
     """Process photos in threads or on Ray; yield each with the reason why it cannot be inspected, or None."""
     if compute == "local" or not paths:
         # One photo per thread: while one is decoded or drawn, tiles of another go through the engine.
-        workers = threads or os.cpu_count() or 1
-        return engine.map_ordered(lambda path: (path, recorder.process(path)), paths, workers)
+        return recorder.inspector.pool.map_ordered(lambda path: (path, recorder.process(path)), paths)
     threads = threads or 1
     settings = settings | {"inspector": settings["inspector"] | {"threads": threads}}
     return cluster.map_files(RayRecorder, settings, paths, **ray, threads=threads)

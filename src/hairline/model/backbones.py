@@ -7,6 +7,7 @@ read this table, so TensorFlow is imported only when a network is built.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 import os
 import warnings
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile
 
 from hairline.config import unknown
@@ -54,6 +55,7 @@ class Backbone:
             and deviation, `built-in` inside the network.
         width: Number of features after global average pooling.
         weights_url: Where Keras publishes the weights without the top; `{size}` if each input size has its own file.
+        digest: SHA-256 or MD5 of the weights file as `keras.applications` (3.15) names it; empty where it names none.
         native_size: Input side in pixels at which the weights were trained.
         minimum_size: Smallest input side in pixels.
         licence: Licence of the published weights.
@@ -67,6 +69,7 @@ class Backbone:
     scaling: Literal["symmetric", "imagenet", "built-in"]
     width: int
     weights_url: str
+    digest: str = ""
     native_size: int = 224
     minimum_size: int = 32
     licence: str = "Apache-2.0"
@@ -94,37 +97,51 @@ BACKBONES: dict[str, Backbone] = {
         "built-in",
         960,
         f"{_APPLICATIONS}/mobilenet_v3/weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
+        digest="07fb09a5933dd0c8eaafa16978110389",
     ),
     "mobilenetv3small": Backbone(
         "MobileNetV3Small",
         "built-in",
         576,
         f"{_APPLICATIONS}/mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
+        digest="d3e8ec802a04aa4fc771ee12a9a9b836",
     ),
     "efficientnetv2b0": Backbone(
-        "EfficientNetV2B0", "built-in", 1280, f"{_APPLICATIONS}/efficientnet_v2/efficientnetv2-b0_notop.h5"
+        "EfficientNetV2B0",
+        "built-in",
+        1280,
+        f"{_APPLICATIONS}/efficientnet_v2/efficientnetv2-b0_notop.h5",
+        digest="893217f2bb855e2983157299931e43ff",
     ),
     "resnet50v2": Backbone(
         "ResNet50V2",
         "symmetric",
         2048,
         f"{_APPLICATIONS}/resnet/resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        digest="fac2f116257151a9d068a22e544a4917",
     ),
     "densenet121": Backbone(
         "DenseNet121",
         "imagenet",
         1024,
         f"{_APPLICATIONS}/densenet/densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        digest="30ee3e1110167f948a6b9946edeeb738",
         licence="BSD-3-Clause",
     ),
     "convnexttiny": Backbone(
-        "ConvNeXtTiny", "built-in", 768, f"{_APPLICATIONS}/convnext/convnext_tiny_notop.h5", licence="MIT"
+        "ConvNeXtTiny",
+        "built-in",
+        768,
+        f"{_APPLICATIONS}/convnext/convnext_tiny_notop.h5",
+        digest="d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+        licence="MIT",
     ),
     "xception": Backbone(
         "Xception",
         "symmetric",
         2048,
         f"{_APPLICATIONS}/xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        digest="b0042744bf5b25fce3cb969f33bebb97",
         native_size=299,
         minimum_size=71,
         licence="MIT",
@@ -148,7 +165,8 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
         A weights file, or None for random weights.
 
     Raises:
-        WeightsError: If `imagenet` weights cannot be downloaded, or `synthetic` ones do not exist.
+        WeightsError: If `imagenet` weights cannot be downloaded, or `synthetic` ones do not exist. A damaged file in
+            Keras's cache is deleted and downloaded again.
     """
     if weights == "random":
         return None
@@ -162,12 +180,21 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
     url = BACKBONES[name].url(image_size)
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     file = home / "models" / url.rpartition("/")[2]
-    if file.is_file():
-        return file
+    digest = BACKBONES[name].digest
     try:
+        if file.is_file():
+            fault = file_fault(file, digest)
+            if fault is None:
+                return file
+            log.warning("WARNING: %s is %s: deleting it and downloading it again", file, fault)
+            file.unlink()
         # Keras's own download has no timeout. This one ends after 10 seconds without data, or after 10 minutes
         # (checked at each 64 KB). The name lookup is not bounded.
-        return download.fetch(url, file, stall_seconds=10, total_seconds=600, label=f"{name} weights")
+        download.fetch(url, file, stall_seconds=10, total_seconds=600, label=f"{name} weights")
+        if fault := file_fault(file, digest):
+            file.unlink()
+            raise WeightsError(f"{url}: what arrived is {fault}; is a proxy or a login page in between?")
+        return file
     except (ValueError, OSError) as error:
         if weights == "imagenet":
             raise WeightsError(
@@ -186,6 +213,31 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
             file.parent,
         )
         return synthetic
+
+
+def file_fault(file: Path, digest: str = "") -> str | None:
+    """Return what a weights file is instead of complete weights; None if it is complete.
+
+    Args:
+        file: HDF5 file, which holds its own size.
+        digest: Expected SHA-256 or MD5 in hexadecimal; empty accepts any content.
+    """
+    import h5py
+
+    with file.open("rb") as opened:
+        start = opened.read(512)
+        opened.seek(0)
+        if b"<html" in start.lower() or start.lstrip().lower().startswith(b"<!doctype"):
+            return "an HTML page"
+        if digest:
+            found = hashlib.file_digest(opened, "sha256" if len(digest) == 64 else "md5")
+    try:
+        h5py.File(file, "r").close()  # compares the size too
+    except OSError as error:
+        return f"damaged or incomplete ({str(error).splitlines()[0]})"
+    if digest and found.hexdigest() != digest:
+        return f"another file than Keras's ({found.name} {found.hexdigest()[:16]}..., expected {digest[:16]}...)"
+    return None
 
 
 def synthetic_weights(name: str) -> Path | None:
@@ -306,16 +358,28 @@ def identify(weights: Path | None, seed: int) -> str:
     return files.sha256(weights)[:16]
 
 
-def _scaled(pixels: keras.KerasTensor, scaling: str) -> keras.KerasTensor:
+def scaling(name: str) -> str:
+    """Return how a backbone's pixels are scaled before its first layer, with the numbers, as a text for cache keys."""
+    kind = BACKBONES[name].scaling
+    return f"{kind} {_rescaling(kind)}"
+
+
+def _rescaling(kind: str) -> dict[str, Any]:
+    """Return the arguments of the layer that scales 0..255 RGB."""
+    if kind == "symmetric":
+        return {"scale": 1 / 127.5, "offset": -1.0}
+    if kind == "imagenet":
+        return {
+            "scale": [1 / (255 * deviation) for deviation in _IMAGENET_DEVIATION],
+            "offset": [-mean / deviation for mean, deviation in zip(_IMAGENET_MEAN, _IMAGENET_DEVIATION, strict=True)],
+        }
+    return {"scale": 1.0}  # only turns uint8 into floats
+
+
+def _scaled(pixels: keras.KerasTensor, kind: str) -> keras.KerasTensor:
     import keras
 
-    if scaling == "symmetric":
-        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaling")(pixels)
-    if scaling == "imagenet":
-        scale = [1 / (255 * deviation) for deviation in _IMAGENET_DEVIATION]
-        offset = [-mean / deviation for mean, deviation in zip(_IMAGENET_MEAN, _IMAGENET_DEVIATION, strict=True)]
-        return keras.layers.Rescaling(scale, offset=offset, name="scaling")(pixels)
-    return keras.layers.Rescaling(1.0, name="scaling")(pixels)  # only turns uint8 into floats
+    return keras.layers.Rescaling(**_rescaling(kind), name="scaling")(pixels)
 
 
 def faults(backbone: str, *, weights: str, taps: Sequence[str], image_size: int) -> Iterator[str]:

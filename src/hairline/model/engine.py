@@ -6,6 +6,7 @@ On a CPU, LiteRT (XNNPACK) is several times faster than Keras because it folds b
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -14,9 +15,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -77,6 +79,15 @@ def choose_engine(name: EngineName, precision: str = "float32") -> Literal["lite
     return "tensorflow" if tf.config.list_physical_devices("GPU") else "litert"
 
 
+def engine_versions(engine: Literal["litert", "tensorflow"]) -> str:
+    """Return the versions of the libraries whose rounding an engine's results depend on.
+
+    Keras builds the network, TensorFlow runs it or converts it for LiteRT.
+    """
+    packages = ("keras", "tensorflow", *(["ai-edge-litert"] if engine == "litert" else []))
+    return " ".join(f"{package}-{metadata.version(package)}" for package in packages)
+
+
 def prepare_engine(
     engine: Literal["litert", "tensorflow"],
     model: Callable[[], keras.Model],
@@ -84,6 +95,7 @@ def prepare_engine(
     *,
     image_size: int,
     threads: int | None = None,
+    pool: Pool | None = None,
 ) -> Run:
     """Load a model into an engine, converting it if necessary.
 
@@ -93,6 +105,7 @@ def prepare_engine(
         key: Identifies the model with its weights and size; the converted model is cached under it.
         image_size: Input side in pixels.
         threads: CPU threads; None for all cores.
+        pool: Threads to use; None for threads of each call's own.
 
     Returns:
         A thread-safe function of `decode` and `count`. `decode(i)` returns image i of `count` as uint8 [image_size,
@@ -104,8 +117,9 @@ def prepare_engine(
     """
     workers = threads or os.cpu_count() or 1
     if engine == "litert":
-        return _LiteRT(convert(model, key), image_size, workers)
-    return _TensorFlow(model(), workers)
+        use = cache.use(converted_file(key))
+        return _LiteRT(convert(model, key), image_size, workers, pool, use)
+    return _TensorFlow(model(), workers, pool)
 
 
 class _LiteRT:
@@ -115,7 +129,8 @@ class _LiteRT:
     because decoding waits for Python's lock several times per image.
     """
 
-    def __init__(self, model: Path, image_size: int, workers: int) -> None:
+    def __init__(self, model: Path, image_size: int, workers: int, pool: Pool | None, use: object) -> None:
+        self._pool, self._use = pool, use
         self._idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
         self._workers = workers + 1
         for _ in range(self._workers):
@@ -130,7 +145,8 @@ class _LiteRT:
             finally:
                 self._idle.put(interpreter)
 
-        return map_ordered(infer, range(0, count, LITERT_BATCH), self._workers)
+        starts = range(0, count, LITERT_BATCH)
+        return map_ordered(infer, starts, self._workers) if self._pool is None else iter(self._pool.map(infer, starts))
 
 
 class _Interpreter:
@@ -158,15 +174,18 @@ class _Interpreter:
 class _TensorFlow:
     """The Keras model on all devices it was built for; threads decode ahead."""
 
-    def __init__(self, model: keras.Model, workers: int) -> None:
-        self._model, self._workers = model, workers
+    def __init__(self, model: keras.Model, workers: int, pool: Pool | None) -> None:
+        self._model, self._workers, self._pool = model, workers, pool
         self._lock = threading.Lock()  # Keras's `predict` keeps state in the model
 
     def __call__(self, decode: Decode, count: int) -> Iterator[tuple[int, np.ndarray]]:
         def read(start: int) -> tuple[int, np.ndarray]:
-            return start, np.stack([decode(row) for row in range(start, min(start + TENSORFLOW_BLOCK, count))])
+            rows = range(start, min(start + TENSORFLOW_BLOCK, count))
+            return start, np.stack([decode(row) for row in rows] if pool is None else pool.map(decode, rows))
 
-        for start, pixels in map_ordered(read, range(0, count, TENSORFLOW_BLOCK), self._workers):
+        pool, starts = self._pool, range(0, count, TENSORFLOW_BLOCK)
+        blocks = map_ordered(read, starts, self._workers) if pool is None else map(read, starts)
+        for start, pixels in blocks:
             # Pad to whole batches: other batch sizes round differently, and an image's features must not depend on how
             # many images follow.
             missing = -len(pixels) % TENSORFLOW_BATCH if count > TENSORFLOW_BATCH else 0
@@ -178,27 +197,112 @@ class _TensorFlow:
 
 def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Map a function over items in threads; yield results in order, at most a few items ahead to bound memory."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 4 * workers:
-                    yield pending.popleft().result()
-            while pending:
+    with ThreadPoolExecutor(workers) as threads:
+        yield from _ordered(threads, function, items, ahead=4 * workers)
+
+
+class Pool:
+    """The threads of an inspection: each works on a photo, and idle ones help with the tiles of the others' photos.
+
+    So no more photos are decoded at once than there are threads, and one large photo still uses all threads.
+
+    Attributes:
+        workers: Number of threads.
+    """
+
+    def __init__(self, workers: int) -> None:
+        """Create the pool; its threads start with the first work and end with the pool."""
+        self.workers = workers
+        self._threads = ThreadPoolExecutor(workers)
+
+    def map_ordered(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Map a function over items; yield results in order. Not for use in the pool's own threads."""
+        return _ordered(self._threads, function, items, ahead=2 * self.workers)
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Map a function over items in the calling thread, with the help of idle ones; return results in order."""
+        work = _Work(function, items)
+        for _ in range(min(self.workers, len(items) - 1)):
+            self._threads.submit(work.run)
+        return work.finish()
+
+
+class _Work(Generic[Item, Result]):
+    """Items that several threads process; each takes the next one until there are none."""
+
+    def __init__(self, function: Callable[[Item], Result], items: Sequence[Item]) -> None:
+        self._function: Callable[[Item], Result] | None = function
+        self._left = deque(enumerate(items))
+        self._results: dict[int, Result] = {}
+        self._error: BaseException | None = None
+        self._running = 0
+        self._changed = threading.Condition()
+
+    def run(self) -> None:
+        """Process items until none is left, or one has failed."""
+        while True:
+            with self._changed:
+                if not self._left or self._function is None:
+                    return
+                number, item = self._left.popleft()
+                function = self._function
+                self._running += 1
+            try:
+                result = function(item)
+            except BaseException as error:
+                with self._changed:
+                    self._error = self._error or error
+                    self._left.clear()
+            else:
+                self._results[number] = result
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._changed.notify_all()
+
+    def finish(self) -> list[Result]:
+        """Process the rest, wait for the other threads' items, and return all results in order."""
+        self.run()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running)
+        # Threads that were too busy to help still hold this object, which must not hold the photo.
+        self._function = None
+        if self._error is not None:
+            raise self._error
+        return [self._results[number] for number in range(len(self._results))]
+
+
+def _ordered(
+    threads: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
+) -> Iterator[Result]:
+    """Yield results in order, at most `ahead` items ahead; no item is running when the iteration ends."""
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(threads.submit(function, item))
+            if len(pending) > ahead:
                 yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        wait(pending)
+
+
+def converted_file(key: str) -> Path:
+    """Return the place of a converted model in the cache; another version of the engine converts it again."""
+    digest = hashlib.sha256(engine_versions("litert").encode()).hexdigest()[:8]
+    return cache.folder("litert") / f"{key}-{digest}.tflite"
 
 
 def convert(build: Callable[[], keras.Model], key: str) -> Path:
-    """Return a model as a LiteRT file, converted and checked once, then cached under `key`.
+    """Return a model as a LiteRT file, converted and checked once, then cached as `converted_file`.
 
     Raises:
         ConversionError: If the model does not convert.
     """
-    file = cache.folder("litert") / f"{key}.tflite"
+    file = converted_file(key)
     if file.is_file():
         return file
     with tensorflow.quiet_import():

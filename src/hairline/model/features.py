@@ -19,9 +19,9 @@ import numpy as np
 
 from hairline.data import augmentation, images
 from hairline.data.decoded import Decoded
-from hairline.model.engine import ConversionError, prepare_engine
-from hairline.model.store import Store, evict
-from hairline.system import progress
+from hairline.model.engine import ConversionError, engine_versions, prepare_engine
+from hairline.model.store import Store
+from hairline.system import files, progress
 
 if TYPE_CHECKING:
     import keras
@@ -40,11 +40,13 @@ class Recipe:
         backbone: Name of the backbone.
         weights: Digest of the weights file, or the seed of random weights.
         image_size: Input side in pixels.
-        engine: Engines agree to rounding, not to the bit.
+        engine: Engines agree to rounding, not to the bit, and so do versions of one.
         view: Number of the augmented view; 0 is the image itself.
         augment: Keyword arguments of `augmentation.view`, plus `seed` and `recipe`; empty for view 0.
         taps: Layers that are pooled; empty for the last one.
         precision: Data type policy of the backbone.
+        scaling: How pixels are scaled before the first layer, from `backbones.scaling`; empty where the digest of the
+            weights covers it.
         decode: Version of the decoding steps.
     """
 
@@ -56,30 +58,35 @@ class Recipe:
     augment: dict[str, Any] = field(default_factory=dict)
     taps: tuple[str, ...] = ()
     precision: str = "float32"
+    scaling: str = ""
     decode: str = images.RECIPE
 
+    def description(self) -> dict[str, Any]:
+        """Return all attributes, and the versions of the libraries that compute the features."""
+        return asdict(self) | {"versions": engine_versions(self.engine)}
+
     def key(self) -> str:
-        """Return the recipe's digest, 24 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:24]
+        """Return the digest of the description, 24 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.description(), sort_keys=True).encode()).hexdigest()[:24]
 
     def model_key(self) -> str:
-        """Return a digest of the backbone's weights, size, taps and precision, independent of the images."""
-        return hashlib.sha256(
-            f"{self.backbone} {self.weights} {self.image_size} {self.taps} {self.precision}".encode()
-        ).hexdigest()[:24]
+        """Return a digest of the backbone's weights, size, taps, precision and scaling, independent of the images."""
+        model = [self.backbone, self.weights, self.image_size, self.taps, self.precision, self.scaling]
+        return hashlib.sha256(json.dumps(model).encode()).hexdigest()[:24]
 
 
 class Features:
     """Features of images in memory or memory-mapped shards, addressed like one array float32 [n, width]."""
 
-    def __init__(self, shards: Sequence[np.ndarray], places: np.ndarray) -> None:
+    def __init__(self, shards: Sequence[np.ndarray], places: np.ndarray, uses: Sequence[object] = ()) -> None:
         """Wrap shards.
 
         Args:
             shards: Arrays float32 [rows, width].
             places: int64 [n, 2], shard and row of each image.
+            uses: Marks of `cache.use`, which keep the files of the shards while this object lives.
         """
-        self._shards, self._places = list(shards), places
+        self._shards, self._places, self._uses = list(shards), places, list(uses)
 
     @classmethod
     def of(cls, array: np.ndarray) -> Features:
@@ -94,7 +101,7 @@ class Features:
         for part in parts:
             places.append(part._places + np.array([len(shards), 0]))
             shards.extend(part._shards)
-        return cls(shards, np.concatenate(places))
+        return cls(shards, np.concatenate(places), [use for part in parts for use in part._uses])
 
     def __len__(self) -> int:
         return len(self._places)
@@ -106,7 +113,7 @@ class Features:
 
     def rows(self, numbers: np.ndarray) -> Features:
         """Select rows by index or mask, without reading them."""
-        return Features(self._shards, self._places[numbers])
+        return Features(self._shards, self._places[numbers], self._uses)
 
     def read(self, numbers: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Read rows into memory, float32 [n, width]."""
@@ -130,7 +137,6 @@ def compute(
     backbone: Callable[[], keras.Model],
     *,
     keep: bool = True,
-    max_gigabytes: float = 20.0,
     threads: int | None = None,
     label: str = "features",
     decoded: Decoded | None = None,
@@ -143,7 +149,6 @@ def compute(
         recipe: How the features are computed.
         backbone: Builds the model; called only if the engine needs it.
         keep: Read from and write to the cache.
-        max_gigabytes: Size of the feature cache above which the least recently used recipes are deleted.
         threads: CPU threads; None for all cores.
         label: Caption of the progress bar.
         decoded: Caches the decoded pixels of `paths` across calls.
@@ -179,7 +184,7 @@ def compute(
 
     def features(recipe: Recipe) -> Features:
         if keep:
-            return _cached(digests, first, recipe, infer, max_gigabytes, label)
+            return _cached(digests, first, recipe, infer, label)
         rows = {digest: number for number, digest in enumerate(first)}
         table = np.concatenate(list(infer(list(first.values()), recipe)))
         return Features.of(table).rows(np.array([rows[digest] for digest in digests]))
@@ -196,12 +201,11 @@ def _cached(
     first: Mapping[str, int],
     recipe: Recipe,
     infer: Callable[[Sequence[int], Recipe], Iterator[np.ndarray]],
-    max_gigabytes: float,
     label: str,
 ) -> Features:
     """Return features from the recipe's store after adding the missing ones, shard by shard."""
     store = Store(recipe.key())
-    with store.lock:
+    with files.waiting(store.lock, "computes the same features"):
         missing = [row for digest, row in first.items() if digest not in store]
         cached = f"{len(first) - len(missing):,} from the cache {store.folder}"
         log.info("%s: %s", label, f"{len(missing):,} to compute, {cached}" if missing else f"all {cached}")
@@ -213,10 +217,8 @@ def _cached(
             if waiting >= SHARD_IMAGES or done + waiting == len(missing):
                 store.add([digests[row] for row in missing[done : done + waiting]], np.concatenate(shard))
                 done, waiting, shard = done + waiting, 0, []
-        store.touch(asdict(recipe))
-        features = Features(store.shards, np.array([store.places[digest] for digest in digests]))
-    evict(max_gigabytes, spared=store.folder)
-    return features
+        store.describe(recipe.description())
+        return Features(store.shards, np.array([store.places[digest] for digest in digests]), [store.use])
 
 
 def draw(pixels: np.ndarray, digest: str, recipe: Recipe) -> np.ndarray:

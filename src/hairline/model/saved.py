@@ -50,7 +50,7 @@ class Bundle:
         image_size: Input side in pixels.
         decode: Version of the decoding steps (`hairline.data.images.RECIPE`).
         data_digest: Digest of the training manifest.
-        backbone: Its name, weights, weights_digest, licence, taps, precision and finetuned.
+        backbone: Its name, weights, weights_digest, licence, taps, scaling, precision and finetuned.
         versions: Versions of the libraries at training time.
         decision: How probabilities become answers; the model already applies its temperature.
         model_sha256: Digest of `model.keras`.
@@ -360,4 +360,5 @@ class Parts:
             choose_engine(engine, self.bundle.precision),
             taps=tuple(backbone["taps"].split()),
             precision=self.bundle.precision,
+            scaling="" if tuned else backbone.get("scaling", ""),
         )

@@ -1,4 +1,4 @@
-"""Cached features on disk: shards are written atomically, verified when opened, and evicted by last use."""
+"""Cached features on disk: shards are written atomically and verified when opened."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 import logging
 import os
 import re
-import shutil
 import zlib
-from pathlib import Path
 from typing import Any
 
 import filelock
@@ -36,6 +34,7 @@ class Store:
     def __init__(self, key: str) -> None:
         """Open the store of a recipe's key; shards are read on first use."""
         self.folder = cache.folder("features", key)
+        self.use = cache.use(self.folder)
         self.lock = filelock.FileLock(self.folder.with_suffix(".lock"))
         self.shards: list[np.ndarray] = []
         self.places: dict[str, tuple[int, int]] = {}
@@ -68,8 +67,8 @@ class Store:
             ) from error
         self._admit(digests, np.load(array, mmap_mode="r", allow_pickle=False))
 
-    def touch(self, recipe: dict[str, Any]) -> None:
-        """Write the recipe for human readers; the file's time is the time of last use, for eviction."""
+    def describe(self, recipe: dict[str, Any]) -> None:
+        """Write the recipe for human readers."""
         try:
             (self.folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
         except OSError:
@@ -111,30 +110,3 @@ class Store:
 
 def _checksum(rows: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(rows).data)
-
-
-def evict(max_gigabytes: float, spared: Path) -> None:
-    """Delete the least recently used recipes, except `spared`, until the cache is at most `max_gigabytes` large."""
-    sizes = {
-        folder: sum(file.stat().st_size for file in folder.glob("*.npy"))
-        for folder in spared.parent.iterdir()
-        if folder.is_dir()
-    }
-    total = sum(sizes.values())
-    for folder in sorted(sizes, key=_last_use):
-        if total <= max_gigabytes * 1e9:
-            return
-        if folder == spared:
-            continue
-        try:
-            with filelock.FileLock(folder.with_suffix(".lock"), timeout=0):  # skip recipes that are in use
-                shutil.rmtree(folder, ignore_errors=True)
-        except filelock.Timeout:
-            continue
-        total -= sizes[folder]
-        log.info("deleted least recently used features from the cache (%.1f GB): %s", sizes[folder] / 1e9, folder)
-
-
-def _last_use(folder: Path) -> float:
-    file = folder / "recipe.json"
-    return file.stat().st_mtime if file.exists() else 0.0

@@ -1,20 +1,33 @@
-"""The cache folder: results that can be computed again. Deleting it is always safe."""
+"""The cache folder: results that can be computed again. Deleting it is always safe.
+
+One rule limits its size: of the parts (see `FOLDERS`), those that were used least recently are deleted, except those in
+use. `use` marks a part for as long as an object lives, `hold` until the process ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import logging
 import os
+import shutil
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import platformdirs
 
+from hairline.system import files
 from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
+# Every file or folder in these is a part that is counted and deleted as a whole.
+FOLDERS = ("features", "composites", "litert", "synthetic", "datasets")
+_USES = ".in-use"  # folder of a lock file for each use of a part
 _UNUSABLE = "WARNING: %s cannot be used (%s): continuing without it"
 
 
@@ -42,6 +55,102 @@ def folder(*parts: str) -> Path:
             "set the environment variable HAIRLINE_CACHE to a folder that you can write to"
         ) from error
     return path
+
+
+def use(part: Path) -> filelock.BaseFileLock | None:
+    """Mark a part of the cache as used now, and as in use while the returned object lives.
+
+    Args:
+        part: A file or folder in one of `FOLDERS`; it may be created later.
+
+    Returns:
+        A lock, released when it is deleted; None if the cache cannot be written, and for a path elsewhere.
+    """
+    if not part.is_relative_to(root()):
+        return None
+    lock = filelock.FileLock(folder(_USES) / f"{_digest(part)}-{uuid.uuid4().hex[:12]}.lock", thread_local=False)
+    try:
+        with _changing():
+            lock.acquire()
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(part)  # the time of last use
+    return lock
+
+
+@functools.cache
+def hold(part: Path) -> filelock.BaseFileLock | None:
+    """Mark a part of the cache as in use until this process ends; see `use`."""
+    return use(part)
+
+
+def evict(max_gigabytes: float) -> None:
+    """Delete the least recently used parts that are not in use, until the cache is at most `max_gigabytes` large."""
+    try:
+        with _changing():
+            sizes = {part: _size(part) for name in FOLDERS for part in _parts(root() / name)}
+            total = sum(sizes.values())
+            for part in sorted(sizes, key=lambda part: part.stat().st_mtime):
+                if total <= max_gigabytes * 1e9:
+                    return
+                if not _is_used(part) and _delete(part):
+                    total -= sizes[part]
+                    log.info("deleted least recently used part of the cache (%.1f GB): %s", sizes[part] / 1e9, part)
+    except OSError as error:
+        log.warning(_UNUSABLE, root(), error)
+
+
+def _changing() -> contextlib.AbstractContextManager[None]:
+    """Lock the list of what is in use."""
+    lock = filelock.FileLock(folder(_USES) / "lock", thread_local=False)
+    return files.waiting(lock, "deletes old parts of the cache")
+
+
+def _digest(part: Path) -> str:
+    return hashlib.sha256(part.relative_to(root()).as_posix().encode("utf-8", "surrogateescape")).hexdigest()[:24]
+
+
+def _parts(place: Path) -> list[Path]:
+    return [part for part in place.iterdir() if part.suffix != ".lock"] if place.is_dir() else []
+
+
+def _size(part: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    if not part.is_dir():
+        return part.stat().st_size
+    paths = (os.path.join(place, name) for place, _, names in os.walk(part) for name in names)
+    return sum(os.lstat(path).st_size for path in paths if os.path.lexists(path))
+
+
+def _is_used(part: Path) -> bool:
+    """Return whether a living process uses a part; delete the marks of dead ones."""
+    if part.name.endswith(files.PARTIAL):  # of a folder that is being created, or that a killed process left
+        part = part.with_name(files.target_of(part.name))
+    used = False
+    for mark in folder(_USES).glob(f"{_digest(part)}-*.lock"):
+        lock = filelock.FileLock(mark, thread_local=False)
+        try:
+            with lock.acquire(timeout=0):
+                pass
+            mark.unlink(missing_ok=True)
+        except filelock.Timeout:
+            used = True
+    return used
+
+
+def _delete(part: Path) -> bool:
+    """Delete a part, which disappears in one step; return False if a program on Windows has it open."""
+    doomed = part.with_name(files.partial_name(part.name))
+    try:
+        part.rename(doomed)
+    except PermissionError:
+        return False
+    if doomed.is_dir():
+        shutil.rmtree(doomed, ignore_errors=True)
+    else:
+        doomed.unlink(missing_ok=True)
+    return True
 
 
 @contextlib.contextmanager

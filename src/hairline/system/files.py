@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import logging
+import math
 import os
 import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +19,10 @@ import filelock
 
 from hairline.system.errors import HairlineError
 
-LOCK = ".lock"
+log = logging.getLogger(__name__)
+
+LOCK, PARTIAL = ".lock", ".partial"
+_FIRST_NOTICE, _NOTICE = 2.0, 60.0  # seconds of waiting for another process until it is logged, and logged again
 
 
 class LockedError(HairlineError):
@@ -62,12 +67,13 @@ def create_folder(target: Path, fill: Callable[[Path], Path]) -> None:
     if target.is_dir() and any(target.iterdir()):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(target.parent / f".{target.name}.lock"):
+    with waiting(filelock.FileLock(target.parent / f".{target.name}.lock"), f"creates {target}"):
         if target.is_dir() and any(target.iterdir()):
             return
-        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a killed process
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        partial = target.with_name(partial_name(target.name))
+        partial.mkdir(mode=0o700)
         try:
             content = fill(partial)
             if target.is_dir():  # empty; Windows does not rename onto a folder
@@ -82,6 +88,20 @@ def create_folder(target: Path, fill: Callable[[Path], Path]) -> None:
                     time.sleep(pause_seconds)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_name(name: str) -> str:
+    """Return a new hidden name for a file or folder that is not complete yet, or no longer."""
+    return f".{name}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+
+
+def target_of(name: str) -> str:
+    """Return the name that `partial_name` was given.
+
+    >>> target_of(partial_name("v1.2"))
+    'v1.2'
+    """
+    return name.removeprefix(".").removesuffix(PARTIAL).rpartition(".")[0]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,6 +119,36 @@ def sha256(path: Path) -> str:
 def relative(path: Path) -> str:
     """Return a path for a command or a message: relative to the working directory if it lies there."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+@contextlib.contextmanager
+def waiting(lock: filelock.BaseFileLock, what: str, *, timeout: float = math.inf) -> Iterator[None]:
+    """Hold a lock during a block; log after 2 seconds of waiting, and every minute, what another process does.
+
+    Args:
+        lock: The lock.
+        what: What the other process does, for "waiting for another process that ...".
+        timeout: Seconds to wait.
+
+    Raises:
+        filelock.Timeout: If another process holds it for longer.
+    """
+    waited, pause = 0.0, _FIRST_NOTICE
+    while True:
+        pause = min(pause, timeout - waited)
+        try:
+            lock.acquire(timeout=pause)
+            break
+        except filelock.Timeout:
+            waited += pause
+            if waited >= timeout:
+                raise
+            log.info("waiting for another process that %s (%.0f s)", what, waited)
+            pause = _NOTICE
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -145,12 +145,14 @@ class PassSettings:
         features: Configuration group `features`.
         threads: CPU threads; None for all cores.
         epochs: Number of epochs that will read fresh views.
+        max_gigabytes: Size of the file that holds decoded images for fresh views.
     """
 
     augment: Augment
     features: FeatureSettings
     threads: int | None
     epochs: int
+    max_gigabytes: float
 
 
 def frozen_features(
@@ -178,7 +180,6 @@ def frozen_features(
             replace(recipe, view=view, augment=varied),
             network,
             keep=keep,
-            max_gigabytes=cache.max_gigabytes,
             threads=settings.threads,
             label=label + suffix,
             decoded=decoded,
@@ -186,7 +187,7 @@ def frozen_features(
 
     everything = outputs(0, np.arange(len(data.manifest)), cache.keep, "")
     if augment.mode == "fresh":
-        room = cache.max_gigabytes if cache.keep and settings.epochs > 1 else 0.0
+        room = settings.max_gigabytes if cache.keep and settings.epochs > 1 else 0.0
         decoded = Decoded(len(train_rows), recipe.image_size, max_gigabytes=room)
         return Frozen(
             network, recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}", decoded), 1

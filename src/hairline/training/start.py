@@ -118,7 +118,8 @@ class Pretrained:
             cut.first_layer(network(), self.finetune.from_layer)  # report a wrong name before all the work
         digest = backbones.identify(self.weights, self.seed)
         chosen = engine.choose_engine(self.engine, precision)
-        recipe = Recipe(name, digest, size, chosen, taps=taps, precision=precision)
+        scaling = backbones.scaling(name)
+        recipe = Recipe(name, digest, size, chosen, taps=taps, precision=precision, scaling=scaling)
         return frozen_features(data, network, recipe, settings, label="features")
 
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
@@ -140,6 +141,7 @@ class Pretrained:
             "weights": self.origin,
             "weights_digest": frozen.recipe.weights,
             "taps": " ".join(frozen.recipe.taps),
+            "scaling": frozen.recipe.scaling,
             "finetuned": self.finetune.layers,
             "precision": self.runtime.precision,
             "licence": licences.get(self.origin, ""),

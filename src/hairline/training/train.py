@@ -24,7 +24,7 @@ from hairline.data.prepare import Dataset, prepare
 from hairline.evaluation import intervals, leaks, thresholds
 from hairline.evaluation.metrics import measure_splits
 from hairline.model.predictions import Predictions, predictions_table
-from hairline.system import files, provenance, tensorflow
+from hairline.system import cache, files, provenance, tensorflow
 from hairline.system.process import Process
 from hairline.system.signals import Signals
 from hairline.training import checkpoint, repeats, save, summary
@@ -48,6 +48,7 @@ _NOT_PARAMETERS = ("tracking", "name", "tags", "resume")
 # What conf/config.yaml chooses, and the settings without effect when base= is given.
 _DEFAULTS = {"optimizer.name": "adam", "schedule.name": "constant"}
 _UNUSED_WITH_BASE = (*_DEFAULTS, "model.dropout", "model.label_smoothing", "epochs", "batch_size", "learning_rate")
+_DIFF = "uncommitted.diff"  # may hold what is not meant for a server
 _INPUTS = ("config.yaml", "environment.json", "manifest.csv", "rejected.csv")
 _TABLES = ("history.csv", "predictions.csv", "metrics.json", "leaks.csv", "repeats.csv", "learning_curve.csv")
 
@@ -73,7 +74,7 @@ def train(config: Config, directory: Path, overrides: list[str], process: Proces
         config = with_base(config, base)
     with files.locked(directory):
         state = begin(config, directory)
-        return run_stages(config, base or pretrained(config), directory, overrides, state, process)
+        return run_stages(config, base, directory, overrides, state, process)
 
 
 def pretrained(config: Config) -> Pretrained:
@@ -89,7 +90,7 @@ def pretrained(config: Config) -> Pretrained:
 
 
 def run_stages(
-    config: Config, start: Start, directory: Path, overrides: list[str], state: Checkpoint, process: Process
+    config: Config, base: Base | None, directory: Path, overrides: list[str], state: Checkpoint, process: Process
 ) -> dict[str, float]:
     """Run the stages of a training in order; arguments and result as in `train`."""
     seconds = Stages(process.signals)
@@ -97,13 +98,17 @@ def run_stages(
     resamples, threshold_resamples = (intervals.RESAMPLES, thresholds.RESAMPLES) if full else (0, 0)
     solver = "refit" if config.base is not None else config.optimizer.name
     fit = fit_settings(config)
-    passes = PassSettings(config.augment, config.features, config.runtime.threads, config.epochs)
+    passes = PassSettings(
+        config.augment, config.features, config.runtime.threads, config.epochs, config.cache.max_gigabytes
+    )
     with seconds("data"):
-        data = start.check(prepare(config.data, config.split, seed=config.seed, process=process))
+        data = prepare(config.data, config.split, seed=config.seed, process=process)
+        start: Start = base or pretrained(config)  # downloads weights: after the images were checked
+        data = start.check(data)
         warn_of_large_batch(config, data)
         state.expect(manifest.digest(data.manifest), len(data.manifest))
     with tracking.start(
-        **arguments(config.tracking, "log_model", "registered_model"),
+        **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
         name=config.name or summary.run_name(overrides, config.model.backbone, solver),
         tags={**config.tags, "configuration": configuration.identity(config)},
         directory=directory,
@@ -118,6 +123,7 @@ def run_stages(
             tensorflow.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
             frozen = start.features(data, passes)
+            cache.evict(config.cache.max_gigabytes)
             run.parameters({"weights": start.origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
         with seconds("head"):
             head = start.head(data, frozen, fit, hooks)
@@ -274,7 +280,9 @@ def record_inputs(config: Config, data: Dataset, directory: Path, run: tracking.
         manifest.write(data.rejected, directory / "rejected.csv")
     environment = json.dumps(provenance.describe(), indent=2, ensure_ascii=False)
     files.write_text(directory / "environment.json", environment + "\n")
-    for name in _INPUTS:
+    if changes := provenance.uncommitted():
+        files.write_text(directory / _DIFF, changes + "\n")
+    for name in (*_INPUTS, *([_DIFF] if config.tracking.log_diff else [])):
         if (directory / name).is_file():
             run.artifacts(directory / name)
     leaves = configuration.leaves(config)
