@@ -34,7 +34,8 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HAIRLINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

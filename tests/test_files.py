@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Any, cast
 
 import filelock
 import pytest
@@ -10,26 +12,27 @@ import pytest
 from hairline.system import files
 
 
-class Busy(filelock.BaseFileLock):
+class Busy:
     """A lock that another process holds for some time; a clock of its own."""
 
     def __init__(self, seconds: float) -> None:
-        self.left, self.held, self.asked = seconds, False, []
+        self.left, self.held = seconds, False
+        self.asked: list[float] = []
 
-    def acquire(self, timeout: float) -> None:  # type: ignore[override]
+    def acquire(self, timeout: float) -> None:
         self.asked.append(timeout)
         if self.left > timeout:
             self.left -= timeout
             raise filelock.Timeout("busy.lock")
         self.held = True
 
-    def release(self, force: bool = False) -> None:
+    def release(self) -> None:
         self.held = False
 
 
 def test_waiting_is_reported_after_two_seconds_and_every_minute(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    lock = Busy(150)
+    lock: Any = Busy(150)
     with files.waiting(lock, "downloads a.zip"):
         assert lock.held
     assert not lock.held
@@ -39,18 +42,20 @@ def test_waiting_is_reported_after_two_seconds_and_every_minute(caplog: pytest.L
 
 def test_a_short_wait_is_silent_and_a_long_one_ends(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with files.waiting(Busy(1.9), "computes"):
+    with files.waiting(cast("filelock.BaseFileLock", Busy(1.9)), "computes"):
         pass
     assert not caplog.records
-    lock = Busy(1000)
+    lock: Any = Busy(1000)
     with pytest.raises(filelock.Timeout), files.waiting(lock, "computes", timeout=100):
         pass
     assert lock.asked == [2, 60, 38]
-    with pytest.raises(filelock.Timeout), files.waiting(Busy(1), "computes", timeout=0):
+    with pytest.raises(filelock.Timeout), files.waiting(cast("filelock.BaseFileLock", Busy(1)), "computes", timeout=0):
         pass
 
 
-def test_a_real_lock_is_released(tmp_path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_lock_is_released(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "_FIRST_NOTICE", 0.01)
     first, second = (filelock.FileLock(tmp_path / "a.lock") for _ in range(2))
     caplog.set_level(logging.INFO)
