@@ -17,9 +17,11 @@ import hairline
 from hairline import tracking
 from hairline.data import images, manifest, prepare
 from hairline.evaluation import metrics
+from hairline.model import backbones
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
 from hairline.system import provenance
+from hairline.system.errors import HairlineError
 from hairline.system.process import Process
 from hairline.training import train as experiment
 from hairline.training.checkpoint import CheckpointError
@@ -134,6 +136,15 @@ def test_environment_says_what_the_run_was_made_with(finished: Path) -> None:
     assert about["versions"]["hairline"] == hairline.__version__
     assert {"tensorflow", "keras", "mlflow"} <= set(about["versions"])
     assert about["git"] is None or len(about["git"]["commit"]) == 40
+
+
+def test_images_are_checked_before_weights_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cracked", "plain"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "a.jpg").write_bytes(b"not an image")
+    monkeypatch.setattr(backbones, "find_weights", lambda *_: pytest.fail("weights were looked for"))
+    with pytest.raises(HairlineError, match="not an image"):
+        train(tmp_path / "run", tmp_path / "data", "model.weights=imagenet", "tracking=none")
 
 
 @pytest.mark.parametrize("log_diff", [False, True])
