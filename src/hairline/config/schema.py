@@ -76,6 +76,13 @@ class ManifestData(Data):
 
 
 @dataclass
+class LabelsData(Data):
+    """Labelled windows of photos, written by label.py or exported by the report."""
+
+    path: str = setting(MISSING, "the CSV file, or the folder with labels.csv")
+
+
+@dataclass
 class ConcreteCracksData(Data):
     """Concrete Crack Images for Classification (METU)."""
 
@@ -529,6 +536,7 @@ GROUPS: dict[str, type] = {
     "data/synthetic": SyntheticData,
     "data/folder": FolderData,
     "data/manifest": ManifestData,
+    "data/labels": LabelsData,
     "data/concrete_cracks": ConcreteCracksData,
     "augment": Augment,
     "model": Model,

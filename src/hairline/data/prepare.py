@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hairline import config
-from hairline.data import drawn, duplicates, manifest, sources, splits
+from hairline.data import drawn, duplicates, labels, manifest, sources, splits
 from hairline.system.process import Process
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def prepare(settings: config.Data, split: config.Split, *, seed: int, process: P
         seed: Seed of the split and of `data.limit`.
         process: Keeps the listed images, which the jobs of a sweep share so that all see the same ones.
     """
+    split = grouping(settings, split)
     table, rejected, hashes = _scanned_groups(settings, split, seed=seed, process=process)
     given = set(table["split"]) - {""}
     split_by: str = split.group_by
@@ -66,8 +68,9 @@ def prepare(settings: config.Data, split: config.Split, *, seed: int, process: P
         complete = given == set(manifest.SPLITS) and (table["split"] != "").all()
         split_by = "the source" if complete else f"the source, the rest by {split.group_by}"
     shares = config.arguments(split, *split.grouping())
-    table = splits.split(table, **shares, seed=seed).reset_index(drop=True)
-    if given:
+    divide = labels.divide if settings.source == "labels" else splits.split
+    table = divide(table, **shares, seed=seed).reset_index(drop=True)
+    if given and settings.source != "labels":  # random tiles come from the same photos as the others
         _warn_of_leaks(table)
     class_names = sorted(table["label"].unique())
     positive = sources.positive_class(class_names, settings.positive_class)
@@ -85,6 +88,12 @@ def prepare(settings: config.Data, split: config.Split, *, seed: int, process: P
     return dataset
 
 
+def grouping(settings: config.Data, split: config.Split) -> config.Split:
+    """Return how images are grouped: as configured, but windows of photos by photo instead of `hash`."""
+    by_photo = settings.source == "labels" and split.group_by == "hash"
+    return dataclasses.replace(split, group_by="column") if by_photo else split
+
+
 def _scanned_groups(
     settings: config.Data, split: config.Split, *, seed: int, process: Process
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
@@ -98,7 +107,7 @@ def _scanned_groups(
     sources.require_two_classes(
         set(rows["label"]),
         getattr(settings, "path", None),
-        from_table=settings.source == "manifest",
+        from_table=settings.source in ("manifest", "labels"),
         excluded_by=_excluding_settings(settings),
     )
     if split.group_by != "column" and (rows["group"] != "").any():

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hairline.config import unknown
-from hairline.data import download, folders, manifest, synthetic
+from hairline.data import download, folders, labels, manifest, synthetic
 from hairline.data.folders import Folder
 from hairline.system import cache
 from hairline.system.errors import HairlineError
@@ -124,6 +124,7 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
     "synthetic": from_synthetic,
     "folder": from_folder,
     "manifest": from_manifest,
+    "labels": labels.from_labels,
     "concrete_cracks": from_concrete_cracks,
 }
 
@@ -141,6 +142,8 @@ def faults(source: str, path: str | None) -> Iterator[str]:
         yield f"data.path={path!r}: expected a folder with one subfolder per class; for a CSV file use data=manifest"
     elif source == "manifest" and not place.is_file():
         yield f"data.path={path!r}: expected a CSV file; for a folder of images use data=folder"
+    elif source == "labels" and not labels.find(path).is_file():
+        yield f"data.path={path!r}: expected a CSV file of labels, or a folder with {labels.FILE}; label.py writes one"
 
 
 # --- layouts of folders -----------------------------------------------------------------------------------------------

@@ -73,7 +73,9 @@ def group(
     return manifest.assign(group=_merged(names, same))
 
 
-def split(manifest: pd.DataFrame, *, train: float, val: float, test: float, seed: int) -> pd.DataFrame:
+def split(
+    manifest: pd.DataFrame, *, train: float, val: float, test: float, seed: int, whole_test: bool = True
+) -> pd.DataFrame:
     """Fill the column `split` with whole groups, stratified by class, deterministic in the seed.
 
     Rows keep the split of the source. If it has no val or no test images, these are drawn from train.
@@ -84,6 +86,7 @@ def split(manifest: pd.DataFrame, *, train: float, val: float, test: float, seed
         val: Share of the validation images.
         test: Share of the test images.
         seed: Non-negative integer.
+        whole_test: Require every class in the test split.
 
     Returns:
         The manifest with `split` filled.
@@ -104,7 +107,7 @@ def split(manifest: pd.DataFrame, *, train: float, val: float, test: float, seed
             result = result.copy()
             result[pool.index] = _divide(pool, {name: shares[name] for name in ("train", *absent)}, seed)
     divided = manifest.assign(split=result)
-    _check_classes(divided)
+    _check_classes(divided, SPLITS if whole_test else SPLITS[:2])
     return divided
 
 
@@ -142,15 +145,15 @@ def _targets(totals: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _check_classes(manifest: pd.DataFrame) -> None:
-    """Raise if a class is missing from a split."""
-    counts = pd.crosstab(manifest["label"], manifest["split"]).reindex(columns=list(SPLITS), fill_value=0)
+def _check_classes(manifest: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise if a class is missing from one of the splits in `names`."""
+    counts = pd.crosstab(manifest["label"], manifest["split"]).reindex(columns=list(names), fill_value=0)
     for label, row in counts.iterrows():
         if (row == 0).any():
             groups = manifest.loc[manifest["label"] == label, "group"].nunique()
             raise SplitError(
                 f"class {label!r} has {row.sum()} images in {groups} groups, too few to divide: "
-                f"{', '.join(f'{name} gets {row[name]}' for name in SPLITS)}. Every class needs images in all three "
+                f"{', '.join(f'{name} gets {row[name]}' for name in names)}. Every class needs images in all three "
                 "splits: add images, raise split.val and split.test, or use smaller groups (split.group_by=none makes "
                 "each image a group, near-identical ones included)"
             )

@@ -175,7 +175,7 @@ def list_images(
                 f"part={part}: received no image of this part; the run's split and the source's folders give {counts}. "
                 "Choose one of these, or part=all"
             )
-    return prepare.group_images(table, split)[0].reset_index(drop=True), rejected
+    return prepare.group_images(table, prepare.grouping(data, split))[0].reset_index(drop=True), rejected
 
 
 def check_classes(names: list[str], known: list[str]) -> None:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from hairline import config as configuration
 from hairline import tracking
-from hairline.config import Config, arguments
-from hairline.data import manifest
+from hairline.config import Config, LabelsData, arguments
+from hairline.data import labels, manifest
 from hairline.data.prepare import Dataset, prepare
 from hairline.evaluation import intervals, leaks, thresholds
 from hairline.evaluation.metrics import measure_splits
@@ -287,6 +287,8 @@ def record_inputs(config: Config, data: Dataset, directory: Path, run: tracking.
             run.artifacts(directory / name)
     leaves = configuration.leaves(config)
     run.parameters({key: value for key, value in leaves.items() if not key.startswith(_NOT_PARAMETERS)})
+    if isinstance(config.data, LabelsData):
+        run.parameters(labels.describe(config.data.path))
     name = Path(getattr(config.data, "path", None) or config.data.source).name
     run.dataset(data.manifest, manifest.digest(data.manifest), name)
 
