@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
 
 from hairline.evaluation import intervals, metrics
 
@@ -12,7 +15,9 @@ def bounds(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[s
     table = np.column_stack([1 - scores, scores])
     weighted = metrics.WeightedMetrics(labels, table, {"": table.argmax(axis=1)}, positive=1)
     drawn = intervals.bootstrap(weighted, groups, resamples=150)
-    return {name: intervals.percentiles(values) for name, values in drawn.items()}
+    values = weighted(np.ones((1, len(labels)), np.float32))
+    count = len(set(groups))
+    return {name: intervals.of_resamples(values[name][0], drawn[name], count)[:2] for name in drawn}
 
 
 @pytest.mark.parametrize(
@@ -48,8 +53,90 @@ def test_resamples_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_undefined_resamples_are_ignored() -> None:
-    assert intervals.percentiles(np.array([np.nan, 1.0, 1.0])) == (1, 1)
-    assert np.isnan(intervals.percentiles(np.array([np.nan]))).all()
+    drawn = np.array([np.nan, *np.linspace(0, 1, 101)])
+    assert intervals.percentiles(drawn, 10_000)[:2] == pytest.approx((0.025, 0.975), abs=1e-3)
+    assert np.isnan(intervals.percentiles(np.array([np.nan]), 50).low)
+    assert np.isnan(intervals.percentiles(drawn, 1).low)  # one group: nothing can be said
+    assert np.isnan(intervals.of_resamples(0.5, np.array([np.nan]), 50).low)
+
+
+def test_a_ratio_of_single_images_has_the_interval_of_wilson() -> None:
+    hits = np.arange(40) < 33
+    found = intervals.of_ratio(hits, np.ones(40), np.arange(40))
+    assert found == (*intervals.wilson(33, 40), 40)
+    some = intervals.of_ratio(hits & (np.arange(40) % 2 == 0), np.arange(40) % 2 == 0, np.arange(40))
+    assert some == (*intervals.wilson(17, 20), 20)
+
+
+def test_groups_that_are_right_or_wrong_together_count_once() -> None:
+    """The error over groups that agree within is that of one image a group, but for the correction for few groups."""
+    right = np.arange(40) < 33
+    groups = np.repeat(np.arange(40), 87)
+    together = intervals.of_ratio(np.repeat(right, 87), np.ones(40 * 87), groups)
+    low, high = intervals.wilson(33, 40)
+    assert together.low == pytest.approx(low, abs=0.03)
+    assert together.low <= low
+    assert together.high >= high
+    alone = intervals.wilson(33 * 87, 40 * 87)
+    assert together.high - together.low > 8 * (alone[1] - alone[0])
+
+
+def test_the_error_over_groups_is_that_of_the_cluster_bootstrap() -> None:
+    """Resampling whole groups gives the same width as the closed form: away from 0 and 1, 2 * 1.96 standard errors."""
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(200), generator.integers(1, 30, 200))
+    cases = generator.random(len(groups)) < 0.6
+    hits = cases & (generator.random(len(groups)) < generator.beta(4, 3, 200)[groups])
+    drawn = np.concatenate(list(intervals.resample(groups, 3000, seed=1)))
+    shares = (drawn @ hits.astype(np.float32)) / (drawn @ cases.astype(np.float32))
+    found = intervals.of_ratio(hits, cases, groups)
+    assert (found.high - found.low) / (2 * 1.96 * shares.std()) == pytest.approx(1, abs=0.05)
+    assert found.groups == len(set(groups[cases]))
+
+
+def test_a_perfect_result_is_as_sure_as_its_groups() -> None:
+    groups = np.repeat(np.arange(17), 87)
+    assert intervals.of_ratio(np.ones(17 * 87), np.ones(17 * 87), groups) == (*intervals.wilson(17, 17), 17)
+    assert intervals.of_resamples(1.0, np.ones(50), 17) == (*intervals.wilson(17, 17), 17)
+    # One miss shows as little of how misses cluster.
+    hits = np.arange(17 * 87) > 0
+    assert intervals.of_ratio(hits, np.ones(17 * 87), groups).low < 0.95
+
+
+def test_few_groups_are_named() -> None:
+    groups = np.repeat(np.arange(29), 2)
+    few = intervals.of_ratio(np.arange(58) > 3, np.ones(58), groups)
+    assert few.describe().endswith("few groups: 29")
+    assert intervals.Interval(0.1, 0.2, 30).describe() == "0.1000 to 0.2000, 30 groups"
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30))
+def test_bounds_as_found_are_those_of_each_share(order: list[int]) -> None:
+    """One by one, in the order in which they are found."""
+    groups = np.array(order)
+    bounds = intervals.bounds_as_found(groups)
+    for found in range(len(groups) + 1):
+        expected = intervals.of_ratio(np.arange(len(groups)) < found, np.ones(len(groups)), groups)
+        assert bounds[found] == pytest.approx(expected.low, abs=1e-9)
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(30, 0.92, 0.98), (100, 0.92, 0.98), (8, 0.88, 1.0)])
+def test_ratios_of_correlated_images_are_covered(count: int, least: float, most: float) -> None:
+    """Groups of ten that share a part of their luck: accuracy 0.9, and the truth of precision by hand."""
+    generator = np.random.default_rng(count)
+    trials, hits = 300, {"accuracy": 0, "precision": 0}
+    groups = np.repeat(np.arange(count), 10)
+    for _ in range(trials):
+        luck = 0.5 * generator.standard_normal(count)[groups] + 0.75**0.5 * generator.standard_normal(len(groups))
+        right, labels = luck < norm.ppf(0.9), generator.random(len(groups)) < 0.4
+        called = right == labels
+        ratios = {"accuracy": (right, np.ones(len(groups)), 0.9), "precision": (called & labels, called, 36 / 42)}
+        for name, (above, below, truth) in ratios.items():
+            interval = intervals.of_ratio(above, below, groups)
+            hits[name] += interval.low <= truth <= interval.high
+    for name, number in hits.items():
+        assert least <= number / trials <= most, name
 
 
 def test_bootstrap_covers_the_truth_at_its_rate() -> None:

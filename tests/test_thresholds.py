@@ -117,10 +117,48 @@ def test_a_target_out_of_reach_is_reported() -> None:
     point = decision.point
     assert point is not None
     assert point.reached is False
-    assert "out of reach: being sure of it takes 381 positive" in point.describe()
+    assert "out of reach: being sure of it takes 381 positive validation images, 281 more" in point.describe()
     assert (point.recall, point.specificity) == (1.0, 1.0)  # perfect on what there is, all the same
     assert decision.threshold is not None
     assert 0.1 < decision.threshold < 0.9
+
+
+def test_the_target_is_sure_only_if_enough_groups_show_it() -> None:
+    """1,479 positive patches of 17 photos, all found: as sure as 17 of 17, not as 1,479 of 1,479."""
+    groups = np.repeat(np.arange(34), 87)
+    labels = groups % 2
+    scores = np.where(labels == 1, 0.9, 0.1)
+    decision = thresholds.choose_threshold(labels == 1, scores, rule="recall", groups=groups, resamples=0)
+    point = decision.point
+    assert point is not None
+    assert (point.reached, point.images, point.groups, point.needed) == (False, 1479, 17, 381)
+    assert point.recall_low == intervals.wilson(17, 17)[0]
+    assert "1,479 positives in 17 groups (few groups)" in point.describe()
+    assert "takes 381 groups of positive validation images, 364 more" in point.describe()
+    assert (point.recall, point.specificity) == (1.0, 1.0)
+    many = np.repeat(np.arange(800), 87)
+    sure = thresholds.choose_threshold(many % 2 == 1, 0.8 * (many % 2), rule="recall", groups=many, resamples=0).point
+    assert sure is not None
+    assert sure.reached
+
+
+def test_missing_more_never_makes_a_recall_surer() -> None:
+    """Misses at a high threshold show that errors do not cluster, which holds at the thresholds below it."""
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(200), 87)
+    labels = groups % 2
+    scores = 1 / (1 + np.exp(-generator.normal(7 * (labels - 0.5))))
+    decided = [
+        thresholds.choose_decision(
+            Predictions(labels, np.column_stack([0 * scores, np.log(scores / (1 - scores))]), ["0", "1"], 1, groups,
+                        np.full(len(labels), "val")),
+            threshold=threshold, **PLAIN,
+        ).point
+        for threshold in (0.01, 0.1, 0.3, 0.5)
+    ]  # fmt: skip
+    bounds = [point.recall_low for point in decided if point is not None]
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[0] > 0.99  # though 0.01 finds all, which by itself is as sure as 100 of 100
 
 
 def predicted(scores: np.ndarray, labels: np.ndarray, positive: int | None) -> Predictions:

@@ -175,7 +175,7 @@ def read_run(name: str, folder: Path) -> Run:
     groups: dict[str, str] = {}
     if (folder / "manifest.csv").is_file():
         images = manifest.read(folder / "manifest.csv", required=("path", "group"))
-        groups = dict(zip(images["path"], images["group"], strict=True))
+        groups = dict(zip(images["path"], images["group"].where(images["group"] != "", images["path"]), strict=True))
     return Run(name, settings, results, table, groups)
 
 
@@ -290,8 +290,9 @@ def paired_bootstrap(
     members = np.array([groups.get(path, path) for path in both["path"]], dtype=object)
     drawn = intervals.bootstrap(differences, members, resamples=resamples, seed=seed)
     observed = differences(np.ones((1, len(both)), np.float32))
+    ends = {name: intervals.percentiles(drawn[name], len(set(members))) for name in _COMPARED}
     return {
-        name: Difference(float(observed[name][0]), *intervals.percentiles(drawn[name]), len(both)) for name in _COMPARED
+        name: Difference(float(observed[name][0]), ends[name].low, ends[name].high, len(both)) for name in _COMPARED
     }
 
 

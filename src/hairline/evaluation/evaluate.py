@@ -20,7 +20,7 @@ from hairline import tracking
 from hairline.config import Data, Evaluate, FeatureSettings, Split, arguments
 from hairline.data import manifest, prepare, sources
 from hairline.evaluation import intervals
-from hairline.evaluation.metrics import measure
+from hairline.evaluation.metrics import interval_of, measure
 from hairline.model import saved
 from hairline.model.familiarity import LEAST_SET, Distance
 from hairline.model.predictions import Predictions, predictions_table
@@ -309,8 +309,9 @@ def log_results(results: dict[str, float], *, name: str, directory: Path) -> Non
             line += "-  (needs images of both classes)"
         else:
             line += f"{results[key]:.4f}"
-            if f"{key}_interval_low" in results:
-                line += f"  ({results[f'{key}_interval_low']:.4f} to {results[f'{key}_interval_high']:.4f})"
+            interval = interval_of(results, key)
+            if interval is not None:
+                line += f"  ({interval.describe()})"
         lines.append(line)
     if "test_distance" in results:
         share = f"{results['test_unfamiliar_share']:.1%} of the images are unlike any of the training"

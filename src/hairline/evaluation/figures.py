@@ -32,7 +32,7 @@ from sklearn.metrics import (
 )
 from sklearn.metrics import confusion_matrix as count_classes
 
-from hairline.evaluation import intervals, metrics
+from hairline.evaluation import metrics
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
 from hairline.system import files
@@ -361,12 +361,10 @@ def calibration(predictions: Predictions, decision: Decision, *, title: str) -> 
         axes, counts = panels[:, column]
         confidence, accuracy, count = metrics.reliability_bins(predictions.labels, table)
         filled = count > 0
+        bounds = np.array(metrics.reliability_intervals(predictions, table))[filled]
         confidence, accuracy, count = confidence[filled], accuracy[filled], count[filled]
-        bounds = [
-            intervals.wilson(round(share * total), int(total)) for share, total in zip(accuracy, count, strict=True)
-        ]
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-        axes.vlines(confidence, *np.transpose(bounds), color=INK, linewidth=1.4, label="95 % interval")
+        axes.vlines(confidence, bounds[:, 0], bounds[:, 1], color=INK, linewidth=1.4, label="95 % interval")
         axes.plot(confidence, accuracy, "o", color=BLUE, markeredgecolor="white", markersize=8,
                   label="images of a bin of confidence", clip_on=False, zorder=5)  # fmt: skip
         error = metrics.probability_metrics(predictions.labels, table)["ece"]

@@ -21,11 +21,13 @@ from sklearn.metrics import (
 )
 
 from hairline.evaluation import intervals
+from hairline.evaluation.intervals import Interval
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
 
 BINS = 15  # of the calibration error
 PER_CLASS = ("precision", "recall", "f1", "specificity", "auroc", "average_precision")
+_UNBOUNDED = ("loss", "brier", "ece")  # lower is better, and 0 is no natural result
 _SMALLEST_PROBABILITY = 1e-7  # epsilon of Keras, so that `loss` equals the loss of training
 _WHEN_ANSWERED = ("accuracy", "precision", "recall", "specificity", "f1", "balanced_accuracy")
 
@@ -36,12 +38,13 @@ def measure(predictions: Predictions, decision: Decision, *, resamples: int = in
     Args:
         predictions: Predictions of one set of images.
         decision: Temperature, threshold and abstain band.
-        resamples: Bootstrap resamples; 0: Wilson intervals only, which cost nothing.
+        resamples: Bootstrap resamples; 0: only the intervals of ratios of counts, which need none.
 
     Returns:
         The metrics of `classification_metrics`; those of classes also as `<metric>_at_threshold`; `<metric>_<class>`
         for each class against the rest; with an abstain band `abstained` (share of images) and
-        `<metric>_when_answered`; `<metric>_interval_low` and `_high`. nan where a metric is undefined.
+        `<metric>_when_answered`; `<metric>_interval_low`, `_high` and `_groups` (how many groups stand behind it).
+        nan where a metric is undefined.
     """
     labels, positive = predictions.labels, predictions.positive
     probabilities = predictions.probabilities(decision.temperature)
@@ -59,17 +62,28 @@ def measure(predictions: Predictions, decision: Decision, *, resamples: int = in
             if answered.any():
                 values = class_metrics(labels[answered], at_threshold[answered], classes=classes, positive=positive)
                 metrics |= {f"{name}_when_answered": values[name] for name in _WHEN_ANSWERED}
-    bounds: dict[str, tuple[float, float]] = {}
+    groups = intervals.number(predictions.groups)
+    bounds: dict[str, Interval] = {}
     for suffix, decided in predicted.items():
-        bounds |= {f"{name}{suffix}": ends for name, ends in _wilson_intervals(labels, decided, positive).items()}
+        ratios = _ratio_intervals(labels, decided, positive, groups)
+        bounds |= {f"{name}{suffix}": interval for name, interval in ratios.items()}
     if resamples:
         weighted = WeightedMetrics(labels, probabilities, predicted, positive=positive)
-        bounds = _bootstrap_intervals(weighted, predictions.groups, resamples) | bounds
+        bounds = _bootstrap_intervals(weighted, metrics, labels, groups, resamples) | bounds
     metrics |= _metrics_per_class(predictions, probabilities, predicted[""])
-    for name, ends in bounds.items():
-        low, high = (np.nan, np.nan) if np.isnan(metrics[name]) else ends
-        metrics |= {f"{name}_interval_low": low, f"{name}_interval_high": high}
+    for name, interval in bounds.items():
+        low, high = (np.nan, np.nan) if np.isnan(metrics[name]) else (interval.low, interval.high)
+        values = {"low": low, "high": high, "groups": interval.groups}
+        metrics |= {f"{name}_interval_{part}": value for part, value in values.items()}
     return metrics
+
+
+def interval_of(metrics: Mapping[str, float], name: str) -> Interval | None:
+    """Return the interval of a metric from flat metrics; None if it was not computed or is undefined."""
+    low, high, groups = (metrics.get(f"{name}_interval_{part}") for part in ("low", "high", "groups"))
+    if low is None or high is None or groups is None or np.isnan(low) or np.isnan(high):
+        return None
+    return Interval(low, high, int(groups))
 
 
 def classification_metrics(
@@ -146,6 +160,13 @@ def reliability_bins(
     return mean_confidence, accuracy, count
 
 
+def reliability_intervals(predictions: Predictions, probabilities: NDArray[np.float32]) -> list[Interval]:
+    """Return the interval of the accuracy of each bin of confidence; (0, 1) if empty."""
+    right, _, index = _confidence(predictions.labels, np.asarray(probabilities, np.float64))
+    groups = intervals.number(predictions.groups)
+    return [intervals.of_ratio(right & (index == one), index == one, groups) for one in range(BINS)]
+
+
 def measure_splits(predictions: Predictions, decision: Decision, *, resamples: int) -> dict[str, float]:
     """Compute the metrics of a training run: the test split in full, with intervals.
 
@@ -178,7 +199,7 @@ def decision_metrics(decision: Decision) -> dict[str, float]:
     if point.threshold_low is not None and point.threshold_high is not None:
         metrics |= {"threshold_low": point.threshold_low, "threshold_high": point.threshold_high}
     metrics |= {f"val_{key}_at_threshold": getattr(point, key) for key in ("recall", "specificity", "precision")}
-    ends = {"low": point.recall_low, "high": point.recall_high}
+    ends = {"low": point.recall_low, "high": point.recall_high, "groups": point.groups}
     return metrics | {f"val_recall_at_threshold_interval_{end}": value for end, value in ends.items()}
 
 
@@ -340,34 +361,45 @@ def _confidence(
     return table.argmax(axis=1) == labels, confidence, index
 
 
-def _wilson_intervals(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None
-) -> dict[str, tuple[float, float]]:
-    """Return the Wilson intervals of the metrics that are proportions; a macro average is none."""
-    bounds = {"accuracy": intervals.wilson(int((labels == predicted).sum()), len(labels))}
+def _ratio_intervals(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None, groups: NDArray[np.int64]
+) -> dict[str, Interval]:
+    """Return the intervals of the metrics that are ratios of counts; a macro average is none."""
+    right, everything = labels == predicted, np.ones(len(labels))
+    ratios = {"accuracy": (right, everything)}
     if positive is not None:
         inside, called = labels == positive, predicted == positive
-        hits = int((inside & called).sum())
-        bounds |= {
-            "recall": intervals.wilson(hits, int(inside.sum())),
-            "specificity": intervals.wilson(int((~inside & ~called).sum()), int((~inside).sum())),
-            "precision": intervals.wilson(hits, int(called.sum())),
+        ratios |= {
+            "recall": (inside & called, inside),
+            "specificity": (~inside & ~called, ~inside),
+            "precision": (inside & called, called),
+            "f1": (2.0 * (inside & called), 1.0 * inside + called),
         }
-    return bounds
+    return {name: intervals.of_ratio(hits, cases, groups) for name, (hits, cases) in ratios.items()}
 
 
 def _bootstrap_intervals(
-    weighted: WeightedMetrics, groups: NDArray[np.object_], resamples: int
-) -> dict[str, tuple[float, float]]:
+    weighted: WeightedMetrics,
+    metrics: Mapping[str, float],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    resamples: int,
+) -> dict[str, Interval]:
     """Return the bootstrap intervals of all metrics.
 
     Resampling repeats images, which biases the calibration error upwards; its interval is therefore shifted to the
     value of the original sample.
     """
     drawn = intervals.bootstrap(weighted, groups, resamples=resamples)
-    value = weighted(np.ones((1, len(groups)), np.float32))["ece"][0]
-    drawn["ece"] = np.maximum(drawn["ece"] - np.median(drawn["ece"]) + value, 0.0)
-    return {name: intervals.percentiles(values) for name, values in drawn.items()}
+    drawn["ece"] = np.maximum(drawn["ece"] - np.median(drawn["ece"]) + metrics["ece"], 0.0)
+    count = len(np.unique(groups))
+    fewest = min(len(np.unique(groups[labels == index])) for index in np.unique(labels))
+    return {
+        name: intervals.percentiles(values, count)
+        if name in _UNBOUNDED
+        else intervals.of_resamples(metrics[name], values, fewest)
+        for name, values in drawn.items()
+    }
 
 
 def _ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> NDArray[np.float64]:

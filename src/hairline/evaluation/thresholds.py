@@ -73,7 +73,7 @@ def choose_decision(
             resamples=resamples,
         )
     else:
-        decision = _measured(positives, scores, float(threshold))
+        decision = _measured(positives, scores, float(threshold), groups=predictions.groups)
     return replace(decision, temperature=temperature, abstain=abstain)
 
 
@@ -111,10 +111,10 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
-def positives_needed(target_recall: float) -> int:
-    """Return the number of positive images, all found, from which the lower bound of the recall meets a target.
+def groups_needed(target_recall: float) -> int:
+    """Return the number of groups of positive images, all found, whose recall has a lower bound that meets a target.
 
-    >>> positives_needed(0.99), [intervals.wilson(count, count)[0] >= 0.99 for count in (380, 381)]
+    >>> groups_needed(0.99), [intervals.wilson(count, count)[0] >= 0.99 for count in (380, 381)]
     (381, [False, True])
     """
     # Wilson's lower bound of n out of n is n / (n + z^2).
@@ -134,7 +134,7 @@ def choose_threshold(
 ) -> Decision:
     """Choose a threshold.
 
-    `recall`: of the thresholds whose recall has a 95 % lower bound (Wilson) that meets the target, the lowest whose
+    `recall`: of the thresholds whose recall has a 95 % lower bound that meets the target, the lowest whose
     balanced accuracy is within `standard_errors` of the best (with 1, the rule of Breiman et al. 1984, *CART*): the
     images cannot separate them, a missed crack costs more than a false alarm, and scores are lower on other surfaces.
     If no lower bound meets the target, the choice is among the thresholds whose recall itself does, and `reached` is
@@ -147,33 +147,57 @@ def choose_threshold(
         rule: See above.
         target_recall: Below 1.
         standard_errors: From 0, which takes the best itself.
-        groups: Group of each image; the bootstrap draws whole groups.
+        groups: Group of each image: the bound counts them, and the bootstrap draws them whole.
         resamples: Bootstrap resamples of the threshold's interval; 0: no interval.
         seed: Seed of the bootstrap.
     """
     ranking = Ranking(positives, scores)
     candidates = (ranking.thresholds + np.append(ranking.thresholds[1:], 0.0)) / 2
-    target = target_recall if rule == "recall" else None
-    best, reached = _best(*ranking.counts(np.ones((1, len(scores)), np.float32)), target, standard_errors)
+    counts = ranking.counts(np.ones((1, len(scores)), np.float32))
+    lower_bounds = _recall_bounds(positives, scores, groups)[counts[0][0].astype(np.int64)]
+    target, least, reached = None, None, None
+    if rule == "recall":
+        recall, target = counts[0][0] / counts[0][0, -1], target_recall
+        reached = bool((lower_bounds >= target_recall).any())
+        least = float(recall[lower_bounds >= target_recall].min()) if reached else target_recall
+    best = _best(*counts, least, standard_errors)[0]
 
     def thresholds(weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
         true_positives, false_positives = ranking.counts(weights)
         both = (true_positives[:, -1] > 0) & (false_positives[:, -1] > 0)
-        return {"threshold": candidates[_best(true_positives[both], false_positives[both], target, standard_errors)[0]]}
+        return {"threshold": candidates[_best(true_positives[both], false_positives[both], least, standard_errors)]}
 
     interval: tuple[float | None, float | None] = (None, None)
     if resamples:
-        drawn = intervals.bootstrap(thresholds, groups, resamples=resamples, seed=seed)
-        interval = intervals.percentiles(drawn["threshold"])
+        drawn = intervals.bootstrap(thresholds, groups, resamples=resamples, seed=seed)["threshold"]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        interval = float(low), float(high)
     return _measured(
         positives,
         scores,
-        float(candidates[best[0]]),
+        float(candidates[best]),
+        groups=groups,
         rule=rule,
         target_recall=target,
-        reached=bool(reached[0]) if target is not None else None,
+        reached=reached,
         interval=interval,
     )
+
+
+def _recall_bounds(
+    positives: NDArray[np.bool_], scores: NDArray[np.float64], groups: NDArray[np.object_]
+) -> NDArray[np.float64]:
+    """Return the lower bound of the recall with 0, 1, ... of the positive images found, float64 [positives + 1].
+
+    A lower threshold finds all that a higher one finds, so the bound never falls. What the misses at a higher threshold
+    show, namely how they spread over the groups, holds at lower ones too, up to a perfect result that shows nothing.
+    """
+    order = np.argsort(-scores[positives], kind="stable")
+    ordered = scores[positives][order]
+    bounds = intervals.bounds_as_found(intervals.number(groups[positives])[order])
+    # No threshold divides equal scores.
+    bounds[1:-1][ordered[:-1] == ordered[1:]] = 0.0
+    return np.maximum.accumulate(bounds)
 
 
 def _measured(
@@ -181,6 +205,7 @@ def _measured(
     scores: NDArray[np.float64],
     threshold: float,
     *,
+    groups: NDArray[np.object_],
     rule: Rule = "given",
     target_recall: float | None = None,
     reached: bool | None = None,
@@ -189,16 +214,17 @@ def _measured(
     """Return the decision at a threshold, with its metrics on validation."""
     called = scores >= threshold
     hits = int((positives & called).sum())
-    low, high = intervals.wilson(hits, int(positives.sum()))
+    recall = intervals.of_ratio(positives & called, positives, intervals.number(groups))
     point = OperatingPoint(
         rule=rule,
         target_recall=target_recall,
         reached=reached,
         images=int(positives.sum()),
-        needed=None if target_recall is None else positives_needed(target_recall),
+        groups=recall.groups,
+        needed=None if target_recall is None else groups_needed(target_recall),
         recall=float(called[positives].mean()),
-        recall_low=low,
-        recall_high=high,
+        recall_low=float(_recall_bounds(positives, scores, groups)[hits]),
+        recall_high=recall.high,
         specificity=float((~called[~positives]).mean()),
         precision=hits / max(int(called.sum()), 1),
         threshold_low=interval[0],
@@ -208,27 +234,25 @@ def _measured(
 
 
 def _best(
-    true_positives: NDArray[Any], false_positives: NDArray[Any], target_recall: float | None, standard_errors: float
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Choose a threshold for each row of counts, [rows, thresholds in descending order].
+    true_positives: NDArray[Any], false_positives: NDArray[Any], least_recall: float | None, standard_errors: float
+) -> NDArray[np.int64]:
+    """Return the index of the threshold for each row of counts, [rows, thresholds in descending order].
 
-    Returns:
-        The index of the threshold, and whether the lower bound of the recall meets the target.
+    Args:
+        true_positives: Counts at each threshold.
+        false_positives: Counts at each threshold.
+        least_recall: Only thresholds of at least this recall are candidates; None: the highest F1 wins.
+        standard_errors: How many standard errors the balanced accuracy may lie below its best.
     """
     positives, negatives = true_positives[:, -1:], false_positives[:, -1:]
-    if target_recall is None:
-        f1 = 2 * true_positives / (true_positives + false_positives + positives)
-        return _last_of_highest(f1), np.ones(len(f1), bool)
+    if least_recall is None:
+        return _last_of_highest(2 * true_positives / (true_positives + false_positives + positives))
     recall, false_rate = true_positives / positives, false_positives / negatives
-    # Equivalent to "Wilson's lower bound >= target" (the score test), without computing the bound.
-    certain = recall - target_recall >= intervals.Z * np.sqrt(target_recall * (1 - target_recall) / positives)
-    reached = certain.any(axis=1)
-    allowed = np.where(reached[:, None], certain, recall >= target_recall)
-    merit = np.where(allowed, (recall - false_rate) / 2, -np.inf)
+    merit = np.where(recall >= least_recall, (recall - false_rate) / 2, -np.inf)
     highest = _last_of_highest(merit)[:, None]
     error = np.hypot(_standard_error(true_positives, positives), _standard_error(false_positives, negatives)) / 2
     least = np.take_along_axis(merit - standard_errors * error, highest, axis=1)
-    return _last_of_highest(merit >= least), reached  # the lowest threshold within the standard errors of the best
+    return _last_of_highest(merit >= least)  # the lowest threshold within the standard errors of the best
 
 
 def _standard_error(hits: NDArray[Any], cases: NDArray[Any]) -> NDArray[np.float64]:

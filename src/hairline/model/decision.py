@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hairline.system.errors import HairlineError
 
+FEW_GROUPS = 30  # intervals over fewer groups are marked
 CANNOT_TELL = "cannot tell"  # the answer inside the abstain band
 
 
@@ -26,8 +27,9 @@ class OperatingPoint:
         target_recall: Target of the rule `recall`; None with another rule.
         reached: Whether the lower bound of the recall meets the target; None with another rule.
         images: Number of positive validation images.
-        needed: Number of positive images, all found, whose recall has a lower bound that meets the target.
-        recall: Recall on validation, with its 95 % Wilson interval in `recall_low` and `recall_high`.
+        groups: Number of groups they belong to.
+        needed: Number of groups, all found, whose recall has a lower bound that meets the target.
+        recall: Recall on validation, with its 95 % interval in `recall_low` and `recall_high`.
         recall_low: Lower end.
         recall_high: Upper end.
         specificity: Specificity on validation.
@@ -40,6 +42,7 @@ class OperatingPoint:
     target_recall: float | None
     reached: bool | None
     images: int
+    groups: int
     needed: int | None
     recall: float
     recall_low: float
@@ -56,14 +59,19 @@ class OperatingPoint:
             "f1": "for the highest F1",
             "given": "as given",
         }[self.rule]
+        single = self.groups == self.images
+        behind = f"{self.images:,} positives" + ("" if single else f" in {self.groups:,} groups")
+        if self.groups < FEW_GROUPS:
+            behind += " (few groups)"
         line = (
             f"{how}: on validation recall {self.recall:.4f} ({self.recall_low:.4f} to {self.recall_high:.4f}) of "
-            f"{self.images:,} positives, specificity {self.specificity:.4f}"
+            f"{behind}, specificity {self.specificity:.4f}"
         )
         if self.reached is False and self.needed is not None:
             line += "; the target is out of reach: "
-            if self.images < self.needed:
-                line += f"being sure of it takes {self.needed:,} positive validation images"
+            if self.groups < self.needed:
+                kind = "positive validation images" if single else "groups of positive validation images"
+                line += f"being sure of it takes {self.needed:,} {kind}, {self.needed - self.groups:,} more"
             else:
                 line += "no threshold finds enough positives to be sure of it"
         return line

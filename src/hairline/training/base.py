@@ -148,24 +148,24 @@ class Base:
         """Choose temperature and threshold on the out-of-fold logits.
 
         The threshold's interval is always computed: these sets are small, and its width matters most there. Being sure
-        of a recall of 0.99 takes hundreds of positive images. With fewer, the threshold stays at 0.5: both
+        of a recall of 0.99 takes hundreds of groups of positive images. With too few, the threshold stays at 0.5: both
         classes weigh the same in the fit.
         """
         from hairline.evaluation import thresholds
 
         chosen: dict[str, Any] = arguments(settings)
         fitted = predictions.select(predictions.split != "test")
-        positives = int((fitted.labels == fitted.positive).sum())
-        needed = thresholds.positives_needed(settings.target_recall)
-        if settings.threshold == "recall" and positives < needed:
-            log.info(
-                "threshold 0.5: too few positive images to be sure of a recall of %g (%d needed, %d available)",
-                settings.target_recall,
-                needed,
-                positives,
-            )
-            chosen["threshold"] = 0.5
-        return thresholds.choose_decision(fitted, **chosen)
+        decision = thresholds.choose_decision(fitted, **chosen)
+        point = decision.point
+        if point is None or point.reached is not False or point.needed is None or point.groups >= point.needed:
+            return decision
+        log.info(
+            "threshold 0.5: too few groups of positive images to be sure of a recall of %g (%d needed, %d available)",
+            settings.target_recall,
+            point.needed,
+            point.groups,
+        )
+        return thresholds.choose_decision(fitted, **(chosen | {"threshold": 0.5}))
 
     def network(self, frozen: Frozen) -> dict[str, str]:
         """Return the description of the base's backbone."""

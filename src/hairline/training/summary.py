@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from hairline.data import manifest
 from hairline.data.prepare import Dataset
-from hairline.evaluation.metrics import PER_CLASS
+from hairline.evaluation.metrics import PER_CLASS, interval_of
 from hairline.model.decision import Decision
 
 log = logging.getLogger(__name__)
 
 # Metrics that only metrics.json holds.
-_DETAILS = re.compile(r"_interval_(low|high)$|_uncalibrated$|_images$|^seconds_(?!total$)|^leak_(?!\w+_across$)")
+_DETAILS = re.compile(r"_interval_(low|high|groups)$|_uncalibrated$|_images$|^seconds_(?!total$)|^leak_(?!\w+_across$)")
 # Overrides that say little about what differs between runs.
 _PLAIN = (
     "model=",
@@ -51,16 +51,16 @@ def headlines(metrics: Mapping[str, float], class_names: Sequence[str]) -> dict[
 
 
 def test_lines(data: Dataset, metrics: Mapping[str, float]) -> list[str]:
-    """Return the test metrics with their 95 % intervals, the spread over repeats, and how the split was made."""
+    """Return the test metrics with their intervals and groups, the spread over repeats, and how the split was made."""
     names = ["accuracy"]
     if data.positive is not None:
         names += ["recall_at_threshold", "specificity_at_threshold", "balanced_accuracy_at_threshold", "auroc"]
     lines = []
     for name in [*names, "ece"]:
         line = f"test {name.replace('_', ' '):32} {metrics[f'test_{name}']:.4f}"
-        if f"test_{name}_interval_low" in metrics:
-            low, high = (metrics[f"test_{name}_interval_{end}"] for end in ("low", "high"))
-            line += f"  ({low:.4f} to {high:.4f})"
+        interval = interval_of(metrics, f"test_{name}")
+        if interval is not None:
+            line += f"  ({interval.describe()})"
         lines.append(line)
     if "probe_test_accuracy" in metrics:
         label, value = "linear probe, closed form", metrics["probe_test_accuracy"]
