@@ -1,10 +1,15 @@
 """Compare finished runs: python compare.py runs=[...] or mlflow_experiment=...; --help lists all settings."""
 
-import hydra
+try:
+    import hydra
 
-from hairline.app import start
-from hairline.app.process import Call
-from hairline.config import Compare
+    from hairline.app import start
+    from hairline.app.process import Call
+    from hairline.config import Compare
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}. Activate the environment first: source .venv/bin/activate (Windows: .venv\\Scripts\\activate)"
+    ) from None
 
 
 @hydra.main(config_path=start.CONF, config_name="compare")

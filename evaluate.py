@@ -1,10 +1,15 @@
 """Evaluate a finished run's model on any images: python evaluate.py run=... data=...; --help lists all settings."""
 
-import hydra
+try:
+    import hydra
 
-from hairline.app import start
-from hairline.app.process import Call
-from hairline.config import Evaluate
+    from hairline.app import start
+    from hairline.app.process import Call
+    from hairline.config import Evaluate
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}. Activate the environment first: source .venv/bin/activate (Windows: .venv\\Scripts\\activate)"
+    ) from None
 
 
 @hydra.main(config_path=start.CONF, config_name="evaluate")

@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
-import hydra
+try:
+    import hydra
 
-from hairline.app import start
-from hairline.app.process import Call
-from hairline.config import Export
+    from hairline.app import start
+    from hairline.app.process import Call
+    from hairline.config import Export
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}. Activate the environment first: source .venv/bin/activate (Windows: .venv\\Scripts\\activate)"
+    ) from None
 
 
 @hydra.main(config_path=start.CONF, config_name="export")

@@ -1,10 +1,15 @@
 """Register a model: python register.py run=<run>; it becomes champion if it is not worse than the current one."""
 
-import hydra
+try:
+    import hydra
 
-from hairline.app import start
-from hairline.app.process import Call
-from hairline.config import Register
+    from hairline.app import start
+    from hairline.app.process import Call
+    from hairline.config import Register
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}. Activate the environment first: source .venv/bin/activate (Windows: .venv\\Scripts\\activate)"
+    ) from None
 
 
 @hydra.main(config_path=start.CONF, config_name="register")

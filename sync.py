@@ -3,11 +3,16 @@
 import logging
 from pathlib import Path
 
-import hydra
+try:
+    import hydra
 
-from hairline.app import log, start
-from hairline.app.process import Call
-from hairline.config import Sync
+    from hairline.app import log, start
+    from hairline.app.process import Call
+    from hairline.config import Sync
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}. Activate the environment first: source .venv/bin/activate (Windows: .venv\\Scripts\\activate)"
+    ) from None
 
 
 @hydra.main(config_path=start.CONF, config_name="sync")

@@ -1,10 +1,15 @@
 """Train a classifier: python train.py [group=choice] [key=value] ...; --help lists them all."""
 
-import hydra
+try:
+    import hydra
 
-from hairline.app import start
-from hairline.app.process import Call
-from hairline.config import Config
+    from hairline.app import start
+    from hairline.app.process import Call
+    from hairline.config import Config
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}. Activate the environment first: source .venv/bin/activate (Windows: .venv\\Scripts\\activate)"
+    ) from None
 
 
 @hydra.main(config_path=start.CONF, config_name="config", execution_whitelist=start.TARGETS)

@@ -135,16 +135,16 @@ def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
     assert pd.read_csv("s/sweep.csv")["status"].tolist() == table["status"].tolist()
     assert sweep.best().number == 1  # type: ignore[union-attr]
     found = client.get_run(parent)
-    assert found.data.metrics["best_val_loss"] == 0.25
+    assert found.data.metrics["best_job_val_loss"] == 0.25
     assert found.data.metrics["jobs_failed"] == 1
     assert found.data.tags["best_run_id"] == table["run_id"][1]
-    assert "learning_rate=d" in found.data.tags["mlflow.note.content"]
+    assert "Failed: `d`" in found.data.tags["mlflow.note.content"]
     # Updated after every job: the best so far, by the number of jobs.
-    assert [point.value for point in client.get_metric_history(parent, "best_val_loss")] == [0.5, 0.25, 0.25, 0.25]
+    assert [point.value for point in client.get_metric_history(parent, "best_job_val_loss")] == [0.5, 0.25, 0.25, 0.25]
     assert {item.path for item in client.list_artifacts(parent)} == {"sweep.csv", "comparison.png"}
     said = sweep.describe(table)
     assert "1 job failed" in said
-    assert "s/3 (learning_rate=d): no" in said
+    assert "s/3 (d): no" in said
     # A child whose process died before it could note the run is deleted, a noted one ends.
     stray = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
     run(sweep, 4, "e", end="dies")

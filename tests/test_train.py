@@ -48,7 +48,8 @@ def test_the_run_directory_explains_itself(finished: Path) -> None:
     others = {"config.yaml", "environment.json", "metrics.json", "figures", "model"}
     others |= {"mlflow_run_id.txt", "tracking.jsonl", "state.npz"}
     assert {path.name for path in finished.iterdir()} - {"uncommitted.diff"} == tables | others
-    assert {path.name for path in (finished / "model").iterdir()} == {"model.keras", "bundle.json", "features.npz"}
+    saved = {path.name for path in (finished / "model").iterdir()}
+    assert {"model.keras", "bundle.json", "features.npz", "README.md"} <= saved
     figures = {path.stem for path in (finished / "figures").glob("*.png")}
     trained = {"samples", "curves", "leaks"}
     assert figures == trained | {
@@ -104,7 +105,7 @@ def test_mlflow_mirrors_it(finished: Path, client: mlflow.MlflowClient) -> None:
     (run,) = client.search_runs([client.get_experiment_by_name("hairline").experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.tags["site"] == "bridge"
-    assert run.info.run_name.startswith("augment.views=2 augment=light")
+    assert run.info.run_name.startswith("augment light views 2")
     parameters = run.data.params
     assert (parameters["batch_size"], parameters["model.backbone"], parameters["weights"]) == (
         "16",
@@ -112,17 +113,16 @@ def test_mlflow_mirrors_it(finished: Path, client: mlflow.MlflowClient) -> None:
         "random",
     )
     history = pd.read_csv(finished / "history.csv")
-    for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+    for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
         points = client.get_metric_history(run.info.run_id, key)
         assert [point.step for point in points] == [1, 2, 3, 4]
         np.testing.assert_allclose([point.value for point in points], history[key])
     saved = json.loads((finished / "metrics.json").read_text())
     assert run.data.metrics["test_accuracy"] == saved["test_accuracy"]
-    assert run.data.metrics["best_val_accuracy"] == saved["val_accuracy"]
+    assert run.data.metrics["best_val_loss"] == saved["val_loss"]
     # Charts of all would hide the curves, and MLflow draws those with a slash before them.
-    shown = {key for key in run.data.metrics if not key.startswith("system/")}
-    assert len(shown) < 45 < len(saved)
-    assert not any("/" in key or "interval" in key for key in shown)
+    assert len(run.data.metrics) <= 15 < len(saved)
+    assert not any("/" in key for key in run.data.metrics)
     low = f"({saved['test_accuracy_interval_low']:.4f} to"
     assert low in run.data.tags["mlflow.note.content"]
     logged = {item.path for item in client.list_artifacts(run.info.run_id)}

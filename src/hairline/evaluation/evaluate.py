@@ -21,7 +21,7 @@ from hairline.config import Data, Evaluate, FeatureSettings, Split, arguments
 from hairline.data import manifest, prepare, sources
 from hairline.evaluation import intervals
 from hairline.evaluation.metrics import interval_of, measure
-from hairline.model import saved
+from hairline.model import card, saved
 from hairline.model.familiarity import LEAST_SET, Distance
 from hairline.model.predictions import Predictions, predictions_table
 from hairline.system import cache, files, tensorflow
@@ -120,6 +120,8 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
             "adapt": config.adapt if config.adapt == "none" else f"{config.adapt}: {outcome}",
             "decision": bundle.describe_decision(),
         }
+        if results["test_images"] and config.adapt == "none" and config.threshold is None:
+            card.add_evaluation(folder, name, int(results["test_images"]), results)
         # Last: parallel evaluations of the sweep take a folder with this file for complete.
         files.write_text(directory / DESCRIPTION, json.dumps(description, indent=2) + "\n")
         for file in _FILES:

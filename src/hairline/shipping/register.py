@@ -13,7 +13,7 @@ import pandas as pd
 from hairline.config import Register
 from hairline.data import manifest
 from hairline.evaluation.compare import Difference, paired_bootstrap
-from hairline.model import saved
+from hairline.model import card, saved
 from hairline.system import files
 from hairline.system.errors import HairlineError
 from hairline.tracking import FinishedRun, registry
@@ -65,7 +65,16 @@ def register(config: Register) -> Verdict:
         except HairlineError as error:
             verdict = Verdict(False, f"not compared: {error}")
     promoted, reason = verdict.promoted, verdict.reason
-    registry.decide(name, version, uri, champion=champion, promoted=promoted, reason=reason, tags=verdict.figures)
+    registry.decide(
+        name,
+        version,
+        uri,
+        champion=champion,
+        promoted=promoted,
+        reason=reason,
+        tags=verdict.figures,
+        card=card.read(candidate.model),
+    )
     aliases = " and ".join([registry.CANDIDATE, *([registry.CHAMPION] if promoted else [])])
     log.info("Registered      %s, version %d: %s\nWhy             %s", name, version, aliases, reason)
     return verdict

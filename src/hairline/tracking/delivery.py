@@ -24,6 +24,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # between retries
 _LAST_WAIT = 3.0  # at the end of a run, for a server that does not answer
 _COLLECT = 1.0  # metrics of this period share a request: one request per short epoch would slow the training down
 _SAMPLE = 10.0  # between samples of the machine's load
+_SAMPLE_FROM = 60.0  # after the start: in a shorter run their charts would outnumber the curves
 _WARN_AFTER = 2  # failures: a busy SQLite file is no outage
 _SYSTEM = "system/"  # prefix of MLflow's system metrics
 
@@ -141,7 +142,7 @@ class Delivery:
 
 @contextlib.contextmanager
 def sampling(journal: Journal, *, enabled: bool, notify: Callable[[], None]) -> Iterator[None]:
-    """Log CPU, memory, disk, network and GPU use every ten seconds during a block, with MLflow's monitors.
+    """Log CPU, memory, disk, network and GPU use every ten seconds from the second minute of a block on.
 
     Args:
         journal: Journal of the run.
@@ -154,6 +155,8 @@ def sampling(journal: Journal, *, enabled: bool, notify: Callable[[], None]) -> 
     ended = threading.Event()
 
     def sample() -> None:
+        if ended.wait(_SAMPLE_FROM):
+            return
         store.load_mlflow()
         from mlflow.system_metrics import system_metrics_monitor
 

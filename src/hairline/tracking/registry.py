@@ -63,7 +63,15 @@ def champion(name: str, uri: str | None) -> int | None:
 
 
 def decide(
-    name: str, version: int, uri: str | None, *, champion: int | None, promoted: bool, reason: str, tags: dict[str, Any]
+    name: str,
+    version: int,
+    uri: str | None,
+    *,
+    champion: int | None,
+    promoted: bool,
+    reason: str,
+    tags: dict[str, Any],
+    card: str,
 ) -> None:
     """Record the decision on a version and its reason, then set the aliases.
 
@@ -75,12 +83,13 @@ def decide(
         promoted: Whether the new version becomes the champion.
         reason: The reason in one sentence.
         tags: Numbers behind the decision.
+        card: The model card, which follows the reason in the version's description.
     """
     client, number = store.mlflow_at(uri).MlflowClient(), str(version)
     tags = {"decision": CHAMPION if promoted else CANDIDATE, "reason": reason, **tags}
     for key, value in tags.items():
         client.set_model_version_tag(name, number, key, str(value))
-    client.update_model_version(name, number, description=reason)
+    client.update_model_version(name, number, description=f"{reason}\n\n{card}".strip())
     client.set_registered_model_alias(name, CANDIDATE, number)
     if promoted:
         client.set_registered_model_alias(name, CHAMPION, number)

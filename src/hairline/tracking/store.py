@@ -21,6 +21,8 @@ from hairline.system import cache, errors, files, redaction, tensorflow
 from hairline.system.errors import HairlineError
 
 PARENT = "mlflow.parentRunId"  # the tag that makes a run the child of another
+# Without this tag, MLflow 3 opens an experiment as one of language models, and asks what it is.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 _ADVICE = (
     "\nStart the server, set tracking.uri or MLFLOW_TRACKING_URI to another one, or continue without MLflow: "
@@ -30,6 +32,7 @@ _SERVERS = ("http", "https", "databricks", "databricks-uc")
 _DATABASES = ("postgresql", "mysql", "mssql")
 _CONNECT_SECONDS = 5
 _UNREACHABLE = (ConnectionError, TimeoutError, socket.gaierror)
+_UI_PORT = 5000  # MLflow's default
 
 
 class TrackingError(HairlineError):
@@ -53,7 +56,7 @@ def connect(uri: str | None, experiment: str) -> str:
         _create_database(target)
         found = mlflow.get_experiment_by_name(experiment)
         if found is None:
-            return str(mlflow.create_experiment(experiment, artifact_location=_artifact_location(target)))
+            return str(mlflow.create_experiment(experiment, artifact_location=_artifact_location(target), tags=_KIND))
     if fault := _place_fault(target, found.artifact_location):
         raise TrackingError(
             f"the MLflow experiment {experiment!r} in {redaction.setting(target)} keeps its files in {fault}. Use "
@@ -164,12 +167,27 @@ def curves_page(experiment_id: str, parent: str | None) -> str:
 
 
 def ui_hints(uri: str | None, page: str) -> list[str]:
-    """Return how to open a page of MLflow's UI: the command that starts a local server, if needed, and the address."""
+    """Return how to open a page of MLflow's UI: the command that starts a local server, if needed, and the address.
+
+    The command works from any folder, and names another port where 5000 is taken.
+    """
     target = redaction.setting(tracking_uri(uri))
     if target.startswith("http"):
         return [f"{target.rstrip('/')}/{page}"]
-    command = "mlflow ui" if target == default_uri() else f"mlflow ui --backend-store-uri {target}"
-    return [command, f"http://127.0.0.1:5000/{page}"]
+    port = _free_port()
+    command = f"mlflow ui --backend-store-uri {shlex.quote(target)}" + (f" --port {port}" if port != _UI_PORT else "")
+    return [command, f"http://127.0.0.1:{port}/{page}"]
+
+
+def _free_port() -> int:
+    """Return the first port that is free from 5000, MLflow's default, to 5009; 5000 if none is."""
+    for port in range(_UI_PORT, _UI_PORT + 10):
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                tried.bind(("127.0.0.1", port))
+                return port
+    return _UI_PORT
 
 
 def check(target: str) -> None:

@@ -3,51 +3,56 @@
 from __future__ import annotations
 
 import logging
-import re
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from hairline.config.names import short_name
 from hairline.data import manifest
 from hairline.data.prepare import Dataset
-from hairline.evaluation.metrics import PER_CLASS, interval_of
+from hairline.evaluation.metrics import interval_of
 from hairline.model.decision import Decision
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
-# Metrics that only metrics.json holds.
-_DETAILS = re.compile(r"_interval_(low|high|groups)$|_uncalibrated$|_images$|^seconds_(?!total$)|^leak_(?!\w+_across$)")
-# Overrides that say little about what differs between runs.
-_PLAIN = (
-    "model=",
-    "optimizer=",
-    "data=folder",
-    "data.path=",
-    "name=",
-    "tags",
-    "tracking",
-    "report",
-    "runtime",
-    "hydra",
+# The final metrics that MLflow gets beside the curves: it draws a chart of each. metrics.json holds all of them.
+_HEADLINES = (
+    "val_loss",
+    "test_accuracy",
+    "test_accuracy_interval_low",
+    "test_accuracy_interval_high",
+    "test_recall_at_threshold",
+    "test_recall_at_threshold_interval_low",
+    "test_recall_at_threshold_interval_high",
+    "test_specificity_at_threshold",
+    "test_balanced_accuracy",
+    "test_auroc",
+    "seconds_total",
 )
+# Overrides that say little about what differs between runs.
+_PLAIN = ("data=folder", "data.path=", "name=", "tags", "tracking", "report", "runtime", "hydra")
 
 
 def run_name(overrides: Sequence[str], backbone: str, solver: str) -> str:
     """Return a name that tells a run from its neighbours; what differs comes first, as MLflow cuts long names."""
     differing = [entry.lstrip("+") for entry in overrides]
-    differing = [entry.removeprefix("experiment=") for entry in differing if not entry.startswith(_PLAIN)]
-    return " ".join([*reversed(differing), backbone, solver])[:250]
+    settings = dict(entry.split("=", 1) for entry in differing if "=" in entry and not entry.startswith(_PLAIN))
+    given = {settings.get("model", ""), settings.get("optimizer", "")}
+    return " ".join(filter(None, [short_name(settings), *(name for name in (backbone, solver) if name not in given)]))[
+        :250
+    ]
 
 
-def headlines(metrics: Mapping[str, float], class_names: Sequence[str]) -> dict[str, float]:
-    """Return the metrics that MLflow gets: it draws a chart of each, and the curves would be lost among all of them.
+def headlines(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the final metrics that MLflow gets.
 
-    Their names have no slash: MLflow draws sections above everything else, the curves included.
+    Their names have no slash: MLflow draws sections above everything else, the curves included. The validation loss of
+    the kept weights is `best_val_loss`: `val_loss` is a curve.
     """
-    # The curves are called val_loss and val_accuracy; the values of the kept weights need other names.
-    renamed = {f"best_{key}" if key.startswith("val_") else key: value for key, value in metrics.items()}
-    mirrored = class_names if len(class_names) == 2 else ()  # metrics of each of two classes say the same twice
-    redundant = {f"test_{metric}_{name}" for metric in PER_CLASS for name in mirrored}
-    return {key: value for key, value in renamed.items() if not _DETAILS.search(key) and key not in redundant}
+    return {("best_val_loss" if key == "val_loss" else key): metrics[key] for key in _HEADLINES if key in metrics}
 
 
 def test_lines(data: Dataset, metrics: Mapping[str, float]) -> list[str]:
@@ -90,6 +95,29 @@ def split_lines(data: Dataset, metrics: Mapping[str, float]) -> list[str]:
         loss = metrics.get(f"{split}_loss_uncalibrated", metrics[f"{split}_loss"])
         lines.append(f"{split:7}{len(data.rows(split)):>9,}{metrics[f'{split}_accuracy']:>11.4f}{loss:>9.4f}")
     return lines
+
+
+def kept_epoch(history: pd.DataFrame, keep: str) -> str:
+    """Return which epoch's weights the model has, where they are not simply the last ones; else empty text.
+
+    Args:
+        history: Columns phase, epoch and val_loss.
+        keep: `best` or `last`.
+    """
+    if keep == "last" or len(history) < 2:
+        return ""
+    row = history.loc[history["val_loss"].idxmin()]
+    count = int((history["phase"] == row["phase"]).sum())
+    return f"weights of epoch {int(row['epoch'])} of {count} ({row['phase']}): the lowest validation loss"
+
+
+def weights_note(origin: str) -> str:
+    """Return a sentence about backbone weights that were not trained on photographs; else empty text."""
+    texts = {
+        "random": "Backbone with RANDOM weights: for tests; a pretrained backbone is far better",
+        "synthetic": "Backbone weights trained on SYNTHETIC images only: ImageNet weights are better",
+    }
+    return texts.get(origin, "")
 
 
 def seconds_line(metrics: Mapping[str, float]) -> str:

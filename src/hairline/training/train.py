@@ -101,6 +101,7 @@ def run_stages(
     passes = PassSettings(
         config.augment, config.features, config.runtime.threads, config.epochs, config.cache.max_gigabytes
     )
+    not_curves = {"seconds"} | ({"learning_rate"} if config.schedule.name == "constant" else set())
     with seconds("data"):
         data = prepare(config.data, config.split, seed=config.seed, process=process)
         start: Start = base or pretrained(config)  # downloads weights: after the images were checked
@@ -115,11 +116,11 @@ def run_stages(
     ) as run:
 
         def on_epoch(epoch: int, row: dict[str, float]) -> None:
-            run.metrics(row, step=epoch)
+            run.metrics({key: value for key, value in row.items() if key not in not_curves}, step=epoch)
 
         hooks = Hooks(on_epoch, state, process.signals)
         with seconds("setup"):
-            record_inputs(config, data, directory, run)
+            record_inputs(config, data, start.origin, directory, run)
             tensorflow.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
             frozen = start.features(data, passes)
@@ -151,17 +152,19 @@ def run_stages(
                 metrics |= leak_report.counts
             with seconds("model"):
                 model, metrics["parity_difference"] = save_model(config, start, data, frozen, head, decision, directory)
+                write_card(config, data, metrics, directory)
             with seconds("figures"):
                 curve = learning_curve(config, data, frozen, fit, metrics, directory)
                 draw(config, data, head, predictions, decision, model, leak_report, curve, directory)
         metrics |= seconds.measured()
         files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        log_to_mlflow(data, metrics, directory, run)
+        log_to_mlflow(data, metrics, start.origin, directory, run)
         if full and config.tracking.log_model:
             # Last: MLflow ties whatever is logged after a model to that model.
             run.model(directory / "model", Path(data.manifest["path"].iloc[data.rows("test")[0]]))
     state.finish(keep=config.report.level == "light")  # keep the weights: a sweep saves the model of its best job later
-    log_results(config, data, metrics, directory, run, in_sweep=process.sweep is not None)
+    notes = [summary.kept_epoch(head.history, config.schedule.keep), summary.weights_note(start.origin)]
+    log_results(config, data, metrics, notes, directory, run, in_sweep=process.sweep is not None)
     return metrics
 
 
@@ -273,12 +276,12 @@ def warn_of_large_batch(config: Config, data: Dataset) -> None:
         )
 
 
-def record_inputs(config: Config, data: Dataset, directory: Path, run: tracking.Run) -> None:
+def record_inputs(config: Config, data: Dataset, weights: str, directory: Path, run: tracking.Run) -> None:
     """Write and log what the run starts from: images, environment, settings."""
     manifest.write(data.manifest, directory / "manifest.csv")
     if len(data.rejected):
         manifest.write(data.rejected, directory / "rejected.csv")
-    environment = json.dumps(provenance.describe(), indent=2, ensure_ascii=False)
+    environment = json.dumps(provenance.describe() | {"backbone_weights": weights}, indent=2, ensure_ascii=False)
     files.write_text(directory / "environment.json", environment + "\n")
     if changes := provenance.uncommitted():
         files.write_text(directory / _DIFF, changes + "\n")
@@ -289,8 +292,12 @@ def record_inputs(config: Config, data: Dataset, directory: Path, run: tracking.
     run.parameters({key: value for key, value in leaves.items() if not key.startswith(_NOT_PARAMETERS)})
     if isinstance(config.data, LabelsData):
         run.parameters(labels.describe(config.data.path))
-    name = Path(getattr(config.data, "path", None) or config.data.source).name
-    run.dataset(data.manifest, manifest.digest(data.manifest), name)
+    run.dataset(data.manifest, manifest.digest(data.manifest), data_name(config))
+
+
+def data_name(config: Config) -> str:
+    """Return the name of the images: their folder's or file's, or that of the source."""
+    return Path(getattr(config.data, "path", None) or config.data.source).name
 
 
 def test_table(data: Dataset, predictions: Predictions, decision: Decision) -> pd.DataFrame:
@@ -330,6 +337,19 @@ def save_model(
     bundle = save.describe(data, decision, start.network(frozen), image_size=size, split=split)
     saved.save_model(directory / "model", model, bundle, start.statistics(data, frozen, head, model))
     return model, difference
+
+
+def write_card(config: Config, data: Dataset, metrics: dict[str, float], directory: Path) -> None:
+    """Write the model card into the saved model's folder."""
+    from hairline.model import card
+
+    card.write(
+        directory / "model",
+        data=data_name(config),
+        images={split: len(data.rows(split)) for split in manifest.SPLITS},
+        split_by=data.split_by,
+        metrics=metrics,
+    )
 
 
 def learning_curve(
@@ -380,14 +400,14 @@ def draw(
     )
 
 
-def log_to_mlflow(data: Dataset, metrics: dict[str, float], directory: Path, run: tracking.Run) -> None:
+def log_to_mlflow(data: Dataset, metrics: dict[str, float], weights: str, directory: Path, run: tracking.Run) -> None:
     """Log the final metrics, files and description to MLflow."""
-    headlines = summary.headlines(metrics, data.class_names)
+    headlines = summary.headlines(metrics)
     run.metrics({tracking.metric_name(key): value for key, value in headlines.items()})
     lines = "\n".join(summary.test_lines(data, metrics))
     run.note(
         f"Test accuracy **{metrics['test_accuracy']:.4f}** on {len(data.rows('test')):,} images "
-        f"({', '.join(data.class_names)}); split by `{data.split_by}`."
+        f"({', '.join(data.class_names)}); split by `{data.split_by}`. {summary.weights_note(weights)}"
         f"\n\n```\n{lines}\n```\n\n`{shlex.join(provenance.command())}`"
     )
     for name in _TABLES:
@@ -398,11 +418,18 @@ def log_to_mlflow(data: Dataset, metrics: dict[str, float], directory: Path, run
 
 
 def log_results(
-    config: Config, data: Dataset, metrics: dict[str, float], directory: Path, run: tracking.Run, *, in_sweep: bool
+    config: Config,
+    data: Dataset,
+    metrics: dict[str, float],
+    notes: list[str],
+    directory: Path,
+    run: tracking.Run,
+    *,
+    in_sweep: bool,
 ) -> None:
-    """Log what came out, where it lies, and what to try next."""
+    """Log what came out, where it lies, and what to try next; `notes` are lines about weights, or empty."""
     place = files.relative(directory)
-    lines = ["", *summary.split_lines(data, metrics), "", *summary.test_lines(data, metrics)]
+    lines = ["", *summary.split_lines(data, metrics), "", *summary.test_lines(data, metrics), *filter(None, notes)]
     lines += ["", summary.seconds_line(metrics), "", f"Run directory   {place}"]
     if not in_sweep:  # a sweep prints the rest at its end
         if run.id is not None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from hairline import tracking
+from hairline.config.names import short_name, short_value
 from hairline.system import files, redaction
 from hairline.system.errors import HairlineError
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 STATE, JOB, TABLE, FIGURE, SUMMARY = "sweep.json", "job.status", "sweep.csv", "comparison.png", ".summary.json"
 NO_IDENTITY = ""  # of a job with an invalid configuration: it is recognised by its swept settings
 _METRICS = ("val_loss", "val_accuracy", "test_accuracy")
-_GROUPS = ("model=", "optimizer=", "schedule=", "data=", "augment=", "finetune=")  # clear without the key
 _MOST_DRAWN = 30  # jobs in the figure while the sweep runs; at its end it shows all
 _MOST_FAILED = 20  # failed jobs named in MLflow
 _FIGURE_SECONDS = 60.0  # between two figures of a running sweep
@@ -65,13 +65,12 @@ class Job:
     @property
     def overrides(self) -> list[str]:
         """The swept settings as key=value, long fractions with four digits."""
-        return [f"{key}={short(value)}" for key, value in self.settings.items()]
+        return [f"{key}={short_value(value)}" for key, value in self.settings.items()]
 
     @property
     def name(self) -> str:
         """The swept settings on one line."""
-        words = (entry.partition("=")[2] if entry.startswith(_GROUPS) else entry for entry in self.overrides)
-        return " ".join(words) or f"job {self.number}"
+        return short_name(self.settings) or f"job {self.number}"
 
     def matches(self, identity: str, settings: dict[str, str]) -> bool:
         """Return whether this is the job of a configuration; an invalid one is compared by its swept settings."""
@@ -208,6 +207,14 @@ class Sweep:
         metrics: dict[str, float] = json.loads((self.directory(job) / "metrics.json").read_text(encoding="utf-8"))
         return metrics
 
+    def _weights(self, job: Job) -> str:
+        """Return where the backbone's weights of a job come from; empty text if it did not get that far."""
+        try:
+            text = (self.directory(job) / "environment.json").read_text(encoding="utf-8")
+        except OSError:
+            return ""
+        return str(json.loads(text).get("backbone_weights", ""))
+
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     @property
@@ -263,7 +270,7 @@ class Sweep:
     # --- summary ------------------------------------------------------------------------------------------------------
 
     def table(self, jobs: list[Job]) -> pd.DataFrame:
-        """Return one row per job: job, status, the swept settings, metrics, seconds, MLflow run id, error."""
+        """Return one row per job: job, status, settings, metrics, seconds, backbone weights, MLflow id, error."""
         import pandas as pd  # takes half a second, too long for the answer to a misspelt key
 
         keys = list(dict.fromkeys([*self.swept, *(key for job in jobs for key in job.settings)]))
@@ -273,8 +280,9 @@ class Sweep:
             row: dict[str, Any] = {"job": job.number, "status": job.status}
             row |= {key: job.settings.get(key, "") for key in keys}
             row |= {key: metrics.get(key) for key in _METRICS} | {"seconds": metrics.get("seconds_total")}
+            row["weights"] = self._weights(job)
             rows.append(row | {"run_id": tracking.run_id(self.directory(job)) or "", "error": job.error})
-        return pd.DataFrame(rows, columns=["job", "status", *keys, *_METRICS, "seconds", "run_id", "error"])
+        return pd.DataFrame(rows, columns=["job", "status", *keys, *_METRICS, "seconds", "weights", "run_id", "error"])
 
     def begin_summary(self) -> None:
         """Start the summary with the jobs that an earlier start finished; called before the jobs of a start."""
@@ -340,7 +348,7 @@ class Sweep:
         if summary.best:
             best = summary.best[0]
             values = self.metrics(best)
-            metrics |= {(f"best_{key}" if key.startswith("val_") else key): values[key] for key in _METRICS}
+            metrics |= {f"best_job_{key}": values[key] for key in _METRICS}  # not the names of the children's metrics
             best_id = tracking.run_id(self.directory(best)) or ""
             tags = {"best_run_id": best_id, "best_run": best.name}
             lines += [
@@ -362,9 +370,11 @@ class Sweep:
         lines = ["", f"Sweep           {files.relative(self.folder)}   {len(table)} jobs: {summary or 'none'}"]
         ranked = table[table["status"] == "finished"].sort_values("val_loss").head(limit)
         if len(ranked):
-            formats: dict[str, Callable[..., str]] = {key: short for key in self.swept if key in ranked}
+            formats: dict[str, Callable[..., str]] = {key: short_value for key in self.swept if key in ranked}
             formats["seconds"] = "{:.1f}".format
-            columns = ranked.drop(columns=["run_id", "error", "status"])
+            # Weights that are not from photographs are worth a column.
+            pretrained = ranked["weights"].isin(["", "imagenet"]).all()
+            columns = ranked.drop(columns=["run_id", "error", "status", *(["weights"] if pretrained else [])])
             lines += ["", columns.to_string(index=False, float_format="{:.4f}".format, formatters=formats)]
         best = self.best()
         if best is not None:
@@ -399,19 +409,6 @@ def refresh(folder: Path) -> None:
 def new_session() -> str:
     """Return an identifier for one start of a sweep."""
     return f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{uuid.uuid4().hex[:8]}"
-
-
-def short(value: object) -> str:
-    """Return a long fraction, such as a search draws, with four digits; any other value unchanged.
-
-    >>> short("0.0012345678901"), short("123456789"), short("sgd")
-    ('0.001235', '123456789', 'sgd')
-    """
-    text = str(value)
-    try:
-        return f"{float(text):.4g}" if len(text) > 8 and "." in text else text
-    except ValueError:
-        return text
 
 
 def _rank(job: Job) -> tuple[bool, float]:

@@ -1,0 +1,44 @@
+"""The lines of a run's end, and its name."""
+
+import pandas as pd
+import pytest
+
+from hairline.training import summary
+
+
+@pytest.mark.parametrize(
+    ("losses", "keep", "text"),
+    [
+        ([3.0, 1.0, 2.0], "best", "weights of epoch 2 of 3 (head): the lowest validation loss"),
+        ([3.0, 1.0, 1.0], "best", "weights of epoch 2 of 3 (head): the lowest validation loss"),
+        ([3.0, 1.0, 2.0], "last", ""),
+        ([3.0], "best", ""),
+    ],
+)
+def test_the_kept_epoch_is_named(losses: list[float], keep: str, text: str) -> None:
+    history = pd.DataFrame({"phase": "head", "epoch": range(1, len(losses) + 1), "val_loss": losses})
+    assert summary.kept_epoch(history, keep) == text
+
+
+def test_the_kept_epoch_may_lie_in_the_first_phase() -> None:
+    history = pd.DataFrame({"phase": ["head", "head", "top"], "epoch": [1, 2, 1], "val_loss": [2.0, 1.0, 3.0]})
+    assert summary.kept_epoch(history, "best") == "weights of epoch 2 of 2 (head): the lowest validation loss"
+
+
+def test_only_weights_that_are_not_from_photographs_are_named() -> None:
+    assert "RANDOM" in summary.weights_note("random")
+    assert "SYNTHETIC" in summary.weights_note("synthetic")
+    assert summary.weights_note("imagenet") == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "mobilenetv2 adam"),
+        (["optimizer=adam", "learning_rate=0.001", "model.dropout=0"], "adam 0.001 drop 0 mobilenetv2"),
+        (["data=folder", "data.path=x", "experiment=recipe", "seed=3"], "seed 3 recipe mobilenetv2 adam"),
+        (["model=mobilenetv2", "+batch_size=512"], "batch 512 mobilenetv2 adam"),
+    ],
+)
+def test_names_begin_with_what_differs(overrides: list[str], name: str) -> None:
+    assert summary.run_name(overrides, "mobilenetv2", "adam") == name
