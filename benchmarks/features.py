@@ -35,11 +35,11 @@ def main() -> None:
 
 def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[str, Any]:
     """Return the measured rates."""
-    from hairline.data import images, manifest, sources
+    from hairline.data import classes, images, manifest, sources
     from hairline.model import backbones, engine, features
     from hairline.system import tensorflow
 
-    table, _ = manifest.scan(sources.subsample(sources.from_folder(path=str(folder)), limit, 0))
+    table, _ = manifest.scan(classes.subsample(sources.from_folder(path=str(folder)), limit, 0))
     paths, digests, count = table["path"].tolist(), table["sha256"].tolist(), len(table)
     gemm = [sgemm_gflops()]  # before TensorFlow starts its threads, and again at the end
 

@@ -38,9 +38,9 @@ def main() -> None:
 
 def make_photos(images: Path, folder: Path, count: int) -> Iterator[tuple[Path, np.ndarray]]:
     """Compose photos; yield each path and its cells with cracked patches, bool [rows, columns]."""
-    from hairline.data import sources
+    from hairline.data import classes
 
-    cracked_folder = sources.positive_class(sorted(path.name for path in images.iterdir() if path.is_dir()), None)
+    cracked_folder = classes.positive_class(sorted(path.name for path in images.iterdir() if path.is_dir()), None)
     files: dict[bool, list[Path]] = {True: [], False: []}
     for path in sorted(images.rglob("*.jpg")):
         files[path.parent.name == cracked_folder].append(path)

@@ -65,9 +65,9 @@ def main() -> None:
 
 def read_images(folder: Path, limit: int) -> list[bytes]:
     """Read image files, in equal shares of the classes."""
-    from hairline.data import sources
+    from hairline.data import classes, sources
 
-    table = sources.subsample(sources.from_folder(path=str(folder)), limit, 0)
+    table = classes.subsample(sources.from_folder(path=str(folder)), limit, 0)
     return [Path(path).read_bytes() for path in table["path"]]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hairline.data import sources
+from hairline.data import classes, sources
+from hairline.system.errors import HairlineError
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -38,7 +39,7 @@ def test_split_folders(tmp_path: Path) -> None:
     }
     assert set(rows["label"]) == {"a", "b"}
     touch(tmp_path / "flat", "train/1.jpg", "test/2.jpg")
-    with pytest.raises(sources.SourceError, match="no class folders"):
+    with pytest.raises(HairlineError, match="no class folders"):
         sources.from_folder(path=str(tmp_path / "flat"))
 
 
@@ -54,8 +55,8 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
 )
 def test_a_folder_without_two_classes_is_refused(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
     touch(tmp_path, *files)
-    with pytest.raises(sources.SourceError, match=message + ".*expected one subfolder"):
-        sources.require_two_classes(
+    with pytest.raises(HairlineError, match=message + ".*expected one subfolder"):
+        classes.require_two_classes(
             set(sources.from_folder(path=str(tmp_path))["label"]), str(tmp_path), from_table=False
         )
 
@@ -63,8 +64,8 @@ def test_a_folder_without_two_classes_is_refused(tmp_path: Path, files: tuple[st
 def test_a_list_of_one_class_can_be_evaluated_but_not_trained_on(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label\n1.jpg,a\n2.jpg,a\n")
     assert list(sources.from_manifest(path=str(tmp_path / "list.csv"))["label"]) == ["a", "a"]
-    with pytest.raises(sources.SourceError, match="only the class 'a': expected at least two classes in the column"):
-        sources.require_two_classes({"a"}, str(tmp_path / "list.csv"), from_table=True)
+    with pytest.raises(HairlineError, match="only the class 'a': expected at least two classes in the column"):
+        classes.require_two_classes({"a"}, str(tmp_path / "list.csv"), from_table=True)
 
 
 def test_skipped_images_and_empty_classes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -81,7 +82,7 @@ def test_skipped_images_and_empty_classes_are_named(tmp_path: Path, caplog: pyte
 def test_class_folders_without_files(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    with pytest.raises(sources.SourceError, match="no files in its class folders a, b"):
+    with pytest.raises(HairlineError, match="no files in its class folders a, b"):
         sources.from_folder(path=str(tmp_path))
 
 
@@ -102,15 +103,11 @@ def test_column_and_split_names_are_read_in_any_case(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("Path,Label,Split\n1.jpg,A,Train\n2.jpg,b,Valid\n3.jpg,b,TEST\n")
     rows = sources.from_manifest(path=str(tmp_path / "list.csv"))
     assert rows[["label", "split"]].to_numpy().tolist() == [["A", "train"], ["b", "val"], ["b", "test"]]
-    (tmp_path / "list.csv").write_text("path,label\n1.jpg,a\n", encoding="utf-16")
-    with pytest.raises(ValueError, match="encoded as UTF-16: save it as UTF-8"):
-        sources.from_manifest(path=str(tmp_path / "list.csv"))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("path;label\n1.jpg;a\n", "separated by commas, not ';'"),
         ("path,label\n1.jpg,a\n2.jpg,\n", "line 3: the label is empty"),
         ("path,label,split\n1.jpg,a,train\n2.jpg,b,dev\n", "line 3: split is 'dev'; expected train, val, test"),
         ("path,label\n", "no images: expected at least two classes"),
@@ -125,7 +122,7 @@ def test_column_and_split_names_are_read_in_any_case(tmp_path: Path) -> None:
 )
 def test_manifests_with_faults(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "list.csv").write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(HairlineError, match=message):
         sources.from_manifest(path=str(tmp_path / "list.csv"))
 
 
@@ -151,31 +148,31 @@ def test_synthetic_is_rendered_once() -> None:
 
 def test_limit_is_even_deterministic_and_keeps_the_order() -> None:
     rows = pd.DataFrame({"path": map(str, range(30)), "label": ["a"] * 20 + ["b"] * 10})
-    kept = sources.subsample(rows, 9, seed=0)
+    kept = classes.subsample(rows, 9, seed=0)
     assert dict(kept["label"].value_counts()) in ({"a": 5, "b": 4}, {"a": 4, "b": 5})
     assert list(kept.index) == sorted(kept.index)
-    assert list(kept.index) == list(sources.subsample(rows, 9, seed=0).index)
-    assert list(kept.index) != list(sources.subsample(rows, 9, seed=1).index)
-    assert sources.subsample(rows, None, 0) is rows
-    assert sources.subsample(rows, 99, 0) is rows
-    assert (sources.subsample(rows, 25, 0)["label"] == "b").sum() == 10
+    assert list(kept.index) == list(classes.subsample(rows, 9, seed=0).index)
+    assert list(kept.index) != list(classes.subsample(rows, 9, seed=1).index)
+    assert classes.subsample(rows, None, 0) is rows
+    assert classes.subsample(rows, 99, 0) is rows
+    assert (classes.subsample(rows, 25, 0)["label"] == "b").sum() == 10
 
 
 def test_positive_class() -> None:
-    assert sources.positive_class(["Negative", "Positive"], None) == "Positive"
-    assert sources.positive_class(["Cracked", "sound"], None) == "Cracked"
-    assert sources.positive_class(["left", "right"], None) is None
-    assert sources.positive_class(["left", "right"], "left") == "left"
-    assert sources.positive_class(["a", "b", "cracked"], None) is None
-    with pytest.raises(sources.SourceError, match="no such class; the classes are left, right"):
-        sources.positive_class(["left", "right"], "up")
+    assert classes.positive_class(["Negative", "Positive"], None) == "Positive"
+    assert classes.positive_class(["Cracked", "sound"], None) == "Cracked"
+    assert classes.positive_class(["left", "right"], None) is None
+    assert classes.positive_class(["left", "right"], "left") == "left"
+    assert classes.positive_class(["a", "b", "cracked"], None) is None
+    with pytest.raises(HairlineError, match="no such class; the classes are left, right"):
+        classes.positive_class(["left", "right"], "up")
 
 
 def test_one_class_map_serves_datasets_with_old_or_new_names() -> None:
     names = {"Positive": "cracked", "Negative": "plain"}
     old = pd.DataFrame({"label": ["Positive", "Negative"]})
-    new = sources.rename_classes(old, names)
+    new = classes.rename_classes(old, names)
     assert new["label"].tolist() == ["cracked", "plain"]
-    assert sources.rename_classes(new, names)["label"].tolist() == ["cracked", "plain"]
-    with pytest.raises(sources.SourceError, match="names positiv: no such class; the classes are Negative, Positive"):
-        sources.rename_classes(old, {"positiv": "cracked", "Negative": "plain"})
+    assert classes.rename_classes(new, names)["label"].tolist() == ["cracked", "plain"]
+    with pytest.raises(HairlineError, match="names positiv: no such class; the classes are Negative, Positive"):
+        classes.rename_classes(old, {"positiv": "cracked", "Negative": "plain"})

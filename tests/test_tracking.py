@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.utils import validation
 
 from hairline import tracking
 from hairline.tracking import store
@@ -256,3 +257,27 @@ def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> N
     with tracked(HERE) as run:
         run.metrics({"loss": 1.0}, step=1)
     assert steps(str(run.id)) == [1]
+
+
+def test_classes_that_differ_in_what_mlflow_refuses_have_metrics_of_their_own() -> None:
+    classes = [
+        "crack (fine)",
+        "crack [fine]",
+        "crack _fine_",
+        "<0.3mm",
+        ">0.3mm",
+        "裂缝",
+        "a/b",
+        "a//b",
+        "x" * 300,
+        "x" * 301,
+    ]
+    keys = [f"test_{metric}_{name}" for metric in ("recall", "f1") for name in classes]
+    names = tracking.metric_names(["test_accuracy", *keys])
+    assert len(set(names.values())) == len(keys) + 1
+    for name in names.values():
+        validation._validate_metric_name(name)
+    assert names["test_accuracy"] == "test_accuracy"
+    assert names["test_recall_crack _fine_"] == "test_recall_crack _fine_"  # accepted names stay
+    endings = {key.removeprefix("test_recall_"): name.removeprefix("test_recall_") for key, name in names.items()}
+    assert all(names[f"test_f1_{name}"] == f"test_f1_{endings[name]}" for name in classes[:8])

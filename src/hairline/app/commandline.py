@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,17 @@ class CommandLine:
         """The settings that the user typed or deleted (`~key`), without `resume=`."""
         settings = (entry for entry in self.typed if "=" in entry or entry.startswith("~"))
         return [entry for entry in settings if not entry.startswith(("-", "resume="))]
+
+    def repeated(self, script: str, words: Sequence[str]) -> str:
+        """Return the command as it was typed, with further settings instead of those for the same keys.
+
+        Args:
+            script: The script, as it was typed.
+            words: The further settings, quoted for a shell.
+        """
+        new = {shlex.split(word)[0].partition("=")[0] for word in words}
+        old = [shlex.quote(entry) for entry in self.typed if entry.lstrip("+").partition("=")[0] not in new]
+        return " ".join(("python", shlex.quote(script), *old, *words))
 
 
 def parse(arguments: Sequence[str], conf: Path) -> CommandLine:

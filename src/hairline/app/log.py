@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import shutil
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from hydra.errors import CompactHydraException
 
 from hairline.app import commandline
+from hairline.app.process import current
 from hairline.system import cache, errors, redaction
 from hairline.training import checkpoint
 
@@ -101,6 +103,8 @@ def message(error: Exception) -> str:
         return "".join(traceback.format_exception(error))
     if isinstance(error, CompactHydraException):
         return commandline.explain(error)
+    if isinstance(error, errors.QuestionError) and current().command.typed:
+        return error.described(functools.partial(current().command.repeated, sys.argv[0]))
     folders: dict[str, Callable[[], Path | str]] = {
         "the working directory": Path.cwd,
         "the cache": cache.root,

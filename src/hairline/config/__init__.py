@@ -1,5 +1,6 @@
 """The configuration: schema, checks, saved form. Imports no heavy library: faults are reported within a second."""
 
+from hairline.config import commands
 from hairline.config.checks import ConfigError, is_run_id, unknown
 from hairline.config.saved import CHOSEN_BY, NOT_IDENTITY, flatten, identity, leaves, load, plain, read, resumed, save
 from hairline.config.schema import (
@@ -59,6 +60,7 @@ __all__ = [
     "Threads",
     "Tracking",
     "arguments",
+    "commands",
     "flatten",
     "identity",
     "is_run_id",

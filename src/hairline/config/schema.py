@@ -44,7 +44,7 @@ class Data:
     limit: int | None = setting(None, "number of images to use, drawn evenly from the classes; null = all", low=1)
     positive_class: str | None = setting(None, "class to detect; null = guess it by its name, such as 'cracked'")
     max_rejected: float = setting(0.01, "largest share of unreadable files; with more, the run stops", low=0, below=1)
-    class_map: dict[str, str] = setting({}, "rename classes: {Positive: cracked, Negative: uncracked}")
+    class_map: dict[str, str] = setting({}, "rename classes: {Positive: cracked, Negative: uncracked}; * and ? match")
     mix: float = setting(0.0, "synthetic cracks and look-alikes per training image; 0 = none", low=0, high=4)
     crops: float = setting(0.0, "enlarged crops of training images per training image; 0 = none", low=0, high=4)
     mix_weight: float = setting(0.1, "weight of a synthetic image or crop in the loss; others: 1", above=0, high=100)
@@ -66,13 +66,28 @@ class FolderData(Data):
     """A folder with one sub-folder per class, or with train/val/test folders of these."""
 
     path: str = setting(MISSING, "the folder")
+    class_from: Literal["auto", "top", "parent"] = setting(
+        "auto", "top: the outermost folder is the class; parent: the one an image lies in; auto: top, if unambiguous"
+    )
+
+
+@dataclass
+class Columns:
+    """Names of the columns of a CSV file."""
+
+    path: str = setting("path", "column of the images' paths")
+    label: str = setting("label", "column of their classes")
+    group: str = setting("group", "column of their groups, if there is one")
+    split: str = setting("split", "column of their splits, if there is one")
 
 
 @dataclass
 class ManifestData(Data):
-    """A CSV file with the columns path,label[,group,split]."""
+    """A CSV file with the columns path,label[,group,split], or the export of a labelling program."""
 
-    path: str = setting(MISSING, "the CSV file")
+    path: str = setting(MISSING, "the CSV, JSON or XML file")
+    images: str | None = setting(None, "folder where the paths start, searched for the images; null = the file's")
+    columns: Columns = field(default_factory=Columns)
 
 
 @dataclass
@@ -101,6 +116,7 @@ class Split:
     )
     block_size: int = setting(87, "group_by=block: images per block", low=1)
     pattern: str | None = setting(None, "group_by=regex: its first group, or match, on the path names the group")
+    given: Literal["keep", "ignore"] = setting("keep", "a split that folders or the CSV file give; ignore: divide anew")
 
     def grouping(self) -> dict[str, str | int | None]:
         """Return the settings that say which images form a group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mimetypes
 import os
 import re
 import unicodedata
@@ -127,6 +128,11 @@ def natural_key(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
 def is_image(path: Path) -> bool:
     """Return whether a file has the name of an image that hairline reads."""
     return path.suffix.lower() in images.SUFFIXES
+
+
+def is_image_like(path: Path) -> bool:
+    """Return whether a file has the name of any image, read by hairline or not."""
+    return is_image(path) or (mimetypes.guess_type(path.name)[0] or "").startswith("image/")
 
 
 def nfc(text: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from hairline.data import images, manifest, splits
+from hairline.data.folders import nfc
 from hairline.system import cache, files, progress
 from hairline.system.errors import HairlineError
 
@@ -64,7 +65,7 @@ def read(file: Path, *, withdrawn: bool = False) -> pd.DataFrame:
                 "of pixels of the photo"
             )
         table[name] = numbers.astype(np.int64)
-    table["label"] = table["label"].str.strip()
+    table["label"] = table["label"].str.strip().map(nfc)
     absolute = [os.path.normpath(file.parent / entry) for entry in table["path"]]
     table["path"] = pd.Series(absolute, index=table.index, dtype=object)
     last = table.drop_duplicates(list(WINDOW), keep="last")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hairline import config
-from hairline.data import drawn, duplicates, labels, manifest, sources, splits
+from hairline.data import classes, drawn, duplicates, labels, lookup, manifest, sources, splits
 from hairline.system.process import Process
 
 log = logging.getLogger(__name__)
@@ -62,18 +62,20 @@ def prepare(settings: config.Data, split: config.Split, *, seed: int, process: P
     """
     split = grouping(settings, split)
     table, rejected, hashes = _scanned_groups(settings, split, seed=seed, process=process)
+    if split.given == "ignore":
+        table["split"] = ""
     given = set(table["split"]) - {""}
     split_by: str = split.group_by
     if given:
         complete = given == set(manifest.SPLITS) and (table["split"] != "").all()
         split_by = "the source" if complete else f"the source, the rest by {split.group_by}"
-    shares = config.arguments(split, *split.grouping())
+    shares = config.arguments(split, *split.grouping(), "given")
     divide = labels.divide if settings.source == "labels" else splits.split
     table = divide(table, **shares, seed=seed).reset_index(drop=True)
     if given and settings.source != "labels":  # random tiles come from the same photos as the others
         _warn_of_leaks(table)
     class_names = sorted(table["label"].unique())
-    positive = sources.positive_class(class_names, settings.positive_class)
+    positive = classes.positive_class(class_names, settings.positive_class)
     table = drawn.add_drawn(table, share=settings.mix, crops=settings.crops, positive=positive, seed=settings.mix_seed)
     dataset = Dataset(
         manifest=table,
@@ -99,17 +101,20 @@ def _scanned_groups(
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
     """Return the grouped manifest, the rejected files and the perceptual hashes; cached for the jobs of a sweep."""
     limit_seed = None if settings.limit is None else seed
-    key = repr((settings.source, config.arguments(settings, *_DRAWN_SETTINGS), split.grouping(), limit_seed))
+    listed = (settings.source, config.arguments(settings, *_DRAWN_SETTINGS), split.given, limit_seed)
+    key = repr((listed, split.grouping()))
     if key in process.listings:
         table, rejected, hashes = process.listings[key]
         return table.copy(), rejected.copy(), hashes
     rows = list_images(settings, seed=seed)
-    sources.require_two_classes(
+    classes.require_two_classes(
         set(rows["label"]),
         getattr(settings, "path", None),
         from_table=settings.source in ("manifest", "labels"),
         excluded_by=_excluding_settings(settings),
     )
+    if split.given == "keep" and settings.limit is None and settings.source != "labels":
+        splits.check_given(rows, in_folders=settings.source == "folder")
     if split.group_by != "column" and (rows["group"] != "").any():
         log.info("the column group is not used: split.group_by=column keeps the images of a group together")
     table, rejected = scan_images(rows, max_rejected=settings.max_rejected)
@@ -128,14 +133,14 @@ def list_images(settings: config.Data, *, seed: int) -> pd.DataFrame:
     """
     shared = ("source", "limit", "positive_class", "max_rejected", "class_map", *_DRAWN_SETTINGS)
     rows = sources.SOURCES[settings.source](**config.arguments(settings, *shared))
-    rows = sources.rename_classes(rows, settings.class_map)
-    for names in sources.case_variants(rows["label"]):
+    rows = classes.rename_classes(rows, settings.class_map)
+    for names in classes.case_variants(rows["label"]):
         log.warning(
             "WARNING: the classes %s differ in upper and lower case only and are kept apart. To merge them: %s",
             ", ".join(map(manifest.printable, names)),
-            f"'data.class_map={{{', '.join(f'{name}: {names[-1]}' for name in names[:-1])}}}'",
+            config.commands.override("data.class_map", {name: names[-1] for name in names[:-1]}),
         )
-    return sources.subsample(rows, settings.limit, seed)
+    return classes.subsample(rows, settings.limit, seed)
 
 
 def scan_images(rows: pd.DataFrame, *, max_rejected: float) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -145,7 +150,8 @@ def scan_images(rows: pd.DataFrame, *, max_rejected: float) -> tuple[pd.DataFram
         ManifestError: If more than the share `max_rejected` is unreadable, or identical images have two labels.
     """
     table, rejected = manifest.scan(rows)
-    manifest.check_rejected(rejected, len(rows), max_rejected)
+    lookup.check_missing(rejected, len(rows), max_rejected)
+    manifest.check_rejected(rejected[rejected["reason"] != manifest.MISSING], len(rows), max_rejected)
     manifest.check_labels(table)
     return table, rejected
 
@@ -212,12 +218,16 @@ def _log_dataset(dataset: Dataset, *, guessed: bool) -> None:
         else:
             how = "guessed by its name" if guessed else "as set"
             log.info("positive class: %s (%s)", names[dataset.positive], how)
-    if len(dataset.rejected):
-        log.warning(
-            "WARNING: %d files are not readable images and are skipped (rejected.csv):\n%s",
-            len(dataset.rejected),
-            manifest.describe_rejected(dataset.rejected),
-        )
+    missing = dataset.rejected["reason"] == manifest.MISSING
+    for kind, rejected in (("missing", dataset.rejected[missing]), ("not readable images", dataset.rejected[~missing])):
+        if len(rejected):
+            log.warning(
+                "WARNING: %d file%s %s, skipped (rejected.csv):\n%s",
+                len(rejected),
+                " is" if len(rejected) == 1 else "s are",
+                kind,
+                manifest.describe_rejected(rejected),
+            )
     if (test_images := len(dataset.rows("test"))) < _FEW_TEST_IMAGES:
         log.warning(
             "WARNING: the test split has %d images, too few to compare models: read the confidence intervals",

@@ -2,41 +2,30 @@
 
 A source is a function from the settings of its configuration group to a table with the columns `ROW_COLUMNS`: path,
 label, and group and split where the source knows them (else empty). Files come in natural order, classes by name.
-A layout is a function from a folder to its class folders, or None if the folder is laid out otherwise; the first of
-`_LAYOUTS` that matches is used.
+Names of classes, groups and splits are in NFC. `data/layouts.py` knows what folders mean, `data/exports.py` reads what
+labelling programs write, `data/tables.py` reads CSV files.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from hairline.config import unknown
-from hairline.data import download, folders, labels, manifest, synthetic
-from hairline.data.folders import Folder
+from hairline.config import commands, unknown
+from hairline.data import clutter, download, exports, folders, labels, layouts, manifest, synthetic, tables
+from hairline.data.classes import require_two_classes
+from hairline.data.folders import Folder, nfc
+from hairline.data.layouts import SPLIT_NAMES, ClassFrom, Layout
+from hairline.data.lookup import Lookup
 from hairline.system import cache
-from hairline.system.errors import HairlineError
+from hairline.system.errors import HairlineError, QuestionError
 
 log = logging.getLogger(__name__)
 
 ROW_COLUMNS = manifest.COLUMNS[:4]
-# Names of the positive class, most specific first; compared in lower case.
-POSITIVE_NAMES = ("cracked", "crack", "cracks", "positive", "pos", "with_crack", "defect", "defective", "damaged")
-
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-_ClassFolders = list[tuple[str, Folder]]  # split (or empty) and folder of each class
 
 
 class SourceError(HairlineError):
@@ -55,57 +44,126 @@ def from_synthetic(*, count: int, size: int, classes: int, generator_seed: int) 
     return from_folder(path=str(target))
 
 
-def from_folder(*, path: str) -> pd.DataFrame:
-    """List a folder with one subfolder per class, or with train, val and test folders of those.
+def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
+    """List a folder with one subfolder per class, with splits of those, or with the export of a labelling program.
+
+    Args:
+        path: The folder.
+        class_from: What the class of an image is named after (`layouts.read`).
 
     Raises:
+        QuestionError: If the folders can mean several things.
         SourceError: If there are no class folders, or no files in them.
     """
-    root = Path(path).expanduser().absolute()
+    root = folders.existing(Path(path).expanduser().absolute())
     tree = folders.read(root)
-    class_folders = next(found for layout in _LAYOUTS if (found := layout(tree)) is not None)
-    names = {folder.name for _, folder in class_folders}
+    folders.log_skipped(tree.skipped)
+    if listed := _exports(tree):
+        return pd.concat([_from_export(file, tree.path, split) for file, split in listed], ignore_index=True)
+    layout = layouts.read(tree, class_from)
+    names = {entry.label for entry in layout.classes}
+    if not names and (found := _other_exports(tree)):
+        return _from_only(found)
+    if not layout.is_plain:
+        log.info("folders as they are read (data.class_from=%s):\n%s", class_from, layout.draw())
     if not names:
         require_two_classes(names, path, from_table=False)
     _require_text(names, f"{root} holds the class folder", "rename it")
-    rows = [(str(file), folder.name, "", split) for split, folder in class_folders for file in folder.all_files()]
+    rows = [(str(file), entry.label, "", entry.split) for entry in layout.classes for file in layout.files(entry)]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
-    read = {id(folder) for _, folder in class_folders}
-    parents = [folder for folder in (tree, *tree.folders) if id(folder) not in read]
-    folders.log_skipped(tree.skipped)
-    _warn_of_skipped(parents, names - {label for _, label, _, _ in rows})
+    if len({label for _, label, _, _ in rows}) < 2 and (found := _other_exports(tree)):
+        return _from_only(found)
+    _warn_of_skipped(layout, names - {label for _, label, _, _ in rows})
     return pd.DataFrame(rows, columns=ROW_COLUMNS, dtype=object)
 
 
-def from_manifest(*, path: str) -> pd.DataFrame:
-    """Read a CSV file with the columns path and label, optionally group and split; paths are relative to the file.
+def from_manifest(*, path: str, images: str | None = None, columns: Mapping[str, str] = tables.COLUMNS) -> pd.DataFrame:
+    """Read a list of images: a CSV file with path and label, optionally group and split, or a program's export.
+
+    Args:
+        path: The file.
+        images: Folder where the paths start, and where images are looked for by name; None: that of the file.
+        columns: Name of the column of each role: path, label, group, split.
 
     Raises:
         SourceError: If a label is empty, a split is unknown, or a path occurs twice.
+        ManifestError: If the file is no such list.
     """
-    file = Path(path).expanduser().absolute()
-    table = manifest.read(file, required=("path", "label"))
-    for name in ("label", "group", "split"):
-        table[name] = table[name].str.strip() if name in table else ""
-    # Line numbers as in an editor: the header is line 1.
-    if (unlabelled := np.flatnonzero(table["label"] == "")).size:
-        raise SourceError(f"{file}, line {unlabelled[0] + 2}: the label is empty ({unlabelled.size} such rows)")
-    table["split"] = [_SPLIT_NAMES.get(name.lower(), name) for name in table["split"]]
-    if (unknown_splits := np.flatnonzero(~table["split"].isin([*manifest.SPLITS, ""]))).size:
-        row = unknown_splits[0]
-        raise SourceError(
-            f"{file}, line {row + 2}: split is {table['split'].iloc[row]!r}; expected train, val, test or nothing"
-        )
-    _require_text(table["label"], f"{file} holds the label", "save the file as UTF-8")
-    if table.empty:
+    file = folders.existing(Path(path).expanduser().absolute())
+    folder = None if images is None else folders.existing(Path(images).expanduser().absolute())
+    if dict(columns) == tables.COLUMNS and exports.is_export(file, read=True):
+        return _from_export(file, folder)
+    table = tables.read(file)
+    values = table.roles(columns)
+    lookup = Lookup(folder or file.parent, folder)
+    rows = []
+    for place, row in enumerate(zip(*(values[role] for role in ROW_COLUMNS), strict=True)):
+        entry, label, group, split = row
+        if any(map(clutter.is_named_clutter, entry.replace("\\", "/").split("/")[:-1])):
+            continue
+        split = SPLIT_NAMES.get(split.lower(), split)
+        if split not in (*manifest.SPLITS, ""):
+            raise SourceError(
+                f"{file}, line {table.lines[place]}: split is {split!r}; expected train, val, test or nothing"
+            )
+        rows.append((entry, nfc(label), nfc(group), split, table.lines[place]))
+    if unlabelled := [line for _, label, _, _, line in rows if not label]:
+        raise SourceError(f"{file}, line {unlabelled[0]}: the label is empty ({len(unlabelled)} such rows)")
+    if skipped := len(table.rows) - len(rows):
+        log.info("%s rows of thumbnails and what systems leave behind are skipped", f"{skipped:,}")
+    found = pd.DataFrame([row[:4] for row in rows], columns=ROW_COLUMNS, dtype=object)
+    _require_text(found["label"], f"{file} holds the label", "save the file as UTF-8")
+    if found.empty:
         require_two_classes(set(), path, from_table=True)
-    absolute = [os.path.normpath(file.parent / entry) for entry in table["path"]]
-    table["path"] = pd.Series(absolute, index=table.index, dtype=object)
-    if (repeated := table["path"].duplicated()).any():
-        twice = manifest.printable(table.loc[repeated, "path"].iloc[0])
+    found["path"] = pd.Series([str(lookup.find(entry)) for entry in found["path"]], dtype=object)
+    return _checked(found, file)
+
+
+def _from_export(file: Path, images: Path | None, split: str = "") -> pd.DataFrame:
+    """List the labelled images in the export of a labelling program."""
+    entries = exports.read(file)
+    labelled = [entry for entry in entries if entry.label]
+    if len(labelled) < len(entries):
+        log.warning("WARNING: %s: %s images without a label are skipped", file, f"{len(entries) - len(labelled):,}")
+    if not labelled:
+        raise SourceError(f"{file} holds no image with a label: label some, and export again")
+    log.info("labels of %s images from %s", f"{len(labelled):,}", file)
+    lookup = Lookup(file.parent, images, search=True)
+    rows = [(str(lookup.find(entry.image)), entry.label, "", split or entry.split) for entry in labelled]
+    return _checked(pd.DataFrame(rows, columns=ROW_COLUMNS, dtype=object), file)
+
+
+def _checked(rows: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Return the rows of a list sorted by class; raise if an image is listed twice."""
+    if (repeated := rows["path"].map(nfc).duplicated()).any():
+        twice = manifest.printable(rows.loc[repeated, "path"].iloc[0])
         raise SourceError(f"{file} lists {twice} more than once: keep one row per image")
-    return table[list(ROW_COLUMNS)].sort_values("label", kind="stable", ignore_index=True)
+    return rows.sort_values("label", kind="stable", ignore_index=True)
+
+
+def _exports(tree: Folder) -> list[tuple[Path, str]]:
+    """Return files of labels under the names that Roboflow and CVAT give them, with the split of their folder."""
+    for folder in (tree, *tree.folders):
+        if any(file.name == exports.CVAT and exports.is_export(file) for file in folder.files):
+            return [(folder.path / exports.CVAT, "")]
+    splits = [(child, SPLIT_NAMES.get(child.name.lower(), "")) for child in tree.folders]
+    places = [(tree, ""), *((child, split) for child, split in splits if split)]
+    return [(file, split) for folder, split in places for file in folder.files if file.name.lower() == exports.ROBOFLOW]
+
+
+def _other_exports(tree: Folder) -> list[Path]:
+    return [file for file in tree.files if exports.is_export(file)]
+
+
+def _from_only(found: Sequence[Path]) -> pd.DataFrame:
+    """Read the only export in a folder without classes; ask which, if there are several."""
+    if len(found) == 1:
+        return _from_export(found[0], None)
+    raise QuestionError(
+        f"{found[0].parent} holds {len(found)} files of labels. Which one is meant?",
+        [(file.name, ["data=manifest", commands.override("data.path", str(file))]) for file in found[:3]],
+    )
 
 
 def from_concrete_cracks(*, path: str | None) -> pd.DataFrame:
@@ -135,7 +193,7 @@ def faults(source: str, path: str | None) -> Iterator[str]:
         yield unknown("data.source", source, SOURCES)
     if path is None or not path.strip():  # config reports empty texts
         return
-    place = Path(path).expanduser()
+    place = folders.existing(Path(path).expanduser())
     if not place.exists():
         yield f"data.path={path!r}: nothing is there (looked for {place.absolute()})"
     elif source == "folder" and not place.is_dir():
@@ -146,28 +204,21 @@ def faults(source: str, path: str | None) -> Iterator[str]:
         yield f"data.path={path!r}: expected a CSV file of labels, or a folder with {labels.FILE}; label.py writes one"
 
 
-# --- layouts of folders -----------------------------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------------------------------------
 
 
-def _split_folders(root: Folder) -> _ClassFolders | None:
-    """Return <split>/<class> folders if all subfolders are named after splits."""
-    splits = [_SPLIT_NAMES.get(child.name.lower(), "") for child in root.folders]
-    if not splits or not all(splits):
-        return None
-    return [(split, folder) for split, child in zip(splits, root.folders, strict=True) for folder in child.folders]
-
-
-def _class_folders(root: Folder) -> _ClassFolders:
-    """Return <class> folders."""
-    return [("", folder) for folder in root.folders]
-
-
-_LAYOUTS: tuple[Callable[[Folder], _ClassFolders | None], ...] = (_split_folders, _class_folders)
-
-
-def _warn_of_skipped(parents: Iterable[Folder], empty: set[str]) -> None:
-    """Log a warning about images beside the class folders, which have no class, and about empty class folders."""
-    loose = [str(file) for parent in parents for file in parent.files if folders.is_image(file)]
+def _warn_of_skipped(layout: Layout, empty: set[str]) -> None:
+    """Log warnings about images that are not used: beside the class folders, or in folders that are no classes."""
+    for folder, reason in layout.left_out:
+        if "labels" in reason and folder.all_images:
+            log.warning(
+                "WARNING: the %s images in %s are %s. A trained model inspects them: python predict.py run=<run> %s",
+                f"{folder.all_images:,}",
+                manifest.printable(folder.name),
+                reason,
+                commands.override("input", str(folder.path)),
+            )
+    loose = [str(file) for file in layout.loose()]
     if loose:
         count = f"{len(loose):,} image{' lies' if len(loose) == 1 else 's lie'}"
         log.warning("WARNING: %s outside the class folders (skipped): %s", count, manifest.printable(min(loose)))
@@ -181,121 +232,3 @@ def _require_text(names: Iterable[str], where: str, advice: str) -> None:
     undecodable = sorted(name for name in set(names) if any("\ud800" <= char <= "\udfff" for char in name))
     if undecodable:
         raise SourceError(f"{where} {manifest.printable(undecodable[0])!r}, which is not UTF-8: {advice}")
-
-
-# --- rows and classes -------------------------------------------------------------------------------------------------
-
-
-def subsample(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
-    """Draw `limit` rows evenly from the classes, in their original order; None keeps all rows."""
-    if limit is None or limit >= len(rows):
-        return rows
-    generator = np.random.default_rng([seed, 0x11317])
-    shuffled = rows.iloc[generator.permutation(len(rows))]
-    rank = shuffled.groupby("label").cumcount()  # 0 for the first row of each class, 1 for the second, ...
-    return shuffled.iloc[np.argsort(rank.to_numpy(), kind="stable")[:limit]].sort_index()
-
-
-def rename_classes(rows: pd.DataFrame, class_map: dict[str, str]) -> pd.DataFrame:
-    """Rename classes.
-
-    Args:
-        rows: With the column label.
-        class_map: Old to new names; two classes may become one.
-
-    Raises:
-        SourceError: If neither the old nor the new name of a class occurs. (One map serves several datasets, of which
-            some may have the new names already.)
-    """
-    if not class_map:
-        return rows
-    present = sorted(set(rows["label"]))
-    if absent := sorted(name for name in class_map if not {name, class_map[name]} & set(present)):
-        raise SourceError(
-            f"data.class_map names {', '.join(absent)}: no such class; the classes are {', '.join(present)}"
-        )
-    names = [class_map.get(name, name) for name in rows["label"]]
-    return rows.assign(label=pd.Series(names, index=rows.index, dtype=object))
-
-
-def case_variants(labels: Iterable[str]) -> list[list[str]]:
-    """Return groups of classes whose names differ in upper and lower case only.
-
-    >>> case_variants(["Cracked", "sound", "cracked"])
-    [['Cracked', 'cracked']]
-    """
-    variants: dict[str, list[str]] = {}
-    for name in sorted(set(labels)):
-        variants.setdefault(name.casefold(), []).append(name)
-    return [names for names in variants.values() if len(names) > 1]
-
-
-def require_two_classes(names: set[str], path: str | None, *, from_table: bool, excluded_by: str = "") -> None:
-    """Raise if there are fewer than two classes, which a classifier cannot be trained on (but evaluated on).
-
-    Args:
-        names: All classes.
-        path: Of the source; None if it has none.
-        from_table: Whether the classes come from a CSV file instead of folders.
-        excluded_by: Settings that may have excluded classes; empty if none.
-
-    Raises:
-        SourceError: With the expected layout.
-    """
-    if len(names) > 1:
-        return
-    place = Path(path or "data").expanduser().absolute()
-    received = "no images" if from_table else "no class folders"
-    if names:
-        received = f"only the class {next(iter(names))!r}"
-    expected = "at least two classes in the column label"
-    if names and excluded_by:
-        expected = f"at least two classes; {excluded_by} excludes the others"
-    elif not from_table:
-        expected = (
-            f"one subfolder for each of at least two classes (for example {place.name}/cracked and "
-            f"{place.name}/uncracked), or train, val and test folders of those"
-        )
-    raise SourceError(f"{place if path else 'the data'} holds {received}: expected {expected}")
-
-
-def class_map_hint(found: Sequence[str], expected: Sequence[str]) -> str:
-    """Return the setting that renames the classes of a dataset to those of a model, guessed where names are clear.
-
-    >>> class_map_hint(["cracked", "uncracked"], ["Negative", "Positive"])
-    "'data.class_map={cracked: Positive, uncracked: Negative}'"
-    >>> class_map_hint(["intact", "Positive"], ["Negative", "Positive"])
-    "'data.class_map={intact: Negative}'"
-    >>> class_map_hint(["a", "b"], ["Negative", "Positive"])
-    "'data.class_map={a: <Negative or Positive>, b: <Negative or Positive>}'"
-    """
-    other = [name for name in found if name not in expected]
-    free = [name for name in expected if name not in found]
-    cracked = positive_class(list(found), None), positive_class(list(expected), None)
-    if len(other) == len(free) == 2 and None not in cracked:
-        other, free = (sorted(names, key=lambda name: name in cracked) for names in (other, free))
-    elif len(other) > 1 or len(free) != 1:
-        free = [f"<{' or '.join(expected)}>"] * len(other)
-    pairs = sorted(zip(other, free, strict=True))
-    return f"'data.class_map={{{', '.join(f'{name}: {known}' for name, known in pairs)}}}'"
-
-
-def positive_class(class_names: list[str], named: str | None) -> str | None:
-    """Return the class that precision, recall and thresholds refer to.
-
-    Args:
-        class_names: All classes.
-        named: The user's choice; None guesses from well-known names.
-
-    Returns:
-        The name; None with more than two classes or without a well-known name: metrics are then macro averages.
-
-    Raises:
-        SourceError: If `named` is not a class.
-    """
-    if named is not None and named not in class_names:
-        raise SourceError(f"data.positive_class={named}: no such class; the classes are {', '.join(class_names)}")
-    if len(class_names) != 2 or named is not None:
-        return named if len(class_names) == 2 else None
-    by_name = {name.lower(): name for name in class_names}
-    return next((by_name[name] for name in POSITIVE_NAMES if name in by_name), None)

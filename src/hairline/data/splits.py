@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -11,8 +12,9 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hairline.config import commands
 from hairline.data.manifest import SPLITS
-from hairline.system.errors import HairlineError
+from hairline.system.errors import HairlineError, QuestionError
 
 GroupBy = Literal["none", "hash", "block", "regex", "column"]
 
@@ -107,8 +109,44 @@ def split(
             result = result.copy()
             result[pool.index] = _divide(pool, {name: shares[name] for name in ("train", *absent)}, seed)
     divided = manifest.assign(split=result)
-    _check_classes(divided, SPLITS if whole_test else SPLITS[:2])
+    _check_classes(divided, SPLITS if whole_test else SPLITS[:2], given=set(known) - {""})
     return divided
+
+
+def check_given(rows: pd.DataFrame, *, in_folders: bool) -> None:
+    """Raise if a class is missing from a split that the source gives, before any image is read.
+
+    Args:
+        rows: With the columns path, label and split, which is empty for images without a split: these are for training.
+        in_folders: Each split lies in a folder of its own.
+
+    Raises:
+        QuestionError: With the counts, and how the images can be divided instead.
+    """
+    if not set(rows["split"]) - {""}:
+        return
+    counts = pd.crosstab(rows["label"], rows["split"].replace("", "train"))
+    lacking = {name: counts.index[counts[name] == 0].tolist() for name in SPLITS if name in counts}
+    if len(counts) < 2 or not any(lacking.values()):
+        return
+    lines = [f"  {name} has no image of {', '.join(labels)}" for name, labels in lacking.items() if labels]
+    for label, row in counts.iterrows():
+        lines.append(f"  {label}: {', '.join(f'{name} {row[name]:,}' for name in lacking)}")
+    ignore = commands.override("split.given", "ignore")
+    choices = [(f"divide all images anew, {len(counts)} classes", [ignore])]
+    trained = [str(label) for label in counts.index[counts["train"] > 0]] if "train" in counts else []
+    if len(trained) == 1 and len(counts) > 2:  # as in data for anomaly detection
+        mapping = commands.override("data.class_map", {trained[0]: trained[0], "*": "defect"})
+        choices.insert(0, (f"divide all images anew, {trained[0]} against all others", [ignore, mapping]))
+    if in_folders and len(trained) == 1 and "test" in lacking and not lacking["test"]:
+        folder = os.path.commonpath([os.path.dirname(path) for path in rows.loc[rows["split"] == "test", "path"]])
+        choices.append(("take the images of the test folder alone", [commands.override("data.path", folder)]))
+    raise QuestionError(
+        "the source's own split lacks classes, but a class needs images in every split:\n"
+        + "\n".join(lines)
+        + "\nAdd images, or choose how to divide them:",
+        choices,
+    )
 
 
 def _divide(manifest: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
@@ -145,18 +183,31 @@ def _targets(totals: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _check_classes(manifest: pd.DataFrame, names: Sequence[str]) -> None:
-    """Raise if a class is missing from one of the splits in `names`."""
+def _check_classes(manifest: pd.DataFrame, names: Sequence[str], *, given: set[str]) -> None:
+    """Raise if a class is missing from a split.
+
+    Args:
+        manifest: A divided manifest.
+        names: The splits that need every class.
+        given: The splits that the source gives.
+    """
     counts = pd.crosstab(manifest["label"], manifest["split"]).reindex(columns=list(names), fill_value=0)
     for label, row in counts.iterrows():
-        if (row == 0).any():
-            groups = manifest.loc[manifest["label"] == label, "group"].nunique()
+        lacking = [name for name in names if row[name] == 0]
+        if not lacking:
+            continue
+        received = ", ".join(f"{name} gets {row[name]}" for name in names)
+        if given & set(lacking):
             raise SplitError(
-                f"class {label!r} has {row.sum()} images in {groups} groups, too few to divide: "
-                f"{', '.join(f'{name} gets {row[name]}' for name in names)}. Every class needs images in all three "
-                "splits: add images, raise split.val and split.test, or use smaller groups (split.group_by=none makes "
-                "each image a group, near-identical ones included)"
+                f"class {label!r} has no image in {', '.join(lacking)} of the source's own split ({received}). Every "
+                "class needs images in all three splits: add images, or divide all of them anew with split.given=ignore"
             )
+        groups = manifest.loc[manifest["label"] == label, "group"].nunique()
+        raise SplitError(
+            f"class {label!r} has {row.sum()} images in {groups} groups, too few to divide: {received}. Every class "
+            "needs images in all three splits: add images, raise split.val and split.test, or use smaller groups "
+            "(split.group_by=none makes each image a group, near-identical ones included)"
+        )
 
 
 def _match(pattern: str, path: str) -> str:

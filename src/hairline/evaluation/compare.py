@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hairline import config as configuration
 from hairline import tracking
 from hairline.config import Compare
-from hairline.data import manifest, sources
+from hairline.data import classes, manifest
 from hairline.evaluation import intervals, metrics
 from hairline.model import predictions
 from hairline.model.decision import Decision
@@ -214,7 +214,7 @@ def missing_intervals(run: Run) -> dict[str, float]:
     if "test_auroc_interval_low" in run.metrics:
         return {}
     names = predictions.class_names(run.predictions)
-    positive = sources.positive_class(names, run.settings.get("data.positive_class"))
+    positive = classes.positive_class(names, run.settings.get("data.positive_class"))
     measured = metrics.measure(
         predictions.from_table(
             run.predictions,

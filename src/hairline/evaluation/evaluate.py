@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hairline import tracking
 from hairline.config import Data, Evaluate, FeatureSettings, Split, arguments
-from hairline.data import manifest, prepare, sources
+from hairline.data import classes, manifest, prepare
 from hairline.evaluation import intervals
 from hairline.evaluation.metrics import interval_of, measure
 from hairline.model import card, saved
@@ -189,7 +189,7 @@ def check_classes(names: list[str], known: list[str]) -> None:
     if set(names) - set(known):
         raise EvaluationError(
             f"the data has the classes {', '.join(map(manifest.printable, names))}; the model knows "
-            f"{', '.join(map(manifest.printable, known))}. Map the classes: {sources.class_map_hint(names, known)}"
+            f"{', '.join(map(manifest.printable, known))}. Map the classes: {classes.class_map_hint(names, known)}"
         )
 
 

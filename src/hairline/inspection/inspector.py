@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from hairline import tracking
-from hairline.data import images, sources
+from hairline.data import classes, images
 from hairline.inspection import tiles
 from hairline.model import saved, surface
 from hairline.model.decision import CANNOT_TELL
@@ -279,7 +279,7 @@ def _positive_class(bundle: saved.Bundle, chosen: str | None) -> str:
             "belongs to that class; leave positive_class out"
         )
     by_name = {name.lower(): name for name in bundle.class_names}
-    guessed = next((by_name[name] for name in sources.POSITIVE_NAMES if name in by_name), None)
+    guessed = next((by_name[name] for name in classes.POSITIVE_NAMES if name in by_name), None)
     positive = chosen or bundle.positive_class or guessed
     if positive is None:
         raise InspectionError(f"the model stores no positive class: add positive_class=<one of {known}>")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hairline.data import images, manifest, sources
+from hairline.data import classes, images, manifest, sources
 from hairline.model.saved import Bundle
 from hairline.shipping.formats import FORMATS, ExportError
 from hairline.shipping.runners import Predictor
@@ -83,8 +83,8 @@ def find_images(
             f"{data or run.name} holds no training images, from which the ranges of 8-bit integers are estimated: "
             "set data.path=<folder with train and val folders>, or a folder with the run's training images"
         )
-    validation = sources.subsample(validation, limit, 0).reset_index(drop=True)
-    training = sources.subsample(training, CALIBRATION_IMAGES if calibration else 0, 0).reset_index(drop=True)
+    validation = classes.subsample(validation, limit, 0).reset_index(drop=True)
+    training = classes.subsample(training, CALIBRATION_IMAGES if calibration else 0, 0).reset_index(drop=True)
     for chosen in (validation, training):
         missing = [path for path in chosen["path"] if not Path(path).is_file()]
         if missing:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -27,6 +27,29 @@ class HairlineError(ValueError):
 
     Any other exception is a bug and shows its traceback.
     """
+
+
+class QuestionError(HairlineError):
+    """Input that can mean several things: the user has to choose.
+
+    Attributes:
+        question: What was received, and what is to be decided.
+        choices: A description of each answer, and the settings that give it, quoted for a shell.
+    """
+
+    def __init__(self, question: str, choices: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Store the question; the message lists the settings of each answer."""
+        self.question, self.choices = question, choices
+        super().__init__(self.described(lambda words: f"add {' '.join(words)}"))
+
+    def described(self, command: Callable[[Sequence[str]], str]) -> str:
+        """Return the question with a command for each answer.
+
+        Args:
+            command: Returns the command with the settings of an answer.
+        """
+        lines = [f"  {text}:\n      {command(words)}" for text, words in self.choices]
+        return "\n".join((self.question, *lines))
 
 
 class UnreadableError(HairlineError):

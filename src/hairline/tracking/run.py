@@ -9,7 +9,7 @@ import math
 import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _PARAMETER_CHARACTERS = 6000  # MLflow's limit; the whole configuration is logged as an artifact too
 LOGS = ("train.log", "evaluate.log")  # of the scripts that start runs
+_NAME_CHARACTERS = 250  # MLflow's limit
 _TRIES = 3  # to start a run: writing to a SQLite file times out where many processes do
 
 
@@ -82,7 +83,8 @@ class Run:
             name: Name of the data set.
         """
         self.dataset(manifest, digest, name, "evaluation")
-        metrics = {metric_name(key): value for key, value in _finite(values).items()}
+        names = metric_names(values)
+        metrics = {names[key]: value for key, value in _finite(values).items()}
         self._add("metrics", values=metrics, step=0, dataset=[name, digest], model_id=model_id)
 
     def artifacts(self, path: Path, folder: str | None = None) -> None:
@@ -124,13 +126,28 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if math.isfinite(value)}
 
 
-def metric_name(name: str) -> str:
-    """Return a name that MLflow accepts for a metric; class names may contain any character.
+def metric_names(names: Iterable[str]) -> dict[str, str]:
+    """Return a name that MLflow accepts for each metric; class names may contain any character.
 
-    >>> metric_name("test_recall_rust & spalls")
-    'test_recall_rust _ spalls'
+    Distinct names stay distinct: those that differ only in what MLflow does not accept are numbered in the given order.
+    Slashes are replaced too, as MLflow makes sections of them.
+
+    >>> metric_names(["recall_rust & spalls", "recall_<1", "recall_>1"])
+    {'recall_rust & spalls': 'recall_rust _ spalls', 'recall_<1': 'recall__1', 'recall_>1': 'recall__1_2'}
     """
-    return re.sub(r"[^/\w.\- :]", "_", name)[:250]
+    names = list(names)
+    accepted = {name: re.sub(r"[^\w.\- :]", "_", name)[:_NAME_CHARACTERS] for name in names}
+    taken = {name for name in names if accepted[name] == name}
+    for name in names:
+        if accepted[name] == name:
+            continue
+        candidate, number = accepted[name], 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{accepted[name][: _NAME_CHARACTERS - 6]}_{number}"
+        taken.add(candidate)
+        accepted[name] = candidate
+    return accepted
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import pandas as pd
 
 from hairline import config, tracking
 from hairline.config import arguments
-from hairline.data import manifest, sources
+from hairline.data import classes, manifest
 from hairline.data.prepare import Dataset
 from hairline.model import saved
 from hairline.model.decision import Decision
@@ -79,7 +79,7 @@ class Base:
             raise BaseError(
                 f"the images have the classes {', '.join(map(manifest.printable, data.class_names))}; the base knows "
                 f"{', '.join(map(manifest.printable, known))} and needs images of each. Map them with "
-                f"{sources.class_map_hint(data.class_names, known)}, or train without base="
+                f"{classes.class_map_hint(data.class_names, known)}, or train without base="
             )
         test = data.rows("test")
         splits = saved.seen_splits(self.parts.folder, data.manifest["sha256"].iloc[test])

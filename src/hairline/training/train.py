@@ -403,7 +403,8 @@ def draw(
 def log_to_mlflow(data: Dataset, metrics: dict[str, float], weights: str, directory: Path, run: tracking.Run) -> None:
     """Log the final metrics, files and description to MLflow."""
     headlines = summary.headlines(metrics)
-    run.metrics({tracking.metric_name(key): value for key, value in headlines.items()})
+    names = tracking.metric_names(headlines)
+    run.metrics({names[key]: value for key, value in headlines.items()})
     lines = "\n".join(summary.test_lines(data, metrics))
     run.note(
         f"Test accuracy **{metrics['test_accuracy']:.4f}** on {len(data.rows('test')):,} images "

@@ -1,0 +1,162 @@
+"""Read the CSV files that people and other programs write: any usual encoding, separator and column names."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hairline.config import commands
+from hairline.data.folders import nfc
+from hairline.data.manifest import ManifestError, printable
+
+log = logging.getLogger(__name__)
+
+COLUMNS = {"path": "path", "label": "label", "group": "group", "split": "split"}  # of a list of images, by role
+REQUIRED = ("path", "label")
+_SEPARATORS = ",;\t|"
+# Other names of the columns, to propose.
+_SYNONYMS = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "photo", "name"),
+    "label": ("label", "class", "class_name", "category", "target", "tag", "label_name", "y"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file.
+
+    Attributes:
+        file: Where it lies.
+        header: Names of the columns, without spaces around them.
+        rows: The fields of each row, without spaces around them, as many as columns.
+        lines: Line number of each row, as in an editor: the header is line 1.
+    """
+
+    file: Path
+    header: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    def column(self, name: str) -> list[str] | None:
+        """Return the values of a column, whose name may differ in upper and lower case; None if there is none."""
+        if name in self.header:
+            place = self.header.index(name)
+        else:
+            lowered = [known.lower() for known in self.header]
+            if name.lower() not in lowered:
+                return None
+            place = lowered.index(name.lower())
+        return [row[place] for row in self.rows]
+
+    def roles(self, columns: Mapping[str, str]) -> dict[str, list[str]]:
+        """Return the columns of a list of images, by role.
+
+        Args:
+            columns: Name of the column of each role.
+
+        Raises:
+            ManifestError: If a required column is missing, or one that differs from the default.
+        """
+        found = {role: self.column(nfc(columns[role])) for role in COLUMNS}
+        missing = [
+            role for role in COLUMNS if found[role] is None and (role in REQUIRED or columns[role] != COLUMNS[role])
+        ]
+        if missing:
+            raise ManifestError(self._explain(missing, columns))
+        empty = [""] * len(self.rows)
+        return {role: empty if values is None else values for role, values in found.items()}
+
+    def _explain(self, missing: list[str], columns: Mapping[str, str]) -> str:
+        names = ", ".join(columns[role] for role in missing)
+        has = ", ".join(map(printable, self.header)) or "none"
+        words = []
+        for role in missing:
+            known = {name.lower().replace(" ", "_"): name for name in self.header}
+            guess = next((known[name] for name in _SYNONYMS.get(role, ()) if name in known), "<column>")
+            words.append(commands.override(f"data.columns.{role}", guess))
+        plural = "s" * (len(missing) > 1)
+        return (
+            f"{self.file} lacks the column{plural} {names}: it has {has}. The first line must name the columns; if "
+            f"they have other names, add {' '.join(words)}"
+        )
+
+
+def read(file: Path) -> Table:
+    """Read a CSV file.
+
+    UTF-8 and UTF-16, with or without a byte order mark, else Windows' cp1252, which is logged. The columns are
+    separated by commas, semicolons, tabs or vertical bars.
+
+    Raises:
+        ManifestError: If it cannot be read, a row has more or fewer fields than the first, or a column name is twice
+            there.
+    """
+    try:
+        text = decoded(file.read_bytes(), file)
+    except OSError as error:
+        raise ManifestError(f"{file} cannot be read as a CSV table: {error}") from error
+    lines = text.splitlines(keepends=True)
+    skipped, separator = 0, None
+    if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) == 5:  # written by Excel
+        skipped, separator = 1, lines[0][4]
+    separator = separator or _separator(next((line for line in lines if line.strip()), ""))
+    reader = csv.reader(
+        io.StringIO("".join(lines[skipped:]), newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    table = Table(file, [], [], [])
+    try:
+        for fields in reader:
+            values = [value.strip() for value in fields]
+            line = reader.line_num + skipped
+            if not any(values):
+                continue
+            if not table.header:
+                table.header.extend(_without_empty_end(values, 0))
+                continue
+            values = _without_empty_end(values, len(table.header))
+            if len(values) != len(table.header):
+                raise ManifestError(
+                    f"{file}, line {line}: {len(values)} fields, but the first line names {len(table.header)} columns. "
+                    f"Put texts that contain {'a comma' if separator == ',' else repr(separator)} in double quotes"
+                )
+            table.rows.append(values)
+            table.lines.append(line)
+    except csv.Error as error:
+        raise ManifestError(f"{file} cannot be read as a CSV table: {error}") from error
+    table.header[:] = [nfc(name) for name in table.header]
+    if len(set(table.header)) < len(table.header):
+        raise ManifestError(f"{file} names a column twice: it has {printable(', '.join(table.header))}")
+    return table
+
+
+def decoded(content: bytes, file: Path) -> str:
+    """Return the text of a file, without a byte order mark."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):  # every other byte of Western text is 0
+        sample = content[:200]
+        if len(sample) > 3 and not any(sample[first::2]) and all(sample[1 - first :: 2]):
+            return content.decode(encoding, "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        log.warning("WARNING: %s is not UTF-8: read as cp1252 (Windows, Western Europe)", file)
+        return content.decode("cp1252", "replace")
+
+
+def _separator(header: str) -> str:
+    """Return the character that separates the columns, by the line that names them."""
+    fields = {mark: next(csv.reader([header], delimiter=mark), []) for mark in _SEPARATORS}
+    return max(_SEPARATORS, key=lambda mark: len(fields[mark]))
+
+
+def _without_empty_end(values: list[str], least: int) -> list[str]:
+    """Return a row without empty fields at its end: spreadsheets write them."""
+    while len(values) > least and not values[-1]:
+        values = values[:-1]
+    return values
