@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from hairline.data import manifest, pipeline, sources
+from hairline.data import folders, manifest, pipeline, sources
 from hairline.model import saved
 from hairline.system import errors, files
 from tests import darkness
@@ -109,7 +109,7 @@ def test_files_and_folders_without_permission_are_named(two_classes: Path, monke
         if os.geteuid() == 0:
             os.seteuid(65534)  # root may read everything
         try:
-            with pytest.raises(sources.SourceError, match=r"locked cannot be listed: Permission denied"):
+            with pytest.raises(folders.FolderError, match=r"locked cannot be listed: Permission denied"):
                 sources.from_folder(path=str(root / "set"))
             _, rejected = manifest.scan(pd.DataFrame({"path": [str(hidden)], "label": ["plain"]}))
         finally:

@@ -95,6 +95,9 @@ IMAGES = {
 @pytest.mark.parametrize("form", ["json", "json-min", "jsonl", "csv", "csv in a folder"])
 def test_label_studio(form: str, tmp_path: Path) -> None:
     touch(tmp_path, *IMAGES.values())
+    in_folder = form.endswith(" in a folder")
+    if in_folder:  # and nothing else that could be classes
+        (tmp_path / "media").rename(tmp_path / "photos/media")
     labels = ["cracked", "sound"] * 3
     minimal = [
         {"annotation_id": n, "annotator": 1, "choice": label, "id": n, "image": image, "lead_time": 1.5}
@@ -109,8 +112,9 @@ def test_label_studio(form: str, tmp_path: Path) -> None:
     }
     file = f"project-1-at-2024-05-12.{form.partition('-')[0].partition(' ')[0]}"
     (tmp_path / file).write_text(texts[form.removesuffix(" in a folder")])
-    found = listed(tmp_path, "" if form == "csv in a folder" else file)
-    assert found == {place: f":{label}" for place, label in zip(IMAGES.values(), labels, strict=True)}
+    places = [place.replace("media/", "photos/media/") if in_folder else place for place in IMAGES.values()]
+    found = listed(tmp_path, "" if in_folder else file)
+    assert found == {place: f":{label}" for place, label in zip(places, labels, strict=True)}
 
 
 def test_label_studio_beside_images_elsewhere(tmp_path: Path) -> None:
@@ -170,9 +174,21 @@ def test_several_exports_in_a_folder_are_asked_about(tmp_path: Path) -> None:
 
 
 def test_class_folders_win_over_an_export_beside_them(tmp_path: Path) -> None:
-    touch(tmp_path, "a/1.jpg", "b/2.jpg")
-    (tmp_path / "x.json").write_text(json.dumps([task("a/1.jpg", ["c"])]))
-    assert listed(tmp_path) == {"a/1.jpg": ":a", "b/2.jpg": ":b"}
+    touch(tmp_path, "cracked/1.jpg", "sound/2.jpg")
+    (tmp_path / "x.json").write_text(json.dumps([task("cracked/1.jpg", ["c"])]))
+    assert listed(tmp_path) == {"cracked/1.jpg": ":cracked", "sound/2.jpg": ":sound"}
+
+
+def test_folders_of_other_names_beside_an_export_are_asked_about(tmp_path: Path) -> None:
+    touch(tmp_path, "media/1.jpg", "photos/2.jpg")
+    (tmp_path / "x.json").write_text(json.dumps([task("media/1.jpg", ["c"])]))
+    with pytest.raises(QuestionError, match="Which are the classes") as caught:
+        listed(tmp_path)
+    assert [words for _, words in caught.value.choices] == [
+        ["data=manifest", f"data.path={tmp_path / 'x.json'}"],
+        ["data.class_from=top"],
+    ]
+    assert listed(tmp_path, class_from="top") == {"media/1.jpg": ":media", "photos/2.jpg": ":photos"}
 
 
 # --- CVAT -------------------------------------------------------------------------------------------------------------

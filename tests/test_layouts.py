@@ -143,6 +143,13 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
     assert read(tmp_path) == {":a": 4, ":b": 3}  # a/1.txt is reported as unreadable later
 
 
+def test_archives_that_are_not_unpacked_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "set-001.zip", "set-002.zip")
+    with pytest.raises(sources.SourceError, match=r"holds 2 archives \(set-001.zip, set-002.zip\).*unpack them"):
+        read(tmp_path)
+    assert "unpack an archive first" in next(sources.faults("folder", str(tmp_path / "set-001.zip")))
+
+
 # --- layouts that are asked about -------------------------------------------------------------------------------------
 
 ASKED = {

@@ -85,6 +85,17 @@ def test_labels_groups_and_paths_are_compared_in_one_form(photos: Path) -> None:
         listed(photos, "path,label\nbase/fissuré/1.jpg,a\nbase/fissure\u0301/1.jpg,b\n")
 
 
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    touch(tmp_path, "a\udcdf.jpg", "ä.jpg")
+    found = listed(tmp_path, b"path,label\na\xdf.jpg,x\n")
+    assert found == {"a\udcdf.jpg": "x"}
+    assert listed(tmp_path, b"path,label\na\xdf.jpg,x\n\xc3\xa4.jpg,y\n") == {"a\udcdf.jpg": "x", "ä.jpg": "y"}
+    with pytest.raises(HairlineError, match="not UTF-8: save the file as UTF-8"):
+        listed(tmp_path, b"path,label\na\xdf.jpg,x\xdf\n\xc3\xa4.jpg,y\n")
+    with pytest.raises(HairlineError, match="neither UTF-8, UTF-16 nor cp1252"):
+        listed(tmp_path, b"path,label\na.jpg,\x81\n")
+
+
 def test_names_with_backslashes_are_not_changed(tmp_path: Path) -> None:
     touch(tmp_path, "a\\1.jpg", "b/2.jpg")
     assert listed(tmp_path, "path,label\na\\1.jpg,x\nb/2.jpg,y\n") == {"a\\1.jpg": "x", "b/2.jpg": "y"}

@@ -25,6 +25,7 @@ from typing import IO, Any, cast
 
 import rarfile
 
+from hairline.data import folders
 from hairline.system import errors, files, progress
 
 MAX_MEMBERS = 1_000_000
@@ -107,7 +108,7 @@ def extract(
         if not archive.is_file():
             raise ArchiveError(f"{archive} is not a file: expected an existing zip or RAR archive.")
         content = _unpack(archive, partial / "content")
-        members = [path for path in content.rglob("*") if path.is_file() and "__MACOSX" not in path.parts]
+        members = list(folders.read(content).all_files())
         if len(members) == 1 and archive_format(members[0]) is not None:
             if inner_sha256 not in (None, digest := files.sha256(members[0])):
                 raise _damaged(archive, f"{members[0].name} in it has sha256 {digest}, not {inner_sha256}")

@@ -50,6 +50,7 @@ _COPIES = [
         r"(.+)-checkpoint",
     )
 ]
+_MARK = re.compile(r"conflict|konflikt|conflit|thumb|tn|\dx\d|-checkpoint", re.IGNORECASE)  # in all of them
 # Whole histories of a folder: too many files to count.
 _UNCOUNTED = re.compile(r"\.git|\.svn|\.hg|\.dvc|\.zfs|[#~.]snapshots?|@recently-snapshot|@gmt-.*")
 
@@ -84,7 +85,7 @@ def is_clutter_file(name: str, siblings: Collection[str] = ()) -> bool:
     if name.startswith(".") or _FILES.fullmatch(name.lower()):
         return True
     stem, dot, suffix = name.rpartition(".")
-    matches = (pattern.fullmatch(stem) for pattern in _COPIES) if dot else ()
+    matches = (pattern.fullmatch(stem) for pattern in _COPIES) if dot and _MARK.search(stem) else ()
     return any(f"{match[1]}.{suffix}" in siblings for match in matches if match)
 
 

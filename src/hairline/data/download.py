@@ -15,7 +15,7 @@ from typing import Any
 
 import filelock
 
-from hairline.data import archives
+from hairline.data import archives, clutter
 from hairline.data.archives import ArchiveError, UnpackError
 from hairline.system import errors, files, progress
 
@@ -239,7 +239,7 @@ def _count_fault(archive: Archive, root: Path) -> str | None:
     counts = {}
     for name in archive.class_names:
         names = [entry.name.lower() for entry in os.scandir(root / name)]
-        counts[name] = sum(file.endswith(_IMAGE_SUFFIXES) and not file.startswith(".") for file in names)
+        counts[name] = sum(file.endswith(_IMAGE_SUFFIXES) and not clutter.is_clutter_file(file) for file in names)
     if set(counts.values()) == {archive.images_per_class}:
         return None
     listed = ", ".join(f"{count} images of {name}" for name, count in counts.items())
@@ -275,11 +275,9 @@ def find_classes(folder: Path, names: Sequence[str]) -> Path:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """Return the visible subfolders, sorted, without the metadata folder that macOS adds to zips."""
+    """Return the subfolders, sorted, without those that systems and archives leave behind."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ArchiveError(f"{folder} cannot be listed ({error.strerror}): expected a folder.") from error
-    return [
-        entry for entry in entries if entry.is_dir() and entry.name != "__MACOSX" and not entry.name.startswith(".")
-    ]
+    return [entry for entry in entries if entry.is_dir() and not clutter.is_clutter_folder(entry.name)]

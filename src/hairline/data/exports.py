@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 ROBOFLOW = "_classes.csv"
 CVAT = "annotations.xml"
-_JSON = (".json", ".jsonl")
+SUFFIXES = (".xml", ".json", ".jsonl")  # of files that are no CSV
 _STUDIO_KEYS = re.compile(r'"(annotations|completions|annotator|annotation_id)"')
 _SHAPES = ("box", "polygon", "polyline", "points", "mask", "ellipse", "cuboid", "skeleton", "track")
 # Columns of Label Studio beside the data and the answers.
@@ -53,32 +53,29 @@ def read(file: Path) -> list[Entry]:
     """
     if file.suffix.lower() == ".xml":
         return _cvat(file)
-    if file.suffix.lower() in _JSON:
+    if file.suffix.lower() in (".json", ".jsonl"):
         return _label_studio_json(file)
-    table = tables.read(file)
+    return read_table(tables.read(file))
+
+
+def read_table(table: tables.Table) -> list[Entry]:
+    """Read a CSV file that is an export, as `read` does."""
     return _label_studio_csv(table) if _is_label_studio(table.header) else _one_hot(table)
 
 
-def is_export(file: Path, *, read: bool = False) -> bool:
-    """Return whether a file is the export of a labelling program.
+def is_export_table(table: tables.Table) -> bool:
+    """Return whether a CSV file is Label Studio's, or has a column of 0 and 1 for each class."""
+    return _is_label_studio(table.header) or table.file.name.lower() == ROBOFLOW or _is_one_hot(table)
 
-    Args:
-        file: The file.
-        read: The user names it as the list of images, so any XML or JSON file is read, and a CSV file with a
-            column of 0 and 1 for each class.
-    """
-    suffix = file.suffix.lower()
-    if suffix == ".xml":
-        return read or "<annotations" in _beginning(file)
-    if suffix in _JSON:
-        text = _beginning(file).lstrip()
-        return read or text.startswith(("[", "{")) and '"id"' in text and _STUDIO_KEYS.search(text) is not None
-    if suffix != ".csv":
-        return False
-    if not read:
-        return _is_label_studio(_beginning(file).partition("\n")[0].split(","))
-    table = tables.read(file)
-    return _is_label_studio(table.header) or file.name.lower() == ROBOFLOW or _is_one_hot(table)
+
+def is_export(file: Path) -> bool:
+    """Return whether a file beside images is the export of CVAT or Label Studio, by how it begins."""
+    text = _beginning(file) if file.suffix.lower() in (*SUFFIXES, ".csv") else ""
+    if file.suffix.lower() == ".csv":
+        return _is_label_studio(text.partition("\n")[0].split(","))
+    if file.suffix.lower() == ".xml":
+        return "<annotations" in text
+    return text.lstrip().startswith(("[", "{")) and '"id"' in text and _STUDIO_KEYS.search(text) is not None
 
 
 def _is_label_studio(header: Sequence[str]) -> bool:

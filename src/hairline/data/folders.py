@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import mimetypes
 import os
@@ -47,12 +48,12 @@ class Folder:
         """Its name in Unicode's composed form (NFC): the same text may be stored in two forms."""
         return nfc(self.path.name)
 
-    @property
+    @functools.cached_property
     def images(self) -> int:
         """Number of files directly in it that have the name of an image."""
         return sum(is_image(file) for file in self.files)
 
-    @property
+    @functools.cached_property
     def all_images(self) -> int:
         """Number of files in it and below that have the name of an image."""
         return self.images + sum(folder.all_images for folder in self.folders)
@@ -108,7 +109,7 @@ def existing(path: Path) -> Path:
 
     macOS stores accents decomposed (NFD), keyboards type them composed (NFC).
     """
-    if path.exists() or not path.name or nfc(str(path)) == unicodedata.normalize("NFD", str(path)):
+    if os.path.exists(path) or not path.name or nfc(str(path)) == unicodedata.normalize("NFD", str(path)):
         return path
     parent = existing(path.parent)
     try:
@@ -127,7 +128,7 @@ def natural_key(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
 
 def is_image(path: Path) -> bool:
     """Return whether a file has the name of an image that hairline reads."""
-    return path.suffix.lower() in images.SUFFIXES
+    return os.path.splitext(path)[1].lower() in images.SUFFIXES
 
 
 def is_image_like(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -37,20 +38,20 @@ class Lookup:
     def find(self, entry: str) -> Path:
         """Return the absolute path of an entry; that of the likeliest place if there is no file."""
         spellings = list(dict.fromkeys((entry, entry.strip(), entry.strip().replace("\\", "/"))))
-        for text in spellings:
-            path = self._base / _home(text)
-            found = path if path.exists() else self._respelled(path)
+        for text in (*spellings, *_raw(entry)):
+            path = os.path.join(self._base, os.path.expanduser(text))
+            found = path if os.path.exists(path) else self._respelled(Path(path))
             if found is not None:
                 return Path(os.path.normpath(found))
         if self._search is not None and (found := self._searched(spellings[-1], self._search)) is not None:
             return found
-        return Path(os.path.normpath(self._base / _home(spellings[-1])))
+        return Path(os.path.normpath(os.path.join(self._base, os.path.expanduser(spellings[-1]))))
 
     def _respelled(self, path: Path) -> Path | None:
         """Return an existing path that differs in the Unicode form of its names only."""
-        if nfc(str(path)).isascii() or path == path.parent:
+        if str(path).isascii() or path == path.parent:
             return None
-        parent = path.parent if path.parent.is_dir() else self._respelled(path.parent)
+        parent = path.parent if os.path.isdir(path.parent) else self._respelled(path.parent)
         if parent is None:
             return None
         if parent not in self._listed:
@@ -62,7 +63,7 @@ class Lookup:
         parts = [part for part in _ADDRESS.sub("", text).split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):
             path = root.joinpath(*parts[start:])
-            found = path if path.is_file() else self._respelled(path)
+            found = path if os.path.isfile(path) else self._respelled(path)
             if found is not None:
                 return Path(os.path.normpath(found))
         if self._by_name is None:
@@ -101,12 +102,14 @@ def check_missing(rejected: pd.DataFrame, total: int, max_rejected: float) -> No
 
 def likely_cause(path: str) -> str:
     """Return why a file may be missing, and how to mend it."""
+    if os.path.islink(path):
+        return f"it is a link to {printable(os.readlink(path))}, which is not there"
     if _WINDOWS.search(path):
         return "it is a path of another machine (Windows). Name the folder of the images: data.images=<folder>"
     if match := _ADDRESS.search(path):
         return f"it is an address ({match[0]}). Download the images and name their folder: data.images=<folder>"
     place = Path(path)
-    above = next(parent for parent in place.parents if parent.is_dir())
+    above = next(parent for parent in place.parents if os.path.isdir(parent))
     part, *rest = place.relative_to(above).parts
     names = _names(above)
     lacks = f"{printable(str(above))} holds no {part!r}"
@@ -128,9 +131,11 @@ def likely_cause(path: str) -> str:
     )
 
 
-def _home(text: str) -> Path:
-    """Return a path with `~` replaced by the home folder, if there is one."""
-    return Path(os.path.expanduser(text))
+def _raw(text: str) -> Iterator[str]:
+    """Yield the name with the bytes that a text has in cp1252: names of files may be in any encoding."""
+    with contextlib.suppress(UnicodeEncodeError):
+        if not text.isascii():
+            yield os.fsdecode(text.encode("cp1252"))
 
 
 def _names(folder: Path) -> list[str]:

@@ -29,7 +29,7 @@ _Scanned = tuple[str, int, int, str, int]
 COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
 _USER_COLUMNS = COLUMNS[:4]  # accepted in upper and lower case
 SPLITS = ("train", "val", "test")
-MISSING = "missing: no such file"  # reason of rejection
+MISSING = "missing: No such file or directory"  # reason of rejection
 _CHUNK = 32  # files per task: threads that switch after every file wait for each other
 
 
@@ -196,13 +196,12 @@ def _read(path: Path) -> tuple[tuple[str, int, int, str], np.ndarray]:
     blank = np.zeros(duplicates.SHAPE, np.uint8)
     if path.suffix.lower() not in images.SUFFIXES:
         return ("", 0, 0, f"not an image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}"), blank
-    if not os.path.exists(path):
-        return ("", 0, 0, MISSING), blank
     try:
         content = images.read(path)
         width, height, thumbnail = images.inspect(content, duplicates.THUMBNAIL)
     except images.ImageError as error:
-        return ("", 0, 0, str(error)), blank
+        missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
+        return ("", 0, 0, MISSING if missing else str(error)), blank
     return (hashlib.sha256(content).hexdigest(), width, height, ""), duplicates.shrink(thumbnail)
 
 

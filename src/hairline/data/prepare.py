@@ -136,7 +136,7 @@ def list_images(settings: config.Data, *, seed: int) -> pd.DataFrame:
     rows = classes.rename_classes(rows, settings.class_map)
     for names in classes.case_variants(rows["label"]):
         log.warning(
-            "WARNING: the classes %s differ in upper and lower case only and are kept apart. To merge them: %s",
+            "WARNING: the classes %s differ only in case or spaces and are kept apart. To merge them: %s",
             ", ".join(map(manifest.printable, names)),
             config.commands.override("data.class_map", {name: names[-1] for name in names[:-1]}),
         )

@@ -16,7 +16,7 @@ import pandas as pd
 
 from hairline.config import commands, unknown
 from hairline.data import clutter, download, exports, folders, labels, layouts, manifest, synthetic, tables
-from hairline.data.classes import require_two_classes
+from hairline.data.classes import is_known_name, require_two_classes
 from hairline.data.folders import Folder, nfc
 from hairline.data.layouts import SPLIT_NAMES, ClassFrom, Layout
 from hairline.data.lookup import Lookup
@@ -26,6 +26,7 @@ from hairline.system.errors import HairlineError, QuestionError
 log = logging.getLogger(__name__)
 
 ROW_COLUMNS = manifest.COLUMNS[:4]
+_ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".001")
 
 
 class SourceError(HairlineError):
@@ -59,21 +60,36 @@ def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
     tree = folders.read(root)
     folders.log_skipped(tree.skipped)
     if listed := _exports(tree):
-        return pd.concat([_from_export(file, tree.path, split) for file, split in listed], ignore_index=True)
+        return pd.concat([_from_export(exports.read(file), file) for file in listed], ignore_index=True)
     layout = layouts.read(tree, class_from)
     names = {entry.label for entry in layout.classes}
     if not names and (found := _other_exports(tree)):
         return _from_only(found)
     if not layout.is_plain:
         log.info("folders as they are read (data.class_from=%s):\n%s", class_from, layout.draw())
+    packed = [file.name for file in tree.files if file.suffix.lower() in _ARCHIVES]
+    if packed and not names:
+        raise SourceError(
+            f"{root} holds {len(packed)} archive{'s' * (len(packed) > 1)} ({', '.join(packed[:3])}) and no class "
+            "folders: unpack them there, side by side"
+        )
     if not names:
         require_two_classes(names, path, from_table=False)
     _require_text(names, f"{root} holds the class folder", "rename it")
     rows = [(str(file), entry.label, "", entry.split) for entry in layout.classes for file in layout.files(entry)]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
-    if len({label for _, label, _, _ in rows}) < 2 and (found := _other_exports(tree)):
+    found = _other_exports(tree)
+    if found and len({label for _, label, _, _ in rows}) < 2:
         return _from_only(found)
+    if found and class_from == "auto" and not any(map(is_known_name, names)):
+        raise QuestionError(
+            f"{root} holds folders and labels of a program. Which are the classes?",
+            [
+                (f"the labels in {found[0].name}", ["data=manifest", commands.override("data.path", str(found[0]))]),
+                (f"the folders {', '.join(sorted(names)[:6])}", [commands.override("data.class_from", "top")]),
+            ],
+        )
     _warn_of_skipped(layout, names - {label for _, label, _, _ in rows})
     return pd.DataFrame(rows, columns=ROW_COLUMNS, dtype=object)
 
@@ -92,9 +108,11 @@ def from_manifest(*, path: str, images: str | None = None, columns: Mapping[str,
     """
     file = folders.existing(Path(path).expanduser().absolute())
     folder = None if images is None else folders.existing(Path(images).expanduser().absolute())
-    if dict(columns) == tables.COLUMNS and exports.is_export(file, read=True):
-        return _from_export(file, folder)
+    if file.suffix.lower() in exports.SUFFIXES:
+        return _from_export(exports.read(file), file, folder)
     table = tables.read(file)
+    if dict(columns) == tables.COLUMNS and exports.is_export_table(table):
+        return _from_export(exports.read_table(table), file, folder)
     values = table.roles(columns)
     lookup = Lookup(folder or file.parent, folder)
     rows = []
@@ -120,9 +138,8 @@ def from_manifest(*, path: str, images: str | None = None, columns: Mapping[str,
     return _checked(found, file)
 
 
-def _from_export(file: Path, images: Path | None, split: str = "") -> pd.DataFrame:
+def _from_export(entries: list[exports.Entry], file: Path, images: Path | None = None) -> pd.DataFrame:
     """List the labelled images in the export of a labelling program."""
-    entries = exports.read(file)
     labelled = [entry for entry in entries if entry.label]
     if len(labelled) < len(entries):
         log.warning("WARNING: %s: %s images without a label are skipped", file, f"{len(entries) - len(labelled):,}")
@@ -130,7 +147,7 @@ def _from_export(file: Path, images: Path | None, split: str = "") -> pd.DataFra
         raise SourceError(f"{file} holds no image with a label: label some, and export again")
     log.info("labels of %s images from %s", f"{len(labelled):,}", file)
     lookup = Lookup(file.parent, images, search=True)
-    rows = [(str(lookup.find(entry.image)), entry.label, "", split or entry.split) for entry in labelled]
+    rows = [(str(lookup.find(entry.image)), entry.label, "", entry.split) for entry in labelled]
     return _checked(pd.DataFrame(rows, columns=ROW_COLUMNS, dtype=object), file)
 
 
@@ -142,14 +159,13 @@ def _checked(rows: pd.DataFrame, file: Path) -> pd.DataFrame:
     return rows.sort_values("label", kind="stable", ignore_index=True)
 
 
-def _exports(tree: Folder) -> list[tuple[Path, str]]:
-    """Return files of labels under the names that Roboflow and CVAT give them, with the split of their folder."""
+def _exports(tree: Folder) -> list[Path]:
+    """Return files of labels under the names that CVAT and Roboflow give them; Roboflow's may lie in split folders."""
     for folder in (tree, *tree.folders):
         if any(file.name == exports.CVAT and exports.is_export(file) for file in folder.files):
-            return [(folder.path / exports.CVAT, "")]
-    splits = [(child, SPLIT_NAMES.get(child.name.lower(), "")) for child in tree.folders]
-    places = [(tree, ""), *((child, split) for child, split in splits if split)]
-    return [(file, split) for folder, split in places for file in folder.files if file.name.lower() == exports.ROBOFLOW]
+            return [folder.path / exports.CVAT]
+    places = [tree, *(child for child in tree.folders if child.name.lower() in SPLIT_NAMES)]
+    return [file for folder in places for file in folder.files if file.name.lower() == exports.ROBOFLOW]
 
 
 def _other_exports(tree: Folder) -> list[Path]:
@@ -159,7 +175,7 @@ def _other_exports(tree: Folder) -> list[Path]:
 def _from_only(found: Sequence[Path]) -> pd.DataFrame:
     """Read the only export in a folder without classes; ask which, if there are several."""
     if len(found) == 1:
-        return _from_export(found[0], None)
+        return _from_export(exports.read(found[0]), found[0])
     raise QuestionError(
         f"{found[0].parent} holds {len(found)} files of labels. Which one is meant?",
         [(file.name, ["data=manifest", commands.override("data.path", str(file))]) for file in found[:3]],
@@ -197,7 +213,10 @@ def faults(source: str, path: str | None) -> Iterator[str]:
     if not place.exists():
         yield f"data.path={path!r}: nothing is there (looked for {place.absolute()})"
     elif source == "folder" and not place.is_dir():
-        yield f"data.path={path!r}: expected a folder with one subfolder per class; for a CSV file use data=manifest"
+        yield (
+            f"data.path={path!r}: expected a folder with one subfolder per class. For a list of images (CSV, JSON, "
+            "XML) use data=manifest; unpack an archive first"
+        )
     elif source == "manifest" and not place.is_file():
         yield f"data.path={path!r}: expected a CSV file; for a folder of images use data=folder"
     elif source == "labels" and not labels.find(path).is_file():

@@ -135,18 +135,38 @@ def read(file: Path) -> Table:
 
 
 def decoded(content: bytes, file: Path) -> str:
-    """Return the text of a file, without a byte order mark."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
-    for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):  # every other byte of Western text is 0
-        sample = content[:200]
-        if len(sample) > 3 and not any(sample[first::2]) and all(sample[1 - first :: 2]):
-            return content.decode(encoding, "replace")
+    """Return the text of a file, without a byte order mark.
+
+    Raises:
+        ManifestError: If it is in no known encoding.
+    """
+    encoding = _encoding(content)
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        log.warning("WARNING: %s is not UTF-8: read as cp1252 (Windows, Western Europe)", file)
-        return content.decode("cp1252", "replace")
+        if encoding != "cp1252":
+            # Names of files may hold single bytes that are no UTF-8.
+            errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+            return content.decode(encoding, errors)
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{file} is neither UTF-8, UTF-16 nor cp1252: save it as UTF-8") from error
+    log.warning("WARNING: %s is not UTF-8: read as cp1252 (Windows, Western Europe)", file)
+    return text
+
+
+def _encoding(content: bytes) -> str:
+    """Return the likely encoding of a file."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    sample = content[:200]
+    for zeros, encoding in ((sample[::2], "utf-16-be"), (sample[1::2], "utf-16-le")):
+        if len(sample) > 3 and not any(zeros) and any(sample):  # every other byte of Western text
+            return encoding
+    text = content.decode("utf-8", "surrogateescape")
+    if text.isascii():
+        return "utf-8-sig"
+    invalid = sum("\udc80" <= char <= "\udcff" for char in text)
+    valid = sum(char > "\x7f" for char in text) - invalid
+    return "cp1252" if invalid and not valid else "utf-8-sig"
 
 
 def _separator(header: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from hairline.data import images
+from hairline.data.folders import nfc
 from hairline.inspection import exif, overlays
 from hairline.inspection.inspector import Inspection, Inspector
 from hairline.inspection.tiles import Region
@@ -240,7 +241,7 @@ class Recorder:
         if self._strip_location:
             header = replace(header, latitude=None, longitude=None, altitude_m=None, doubts=[])
         faults, notes = [], []
-        label, class_names = path.absolute().parent.name, self.inspector.bundle.class_names
+        label, class_names = nfc(path.absolute().parent.name), self.inspector.bundle.class_names
         if self._labels == "none":
             label = ""
         elif label not in class_names:
