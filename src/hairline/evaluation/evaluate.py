@@ -164,6 +164,8 @@ def list_images(
         EvaluationError: If the model does not know a class, or the part is empty.
     """
     rows = prepare.list_images(data, seed=seed)
+    if split.given == "ignore":
+        rows = rows.assign(split="")
     check_classes(sorted(set(rows["label"])), class_names)
     table, rejected = prepare.scan_images(rows, max_rejected=data.max_rejected)
     known = pd.Series(saved.seen_splits(folder, table["sha256"]), index=table.index, dtype=object)
