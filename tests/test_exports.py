@@ -38,6 +38,11 @@ def test_roboflow_one_hot(tmp_path: Path) -> None:
         "test/1_jpg.rf.ab.jpg": "test:sound",
     }
     assert listed(tmp_path) == expected
+    (tmp_path / "inner").mkdir()
+    for split in ("train", "valid", "test"):
+        (tmp_path / split).rename(tmp_path / "inner" / split)
+    assert listed(tmp_path) == {f"inner/{place}": label for place, label in expected.items()}
+    tmp_path = tmp_path / "inner"
     assert listed(tmp_path, "valid/_classes.csv") == {"valid/1_jpg.rf.ab.jpg": "val:cracked"}
 
 

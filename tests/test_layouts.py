@@ -76,6 +76,14 @@ READ = {
     "parts": (["set_part1/train/a", "set_part1/train/b", "set_part2/test/a", "set_part2/test/b"],
               {"train:a": 3, "train:b": 3, "test:a": 3, "test:b": 3}),
     "copies of one name": (["archive/a", "archive (1)/a", "archive (2)/b"], {":a": 6, ":b": 3}),
+    "Google Drive, an archive for each class": (
+        ["a-20240512T101112Z-001/a", "a-20240512T101112Z-002/a", "b-20240512T101113Z-001/b"], {":a": 6, ":b": 3}
+    ),
+    "parts of each class": (["rust part 1", "rust part 2", "plain"], {":rust": 6, ":plain": 3}),
+    "numbered classes": (["type (1)", "type (2)"], {":type (1)": 3, ":type (2)": 3}),
+    "masks beside a wrapping folder": (["images/a", "images/b", "masks/a"], {":a": 3, ":b": 3}),
+    "another class beside test": (["a", "b", "c", "test/a", "test/b"],
+                                  {":a": 3, ":b": 3, ":c": 3, "test:a": 3, "test:b": 3}),
     "split archive": (["set.zip.001/a", "set.zip.002/b"], {":a": 3, ":b": 3}),
     "one of two": (["x_1of2/a", "x_1of2/b", "x_2of2/a"], {":a": 6, ":b": 3}),
     "volumes": (["Photos Vol. 1/a", "Photos Vol. 2/b"], {":a": 3, ":b": 3}),
@@ -97,7 +105,7 @@ def test_layouts_that_are_read(case: str, tmp_path: Path, caplog: pytest.LogCapt
         (tmp_path / "val").mkdir()
     caplog.set_level(logging.INFO)
     assert read(tmp_path) == expected
-    plain = case == "a class that is called mask"
+    plain = case in ("a class that is called mask", "numbered classes")
     assert ("folders as they are read" in caplog.text) != plain
 
 

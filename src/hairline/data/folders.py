@@ -36,17 +36,19 @@ class Folder:
         files: The files directly in it, in natural order.
         folders: The folders directly in it, in natural order.
         skipped: Number of skipped files, there and below, by the name of the file or folder that was skipped.
+        title: Its name, if several folders are merged under another one.
     """
 
     path: Path
     files: list[Path] = field(default_factory=list)
     folders: list[Folder] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    title: str = ""
 
     @property
     def name(self) -> str:
         """Its name in Unicode's composed form (NFC): the same text may be stored in two forms."""
-        return nfc(self.path.name)
+        return nfc(self.title or self.path.name)
 
     @functools.cached_property
     def images(self) -> int:
@@ -77,16 +79,16 @@ def read(path: Path) -> Folder:
     return _read(path, set())
 
 
-def merge(parts: Sequence[Folder]) -> Folder:
+def merge(parts: Sequence[Folder], title: str = "") -> Folder:
     """Return several folders as one: their files, and their sub-folders with those of the same name merged."""
-    if len(parts) == 1:
+    if len(parts) == 1 and not title:
         return parts[0]
     children: dict[str, list[Folder]] = {}
     for part in parts:
         for child in part.folders:
             children.setdefault(child.name, []).append(child)
     merged = [merge(children[name]) for name in sorted(children, key=natural_key)]
-    return Folder(parts[0].path, [file for part in parts for file in part.files], merged)
+    return Folder(parts[0].path, [file for part in parts for file in part.files], merged, title=title)
 
 
 def log_skipped(skipped: Counter[str]) -> None:

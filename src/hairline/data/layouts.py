@@ -42,6 +42,7 @@ _PART = re.compile(
     r"|\d+[ _-]*(?:of|von|de|sur)[ _-]*\d+|\(\d+\)|\.\d{3}|\d{8}T\d{6}Z(?:-\d+)?-\d{3})",
     re.IGNORECASE,
 )
+_DRIVE = re.compile(r"-\d{8}T\d{6}Z(-\d+)?-\d{3}$")  # what Google Drive appends, to single archives too
 _NESTED_SHARE = 0.95  # of its images lie in sub-folders: a folder that only holds these, but for a stray file
 _LEVELS = 3  # of a drawn tree
 _MOST_DRAWN = 12  # sub-folders of one folder
@@ -132,10 +133,10 @@ def read(tree: Folder, class_from: ClassFrom = "auto") -> Layout:
         QuestionError: With class_from=auto, if folders hold only sub-folders whose names repeat or follow a pattern.
         LayoutError: If the folders hold photos and masks of them instead of classes.
     """
-    root = _unwrapped(tree)
-    parts = _parts(root)
-    if parts is not None:
-        root = _unwrapped(parts)
+    root = unwrapped(tree)
+    joined = _joined(root)
+    if joined is not root:
+        root = unwrapped(joined)
     layout = Layout(root, is_whole=root is tree)
     _leave_out_masks(root, layout)
     found = list(_with_splits(root, layout) if _has_splits(root) else _without_splits(root.folders, "", layout))
@@ -174,13 +175,16 @@ def _drawn(folder: Folder, notes: dict[int, str], level: int) -> Iterator[tuple[
 # --- the folder that holds the classes --------------------------------------------------------------------------------
 
 
-def _unwrapped(tree: Folder) -> Folder:
+def unwrapped(tree: Folder) -> Folder:
     """Return the first folder that does more than hold a single sub-folder: archives often wrap their content.
 
     A chain of folders that ends with images is a class, not a wrapper.
     """
     folder = tree
-    while len(children := _with_images(folder)) == 1 and not folder.images:
+    while not folder.images:
+        children = [child for child in _with_images(folder) if not _is_masks(child, folder.folders)]
+        if len(children) != 1:
+            break
         (child,) = children
         if _split_of(child) or is_known_name(child.name) or _MASKS.fullmatch(child.name.lower()):
             break
@@ -188,26 +192,35 @@ def _unwrapped(tree: Folder) -> Folder:
     return folder if len(_with_images(folder)) > 1 or _has_splits(folder) else tree
 
 
-def _parts(root: Folder) -> Folder | None:
-    """Return the parts of one archive, unpacked side by side, as one folder; None if the sub-folders are no parts."""
-    children = _with_images(root)
-    matches = [_PART.fullmatch(child.name) for child in children]
-    stems = {
-        (match["stem"] if match else child.name).strip(" ._-").lower()
-        for match, child in zip(matches, children, strict=True)
-    }
-    marked = sum(match is not None for match in matches)
-    if len(children) < 2 or len(stems) > 1 or marked < len(children) - 1 or any(child.images for child in children):
-        return None
-    return merge([_rewrapped(child, children) for child in children])
+def _joined(root: Folder) -> Folder:
+    """Return a folder in which parts of one archive, unpacked side by side, are one folder.
 
-
-def _rewrapped(part: Folder, parts: Sequence[Folder]) -> Folder:
-    """Return a part without the folder that wraps its content in all parts."""
-    names = {tuple(child.name for child in _with_images(each)) for each in parts}
-    common = len(names) == 1 and len(next(iter(names))) == 1
-    (*_, inner) = _with_images(part)
-    return inner if common and not inner.images else part
+    If all sub-folders are parts of one archive, it is the content of that archive.
+    """
+    groups: dict[str, list[tuple[Folder, str]]] = {}
+    for child in _with_images(root):
+        match = _PART.fullmatch(child.name)
+        stem = (match["stem"] if match else child.name).strip(" ._-")
+        groups.setdefault(stem.lower(), []).append((child, stem if match else ""))
+    joined: dict[int, Folder] = {}
+    for group in groups.values():
+        parts, stems = [child for child, _ in group], [stem for _, stem in group if stem]
+        # One may be without a number, as in `archive`, `archive (1)`. Numbered folders of images may be classes.
+        if len(stems) < max(1, len(parts) - 1) or (len(parts) < 2 and not _DRIVE.search(parts[0].name)):
+            continue
+        if len(groups) == 1 and any(part.images for part in parts):
+            continue
+        whole = merge(parts, stems[0] or parts[0].name)
+        inner = _with_images(whole)
+        if len(inner) == 1 and not whole.images:
+            whole = inner[0]
+        joined |= {id(part): whole for part in parts}
+    if not joined:
+        return root
+    if len(groups) == 1:
+        return next(iter(joined.values()))
+    children = {id(folder): folder for folder in (joined.get(id(child), child) for child in root.folders)}
+    return Folder(root.path, root.files, list(children.values()))
 
 
 def _with_images(folder: Folder) -> list[Folder]:
@@ -241,9 +254,9 @@ def _with_splits(root: Folder, layout: Layout) -> Iterator[ClassFolder]:
     found: list[ClassFolder] = []
     if not any(_split_of(child) == "train" for child in splits):
         inside = {grandchild.name for child in splits for grandchild in child.folders}
-        classes = [child for child in beside if child.name in inside]
-        found += _without_splits(classes, "", layout)
-        beside = [child for child in beside if child.name not in inside]
+        if any(child.name in inside for child in beside):
+            found += _without_splits(beside, "", layout)
+            beside = []
     layout.left_out += [
         (child, "not read: beside the splits") for child in beside if child.all_images and not layout.leaves_out(child)
     ]

@@ -59,7 +59,7 @@ def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
     root = folders.existing(Path(path).expanduser().absolute())
     tree = folders.read(root)
     folders.log_skipped(tree.skipped)
-    if listed := _exports(tree):
+    if listed := _exports(layouts.unwrapped(tree)):
         return pd.concat([_from_export(exports.read(file), file) for file in listed], ignore_index=True)
     layout = layouts.read(tree, class_from)
     names = {entry.label for entry in layout.classes}
