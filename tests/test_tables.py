@@ -68,7 +68,7 @@ def test_absolute_paths_and_home(photos: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_accents_decomposed_on_the_disk(tmp_path: Path) -> None:
-    touch(tmp_path, unicodedata.normalize("NFD", "été/fissuré é.jpg"), "été/2.jpg")
+    touch(tmp_path, unicodedata.normalize("NFD", "été/fissuré é.jpg"), unicodedata.normalize("NFD", "été/2.jpg"))
     rows = listed(tmp_path, "path,label\nété/fissuré é.jpg,a\nété/2.jpg,b\n")
     assert {unicodedata.normalize("NFC", path): label for path, label in rows.items()} == {
         "été/fissuré é.jpg": "a",
@@ -86,7 +86,8 @@ def test_labels_groups_and_paths_are_compared_in_one_form(photos: Path) -> None:
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
-    touch(tmp_path, "a\udcdf.jpg", "ä.jpg")
+    for name in ("a\udcdf.jpg", "ä.jpg"):
+        (tmp_path / name).touch()
     found = listed(tmp_path, b"path,label\na\xdf.jpg,x\n")
     assert found == {"a\udcdf.jpg": "x"}
     assert listed(tmp_path, b"path,label\na\xdf.jpg,x\n\xc3\xa4.jpg,y\n") == {"a\udcdf.jpg": "x", "ä.jpg": "y"}

@@ -65,7 +65,7 @@ def read(file: Path, *, withdrawn: bool = False) -> pd.DataFrame:
                 "of pixels of the photo"
             )
         table[name] = numbers.astype(np.int64)
-    table["label"] = table["label"].str.strip().map(nfc)
+    table["label"] = pd.Series([nfc(label.strip()) for label in table["label"]], index=table.index, dtype=object)
     absolute = [os.path.normpath(file.parent / entry) for entry in table["path"]]
     table["path"] = pd.Series(absolute, index=table.index, dtype=object)
     last = table.drop_duplicates(list(WINDOW), keep="last")

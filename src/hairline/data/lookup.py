@@ -16,7 +16,7 @@ from hairline.data.folders import natural_key, nfc
 from hairline.data.manifest import MISSING, ManifestError, printable
 
 _MOST_SEARCHED = 50_000  # files that are looked through for the cause of a missing one
-_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_WINDOWS = re.compile(r"(?:^|/)[A-Za-z]:[\\/]|\\\\")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://?", re.IGNORECASE)
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio puts such a prefix before the name of an uploaded file
 

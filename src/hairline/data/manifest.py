@@ -194,6 +194,8 @@ def _inspect(paths: list[Path]) -> list[_Scanned]:
 def _read(path: Path) -> tuple[tuple[str, int, int, str], np.ndarray]:
     """Return digest, width, height and reason of rejection ("" = readable) of a file, and its shrunk picture."""
     blank = np.zeros(duplicates.SHAPE, np.uint8)
+    if not os.path.lexists(path):
+        return ("", 0, 0, MISSING), blank
     if path.suffix.lower() not in images.SUFFIXES:
         return ("", 0, 0, f"not an image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}"), blank
     try:

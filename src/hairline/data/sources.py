@@ -153,7 +153,8 @@ def _from_export(entries: list[exports.Entry], file: Path, images: Path | None =
 
 def _checked(rows: pd.DataFrame, file: Path) -> pd.DataFrame:
     """Return the rows of a list sorted by class; raise if an image is listed twice."""
-    if (repeated := rows["path"].map(nfc).duplicated()).any():
+    paths = pd.Series([nfc(path) for path in rows["path"]], index=rows.index, dtype=object)
+    if (repeated := paths.duplicated()).any():
         twice = manifest.printable(rows.loc[repeated, "path"].iloc[0])
         raise SourceError(f"{file} lists {twice} more than once: keep one row per image")
     return rows.sort_values("label", kind="stable", ignore_index=True)

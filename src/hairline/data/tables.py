@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,29 +106,27 @@ def read(file: Path) -> Table:
     if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) == 5:  # written by Excel
         skipped, separator = 1, lines[0][4]
     separator = separator or _separator(next((line for line in lines if line.strip()), ""))
-    reader = csv.reader(
-        io.StringIO("".join(lines[skipped:]), newline=""), delimiter=separator, skipinitialspace=True, strict=True
-    )
-    table = Table(file, [], [], [])
+    body = "".join(lines[skipped:])
     try:
-        for fields in reader:
-            values = [value.strip() for value in fields]
-            line = reader.line_num + skipped
-            if not any(values):
-                continue
-            if not table.header:
-                table.header.extend(_without_empty_end(values, 0))
-                continue
-            values = _without_empty_end(values, len(table.header))
-            if len(values) != len(table.header):
-                raise ManifestError(
-                    f"{file}, line {line}: {len(values)} fields, but the first line names {len(table.header)} columns. "
-                    f"Put texts that contain {'a comma' if separator == ',' else repr(separator)} in double quotes"
-                )
-            table.rows.append(values)
-            table.lines.append(line)
-    except csv.Error as error:
-        raise ManifestError(f"{file} cannot be read as a CSV table: {error}") from error
+        fields = _fields(body, separator)
+    except csv.Error:  # spaces between a closing quote and the separator
+        try:
+            fields = _fields(re.sub(rf'(?<=")[ \t]+(?={re.escape(separator)}|\r|\n|\Z)', "", body), separator)
+        except csv.Error as error:
+            raise ManifestError(f"{file} cannot be read as a CSV table: {error}") from error
+    table = Table(file, [], [], [])
+    for line, values in fields:
+        if not table.header:
+            table.header.extend(_without_empty_end(values, 0))
+            continue
+        values = _without_empty_end(values, len(table.header))
+        if len(values) != len(table.header):
+            raise ManifestError(
+                f"{file}, line {line + skipped}: {len(values)} fields, but the first line names {len(table.header)} "
+                f"columns. Put texts that contain {'a comma' if separator == ',' else repr(separator)} in double quotes"
+            )
+        table.rows.append(values)
+        table.lines.append(line + skipped)
     table.header[:] = [nfc(name) for name in table.header]
     if len(set(table.header)) < len(table.header):
         raise ManifestError(f"{file} names a column twice: it has {printable(', '.join(table.header))}")
@@ -167,6 +166,13 @@ def _encoding(content: bytes) -> str:
     invalid = sum("\udc80" <= char <= "\udcff" for char in text)
     valid = sum(char > "\x7f" for char in text) - invalid
     return "cp1252" if invalid and not valid else "utf-8-sig"
+
+
+def _fields(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """Return the line number and the fields of each row that is not empty."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    rows = ([value.strip() for value in row] for row in reader)
+    return [(reader.line_num, row) for row in rows if any(row)]
 
 
 def _separator(header: str) -> str:
