@@ -44,6 +44,40 @@ def plain() -> None:
             handler.setFormatter(redaction.Formatter("%(message)s"))
 
 
+class _Brief(logging.Filter):
+    """Passes errors, each warning once, and what is marked as the sweep's own."""
+
+    def __init__(self, seen: set[str]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.WARNING:
+            text = record.getMessage()
+            new = text not in self._seen
+            self._seen.add(text)
+            return new
+        return record.levelno > logging.WARNING or hasattr(record, "sweep")
+
+
+@contextlib.contextmanager
+def brief(seen: set[str]) -> Iterator[None]:
+    """Show only errors, new warnings and the sweep's own lines on the screen; log files get everything.
+
+    Args:
+        seen: Warnings that were shown already; extended.
+    """
+    shown = _Brief(seen)
+    handlers = [handler for handler in logging.getLogger().handlers if not isinstance(handler, logging.FileHandler)]
+    for handler in handlers:
+        handler.addFilter(shown)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(shown)
+
+
 @contextlib.contextmanager
 def also_to(path: Path) -> Iterator[None]:
     """Log to a file as well."""

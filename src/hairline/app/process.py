@@ -22,6 +22,7 @@ class Application:
         process: State that is passed to the stories.
         sweep: The sweep that this process controls; None outside a sweep and in a launcher's workers.
         lock: Held while the sweep runs, so that a second process cannot start it.
+        warnings: Warnings that jobs of the sweep have shown on the screen; each is shown once.
         failures: Failed jobs of a multirun that is no sweep, such as `evaluate.py -m`: directory and message.
     """
 
@@ -29,6 +30,7 @@ class Application:
     process: Process = field(default_factory=Process)
     sweep: Sweep | None = None
     lock: filelock.BaseFileLock | None = None
+    warnings: set[str] = field(default_factory=set)
     failures: list[tuple[str, str]] = field(default_factory=list)
 
 

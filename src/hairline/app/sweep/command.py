@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import math
 import os
 import re
 import sys
@@ -102,6 +103,7 @@ def prepare(composed: DictConfig, application: Application) -> None:
         session=state.new_session(),
         command=command,
         swept=swept,
+        count=0 if search else math.prod(len(_arguments(override)) for override in overrides.values()),
         stop_on_error=config.sweep.on_error == "stop",
         working_directory=os.getcwd(),
         environment={key: os.path.abspath(os.environ[key]) for key in _ENVIRONMENT if os.environ.get(key)},

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hairline.app import settings
 from hairline.app.process import Application, Call, current
 from hairline.app.sweep.state import NO_IDENTITY, Job, Sweep, SweepError
 from hairline.config import Config, ConfigError
-from hairline.system import redaction, signals
+from hairline.system import progress, redaction, signals
 from hairline.training.checkpoint import Checkpoint
 
 log = logging.getLogger("hairline")
@@ -70,7 +71,8 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
         if job.status == "finished":
             log.info("finished before: %s", job.name)
             return job.value
-        return _run(application, sweep, job, function, config, composed)
+        with logs.brief(application.warnings):
+            return _run(application, sweep, job, function, config, composed)
 
 
 def _enter(sweep: Sweep) -> None:
@@ -97,13 +99,14 @@ def _run(
     """Run a claimed job and record its end in its folder and in MLflow."""
     directory = sweep.directory(job)
     tags = {tracking.PARENT: str(sweep.run_id), "sweep": sweep.name} if sweep.run_id is not None else {}
-    begun = tracking.start_count(directory)
+    begun, started = tracking.start_count(directory), time.perf_counter()
     try:
         if isinstance(config, ConfigError):
             raise config
         config = dataclasses.replace(_adapted(config, sweep), resume=str(directory), tags={**config.tags, **tags})
         value = float(function(config, Call(directory, job.overrides, True, application.process)))
         sweep.record(job, "finished", value=value)
+        log.info(_line(sweep, job, time.perf_counter() - started), extra={"sweep": True})
         return value
     except KeyboardInterrupt as ending:
         log.error("stopped by %s", ending)
@@ -139,6 +142,16 @@ def _run(
         gc.collect()  # Keras's models are reference cycles
         if not gc.get_freeze_count():
             gc.freeze()  # exempts the libraries: collecting among them takes half a second after each job
+
+
+def _line(sweep: Sweep, job: Job, seconds: float) -> str:
+    """Return a finished job on one line, with the time that is left if the others take as long."""
+    metrics, number = sweep.metrics(job), int(HydraConfig.get().job.num) + 1
+    figures = "  ".join(f"{key} {metrics[key]:.4f}" for key in ("val_loss", "val_accuracy", "test_accuracy"))
+    place = f"{number:>3} of {sweep.count}" if sweep.count else f"{number:>3}"
+    line = f"{place}  {job.name:32}  {figures}  {seconds:.0f} s"
+    left = seconds * max(0, sweep.count - number)
+    return line + (f", {progress.Bar.format_interval(left)} left" if left else "")
 
 
 def _adapted(config: Config, sweep: Sweep) -> Config:
@@ -223,7 +236,12 @@ def _complete_best(sweep: Sweep, application: Application) -> int:
     )
     log.info("Completing the best run: %s", best.name)
     try:
-        with logs.also_to(directory / "train.log"), tracking.keep_end_time(sweep.store, tracking.run_id(directory)):
+        quiet = logs.brief(application.warnings)
+        with (
+            quiet,
+            logs.also_to(directory / "train.log"),
+            tracking.keep_end_time(sweep.store, tracking.run_id(directory)),
+        ):
             train.train(config, directory, best.overrides, application.process)
     except Exception as error:
         logs.report(error)

@@ -125,6 +125,7 @@ class Sweep:
         session: Identifies one start of the sweep; a resumed sweep has a new one.
         command: Overrides of the sweep's command.
         swept: Settings that differ between jobs, with all their values as typed.
+        count: Number of jobs of the last start; 0 for a search, which ends when it has tried enough.
         stop_on_error: A failed job prevents further jobs from starting.
         working_directory: Where the sweep was started; jobs in other processes change to it.
         environment: Environment variables for jobs on other machines.
@@ -138,6 +139,7 @@ class Sweep:
     session: str = ""
     command: list[str] = field(default_factory=list)
     swept: dict[str, str] = field(default_factory=dict)
+    count: int = 0
     stop_on_error: bool = False
     working_directory: str = ""
     environment: dict[str, str] = field(default_factory=dict)
