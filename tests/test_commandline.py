@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,19 @@ def test_a_resumed_sweep_repeats_its_command(tmp_path: Path) -> None:
     assert asked == ["seed=0", "optimizer=sgd", "hydra/launcher=basic", "--cfg", "job", *place]
     with pytest.raises(SweepError, match="holds no sweep"):
         completed("sweep.resume=nowhere")
+
+
+def test_what_lies_in_a_copied_project_is_resumed_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, copy = tmp_path / "project", tmp_path / "copy"
+    (project / "run").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    config.save(composed("config"), project / "run" / "config.yaml")
+    Checkpoint.begin(project / "run", "identity")
+    Sweep(project / "sweep", working_directory=str(project), place=str(project / "sweep")).write()
+    shutil.copytree(project, copy)
+    for place in (project, copy):
+        assert commandline.parse([f"resume={place / 'run'}"], CONF).directory == str(place)
+        assert commandline.parse([f"sweep.resume={place / 'sweep'}"], CONF).directory == str(place)
 
 
 def test_a_search_is_a_multirun() -> None:

@@ -30,6 +30,21 @@ class Busy:
         self.held = False
 
 
+def test_a_project_is_followed_with_the_folder_inside(tmp_path: Path) -> None:
+    old, new = tmp_path / "a" / "project", tmp_path / "b" / "copy"
+    for place in (old, new):
+        (place / "outputs" / "one").mkdir(parents=True)
+    run = str(old / "outputs" / "one")
+    assert files.followed(str(old), run, old / "outputs" / "one") == str(old)
+    assert files.followed(str(old), run, new / "outputs" / "one") == str(new)
+    (tmp_path / "b" / "one").mkdir()
+    assert files.followed(str(old), run, tmp_path / "b" / "one") is None
+    assert files.followed(str(old), str(tmp_path / "elsewhere"), new) is None
+    assert files.followed(str(old), "", new) == str(old)
+    (tmp_path / "link").symlink_to(old)
+    assert files.followed(str(old), run, tmp_path / "link" / "outputs" / "one") == str(old)
+
+
 def test_waiting_is_reported_after_two_seconds_and_every_minute(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     lock: Any = Busy(150)

@@ -20,7 +20,8 @@ import pytest
 from mlflow.utils import validation
 
 from hairline import tracking
-from hairline.tracking import store
+from hairline.tracking import store, sync
+from hairline.tracking.journal import Journal
 from tests.tracked import client, runs, steps, tracked
 
 HERE = Path()
@@ -190,6 +191,26 @@ def test_a_moved_or_copied_project_writes_nothing_into_the_original(
     assert (target / "mlruns" / "artifacts" / entry.info.run_id / "artifacts" / "note.txt").read_text() == "one"
     after = {path: path.stat().st_mtime_ns for path in project.rglob("*") if "mlruns" in path.parts}
     assert after == (before if copied else {})
+
+
+def test_a_copied_run_is_synchronised_with_the_copied_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: None
+) -> None:
+    project, target = tmp_path / "project", tmp_path / "other"
+    (project / "runs" / "one").mkdir(parents=True)
+    shutil.move("mlflow.db", project)
+    monkeypatch.chdir(project)
+    with tracked(Path("runs/one")) as run:
+        run.metrics({"loss": 1.0}, step=1)
+    shutil.copytree(project, target)
+    monkeypatch.chdir(target)
+    journal = Journal(target / "runs" / "one")
+    journal.mark_unsent()
+    before = (project / "mlflow.db").read_bytes()
+    with pytest.raises(tracking.TrackingError, match="this project folder is a copy"):
+        sync.synchronise([Path("runs/one")], None)
+    assert sync.synchronise([Path("runs/one")], f"sqlite:///{target}/new.db") > 0
+    assert (project / "mlflow.db").read_bytes() == before
 
 
 def test_a_place_of_the_users_choice_and_a_linked_project_are_used(

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hairline import config as configuration
 from hairline.app.sweep.state import Sweep
 from hairline.config import ConfigError
+from hairline.system import files
 from hairline.training.checkpoint import Checkpoint
 
 _CONFIG_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")  # they name folders of the user's own choices
@@ -188,13 +189,13 @@ def _resumed_run(typed: Sequence[str], settings: dict[str, str]) -> tuple[list[s
     return [*implied, *rest], None if state is None else state.working_directory
 
 
-def _resumed_sweep(typed: Sequence[str], settings: dict[str, str]) -> tuple[list[str], str]:
+def _resumed_sweep(typed: Sequence[str], settings: dict[str, str]) -> tuple[list[str], str | None]:
     """Return the saved arguments of a sweep, replaced and extended by the typed ones, and where it was started."""
     sweep = Sweep.read(_folder(settings["sweep.resume"]))
     saved = [entry for entry in sweep.command if entry.lstrip("+~").partition("=")[0] not in settings]
     rest = [argument for argument in typed if not argument.startswith("sweep.resume=")]
     places = [f"hydra.sweep.dir={quoted(sweep.folder)}", f"sweep.resume={quoted(sweep.folder)}"]
-    return [*saved, *rest, *places], sweep.working_directory
+    return [*saved, *rest, *places], files.followed(sweep.working_directory, sweep.place, sweep.folder)
 
 
 def _first_value(argument: str) -> str:

@@ -295,7 +295,7 @@ class FeatureSettings(Engine):
 
 @dataclass
 class Cache:
-    """The cache folder, for all scripts: features, drawn and downloaded images, converted models."""
+    """The cache folder: features, drawn and downloaded images, converted models."""
 
     max_gigabytes: float = setting(20.0, "size of the cache; least recently used parts are deleted", above=0)
 
@@ -489,7 +489,6 @@ class Predict:
     scale: Scale = field(default_factory=Scale)
     report: ReportPage = field(default_factory=ReportPage)
     features: Engine = field(default_factory=Engine)
-    cache: Cache = field(default_factory=Cache)
     runtime: InspectionRuntime = field(default_factory=InspectionRuntime)
     tracking: Store = field(default_factory=Store)
     adapt: Literal["none", "surface"] = setting("none", "surface: adapt to the photos, without labels")

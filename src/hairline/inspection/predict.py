@@ -22,7 +22,7 @@ from hairline.data.folders import Folder
 from hairline.inspection import adaptation, report, tables
 from hairline.inspection.inspector import DISTANCE, Inspector
 from hairline.inspection.records import RayRecorder, Recorder, read_records
-from hairline.system import cache, cluster, files, progress
+from hairline.system import cluster, files, progress
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
@@ -78,7 +78,6 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         "strip_location": config.privacy.strip_location,
     }
     recorder = Recorder(**settings)
-    cache.evict(config.cache.max_gigabytes)
     if config.privacy.strip_location:
         recorder.delete_other_records()
     waiting = [path for path in listing.photos if not recorder.is_done(path)]

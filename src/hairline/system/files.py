@@ -116,6 +116,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def followed(place: str, inner: str, now: Path) -> str | None:
+    """Return where a project folder lies now, in case it was moved or copied.
+
+    Args:
+        place: Where it was.
+        inner: Where a folder inside it was; empty if unknown.
+        now: Where the inner folder is now.
+
+    Returns:
+        `place` if nothing was moved; None if the inner folder was moved without the project.
+    """
+    if not inner or (os.path.exists(inner) and os.path.samefile(inner, now)):
+        return place
+    if not Path(inner).is_relative_to(place):
+        return None
+    path = Path(inner).relative_to(place)
+    moved = Path(str(now.absolute()).removesuffix(str(path)))
+    return str(moved) if moved / path == now.absolute() else None
+
+
 def relative(path: Path) -> str:
     """Return a path for a command or a message: relative to the working directory if it lies there."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

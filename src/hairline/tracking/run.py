@@ -182,7 +182,7 @@ def start(
     """
     journal = Journal(directory.absolute())
     if not enabled:
-        journal.add("begin", name=name, experiment=experiment, tags=tags)
+        journal.add("begin", name=name, experiment=experiment, tags=tags, directory=str(journal.directory))
         with _end_recorded(journal):
             yield Run(journal)
         return
@@ -222,7 +222,7 @@ def _begin(journal: Journal, uri: str | None, begin: dict[str, Any], *, required
     with optional(), store.translated_at(mirror.uri):
         store.connect(uri, begin["experiment"])
         mirror.attach()
-    journal.add("begin", **begin, uri=mirror.uri)
+    journal.add("begin", **begin, uri=mirror.uri, directory=str(journal.directory))
     tries = _TRIES if required else 1
     with optional(), store.translated_at(mirror.uri):
         while not mirror.experiment_id:  # entries of the interrupted run may precede the start of a resumed one

@@ -88,6 +88,20 @@ def _database(target: str) -> Path | None:
     return Path(path).absolute() if target.startswith("sqlite:///") and path and path != ":memory:" else None
 
 
+def followed(target: str, directory: str, now: Path) -> str:
+    """Return the store of a run, in its own project if that was moved or copied.
+
+    Args:
+        target: The store when the run was started.
+        directory: The run directory at that time; empty if unknown.
+        now: The run directory now.
+    """
+    file = _database(target)
+    place = None if file is None else files.followed(str(file.parent), directory, now)
+    moved = None if file is None or place is None else Path(place) / file.name
+    return f"sqlite:///{moved.as_posix()}" if moved is not None and moved.is_file() else target
+
+
 def _create_database(target: str) -> None:
     """Create the file of a SQLite store with all its tables, in one step.
 

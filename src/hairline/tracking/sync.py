@@ -35,7 +35,10 @@ def synchronise(directories: Sequence[Path], uri: str | None) -> int:
                 )
             if not journal.ended:
                 journal.add("end", status="KILLED")
-            mirror = Mirror(journal, uri or journal.start.get("uri"))
+            begun = journal.start.get("uri")  # None if tracking was off
+            if begun is not None:
+                begun = store.followed(begun, journal.start.get("directory", ""), journal.directory)
+            mirror = Mirror(journal, uri or begun)
             with store.translated_at(mirror.uri):
                 store.check(mirror.uri)
                 mirror.attach()

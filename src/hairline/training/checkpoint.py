@@ -51,7 +51,8 @@ class Checkpoint:
             directory: The run directory.
             identity: Identity of the configuration.
         """
-        about = {"version": _VERSION, "identity": identity, "working_directory": os.getcwd(), "phases": {}}
+        places = {"working_directory": os.getcwd(), "directory": str(directory.absolute())}
+        about = {"version": _VERSION, "identity": identity, **places, "phases": {}}
         state = cls(directory, about, {})
         state._write()
         return state
@@ -88,9 +89,12 @@ class Checkpoint:
         return str(self._about["identity"])
 
     @property
-    def working_directory(self) -> str:
-        """Directory where the run was started; relative paths and the store refer to it."""
-        return str(self._about["working_directory"])
+    def working_directory(self) -> str | None:
+        """Directory where the run was started; relative paths and the store refer to it.
+
+        In a project folder that was moved or copied, it is the same place there; None if only the run was moved.
+        """
+        return files.followed(self._about["working_directory"], self._about.get("directory", ""), self.directory)
 
     @property
     def finished(self) -> bool:

@@ -106,6 +106,7 @@ def prepare(composed: DictConfig, application: Application) -> None:
         count=0 if search else math.prod(len(_arguments(override)) for override in overrides.values()),
         stop_on_error=config.sweep.on_error == "stop",
         working_directory=os.getcwd(),
+        place=str(folder),
         environment={key: os.path.abspath(os.environ[key]) for key in _ENVIRONMENT if os.environ.get(key)},
     )
     _set(composed, "hydra.sweep.dir", str(folder))

@@ -128,6 +128,7 @@ class Sweep:
         count: Number of jobs of the last start; 0 for a search, which ends when it has tried enough.
         stop_on_error: A failed job prevents further jobs from starting.
         working_directory: Where the sweep was started; jobs in other processes change to it.
+        place: The folder's absolute path at that time.
         environment: Environment variables for jobs on other machines.
         store: Tracking address; None if tracking is off.
         experiment_id: MLflow's id of the experiment.
@@ -142,6 +143,7 @@ class Sweep:
     count: int = 0
     stop_on_error: bool = False
     working_directory: str = ""
+    place: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     store: str | None = None
     experiment_id: str = ""
