@@ -319,7 +319,7 @@ class Sweep:
     def _summarise(self, jobs: list[Job]) -> tuple[pd.DataFrame, Summary]:
         """Write the table and the summary of jobs anew."""
         table = self.table(jobs)
-        summary = Summary(list(table))
+        summary = Summary([str(name) for name in table.columns])
         for job in jobs:
             summary.add(job)
         with files.atomic(self.folder / TABLE) as file:
