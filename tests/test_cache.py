@@ -39,10 +39,10 @@ def left(parts: dict[str, Path]) -> list[str]:
     return [name for name, part in parts.items() if part.exists()]
 
 
-@pytest.mark.parametrize("kept", range(6))
+@pytest.mark.parametrize("kept", range(7))
 def test_all_folders_are_counted_and_the_least_recently_used_part_goes_first(kept: int, parts: dict[str, Path]) -> None:
     cache.evict((kept + 0.5) * MEGABYTE)
-    assert left(parts) == list(cache.FOLDERS[max(5 - kept, 0) :])
+    assert left(parts) == list(cache.FOLDERS[max(6 - kept, 0) :])
     assert not list(cache.root().rglob(f"*{files.PARTIAL}"))
     assert (cache.root() / "features" / "part.lock").exists()
 
@@ -57,6 +57,15 @@ def test_use_counts_as_the_latest_and_ends_with_its_object(parts: dict[str, Path
     cache.evict(1e-9)
     assert left(parts) == []
     assert cache.use(Path("elsewhere")) is None
+
+
+def test_a_folder_is_used_with_all_its_parts(parts: dict[str, Path]) -> None:
+    use = cache.use(parts["windows"].parent)
+    cache.evict(1e-9)
+    assert left(parts) == ["windows"]
+    del use
+    cache.evict(1e-9)
+    assert left(parts) == []
 
 
 def test_what_another_process_uses_is_spared_until_it_dies(parts: dict[str, Path]) -> None:

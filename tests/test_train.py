@@ -158,7 +158,7 @@ def test_uncommitted_changes_are_sent_only_on_request(
     with tracking.start(
         enabled=False, uri=None, experiment="e", system_metrics=False, name="n", tags={}, directory=tmp_path
     ) as run:
-        experiment.record_inputs(settings, data, tmp_path, run)  # type: ignore[arg-type]
+        experiment.record_inputs(settings, data, "random", tmp_path, run)  # type: ignore[arg-type]
     entries = [json.loads(line) for line in (tmp_path / "tracking.jsonl").read_text().splitlines()]
     sent = [entry["path"] for entry in entries if entry["kind"] == "artifact"]
     assert {"environment.json", "manifest.csv"} <= set(sent)

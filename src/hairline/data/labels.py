@@ -107,6 +107,7 @@ def cut(table: pd.DataFrame) -> list[str]:
             f"{len(unreadable)} of the {table['path'].nunique()} labelled photos cannot be read:\n"
             f"{manifest.describe_rejected(unreadable)}\nMove them back, or correct their paths in the CSV file"
         )
+    cache.hold(cache.folder("windows"))
     known = {photo.path: photo for photo in photos.itertuples()}
     targets: list[str] = []
     missing: dict[str, list[tuple[Path, tuple[int, int, int, int]]]] = {}
@@ -122,6 +123,9 @@ def cut(table: pd.DataFrame) -> list[str]:
         targets.append(str(target))
         if not target.is_file():
             missing.setdefault(row.path, []).append((target, (row.x, row.y, row.x + row.width, row.y + row.height)))
+
+    for folder in {Path(target).parent for target in targets}:
+        cache.touch(folder)
 
     def save(path: str) -> None:
         picture = images.upright(path)

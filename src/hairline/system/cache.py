@@ -26,7 +26,7 @@ from hairline.system.errors import HairlineError
 log = logging.getLogger(__name__)
 
 # Every file or folder in these is a part that is counted and deleted as a whole.
-FOLDERS = ("features", "composites", "litert", "synthetic", "datasets")
+FOLDERS = ("features", "composites", "litert", "synthetic", "windows", "datasets")
 _USES = ".in-use"  # folder of a lock file for each use of a part
 _UNUSABLE = "WARNING: %s cannot be used (%s): continuing without it"
 
@@ -61,7 +61,7 @@ def use(part: Path) -> filelock.BaseFileLock | None:
     """Mark a part of the cache as used now, and as in use while the returned object lives.
 
     Args:
-        part: A file or folder in one of `FOLDERS`; it may be created later.
+        part: A file or folder in one of `FOLDERS`, or one of these with all its parts; it may be created later.
 
     Returns:
         A lock, released when it is deleted; None if the cache cannot be written, and for a path elsewhere.
@@ -74,9 +74,14 @@ def use(part: Path) -> filelock.BaseFileLock | None:
             lock.acquire()
     except OSError:
         return None
-    with contextlib.suppress(OSError):
-        os.utime(part)  # the time of last use
+    touch(part)
     return lock
+
+
+def touch(part: Path) -> None:
+    """Make now the time of last use of a part."""
+    with contextlib.suppress(OSError):
+        os.utime(part)
 
 
 @functools.cache
@@ -128,7 +133,8 @@ def _is_used(part: Path) -> bool:
     if part.name.endswith(files.PARTIAL):  # of a folder that is being created, or that a killed process left
         part = part.with_name(files.target_of(part.name))
     used = False
-    for mark in folder(_USES).glob(f"{_digest(part)}-*.lock"):
+    marks = [mark for owner in (part, part.parent) for mark in folder(_USES).glob(f"{_digest(owner)}-*.lock")]
+    for mark in marks:
         lock = filelock.FileLock(mark, thread_local=False)
         try:
             with lock.acquire(timeout=0):
