@@ -19,7 +19,7 @@ from hairline import tracking
 from hairline.config import arguments
 from hairline.data import clutter, folders, images, manifest
 from hairline.data.folders import Folder
-from hairline.inspection import adaptation, report, tables
+from hairline.inspection import adaptation, report, screen, tables
 from hairline.inspection.inspector import DISTANCE, Inspector
 from hairline.inspection.records import RayRecorder, Recorder, read_records
 from hairline.system import cluster, files, progress
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 PREDICTIONS, PHOTOS, PLACES = "predictions.csv", "photos.csv", "photos.geojson"
 _MIN_TIMED = 5  # photos needed for a rate
-_MAX_NAMED = 20  # photos named on the screen; photos.csv and the report name all
 
 
 class InputError(HairlineError):
@@ -104,28 +103,33 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
     columns = [f"prob_{name}" for name in recorder.inspector.bundle.class_names]
     columns += [DISTANCE] if recorder.inspector.has_distance else []
     tables.write_predictions(read_records(output, inspected), columns, output / PREDICTIONS)
-    rows, to_check = [], dict(problems)
-    for path, record in zip(inspected, read_records(output, inspected), strict=True):
+    rows, faults, remarks = [], 0, {}
+    for record in read_records(output, inspected):
         rows.append(tables.photo_row(record, config.scale.mm_per_pixel))
-        if record.faults:
-            to_check[path] = "; ".join(record.faults)
+        faults += bool(record.faults)
+        remarks[record.path] = record.faults + record.header.doubts + record.notes
     tables.write_photos(rows, problems, output / PHOTOS)
     positions = tables.write_geojson(rows, output / PLACES)
     tiles = sum(row["tiles"] for row in rows)
     report.write(
         output,
         rows,
-        to_check=to_check,
+        problems=problems,
+        remarks=remarks,
         facts=_facts(config, recorder.inspector, listing, adapted=adapted, tiles=tiles),
+        class_names=recorder.inspector.bundle.class_names,
         positive=recorder.inspector.positive,
         root=listing.root,
+        identity=recorder.identity,
         embed_megabytes=config.report.embed_megabytes,
         max_photos=config.report.photos,
     )
     reported = time.perf_counter()
 
-    _log_counts(rows, recorder.inspector.positive, listing, failed=len(problems))
-    _log_to_check(to_check)
+    positive = recorder.inspector.positive
+    text = screen.summary(rows, problems=problems, remarks=remarks, others=listing.others, positive=positive)
+    log.info("\n" + text)
+    folders.log_skipped(listing.skipped)
     fresh = sum(path not in problems for path in waiting)
     rate = f", {fresh / (recorded - ready):.2f} photos/s" if fresh >= _MIN_TIMED else ""
     log.info(
@@ -134,7 +138,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         f"seconds  start {ready - started:.1f}  photos {recorded - ready:.1f}  report {reported - recorded:.1f}\n\n"
         f"Report   {manifest.printable(files.relative(output / report.REPORT))}   open it in a browser"
     )
-    return len(to_check), output
+    return len(problems) + faults, output
 
 
 # --- the photos -------------------------------------------------------------------------------------------------------
@@ -282,23 +286,3 @@ def _facts(config: Predict, inspector: Inspector, listing: Listing, *, adapted: 
     if listing.others:
         facts["Files skipped"] = f"{len(listing.others):,} (not images)"
     return facts | {"Made with": f"hairline {hairline.__version__}"}
-
-
-def _log_counts(rows: list[dict[str, Any]], positive: str, listing: Listing, *, failed: int) -> None:
-    counts = report.count_verdicts(rows, positive)
-    counts["not inspected"] = failed
-    names = ", ".join(manifest.printable(path.name) for path in listing.others[:3])
-    counts[f"files that are not images, skipped: {names}{', ...' * (len(listing.others) > 3)}"] = len(listing.others)
-    lines = [f"{count:>7,}  {name}" for name, count in counts.items() if count or name == positive]
-    log.info("\n" + "\n".join(lines))
-    folders.log_skipped(listing.skipped)
-
-
-def _log_to_check(to_check: dict[Path, str]) -> None:
-    if not to_check:
-        return
-    named = list(to_check.items())[:_MAX_NAMED]
-    lines = [f"  {manifest.printable(str(path))}: {manifest.printable(reason)}" for path, reason in named]
-    if len(to_check) > len(named):
-        lines.append(f"  and {len(to_check) - len(named):,} more: columns problem and notes of {PHOTOS}")
-    log.info("\nCheck these:\n" + "\n".join(lines))

@@ -1,14 +1,15 @@
 """The report of an inspection: one self-contained HTML page, made from its records, that needs no network.
 
-The page reads and prints without its script. Overlays are embedded after the script, so that sorting and filtering
-work while they are still loading.
+The page reads and prints without its script. Images are embedded after the script, so that the page works while they
+are still loading; those beyond the limit are read from the folders beside the page.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,39 +18,84 @@ import jinja2
 from markupsafe import Markup
 
 from hairline.data import manifest
-from hairline.inspection.records import read_records
-from hairline.model.decision import CANNOT_TELL
+from hairline.inspection import triage
+from hairline.inspection.records import Record, read_records
+from hairline.inspection.report.entries import entry
+from hairline.inspection.report.track import HEIGHT, WIDTH, project
 from hairline.system import files
 
 REPORT = "report.html"
 _PAGE = Path(__file__).parent
+_SCRIPTS = ("zoom", "list", "map", "marks", "viewer", "start")  # each may use those before it
 
 
 def write(
     output: Path,
     rows: list[dict[str, Any]],
     *,
-    to_check: dict[Path, str],
+    problems: Mapping[Path, str],
+    remarks: Mapping[str, list[str]],
     facts: dict[str, str],
+    class_names: list[str],
     positive: str,
     root: Path,
+    identity: str,
     embed_megabytes: float,
     max_photos: int,
 ) -> None:
     """Write report.html.
 
     Args:
-        output: Folder of the results, with records and overlays.
+        output: Folder of the results, with records and images.
         rows: Rows of photos.csv of the inspected photos.
-        to_check: Photos that a person must check, inspected or not, with the reason.
+        problems: Photos that could not be inspected, with the reason.
+        remarks: What a person should know of inspected photos, by path.
         facts: Captions and values that describe the model and the settings.
+        class_names: The model's classes.
         positive: The positive class.
         root: Folder that names are relative to.
-        embed_megabytes: Limit for the overlays embedded in the page.
+        identity: Digest of the settings; marks made in the page belong to it and to `root`.
+        embed_megabytes: Limit for the images embedded in the page.
         max_photos: Limit for the photos listed.
     """
-    listed = sort_worst_first(rows, positive)[:max_photos]
-    script, style = ((_PAGE / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    listed = triage.sort(rows, positive)[:max_photos]
+    page = _environment().get_template("template.html")
+    groups = triage.groups(positive)
+    script, style = _script(), (_PAGE / "report.css").read_text(encoding="utf-8")
+    settings = {
+        "identity": hashlib.sha256(f"{identity} {root.absolute()}".encode(errors="surrogateescape")).hexdigest()[:16],
+        "root": str(root.absolute()),
+        "classes": [positive, *(name for name in class_names if name != positive)],
+    }
+    places = [None if row["latitude"] is None else (row["latitude"], row["longitude"]) for row in listed]
+    content = page.generate(
+        title=root.name or root.absolute().name or "photos",
+        time=datetime.now().astimezone(),
+        style=Markup(style),
+        style_digest=_digest(style),
+        script=Markup(script),
+        script_digest=_digest(script),
+        settings=settings,
+        groups=groups,
+        kinds=[triage.kind(row["verdict"], positive) for row in listed],
+        counts=triage.count(rows, len(problems), positive),
+        rows=rows,
+        listed=listed,
+        photos=_photos(listed, root, output, positive),
+        failed={_name(path, root): reason for path, reason in list(problems.items())[:max_photos]},
+        remarks=triage.by_reason({_name(Path(path), root): texts for path, texts in remarks.items()}),
+        remarked=sum(bool(texts) for texts in remarks.values()),
+        images=_embedded(listed, output, embed_megabytes),
+        track=project(places, [row["time"] for row in listed]),
+        map_size=(WIDTH, HEIGHT),
+        facts=facts,
+        positive=positive,
+    )
+    with files.atomic(output / REPORT, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(content)
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE),
         autoescape=True,
@@ -58,69 +104,45 @@ def write(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "area": area, "metres": metres, "number": "{:,}".format}
-    page = environment.get_template("template.html").generate(
-        title=root.name or root.absolute().name or "photos",
-        time=datetime.now().astimezone(),
-        script=Markup(script),
-        style=Markup(style),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        rows=rows,
-        surface_px=sum(row["width"] * row["height"] for row in rows),
-        listed=listed,
-        photos=_photos(listed, root, output),
-        overlays=_embedded(listed, output, embed_megabytes),
-        counts=count_verdicts(rows, positive),
-        kinds={positive: "bad", CANNOT_TELL: "doubt"},
-        facts=facts,
-        positive=positive,
-        has_scale=bool(rows) and "cracked_area_mm2" in rows[0],
-        to_check={_name(path, root): reason for path, reason in to_check.items()},
-        failed=len({str(path) for path in to_check} - {row["path"] for row in rows}),
-    )
-    with files.atomic(output / REPORT, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(page)
+    environment.filters |= {
+        "percent": percent,
+        "measure": measure,
+        "number": "{:,}".format,
+        "by_part": by_part,
+    }
+    return environment
 
 
-def count_verdicts(rows: list[dict[str, Any]], positive: str) -> dict[str, int]:
-    """Count photos by verdict: the positive class first, then "cannot tell", then the others.
-
-    Args:
-        rows: Rows of photos.csv.
-        positive: The positive class, which is listed even if no photo has it.
-    """
-    names = [positive, CANNOT_TELL, *sorted({row["verdict"] for row in rows} - {positive, CANNOT_TELL})]
-    counts = {name: sum(row["verdict"] == name for row in rows) for name in names}
-    return {name: count for name, count in counts.items() if count or name == positive}
+def _script() -> str:
+    """Return the page's script, in one scope."""
+    parts = [(_PAGE / "script" / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
+    return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
-def sort_worst_first(rows: list[dict[str, Any]], positive: str) -> list[dict[str, Any]]:
-    """Sort photos: the positive class by its share of the surface, then "cannot tell", then the others."""
-    rank = {positive: 0, CANNOT_TELL: 1}
-
-    def key(row: dict[str, Any]) -> tuple[int, float, float, str]:
-        place = rank.get(row["verdict"], 2)
-        return place, -row["cracked_share"] if place == 0 else 0.0, -row["highest_probability"], row["path"]
-
-    return sorted(rows, key=key)
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _photos(listed: list[dict[str, Any]], root: Path, output: Path) -> Iterator[dict[str, Any]]:
-    """Yield each row with the photo's name and thumbnail; the thumbnail is read when its row is written."""
+def _photos(
+    listed: list[dict[str, Any]], root: Path, output: Path, positive: str
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], Markup]]:
+    """Yield row, entry and thumbnail of each photo; its record is read when it is written."""
     paths = [Path(row["path"]) for row in listed]
-    for row, path, record in zip(listed, paths, read_records(output, paths), strict=True):
-        yield row | {"name": _name(path, root), "thumbnail": Markup(record.thumbnail)}
+    records: Iterable[Record] = read_records(output, paths)
+    for row, path, record in zip(listed, paths, records, strict=True):
+        yield row, entry(record, _name(path, root), positive), Markup(record.thumbnail)
 
 
-def _embedded(listed: list[dict[str, Any]], output: Path, megabytes: float) -> Iterator[Markup]:
-    """Yield overlays in Base64, the worst photos' first, up to a limit."""
+def _embedded(listed: list[dict[str, Any]], output: Path, megabytes: float) -> Iterator[tuple[str, Markup]]:
+    """Yield path and content in Base64 of the images, in the order of the list, up to a limit."""
     room = megabytes * 1e6
     for row in listed:
-        content = base64.b64encode((output / row["overlay"]).read_bytes()).decode("ascii")
-        room -= len(content)
-        if room < 0:
-            return
-        yield Markup(content)
+        for path in (row["photo_small"], row["heatmap"]):
+            content = base64.b64encode((output / path).read_bytes()).decode("ascii")
+            room -= len(content)
+            if room < 0:
+                return
+            yield path, Markup(content)
 
 
 def _name(path: Path, root: Path) -> str:
@@ -139,11 +161,14 @@ def percent(share: float) -> str:
     return "> 99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f} %"
 
 
-def area(mm2: float) -> str:
-    """Format an area in square metres or square centimetres."""
-    return f"{mm2 / 1e6:,.2f} m²" if mm2 >= 1e5 else f"{mm2 / 100:,.1f} cm²"
+def measure(value: float, unit: str) -> str:
+    """Format a length in pixels ("px") or millimetres ("mm"; metres from 1000 on)."""
+    if unit == "mm" and value >= 1000:
+        return f"{value / 1000:,.2f} m"
+    return f"{value:,.0f} {unit}"
 
 
-def metres(mm: float) -> str:
-    """Format a length in metres or millimetres."""
-    return f"{mm / 1000:,.2f} m" if mm >= 1000 else f"{mm:,.0f} mm"
+def by_part(name: str) -> Markup:
+    """Return a path whose parts stay whole, so that lines break between folders and not inside a name that fits."""
+    parts = re.split(r"(?<=[/\\])", manifest.printable(name))
+    return Markup("").join(Markup("<span>{}</span>").format(part) for part in parts)
