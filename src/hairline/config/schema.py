@@ -456,8 +456,8 @@ class Scale:
 class ReportPage:
     """The content of report.html; photos.csv always lists all photos."""
 
-    photos: int = setting(2000, "number of photos, worst first", low=1)
-    embed_megabytes: float = setting(20.0, "overlays embedded in the page, worst first; others are linked", low=0)
+    photos: int = setting(2000, "number of photos, by verdict and evidence", low=1)
+    embed_megabytes: float = setting(20.0, "pictures embedded in the page; others are linked", low=0)
 
 
 @dataclass

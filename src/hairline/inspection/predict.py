@@ -119,6 +119,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         facts=_facts(config, recorder.inspector, listing, adapted=adapted, tiles=tiles),
         class_names=recorder.inspector.bundle.class_names,
         positive=recorder.inspector.positive,
+        mm_per_pixel=config.scale.mm_per_pixel,
         root=listing.root,
         identity=recorder.identity,
         embed_megabytes=config.report.embed_megabytes,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hairline.data import sources
+from hairline.data import folders
 from hairline.inspection.inspector import UNFAMILIAR
 from hairline.model.decision import CANNOT_TELL
 
@@ -57,7 +57,7 @@ def sort(rows: Iterable[dict[str, Any]], positive: str) -> list[dict[str, Any]]:
     order = {group.kind: place for place, group in enumerate(groups(positive))}
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return order[kind(row["verdict"], positive)], -row["evidence"], sources.natural_key(str(row["path"]))
+        return order[kind(row["verdict"], positive)], -row["evidence"], folders.natural_key(str(row["path"]))
 
     return sorted(rows, key=key)
 

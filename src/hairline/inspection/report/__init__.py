@@ -38,6 +38,7 @@ def write(
     facts: dict[str, str],
     class_names: list[str],
     positive: str,
+    mm_per_pixel: float | None,
     root: Path,
     identity: str,
     embed_megabytes: float,
@@ -53,6 +54,7 @@ def write(
         facts: Captions and values that describe the model and the settings.
         class_names: The model's classes.
         positive: The positive class.
+        mm_per_pixel: Scale of the photos; None shows lengths in pixels.
         root: Folder that names are relative to.
         identity: Digest of the settings; marks made in the page belong to it and to `root`.
         embed_megabytes: Limit for the images embedded in the page.
@@ -62,9 +64,10 @@ def write(
     page = _environment().get_template("template.html")
     groups = triage.groups(positive)
     script, style = _script(), (_PAGE / "report.css").read_text(encoding="utf-8")
-    settings = {
+    settings: dict[str, Any] = {
         "identity": hashlib.sha256(f"{identity} {root.absolute()}".encode(errors="surrogateescape")).hexdigest()[:16],
         "root": str(root.absolute()),
+        "mm_per_pixel": mm_per_pixel,
         "classes": [positive, *(name for name in class_names if name != positive)],
     }
     places = [None if row["latitude"] is None else (row["latitude"], row["longitude"]) for row in listed]
@@ -77,6 +80,7 @@ def write(
         script_digest=_digest(script),
         settings=settings,
         groups=groups,
+        names=[_name(Path(row["path"]), root) for row in listed],
         kinds=[triage.kind(row["verdict"], positive) for row in listed],
         counts=triage.count(rows, len(problems), positive),
         rows=rows,
@@ -90,6 +94,7 @@ def write(
         map_size=(WIDTH, HEIGHT),
         facts=facts,
         positive=positive,
+        unit="px" if mm_per_pixel is None else "mm",
     )
     with files.atomic(output / REPORT, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(content)

@@ -167,4 +167,8 @@ function bindList() {
     find("filters").setAttribute("aria-expanded", find("controls").classList.toggle("open"));
   });
   bindPrint();
+  // The head of the table sticks below the controls, however many lines these take.
+  new ResizeObserver(() => {
+    document.documentElement.style.setProperty("--bar", `${find("controls").offsetHeight}px`);
+  }).observe(find("controls"));
 }

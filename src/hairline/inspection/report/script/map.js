@@ -6,7 +6,6 @@ let mapZoom = null;
 
 const rowOf = (marker) => rows[marker.dataset.number];
 
-// Place the drawing; strokes keep their width at every zoom (non-scaling-stroke).
 function placeMap() {
   if (!mapZoom) return;
   const [, , width, height] = mapSection.querySelector("svg").getAttribute("viewBox").split(" ").map(Number);
@@ -16,7 +15,9 @@ function placeMap() {
 function drawMap(zoom) {
   const svg = mapSection.querySelector("svg");
   const units = Number(svg.getAttribute("viewBox").split(" ")[2]) / zoom.base.width;
-  find("map-sheet").setAttribute("transform", `translate(${zoom.x * units} ${zoom.y * units}) scale(${zoom.scale})`);
+  const sheet = find("map-sheet");
+  sheet.style.setProperty("--px", units / zoom.scale); // markers keep their size at every zoom
+  sheet.setAttribute("transform", `translate(${zoom.x * units} ${zoom.y * units}) scale(${zoom.scale})`);
   // The bar keeps its length on the screen's ground: it grows with the zoom until it is too long, then halves.
   const bar = find("map-scale");
   const whole = Number(bar.dataset.width) / units * zoom.scale;

@@ -2,6 +2,13 @@
 
 const settings = JSON.parse(find("settings").textContent);
 const [positive, ...others] = settings.classes;
+// A length in pixels as the page shows it: in the photo's pixels, or by its scale.
+function measure(pixels) {
+  const millimetres = pixels * settings.mm_per_pixel;
+  if (!settings.mm_per_pixel) return `${number(pixels)} px`;
+  return millimetres < 1000 ? `${number(Math.round(millimetres))} mm` : `${(millimetres / 1000).toFixed(2)} m`;
+}
+
 const STORE = `hairline-marks-${settings.identity}`;
 const stored = loadMarks();
 

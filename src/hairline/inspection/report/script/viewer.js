@@ -7,7 +7,8 @@ const viewer = find("viewer");
 const view = { row: null, entry: null, target: null, tiles: false, layer: "traces", opener: null };
 const zoom = new Zoom(find("stage"), placeSheet);
 
-const describe = (row) => `${row.querySelector(".name bdi").textContent}: ${row.querySelector(".badge").textContent}, `
+// The name is isolated (U+2068 to U+2069): one in Hebrew or Arabic leaves the rest in its order.
+const describe = (row) => `\u2068${row.querySelector(".name bdi").textContent}\u2069: ${row.querySelector(".badge").textContent}, `
   + `evidence ${Number(row.dataset.evidence).toFixed(2)}`;
 
 function openViewer(row, opener = row.querySelector(".open")) {
@@ -137,7 +138,14 @@ function showTarget() {
   find("target").textContent = !target ? "Nothing chosen" : target.what === "trace"
     ? `Trace ${target.index + 1} of ${entry.regions.length}` : `Tile, probability ${(entry.scores[target.index] / 100).toFixed(2)}`;
   const flagged = target && (target.what === "trace" || entry.flagged.includes(target.index));
-  find("verdicts").replaceChildren(...(target ? choices(flagged).map(choiceButton) : []));
+  refill(find("verdicts"), target ? choices(flagged).map(choiceButton) : []);
+}
+
+// Replace buttons; the one at the place of the focus gets it, so that the keyboard goes on where it was.
+function refill(parent, children) {
+  const place = [...parent.querySelectorAll("button")].indexOf(document.activeElement);
+  parent.replaceChildren(...children);
+  if (place >= 0) (parent.querySelectorAll("button")[place] ?? find("stage")).focus();
 }
 
 function choiceButton(choice) {
@@ -168,12 +176,12 @@ function mark(choice) {
 }
 
 function showTraces() {
-  find("traces").replaceChildren(...view.entry.regions.map((region, index) => {
+  refill(find("traces"), view.entry.regions.map((region, index) => {
     const item = document.createElement("li"), button = item.appendChild(document.createElement("button"));
     const says = markOf(view.entry.name, "trace", region.box)?.says;
     button.type = "button";
     button.className = says ?? "";
-    button.textContent = `${index + 1}: ${number(region.length)} px, probability ${region.highest.toFixed(2)}`
+    button.textContent = `${index + 1}: ${measure(region.length)}, probability ${region.highest.toFixed(2)}`
       + (says ? `, ${{ right: "right", wrong: "false alarm", revisit: "to revisit" }[says]}` : "");
     button.setAttribute("aria-current", view.target?.what === "trace" && view.target.index === index);
     button.addEventListener("click", () => { select({ what: "trace", index }); zoomToTarget(); });
