@@ -38,7 +38,7 @@ def summary(
             blocks.append(_block(f"{group.name}: {group.meaning} Evidence and photo:", lines))
     by_problem = triage.by_reason({str(path): [reason] for path, reason in problems.items()})
     for reason, texts in by_problem.items():
-        lines = [f"         {printable(path)}{printable(text.removeprefix(reason))}" for path, text in texts.items()]
+        lines = [f"         {printable(path)}: {printable(text)}" for path, text in texts.items()]
         blocks.append(_block(f"{triage.NOT_INSPECTED}: {printable(reason)}", lines))
     warnings = [_warning(texts) for texts in triage.by_reason(remarks).values()]
     if warnings:
