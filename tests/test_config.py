@@ -126,7 +126,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     assert names(config.Runtime, "devices") == keywords(tensorflow.prepare) - {"seed"}
     run = {"name", "tags", "directory"}
     assert names(config.Tracking, "log_model", "log_diff", "registered_model") == keywords(tracking.start) - run
-    assert names(config.Split, "given") == (keywords(splits.group) | keywords(splits.split)) - {"seed"}
+    assert names(config.Split, "given") == (keywords(splits.group) | keywords(splits.split)) - {"seed", "whole_test"}
     for name, schedule in optimizers.SCHEDULES.items():
         assert names(config.GROUPS[f"schedule/{name}"]) - names(config.Schedule) == keywords(schedule), name
     assert names(config.GROUPS["optimizer/lbfgs"], "name") < keywords(solve.solve)

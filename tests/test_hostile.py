@@ -228,7 +228,8 @@ def test_a_damaged_manifest_gives_right_labels_or_is_named(count: int, photos: l
             outcomes.add("refused")
             continue
         outcomes.add("read")
-        text = content.decode("utf-8", "surrogateescape")
+        encodings = ("utf-8", "cp1252", "utf-16", "utf-16-le", "utf-16-be")
+        text = "\n".join(content.decode(encoding, "replace") for encoding in encodings)
         for row in table.itertuples():
             name = Path(row.path).name
             truth = dict(zip(names, labels, strict=True))[name]

@@ -170,7 +170,11 @@ def _listed(path: Path) -> tuple[set[str], list[str]]:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_dir():
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link to itself
+                    is_folder = False
+                if is_folder:
                     subfolders.append(entry.name)
                 else:
                     names.add(entry.name)

@@ -177,7 +177,7 @@ def _fields(text: str, separator: str) -> list[tuple[int, list[str]]]:
 
 def _separator(header: str) -> str:
     """Return the character that separates the columns, by the line that names them."""
-    fields = {mark: next(csv.reader([header], delimiter=mark), []) for mark in _SEPARATORS}
+    fields = {mark: next(csv.reader([header[:10_000]], delimiter=mark), []) for mark in _SEPARATORS}
     return max(_SEPARATORS, key=lambda mark: len(fields[mark]))
 
 
