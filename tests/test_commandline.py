@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from hairline import config
 from hairline.app import commandline
-from hairline.app.sweep.state import Sweep, SweepError
+from hairline.app.sweep.state import Job, Sweep, SweepError
 from hairline.training.checkpoint import Checkpoint
 from tests.conftest import ROOT
 from tests.running import composed
@@ -65,8 +66,8 @@ def test_other_commands_stay_as_they_are(arguments: list[str]) -> None:
     [
         ("+experiment=recipe", "experiment=recipe"),
         ("+tags.site=bridge", "+tags.site=bridge"),
-        ("data.path=fissuré (1)", "data.path='fissuré (1)'"),
-        ("data.path='a b'", "data.path='a b'"),
+        ("base=fissuré (1)", "base='fissuré (1)'"),
+        ("base='a b'", "base='a b'"),
         ("runs=[a,b]", "runs=[a,b]"),
     ],
 )
@@ -132,6 +133,53 @@ def test_what_lies_in_a_copied_project_is_resumed_there(tmp_path: Path, monkeypa
     for place in (project, copy):
         assert commandline.parse([f"resume={place / 'run'}"], CONF).directory == str(place)
         assert commandline.parse([f"sweep.resume={place / 'sweep'}"], CONF).directory == str(place)
+
+
+def test_latest_is_the_newest_run_with_a_model(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="run=latest: outputs/ holds no finished run with a model"):
+        commandline.parse(["run=latest"], CONF, "predict")
+    for age, name in enumerate(("2026-05-02/09-00-00", "sweeps/first/3", "2026-05-01/10-00-00", "2026-05-03/08-00-00")):
+        bundle = tmp_path / "outputs" / name / "model" / "bundle.json"
+        bundle.parent.mkdir(parents=True)
+        bundle.write_text("{}")
+        os.utime(bundle, (1_000_000 - age, 1_000_000 - age))
+    (tmp_path / "outputs" / "2026-05-04" / "07-00-00").mkdir(parents=True)  # no model
+    command = commandline.parse(["run=latest", "input=x"], CONF, "predict")
+    assert command.completed == ["run='outputs/2026-05-02/09-00-00'", "input=x"]
+    assert command.typed == ["run=latest", "input=x"]
+    assert command.notes == ["run=latest is outputs/2026-05-02/09-00-00"]
+    os.utime(tmp_path / "outputs" / "sweeps" / "first" / "3" / "model" / "bundle.json")
+    assert completed("base=latest") == ["base='outputs/sweeps/first/3'"]
+    (tmp_path / "latest").mkdir()  # a run directory of this name comes first
+    assert completed("base=latest") == ["base=latest"]
+
+
+def test_a_sweeps_folder_is_its_best_job(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "a sweep", command=["seed=0,1,2"], working_directory=str(tmp_path))
+    sweep.write()
+    for script, key in (
+        ("evaluate", "run"),
+        ("export", "run"),
+        ("register", "run"),
+        ("predict", "run"),
+        ("train", "base"),
+    ):
+        with pytest.raises(config.ConfigError, match="no job of this sweep has finished"):
+            commandline.parse([f"{key}=a sweep"], CONF, script)
+    for number, value in enumerate((0.5, 0.1, float("nan"))):
+        sweep.record(Job(number, "", {}, ""), "finished", value=value)
+    sweep.record(Job(3, "", {}, ""), "failed")
+    for script, key in (
+        ("evaluate", "run"),
+        ("export", "run"),
+        ("register", "run"),
+        ("predict", "run"),
+        ("train", "base"),
+    ):
+        assert list(commandline.parse([f"{key}=a sweep"], CONF, script).completed) == [f"{key}='a sweep/1'"]
+    found = commandline.parse(["-m", f"run={tmp_path}/a sweep,other"], CONF, "evaluate").completed
+    assert found == ["-m", "run='a sweep/1',other"]
+    assert commandline.parse(["run=a sweep"], CONF, "sync").completed == ["run=a sweep"]  # all jobs
 
 
 def test_a_search_is_a_multirun() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import geojson
 import numpy as np
@@ -89,12 +90,18 @@ def test_positions_are_valid_geojson_and_can_be_left_out(model: Path, site: Path
     (feature,) = content["features"]
     assert feature["geometry"]["coordinates"] == pytest.approx([151.215278, -33.856944], abs=1e-6)
     assert feature["properties"]["path"] == str(site / "d.jpg")
+    kml = "{http://www.opengis.net/kml/2.2}"
+    (place,) = ElementTree.parse("out/photos.kml").iter(f"{kml}Placemark")
+    assert place.findtext(f"{kml}name") == "d.jpg"
+    longitude, latitude = map(float, str(place.findtext(f"{kml}Point/{kml}coordinates")).split(","))
+    assert [longitude, latitude] == feature["geometry"]["coordinates"]
     assert table("photos.csv")["latitude"].tolist() == ["", "", "-33.8569444", ""]
     assert "33.85694&deg; S" in Path("out/report.html").read_text()
 
     (site / "d.jpg").rename(site / "e.jpg")  # records of photos that no longer exist hold positions, too
     inspect_site(model, site, "privacy.strip_location=true")
     assert not Path("out/photos.geojson").exists()
+    assert not Path("out/photos.kml").exists()
     for path in [path for path in Path("out").rglob("*") if path.is_file()]:
         assert not re.search(rb"33\.85|151\.21", path.read_bytes()), path
     assert table("photos.csv")["time"][2] == "2026-05-01T10:20:30"
@@ -238,6 +245,7 @@ def test_names_that_are_not_text(model: Path, site: Path) -> None:
     text = Path("out/predictions.csv").read_bytes()
     assert os.fsencode(site / odd).replace(b'"', b'""') in text
     assert geojson.loads(Path("out/photos.geojson").read_text()).is_valid
+    assert len(list(ElementTree.parse("out/photos.kml").iter())) > 3
     assert "caf\\udce9 \\n&#39;&#34;&lt;b&gt;.jpg" in Path("out/report.html").read_text(encoding="utf-8")
 
 

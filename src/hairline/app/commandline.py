@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from hairline import config as configuration
-from hairline.app.sweep.state import Sweep
-from hairline.config import ConfigError
+from hairline.app import mistakes
+from hairline.app.mistakes import Command
+from hairline.app.sweep.state import STATE, Sweep
+from hairline.config import ConfigError, commands
 from hairline.system import files
 from hairline.training.checkpoint import Checkpoint
 
-_CONFIG_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")  # they name folders of the user's own choices
-_LAUNCHERS = {"joblib": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
+# Texts of Hydra's own, which may refer to other settings: ${now:%Y}.
+_HYDRA_TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name")
+_RUN_KEYS = ("run", "base")
+_MODELS = ("*/*/model/bundle.json", "*/*/*/model/bundle.json")  # below outputs/: of runs, and of jobs of sweeps
 # Lines of Hydra's messages that explain Hydra, or advise to append unknown keys with a plus sign.
 _HYDRA_ADVICE = re.compile(
     r"To append to your (?:config|default list)|To override a value use|See https://hydra"
@@ -38,11 +42,13 @@ class CommandLine:
         typed: The arguments of the user.
         completed: The arguments for Hydra, with everything that `resume=`, `sweep.resume=` and `search=` imply.
         directory: Where the run or sweep that is resumed was started; its relative paths and its store lie there.
+        notes: What `latest` and sweeps' folders stand for.
     """
 
     typed: Sequence[str] = ()
     completed: Sequence[str] = ()
     directory: str | None = None
+    notes: Sequence[str] = ()
 
     @property
     def overrides(self) -> list[str]:
@@ -62,24 +68,28 @@ class CommandLine:
         return " ".join(("python", shlex.quote(script), *old, *words))
 
 
-def parse(arguments: Sequence[str], conf: Path) -> CommandLine:
+def parse(arguments: Sequence[str], conf: Path, script: str = "train") -> CommandLine:
     """Check a command line and complete it for Hydra.
 
     Args:
         arguments: The arguments, without the script.
         conf: The folder of the YAML files.
+        script: Name of the script.
 
     Raises:
         ConfigError: If a check fails, or there is no run to resume.
         SweepError: If there is no sweep to resume.
     """
     typed = [_without_plus(argument, conf) for argument in arguments]
-    for check in CHECKS:
-        fault = check(typed, conf)
-        if fault is not None:
-            raise ConfigError(fault)
-    settings = {key: value for key, value in _settings(typed).items() if value != "null"}
+    fault = mistakes.find(Command(typed, conf, script))
+    if fault is not None:
+        raise ConfigError(fault)
     single = _only_asks(typed)
+    original = typed
+    notes: list[str] = []
+    if not single:
+        typed, notes = _named_runs(Command(typed, conf, script))
+    settings = {key: value for key, value in _settings(typed).items() if value != "null"}
     multirun = bool({"-m", "--multirun"} & set(typed))
     arguments, directory = typed, None
     if "sweep.resume" in settings:
@@ -90,55 +100,13 @@ def parse(arguments: Sequence[str], conf: Path) -> CommandLine:
         arguments, directory = _resumed_run(typed, settings)
     if not multirun and not single and {"sweep.resume", "search"} & set(settings):
         arguments = ["-m", *arguments]
-    return CommandLine(typed, _readable(arguments), directory)
+    return CommandLine(original, _readable(_literal(Command(arguments, conf, script))), directory, notes)
 
 
-def quoted(value: object) -> str:
-    """Return a value quoted for Hydra's override grammar."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
-def unnamed_value(arguments: Sequence[str], conf: Path) -> str | None:
-    """Return the fault of a value without a key, which crashes Hydra's parser."""
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if equals and not key.strip("+~ "):
-            return f"{argument[:80]!r}: there is no name before the =. Expected key=value, such as epochs=20"
-    return None
-
-
-def unknown_choice(arguments: Sequence[str], conf: Path) -> str | None:
-    """Return the fault of a group=choice without a file in `conf`, with the nearest name."""
-    if any(argument.startswith((*_CONFIG_FLAGS, "hydra.searchpath")) for argument in arguments):
-        return None  # Hydra looks for choices elsewhere as well
-    for argument in arguments:
-        group, equals, value = argument.partition("=")
-        group = group.lstrip("+~")
-        names = {path.stem for path in (conf / group).glob("*.yaml")} if equals else set()
-        if not names or group.startswith("hydra") or "(" in value:  # choice(adam,sgd) and the like are Hydra's
-            continue
-        if value.startswith(("[", "{")):
-            return f"{group}={value[:80]}: expected one of {', '.join(sorted(names))}"
-        for choice in value.split(","):
-            if choice and choice[0].isalnum() and choice not in names | {"null"}:
-                return configuration.unknown(group, choice, names)
-    return None
-
-
-def missing_launcher(arguments: Sequence[str], conf: Path) -> str | None:
-    """Return the fault of a launcher whose package is not installed."""
-    launcher = _settings(arguments).get("hydra/launcher", "")
-    if launcher in _LAUNCHERS and importlib.util.find_spec(f"hydra_plugins.{_LAUNCHERS[launcher]}") is None:
-        return f'hydra/launcher={launcher} needs a package: pip install -e ".[{launcher}]"'
-    return None
-
-
-# Checks of the arguments as typed, in this order; the first fault is reported.
-CHECKS: tuple[Callable[[Sequence[str], Path], str | None], ...] = (unnamed_value, unknown_choice, missing_launcher)
+def shown(overrides: Iterable[str]) -> list[str]:
+    """Return overrides as a reader wants them: texts without the quotes that Hydra needs."""
+    pairs = (entry.partition("=") for entry in overrides)
+    return [f"{key}{equals}{commands.unquoted(value)}" for key, equals, value in pairs]
 
 
 # --- completion -------------------------------------------------------------------------------------------------------
@@ -150,7 +118,7 @@ def _settings(arguments: Iterable[str]) -> dict[str, str]:
 
 def _only_asks(arguments: Iterable[str]) -> bool:
     """Return whether Hydra only prints something: --help, --cfg, --info, shell completion."""
-    runs = ("-m", "--multirun", *_CONFIG_FLAGS, "--config-name", "-cn")
+    runs = ("-m", "--multirun", *mistakes.CONFIG_FLAGS, "--config-name", "-cn")
     return any(argument.startswith("-") and not argument.startswith(runs) for argument in arguments)
 
 
@@ -159,6 +127,43 @@ def _without_plus(argument: str, conf: Path) -> str:
     group, equals, _ = argument.partition("=")
     name = group.lstrip("+")
     return argument.lstrip("+") if name and equals and (conf / name).is_dir() else argument
+
+
+def _named_runs(command: Command) -> tuple[list[str], list[str]]:
+    """Replace `run=latest` and `base=latest` by the newest run, and a sweep's folder by its best job; note which it is.
+
+    Raises:
+        ConfigError: If there is no such run.
+    """
+    arguments, notes = [], []
+    for argument in command.arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in _RUN_KEYS or key not in command.settings or command.script in ("sync", "compare"):
+            arguments.append(argument)
+            continue
+        runs = commands.split(value) if command.multirun else [value]
+        found = [_named_run(key, commands.unquoted(run)) for run in runs]
+        notes += [f"{key}={run} is {path}" for run, path in zip(runs, found, strict=True) if path is not None]
+        named = [run if path is None else commands.quoted(path) for run, path in zip(runs, found, strict=True)]
+        arguments.append(f"{key}={','.join(named)}")
+    return arguments, notes
+
+
+def _named_run(key: str, text: str) -> str | None:
+    """Return the run directory that `latest` or a sweep's folder stands for; None for any other text."""
+    folder = Path(text).expanduser()
+    if (folder / STATE).is_file():
+        sweep = Sweep.read(folder)
+        best = sweep.best()
+        if best is None:
+            raise ConfigError(f"{key}={text}: no job of this sweep has finished; expected a sweep with a best job")
+        return files.relative(sweep.directory(best))
+    if text != "latest" or folder.exists():
+        return None
+    models = [path for pattern in _MODELS for path in Path("outputs").glob(pattern)]
+    if not models:
+        raise ConfigError(f"{key}=latest: outputs/ holds no finished run with a model; expected a run directory")
+    return str(max(models, key=lambda path: path.stat().st_mtime_ns).parents[1])
 
 
 def _resumed_run(typed: Sequence[str], settings: dict[str, str]) -> tuple[list[str], str | None]:
@@ -177,13 +182,13 @@ def _resumed_run(typed: Sequence[str], settings: dict[str, str]) -> tuple[list[s
     for group in ("experiment", "search"):
         if group in settings:
             raise ConfigError(f"{group}= sets many settings at once, but a resumed run has its own: leave it out")
-    implied = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
+    implied = [f"resume={commands.quoted(str(folder))}", f"hydra.run.dir={commands.quoted(str(folder))}"]
     for group, key in configuration.CHOSEN_BY.items():
         if group not in settings:
             implied.append(f"{group}={saved[group][key]}")
     path = saved["data"].get("path")
     if path is not None and not {"data", "data.path"} & set(settings):
-        implied.append(f"data.path={quoted(path)}")
+        implied.append(f"data.path={commands.quoted(path)}")
     state = Checkpoint.read(folder)
     rest = [argument for argument in typed if not argument.startswith("resume=")]
     return [*implied, *rest], None if state is None else state.working_directory
@@ -194,7 +199,8 @@ def _resumed_sweep(typed: Sequence[str], settings: dict[str, str]) -> tuple[list
     sweep = Sweep.read(_folder(settings["sweep.resume"]))
     saved = [entry for entry in sweep.command if entry.lstrip("+~").partition("=")[0] not in settings]
     rest = [argument for argument in typed if not argument.startswith("sweep.resume=")]
-    places = [f"hydra.sweep.dir={quoted(sweep.folder)}", f"sweep.resume={quoted(sweep.folder)}"]
+    folder = commands.quoted(str(sweep.folder))
+    places = [f"hydra.sweep.dir={folder}", f"sweep.resume={folder}"]
     return [*saved, *rest, *places], files.followed(sweep.working_directory, sweep.place, sweep.folder)
 
 
@@ -209,27 +215,84 @@ def _first_value(argument: str) -> str:
 
 
 def _folder(text: str) -> Path:
-    return Path(text.strip("'\"")).expanduser().absolute()
+    return Path(commands.unquoted(text)).expanduser().absolute()
+
+
+def _literal(command: Command) -> list[str]:
+    """Quote the values of text settings that Hydra's grammar would read as something else, such as 2024_05_12."""
+    mappings = [entry.key for entry in command.settings.values() if entry.is_mapping]
+    result = []
+    for argument in command.arguments:
+        key, equals, value = argument.partition("=")
+        name = key.lstrip("+")
+        entry = command.settings.get(name)
+        owner = next((owner for owner in mappings if name.startswith(f"{owner}.")), None)
+        if not equals or not value or argument.startswith(("-", "~")):
+            result.append(argument)
+        elif owner is not None:
+            text, item = _text(value, multirun=command.multirun), name.removeprefix(f"{owner}.")
+            single = {item: commands.unquoted(value)}
+            plain = commands.is_plain_name(item)
+            result.append(f"{key}={text}" if plain else f"{owner}={commands.hydra_mapping(single)}")
+        elif entry is None and (name in _HYDRA_TEXTS or command.is_group(name)):
+            is_number = isinstance(_parsed(value), int | float)  # a name such as 2024_05_12
+            result.append(f"{key}={commands.quoted(value)}" if is_number else argument)
+        elif entry is not None and entry.is_text:
+            result.append(f"{key}={_text(value, multirun=command.multirun, optional=entry.is_optional_text)}")
+        elif entry is not None and (entry.is_texts or entry.is_mapping):
+            parts = commands.split(value, "[{") if command.multirun else [value]
+            result.append(f"{key}={','.join(map(_texts if entry.is_texts else _mapping, parts))}")
+        else:
+            result.append(argument)
+    return result
+
+
+def _text(value: str, *, multirun: bool, optional: bool = False) -> str:
+    """Return the value of a text setting for Hydra: quotes, functions such as choice(), and null keep their meaning."""
+    if multirun and value.startswith("choice(") and value.endswith(")"):
+        return f"choice({_text(value[7:-1], multirun=True, optional=optional)})"
+    if commands.is_quoted(value) or commands.is_function(value) or (optional and value == "null"):
+        return value
+    parts = commands.split(value) if multirun else [value]
+    if len(parts) > 1:
+        return ",".join(_text(part.strip(), multirun=False, optional=optional) for part in parts)
+    return value if _is_same(value, value) else commands.quoted(value)
+
+
+def _texts(value: str) -> str:
+    items = commands.parse_list(value)
+    return value if items is None or _is_same(value, items) else commands.hydra_list(items)
+
+
+def _mapping(value: str) -> str:
+    items = commands.parse_mapping(value)
+    return value if items is None or _is_same(value, items) else commands.hydra_mapping(items)
+
+
+def _is_same(value: str, meaning: object) -> bool:
+    """Return whether Hydra's grammar reads in a value what the user means."""
+    return "${" not in value and "%@" not in value and _parsed(value) == meaning
+
+
+def _parsed(value: str) -> Any:
+    """Return what Hydra's grammar reads in a value; `NotImplemented` if it cannot read it."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([f"x={value}"])
+    except CompactHydraException:
+        return NotImplemented
+    return override.value()
 
 
 def _readable(arguments: Iterable[str]) -> list[str]:
-    """Quote the values that Hydra's grammar cannot read, such as paths with umlauts or brackets."""
-    parser = OverridesParser.create()
-
-    def parses(argument: str) -> bool:
-        try:
-            parser.parse_overrides([argument])
-        except CompactHydraException:
-            return False
-        return True
-
+    """Quote other values that Hydra's grammar cannot read, such as output folders with umlauts or brackets."""
     result = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        other = f"{key}={quoted(value)}"
         # A value that starts like a quoted text, a list or a mapping stays as it is: Hydra names its fault.
-        keep = not value or argument.startswith("-") or value[0] in "'\"[{" or parses(argument) or not parses(other)
-        result.append(argument if keep else other)
+        keep = (
+            not value or argument.startswith(("-", "~")) or value[0] in "'\"[{" or _parsed(value) is not NotImplemented
+        )
+        result.append(argument if keep else f"{key}={commands.quoted(value)}")
     return result
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import gc
 import io
 import logging
 import os
-import shlex
 import sys
 import traceback
 import warnings
@@ -24,11 +24,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hairline import config as configuration
-from hairline.app import commandline, settings
+from hairline.app import commandline, help, settings
 from hairline.app import log as logs
 from hairline.app.process import Application, Call, current
 from hairline.app.sweep import job as sweep_job
-from hairline.system import files, redaction, signals
+from hairline.config import commands
+from hairline.system import cache, files, redaction, signals
 from hairline.system.errors import HairlineError
 from hairline.training import checkpoint
 from hairline.training.checkpoint import Checkpoint
@@ -53,7 +54,7 @@ def start(script: str, main: Callable[[], None]) -> None:
     application = current()
     code = 1
     try:
-        code = _run(application, Path(script).with_name(CONF), main)
+        code = _run(application, Path(script).with_name(CONF), Path(script).stem, main)
     finally:  # also after a bug, so that the sweep's state is complete
         code = sweep_job.finish(application, code)
     if application.failures:
@@ -88,7 +89,7 @@ def register(store: ConfigStore) -> None:
         store.store(group=f"hydra/schema/{group}".rstrip("/"), name=leaf, node=node, replace=True)
 
 
-def _run(application: Application, conf: Path, main: Callable[[], None]) -> int:
+def _run(application: Application, conf: Path, script: str, main: Callable[[], None]) -> int:
     """Parse the command line and call Hydra; return the exit status. Jobs report their own errors.
 
     With the environment variable HYDRA_FULL_ERROR, Hydra's errors show their tracebacks.
@@ -96,12 +97,20 @@ def _run(application: Application, conf: Path, main: Callable[[], None]) -> int:
     full = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints its errors itself
     try:
-        application.command = command = commandline.parse(sys.argv[1:], conf)
+        application.command = command = commandline.parse(sys.argv[1:], conf, script)
+        for note in command.notes:
+            print(note)
         if command.directory is not None and os.path.isdir(command.directory):
             os.chdir(command.directory)
         sys.argv[1:] = command.completed  # Hydra reads it from there
         application.process.signals.listen()
-        main()
+        if {"--help", "-h"} & set(command.typed):
+            with contextlib.redirect_stdout(io.StringIO()) as page, contextlib.suppress(SystemExit):
+                main()
+            print(help.explained(page.getvalue(), script), end="")
+        else:
+            cache.require_home()
+            main()
     except SystemExit as ending:
         if isinstance(ending.code, str):
             print(redaction.redacted(ending.code), file=sys.stderr)
@@ -177,7 +186,7 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
     application = current()
     directory = Path(hydra.runtime.output_dir)
     resumed = composed.get("resume") is not None
-    overrides = application.command.overrides if resumed else list(hydra.overrides.task)
+    overrides = application.command.overrides if resumed else commandline.shown(hydra.overrides.task)
     try:
         config = settings.load(composed, overrides)
         if resumed:
@@ -188,7 +197,7 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
             settings.check(config)  # what was found when the run began may be gone
         return function(config, Call(directory, overrides, multirun, application.process))
     except KeyboardInterrupt as ending:
-        advice = f". Resume with: python train.py resume={shlex.quote(files.relative(directory))}"
+        advice = f". Resume with: python train.py {commands.override('resume', files.relative(directory))}"
         log.error("stopped by %s%s", ending, advice if (directory / checkpoint.FILE).is_file() else "")
         sys.exit(signals.exit_code(ending))
     except Exception as error:

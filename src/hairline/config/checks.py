@@ -48,10 +48,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def unusable_texts(config: Any) -> Iterator[str]:
     """Yield texts that are not valid as a path or name; other checks may open paths only if there are none."""
-    for key, value, _ in _settings(config):
+    for key, value, metadata in _settings(config):
         if isinstance(value, str) and "\0" in value:
             yield f"{key}={value!r}: contains a NUL character; remove it"
-        elif isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:
+        elif (
+            isinstance(value, str)
+            and metadata.get("path")
+            and value.startswith("~")
+            and os.path.expanduser(value) == value
+        ):
             yield f"{key}={value!r}: no such user has a home folder; write the full path"
 
 

@@ -39,7 +39,13 @@ def override(key: str, value: str | Sequence[str] | Mapping[str, str]) -> str:
         text = f"{{{', '.join(f'{_item(name)}: {_item(item)}' for name, item in value.items())}}}"
     else:
         text = f"[{','.join(map(_item, value))}]"
-    return shlex.quote(f"{key}={text}")
+    return word(f"{key}={text}")
+
+
+def word(text: str) -> str:
+    """Return a text as one word of a shell's command, in the quotes that are easier to read."""
+    readable = "'" in text and not set(text) & set('"$`\\!\n')
+    return f'"{text}"' if readable else shlex.quote(text)
 
 
 def command(script: str, *words: str) -> str:

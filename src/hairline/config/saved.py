@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from hairline.config import checks
+from hairline.config import checks, commands
 from hairline.config.checks import ConfigError
 from hairline.config.schema import GROUPS, Config
 from hairline.system import files, redaction
@@ -52,11 +52,23 @@ def load(composed: DictConfig, faults: Callable[[Any], Iterable[str]] = lambda c
         config: Any = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:  # an interpolation, ${...}, of an unknown key
         raise ConfigError(f"the configuration cannot be resolved: {str(error).strip()}") from error
-    found = [*_unknown_keys(composed, config), *checks.unusable_texts(config)]
+    found = list(_unknown_keys(composed, config))
+    _decode_names(config)
+    found += checks.unusable_texts(config)
     found = found or [*checks.value_faults(config), *checks.conflicts(config), *faults(config)]
     if found:
         raise ConfigError("\n".join(found))
     return config
+
+
+def _decode_names(node: Any) -> None:
+    """Decode the names in mappings that the command line encoded for Hydra's grammar."""
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            _decode_names(value)
+        elif isinstance(value, dict):
+            setattr(node, field.name, {commands.decoded(name): item for name, item in value.items()})
 
 
 def _unknown_keys(composed: DictConfig, config: Any) -> Iterator[str]:
@@ -69,8 +81,17 @@ def _unknown_keys(composed: DictConfig, config: Any) -> Iterator[str]:
 
 def save(config: Config, path: Path) -> None:
     """Save a configuration as YAML, without passwords and tokens."""
-    redacted = redaction.settings(OmegaConf.to_container(OmegaConf.structured(config)))
-    files.write_text(path, OmegaConf.to_yaml(OmegaConf.create(redacted)))
+    redacted = redaction.settings(dataclasses.asdict(config))
+    files.write_text(path, OmegaConf.to_yaml(OmegaConf.create(_escaped(redacted))))
+
+
+def _escaped(value: Any) -> Any:
+    """Return settings in which OmegaConf finds no interpolation: they are resolved already."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return commands.escaped(value) if isinstance(value, str) else value
 
 
 def read(path: Path) -> Config:
@@ -98,7 +119,7 @@ def plain(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
+        values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (OSError, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{path} is not a configuration: {error}") from error
     return dict(values)

@@ -14,15 +14,16 @@ from typing import Any, Literal
 from omegaconf import MISSING
 
 
-def setting(default: Any, help: str, **bounds: float) -> Any:
+def setting(default: Any, help: str, *, path: bool = False, **bounds: float) -> Any:
     """Return the dataclass field of a setting.
 
     Args:
         default: The default; lists and dictionaries are copied.
         help: One line for help pages: what the setting means, its unit, what null means.
+        path: The text names a file or folder, so `~` is the user's home folder.
         bounds: Range of the number, or of each number in a list: `low`, `high` inclusive, `above`, `below` exclusive.
     """
-    metadata = {"help": help, **bounds}
+    metadata = {"help": help, "path": path, **bounds}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -65,7 +66,7 @@ class SyntheticData(Data):
 class FolderData(Data):
     """A folder with one sub-folder per class, or with train/val/test folders of these."""
 
-    path: str = setting(MISSING, "the folder")
+    path: str = setting(MISSING, "the folder", path=True)
     class_from: Literal["auto", "top", "parent"] = setting(
         "auto", "top: the outermost folder is the class; parent: the one an image lies in; auto: top, if unambiguous"
     )
@@ -85,8 +86,10 @@ class Columns:
 class ManifestData(Data):
     """A CSV file with the columns path,label[,group,split], or the export of a labelling program."""
 
-    path: str = setting(MISSING, "the CSV, JSON or XML file")
-    images: str | None = setting(None, "folder where the paths start, searched for the images; null = the file's")
+    path: str = setting(MISSING, "the CSV, JSON or XML file", path=True)
+    images: str | None = setting(
+        None, "folder where the paths start, searched for the images; null = the file's", path=True
+    )
     columns: Columns = field(default_factory=Columns)
 
 
@@ -94,14 +97,14 @@ class ManifestData(Data):
 class LabelsData(Data):
     """Labelled windows of photos, written by label.py or exported by the report."""
 
-    path: str = setting(MISSING, "the CSV file, or the folder with labels.csv")
+    path: str = setting(MISSING, "the CSV file, or the folder with labels.csv", path=True)
 
 
 @dataclass
 class ConcreteCracksData(Data):
     """Concrete Crack Images for Classification (METU)."""
 
-    path: str | None = setting(None, "folder, zip or RAR that you already have; null = download")
+    path: str | None = setting(None, "folder, zip or RAR that you already have; null = download", path=True)
 
 
 @dataclass
@@ -147,7 +150,7 @@ class Model:
     """The backbone and the head on its features."""
 
     backbone: str = setting(MISSING, "network; set by model=<choice>")
-    weights: str = setting("auto", "auto, imagenet, synthetic, random, or a weights file")
+    weights: str = setting("auto", "auto, imagenet, synthetic, random, or a weights file", path=True)
     taps: list[str] = setting([], "layers to take features from, <layer>:max or <layer>:average; [] = last, average")
     dropout: float = setting(0.0, "dropout rate of the features", low=0, below=1)
     label_smoothing: float = setting(0.0, "share of each label spread over all classes", low=0, below=1)
@@ -156,7 +159,7 @@ class Model:
 
 @dataclass
 class Optimizer:
-    """Settings that all optimizers share."""
+    """Optimizer of the head; settings that all optimizers share."""
 
     name: str = setting(MISSING, "optimizer; set by optimizer=<choice>")
 
@@ -351,8 +354,11 @@ class Sweep:
     """Many runs of one command (-m)."""
 
     name: str | None = setting(None, "a sweep of this name is resumed; null = a new sweep each time")
-    resume: str | None = setting(None, "a sweep's directory: run its missing jobs, with its own command")
+    resume: str | None = setting(None, "a sweep's directory: run its missing jobs, with its own command", path=True)
     on_error: Literal["continue", "stop"] = setting("continue", "stop: no new jobs after one has failed")
+
+
+_RUN = "a run directory, latest, a sweep's directory (its best job), an MLflow run id, or models:/<name>@<alias>"
 
 
 # --- the scripts ------------------------------------------------------------------------------------------------------
@@ -384,8 +390,10 @@ class Config:
     image_size: int = setting(160, "height and width of the network's input in pixels", low=1, high=4096)
     epochs: int = setting(10, "number of epochs", low=1)
     learning_rate: float = setting(1e-3, "learning rate of the head", above=0)
-    base: str | None = setting(None, "a finished run: adapt its head and threshold to these images; null = train anew")
-    resume: str | None = setting(None, "a run directory: continue that run, with its own settings")
+    base: str | None = setting(
+        None, "a finished run, as run= of other scripts: adapt its head to these images; null = train anew", path=True
+    )
+    resume: str | None = setting(None, "a run directory: continue that run, with its own settings", path=True)
     name: str | None = setting(None, "name of the MLflow run; null = made from the overrides")
     tags: dict[str, str] = setting({}, "tags of the MLflow run: {site: bridge}")
 
@@ -394,7 +402,11 @@ class Config:
 class Evaluate:
     """Settings of evaluate.py."""
 
-    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
+    run: str = setting(
+        MISSING,
+        "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>",
+        path=True,
+    )
     data: Data = MISSING
     part: Literal["all", "train", "val", "test"] = setting("all", "the part of the images, by their folders or the run")
     adapt: Literal["none", "surface"] = setting("none", "surface: adapt to the images, without labels")
@@ -415,7 +427,7 @@ class Evaluate:
 class Compare:
     """Settings of compare.py."""
 
-    runs: list[str] = setting([], "run directories, folders of them (a sweep), or MLflow run ids")
+    runs: list[str] = setting([], "run directories, folders of them (a sweep), or MLflow run ids", path=True)
     mlflow_experiment: str | None = setting(None, "compare all finished runs of this MLflow experiment")
     metric: str = setting("test_accuracy", "metric that orders the table")
     resamples: int = setting(2000, "resamples of the paired bootstrap", low=1)
@@ -442,7 +454,9 @@ class Overlay:
 class Privacy:
     """What results leave out."""
 
-    strip_location: bool = setting(False, "leave out positions: no latitude and longitude, no photos.geojson")
+    strip_location: bool = setting(
+        False, "leave out positions: no latitude and longitude, no photos.geojson and photos.kml"
+    )
 
 
 @dataclass
@@ -480,9 +494,13 @@ class InspectionRuntime(Threads):
 class Predict:
     """Settings of predict.py."""
 
-    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
-    input: str = setting(MISSING, "a photo, a folder, or a pattern such as 'site/**/*.jpg'")
-    output: str | None = setting(None, "folder of the results; null = outputs/<date>/<time>-predict")
+    run: str = setting(
+        MISSING,
+        "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>",
+        path=True,
+    )
+    input: str = setting(MISSING, "a photo, a folder, or a pattern such as 'site/**/*.jpg'", path=True)
+    output: str | None = setting(None, "folder of the results; null = outputs/<date>/<time>-predict", path=True)
     tiles: Tiles = field(default_factory=Tiles)
     overlay: Overlay = field(default_factory=Overlay)
     privacy: Privacy = field(default_factory=Privacy)
@@ -504,16 +522,24 @@ class Predict:
 class ExportData:
     """The images an export is tested on."""
 
-    path: str | None = setting(None, "labelled images, or the run's images after a move; null = those of its manifest")
+    path: str | None = setting(
+        None, "labelled images, or the run's images after a move; null = those of its manifest", path=True
+    )
 
 
 @dataclass
 class Export:
     """Settings of export.py."""
 
-    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
+    run: str = setting(
+        MISSING,
+        "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>",
+        path=True,
+    )
     format: str = setting(MISSING, "litert, litert_int8, onnx, saved_model or keras")
-    output: str | None = setting(None, "the export's folder; with -m <output>/<format>; null = inside outputs/<date>")
+    output: str | None = setting(
+        None, "the export's folder; with -m <output>/<format>; null = inside outputs/<date>", path=True
+    )
     data: ExportData = field(default_factory=ExportData)
     images: int | None = setting(1000, "number of validation images to test the export on; null = all", low=1)
     runtime: Threads = field(default_factory=Threads)
@@ -524,7 +550,11 @@ class Export:
 class Register:
     """Settings of register.py."""
 
-    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
+    run: str = setting(
+        MISSING,
+        "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>",
+        path=True,
+    )
     tracking: Tracking = field(default_factory=Tracking)
 
 
@@ -532,7 +562,7 @@ class Register:
 class Sync:
     """Settings of sync.py."""
 
-    run: str = setting(MISSING, "a run directory, or a sweep's directory")
+    run: str = setting(MISSING, "a run directory, or a sweep's directory", path=True)
     tracking: Tracking = field(default_factory=Tracking)
 
 

@@ -157,7 +157,7 @@ def _draw_files(
             with files.atomic(file) as opened:
                 opened.write(content)
         content = file.read_bytes()
-        width, height, _ = images.inspect(content)
+        width, height, *_ = images.inspect(content)
         return str(file), width, height, hashlib.sha256(content).hexdigest()
 
     chunks = [range(start, min(start + _CHUNK, len(paths))) for start in range(0, len(paths), _CHUNK)]

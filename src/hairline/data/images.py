@@ -4,26 +4,54 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
+import importlib.util
 import io
 import os
+import re
 import stat
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from hairline.system.errors import HairlineError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp")
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+SUFFIXES = frozenset({*_JPEG_SUFFIXES, ".png", ".bmp", ".webp", ".tif", ".tiff", *_HEIF_SUFFIXES})
 # Pillow tries only these readers, whatever the file is called: its EPS reader starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+MAX_MEGAPIXELS = 178.0  # Pillow opens nothing larger
 MAX_BYTES = 2**31  # twice the size of the largest image that Pillow opens, with 16 bits per channel
 _LARGE_PIXELS = 50_000_000  # larger images are decoded one at a time, to bound the memory
 
 # Part of every saved model and cache key: raise the number when the same file gives other pixels.
-RECIPE = "pillow:exif-transpose,rgb,bilinear:1"
+RECIPE = "pillow:exif-transpose,white-background,rgb,bilinear:2"
+
+_WHITE_16 = 65535  # the value of white with 16 bits
+_TWELVE_BITS = 4095
+_BACKGROUND = (255, 255, 255)  # behind transparent pixels
+_STILL_FORMATS = ("JPEG", "MPO", "HEIF")  # phones append a preview or a second view to the photo itself
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT_BYTES = 1_000_000  # Pillow refuses longer texts; only two kinds of them hold the orientation
+_TEXTS_READ = (b"XML:com.adobe.xmp", b"Raw profile type exif")
+_DEPTH = "bits per channel"  # key in `Image.info`
+_SENSOR_WHITES = (1023, 4095, 16383)  # 10, 12 and 14 bits
+# Tags of TIFF.
+_SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _PLANAR = (
+    254,
+    255,
+    258,
+    262,
+    281,
+    284,
+)
 
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -60,11 +88,13 @@ def decode(source: str | os.PathLike[str] | bytes, image_size: int | None = None
     return np.asarray(picture if image_size is None else _resized(picture, image_size))
 
 
-def upright(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
+def upright(source: str | os.PathLike[str] | bytes | np.ndarray, *, narrow: bool = True) -> Image.Image:
     """Open an image upright, at its own size.
 
     Args:
         source: A path, the bytes of a file, or pixels, uint8 [height, width, 3], RGB.
+        narrow: Accept an image with 16 bits per channel whose values need 12 at most: among others that use the full
+            range it is only dark.
 
     Returns:
         An RGB picture, loaded.
@@ -79,9 +109,11 @@ def upright(source: str | os.PathLike[str] | bytes | np.ndarray) -> Image.Image:
             )
         return Image.fromarray(source)
     content = source if isinstance(source, bytes) else read(source)
-    with _opened(content) as image:
+    with opened(content) as image:
         image.load()
-        return _to_rgb(_transposed(image))
+        if not narrow and (fault := narrow_range(peak(image))) is not None:
+            raise ImageError(fault)
+        return _transposed(_to_rgb(image), _orientation(image))
 
 
 def read(path: str | os.PathLike[str], digest: str | None = None) -> bytes:
@@ -123,7 +155,7 @@ def resize(
     return np.asarray(_resized(picture if box is None else picture.crop(box), image_size))
 
 
-def inspect(content: bytes, minimum: int = 1) -> tuple[int, int, Image.Image]:
+def inspect(content: bytes, minimum: int = 1) -> tuple[int, int, Image.Image, int]:
     """Check that an image is complete and return it small and grey: several times faster than `decode`.
 
     Args:
@@ -131,30 +163,155 @@ def inspect(content: bytes, minimum: int = 1) -> tuple[int, int, Image.Image]:
         minimum: Width and height that the small image keeps at least, in pixels; only JPEGs are reduced.
 
     Returns:
-        Width and height in pixels, and an image of mode L, all upright.
+        Width and height in pixels, and an image of mode L, all upright; and the largest value of an image with 16 bits
+        per channel, 0 for others.
 
     Raises:
         ImageError: If the bytes are not a complete image.
     """
-    with _opened(content) as image:
+    with opened(content) as image:
         width, height = image.size
         image.draft("L", (minimum, minimum))  # a JPEG is still read to its end
         image.load()
-        small = _transposed(image)
-        small = small if small.mode == "L" else _to_rgb(small).convert("L")
-        return (height, width, small) if _orientation(image) in _SIDEWAYS else (width, height, small)
+        orientation = _orientation(image)
+        is_grey = image.mode == "L" and "transparency" not in image.info
+        small = _transposed(image if is_grey else _to_rgb(image).convert("L"), orientation)
+        width, height = (height, width) if orientation in _SIDEWAYS else (width, height)
+        return width, height, small, peak(image)
+
+
+def peak(image: Image.Image) -> int:
+    """Return the largest value of a loaded image with 16 bits per channel, on a scale to 65535; 0 for other images."""
+    if image.mode.startswith("I"):
+        return int(np.asarray(image).max()) * _WHITE_16 // _white(image)
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (8,)
+    if max(bits) == 16 or image.info.get(_DEPTH) == 16:
+        bands = [band for band in image.getbands() if band != "A"]
+        return max(int(image.getchannel(band).getextrema()[1]) for band in bands) * 257  # type: ignore[arg-type]
+    return 0
+
+
+def narrow_range(value: int) -> str | None:
+    """Return the fault of an image with 16 bits per channel whose values need 12 at most.
+
+    Args:
+        value: Largest value, from `peak`, of the image or of all such images together; 0 for other images.
+    """
+    if not 0 < value <= _TWELVE_BITS:
+        return None
+    return (
+        f"16-bit image whose values end at {value:,} of 65,535, as of a 12-bit camera: it would be read as black. Save "
+        "it with 8 bits, or multiply its values by 16"
+    )
 
 
 @contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[Image.Image]:
-    """Open an image; exceptions of Pillow within the block become `ImageError`."""
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """Open an image at the frame that holds the photo, without decoding it.
+
+    Raises:
+        ImageError: If the bytes are not one still image; replaces every exception within the block.
+    """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+            formats = _heif()
+        else:
+            formats = FORMATS
+        with Image.open(io.BytesIO(_without_long_texts(content)), formats=formats) as image:
+            if content.startswith(_PNG):
+                image.info[_DEPTH] = content[24]
+            frame = _photo_frame(image)
+            if frame:
+                image.seek(frame)
+            _check_layout(image)
             large = image.width * image.height > _LARGE_PIXELS
             with _one_large if large else contextlib.nullcontext():
                 yield image
     except Exception as error:  # Pillow's readers raise anything, from struct.error to MemoryError
         raise ImageError(explain(content, error)) from error
+
+
+def _heif() -> tuple[str, ...]:
+    """Return Pillow's name of the HEIC reader, registered by another package.
+
+    Raises:
+        ImageError: If that package is not installed.
+    """
+    if importlib.util.find_spec("pillow_heif") is None:
+        raise ImageError("HEIC photo: install its reader with pip install pillow-heif, or save the photo as JPEG")
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return ("HEIF",)
+
+
+def _without_long_texts(content: bytes) -> bytes:
+    """Return a PNG without its colour profile and without texts that Pillow would refuse for their length.
+
+    Only texts that may hold the orientation are kept.
+    """
+    if not content.startswith(_PNG):
+        return content
+    view, parts, place = memoryview(content), [content[:8]], 8
+    while place + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, place)
+        kind, end = content[place + 4 : place + 8], place + 12 + length
+        keyword = bytes(view[place + 8 : place + 8 + min(length, 80)]).partition(b"\0")[0]
+        is_text = kind in (b"tEXt", b"zTXt", b"iTXt")
+        wanted = keyword in _TEXTS_READ and _text_length(content[place + 8 : end - 4]) < _TEXT_BYTES
+        if end > len(content) or not (is_text or kind == b"iCCP") or (is_text and wanted):
+            parts.append(bytes(view[place:end]))
+        place = end
+    return b"".join([*parts, content[place:]]) if place <= len(content) else b"".join(parts)
+
+
+def _text_length(data: bytes) -> int:
+    """Return the length of a text of a PNG, after decompression if it is compressed; counted up to the limit."""
+    longest = len(data)
+    for start in (match.start() for match in re.finditer(rb"\x78[\x01\x5e\x9c\xda]", data[:400])):
+        with contextlib.suppress(zlib.error):
+            longest = max(longest, len(zlib.decompressobj().decompress(data[start:], _TEXT_BYTES)))
+    return longest
+
+
+def _photo_frame(image: Image.Image) -> int:
+    """Return the number of the frame that holds the photo: others may be reduced copies of it, or masks.
+
+    Raises:
+        ImageError: For an animation or several pages.
+    """
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format in _STILL_FORMATS:
+        return 0
+    sizes = {}
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        for number in range(count):
+            with contextlib.suppress(SyntaxError):  # a mask that Pillow cannot read; its tags are read
+                image.seek(number)
+            if not (image.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101 or image.tag_v2.get(_OLD_SUBFILE_TYPE) == 2):
+                sizes[number] = image.size
+        image.seek(0)
+    largest = max(sizes, key=lambda number: sizes[number], default=0)
+    pages = [number for number, size in sizes.items() if number == largest or not _is_reduced(size, sizes[largest])]
+    if len(pages) != 1:
+        raise ImageError(f"animated or of several pages ({count}): expected one still photo")
+    return largest
+
+
+def _is_reduced(size: tuple[int, int], full: tuple[int, int]) -> bool:
+    """Return whether an image of one size may be a reduced copy of one of another size."""
+    (width, height), (full_width, full_height) = size, full
+    return width < full_width and abs(width * full_height - height * full_width) <= max(full)
+
+
+def _check_layout(image: Image.Image) -> None:
+    """Raise for pixels that Pillow would read wrongly."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
+    if image.tag_v2.get(_PLANAR, 1) == 2 and len(bits) > 1 and max(bits) > 8:
+        raise ImageError(
+            f"TIFF with {max(bits)} bits per channel in separate planes, which is not read: save it with 8 bits, or "
+            "interleaved (PlanarConfiguration 1)"
+        )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -163,12 +320,12 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _transposed(image: Image.Image) -> Image.Image:
-    """Return a loaded image upright.
+def _transposed(image: Image.Image, orientation: int) -> Image.Image:
+    """Return an image upright.
 
     Pillow's own `exif_transpose` also rewrites the other metadata, which fails if they are damaged.
     """
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
@@ -179,14 +336,44 @@ def _resized(image: Image.Image, image_size: int) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return a loaded image in RGB, on a white background where it is transparent."""
     if image.mode.startswith("I"):  # 16-bit grey: Pillow clips at 255 instead of scaling
-        grey = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.clip(np.rint(grey / 257.0), 0, 255).astype(np.uint8)).convert("RGB")
+        return _grey(image).convert("RGB")
     if image.mode == "F":
         raise ImageError("floating-point pixels have no standard range: save the image with 8 or 16 bits per channel")
-    if image.mode in ("P", "PA"):  # a palette with transparency warns unless converted to RGBA first
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
+        low, high = image.getchannel("A").getextrema()
+        if high == 0:
+            raise ImageError("every pixel is transparent: save the image without transparency")
+        if low != 255:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (*_BACKGROUND, 255)), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Return an image of one channel with more than 8 bits as one with 8."""
+    values = np.asarray(image)
+    white = _white(image)
+    if values.max(initial=0) > _WHITE_16:
+        raise ImageError("pixels with 32 bits have no standard range: save the image with 8 or 16 bits per channel")
+    grey = np.clip(np.rint(values.astype(np.float64) * 255.0 / white), 0, 255).astype(np.uint8)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:  # 0 is white
+        grey = 255 - grey
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey[values == transparent] = _BACKGROUND[0]
+    return Image.fromarray(grey)
+
+
+def _white(image: Image.Image) -> int:
+    """Return the value of white in an image of one channel with more than 8 bits: 65535, or what its tags say."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _WHITE_16
+    bits, highest = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0], image.tag_v2.get(_MAX_SAMPLE_VALUE, (0,))
+    highest = highest[0] if isinstance(highest, tuple) else highest
+    if highest in _SENSOR_WHITES and np.asarray(image).max() <= highest:
+        return int(highest)
+    return 2**bits - 1 if 8 < bits < 16 else _WHITE_16
 
 
 def explain(content: bytes, error: Exception) -> str:
@@ -196,7 +383,13 @@ def explain(content: bytes, error: Exception) -> str:
     if not content:
         return "empty file (0 bytes)"
     if isinstance(error, Image.DecompressionBombError):
-        return f"more pixels than are safe to open: {error}"
+        pixels = max((int(number) for number in re.findall(r"\d+", str(error))), default=0)
+        return too_large(pixels / 1e6, MAX_MEGAPIXELS)
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of a format that hairline does not read"
     return f"damaged image: {error or type(error).__name__}"
+
+
+def too_large(megapixels: float, limit: float) -> str:
+    """Return the message for an image with too many pixels."""
+    return f"{megapixels:,.0f} megapixels, more than {limit:,.0f}: divide it into several images"

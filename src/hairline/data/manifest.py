@@ -23,8 +23,8 @@ from hairline.data import duplicates, images
 from hairline.system import cache, files, progress
 from hairline.system.errors import HairlineError
 
-# sha256, width, height, reason of rejection ("" = readable), perceptual hash
-_Scanned = tuple[str, int, int, str, int]
+# sha256, width, height, reason of rejection ("" = readable), largest value with 16 bits (0 = 8 bits), perceptual hash
+_Scanned = tuple[str, int, int, str, int, int]
 
 COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
 _USER_COLUMNS = COLUMNS[:4]  # accepted in upper and lower case
@@ -62,10 +62,13 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         _save_scans(fresh, stamps)
     known |= fresh
     scanned = [known[str(path)] for path in paths]
-    names = ["sha256", "width", "height", "reason", "phash"]
+    names = ["sha256", "width", "height", "reason", "peak", "phash"]
     table = pd.DataFrame(scanned, columns=names, index=rows.index, dtype=object)
     table = table.astype({"width": np.int64, "height": np.int64, "phash": np.int64}).astype({"phash": np.uint64})
     table = rows.assign(**{name: "" for name in ("group", "split") if name not in rows}).join(table)
+    fault = images.narrow_range(int(table["peak"].max())) if len(table) else None
+    if fault is not None:
+        table.loc[table["peak"] > 0, "reason"] = fault
     readable = table["reason"] == ""
     return table.loc[readable, [*COLUMNS, "phash"]], table.loc[~readable, ["path", "label", "reason"]]
 
@@ -191,20 +194,20 @@ def _inspect(paths: list[Path]) -> list[_Scanned]:
     return [(*result, phash) for result, phash in zip(results, hashes.tolist(), strict=True)]
 
 
-def _read(path: Path) -> tuple[tuple[str, int, int, str], np.ndarray]:
-    """Return digest, width, height and reason of rejection ("" = readable) of a file, and its shrunk picture."""
+def _read(path: Path) -> tuple[tuple[str, int, int, str, int], np.ndarray]:
+    """Return digest, width, height, reason of rejection ("" = readable) and peak of a file, and its shrunk picture."""
     blank = np.zeros(duplicates.SHAPE, np.uint8)
     if not os.path.lexists(path):
-        return ("", 0, 0, MISSING), blank
+        return ("", 0, 0, MISSING, 0), blank
     if path.suffix.lower() not in images.SUFFIXES:
-        return ("", 0, 0, f"not an image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}"), blank
+        return ("", 0, 0, f"not an image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}", 0), blank
     try:
         content = images.read(path)
-        width, height, thumbnail = images.inspect(content, duplicates.THUMBNAIL)
+        width, height, thumbnail, peak = images.inspect(content, duplicates.THUMBNAIL)
     except images.ImageError as error:
         missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
-        return ("", 0, 0, MISSING if missing else str(error)), blank
-    return (hashlib.sha256(content).hexdigest(), width, height, ""), duplicates.shrink(thumbnail)
+        return ("", 0, 0, MISSING if missing else str(error), 0), blank
+    return (hashlib.sha256(content).hexdigest(), width, height, "", peak), duplicates.shrink(thumbnail)
 
 
 # --- cache of scans ---------------------------------------------------------------------------------------------------
@@ -213,7 +216,7 @@ def _read(path: Path) -> tuple[tuple[str, int, int, str], np.ndarray]:
 # Copying tools restore size and mtime, but not ctime.
 _FILES = (
     "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, "
-    "sha256 TEXT, width INTEGER, height INTEGER, reason TEXT, phash INTEGER) WITHOUT ROWID"
+    "sha256 TEXT, width INTEGER, height INTEGER, reason TEXT, peak INTEGER, phash INTEGER) WITHOUT ROWID"
 )
 _Stamp = tuple[int, int, int]
 
@@ -228,8 +231,8 @@ def _load_scans(paths: list[Path]) -> tuple[dict[str, _Scanned], dict[str, _Stam
             continue  # missing, unreadable, or a NUL in the name: `_inspect` reports it
         stamps[str(path)] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     known = {}
-    with cache.database("files-3.sqlite", _FILES) as connection:
-        query = "SELECT size, mtime_ns, ctime_ns, sha256, width, height, reason, phash FROM files WHERE path = ?"
+    with cache.database("files-4.sqlite", _FILES) as connection:
+        query = "SELECT size, mtime_ns, ctime_ns, sha256, width, height, reason, peak, phash FROM files WHERE path = ?"
         for name, stamp in stamps.items():
             row = connection.execute(query, (os.fsencode(name),)).fetchone()
             if row is not None and row[:3] == stamp:
@@ -239,5 +242,5 @@ def _load_scans(paths: list[Path]) -> tuple[dict[str, _Scanned], dict[str, _Stam
 
 def _save_scans(fresh: dict[str, _Scanned], stamps: dict[str, _Stamp]) -> None:
     rows = [(os.fsencode(path), *stamps[path], *result) for path, result in fresh.items() if path in stamps]
-    with cache.database("files-3.sqlite", _FILES) as connection:
-        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    with cache.database("files-4.sqlite", _FILES) as connection:
+        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)

@@ -213,7 +213,7 @@ def _log_dataset(dataset: Dataset, *, guessed: bool) -> None:
             log.warning(
                 "WARNING: neither class has a name that means cracked, so there is no threshold, recall or AUROC: "
                 "add %s",
-                " or ".join(f"\"data.positive_class='{name}'\"" for name in names),
+                " or ".join(config.commands.override("data.positive_class", name) for name in dataset.class_names),
             )
         else:
             how = "guessed by its name" if guessed else "as set"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import re
 from dataclasses import dataclass, field
@@ -12,9 +11,9 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from hairline.data import images
+from hairline.inspection import xmp
 
 _SIDEWAYS = (5, 6, 7, 8)
-_STILL_FORMATS = ("MPO",)  # phones append a preview or a second view to the photo itself
 _WGS84 = re.compile(r"wgs[ -]?(19)?84", re.I)
 _TIME = re.compile(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
@@ -52,26 +51,20 @@ def read(content: bytes) -> Header:
     Raises:
         ImageError: If the bytes are not an image, or an animation or several pages.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=images.FORMATS) as image:
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format not in _STILL_FORMATS:
-                raise images.ImageError(f"animated or of several pages ({frames}): expected one still photo")
-            width, height = image.size
-            doubts: list[str] = []
-            try:
-                exif = image.getexif()
-                if exif.get(ExifTags.Base.Orientation) in _SIDEWAYS:
-                    width, height = height, width
-                time, position = _time(exif, doubts), _position(exif, doubts)
-            except Exception as error:  # Pillow raises anything on damaged EXIF; the photo itself may be sound
-                time, position = "", {}
-                doubts.append(f"EXIF cannot be read ({type(error).__name__})")
-            return Header(width, height, time, doubts=doubts, **position)
-    except images.ImageError:
-        raise
-    except Exception as error:
-        raise images.ImageError(images.explain(content, error)) from error
+    with images.opened(content) as image:
+        width, height = image.size
+        doubts: list[str] = []
+        try:
+            exif = image.getexif()
+            if exif.get(ExifTags.Base.Orientation) in _SIDEWAYS:
+                width, height = height, width
+            time, position = _time(exif, doubts), _position(exif, doubts)
+        except Exception as error:  # Pillow raises anything on damaged EXIF; the photo itself may be sound
+            time, position = "", {}
+            doubts.append(f"EXIF cannot be read ({type(error).__name__})")
+        if not position:
+            position = xmp.position(image.info, doubts)
+        return Header(width, height, time, doubts=doubts, **position)
 
 
 def _time(exif: Image.Exif, doubts: list[str]) -> str:

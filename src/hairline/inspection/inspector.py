@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from hairline import tracking
+from hairline.config import commands
 from hairline.data import classes, images
 from hairline.inspection import tiles
 from hairline.model import saved, surface
@@ -282,5 +283,6 @@ def _positive_class(bundle: saved.Bundle, chosen: str | None) -> str:
     guessed = next((by_name[name] for name in classes.POSITIVE_NAMES if name in by_name), None)
     positive = chosen or bundle.positive_class or guessed
     if positive is None:
-        raise InspectionError(f"the model stores no positive class: add positive_class=<one of {known}>")
+        choices = " or ".join(commands.override("positive_class", name) for name in bundle.class_names)
+        raise InspectionError(f"the model stores no positive class: add {choices}")
     return positive

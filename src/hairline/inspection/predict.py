@@ -6,7 +6,6 @@ import glob
 import logging
 import mimetypes
 import os
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import hairline
 from hairline import tracking
-from hairline.config import arguments
+from hairline.config import arguments, commands
 from hairline.data import clutter, folders, images, manifest
 from hairline.data.folders import Folder
 from hairline.inspection import adaptation, report, screen, tables
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PREDICTIONS, PHOTOS, PLACES = "predictions.csv", "photos.csv", "photos.geojson"
+PREDICTIONS, PHOTOS, PLACES, KML = "predictions.csv", "photos.csv", "photos.geojson", "photos.kml"
 _MIN_TIMED = 5  # photos needed for a rate
 
 
@@ -39,7 +38,7 @@ class InputError(HairlineError):
 
 
 def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
-    """Inspect photos and write predictions.csv, photos.csv, photos.geojson, overlays and report.html.
+    """Inspect photos and write predictions.csv, photos.csv, photos.geojson, photos.kml, overlays and report.html.
 
     Args:
         config: Checked configuration of `predict.py`.
@@ -94,7 +93,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
             if problem is not None:
                 problems[path] = problem
     except KeyboardInterrupt:
-        resume = "the same command" + ("" if config.output else f" with output={shlex.quote(str(output))}")
+        resume = "the same command" + ("" if config.output else f" with {commands.override('output', str(output))}")
         log.info("%s of %s photos are done; %s resumes from here", finished, len(listing.photos), resume)
         raise
     recorded = time.perf_counter()
@@ -109,7 +108,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         faults += bool(record.faults)
         remarks[record.path] = record.faults + record.header.doubts + record.notes
     tables.write_photos(rows, problems, output / PHOTOS)
-    positions = tables.write_geojson(rows, output / PLACES)
+    positions = tables.write_places(rows, output / PLACES, output / KML)
     tiles = sum(row["tiles"] for row in rows)
     report.write(
         output,

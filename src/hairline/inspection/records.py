@@ -229,10 +229,10 @@ class Recorder:
         megapixels = header.width * header.height / 1e6
         if megapixels > self._max_megapixels:
             raise images.ImageError(
-                f"{megapixels:,.0f} megapixels, more than max_megapixels={self._max_megapixels:g}: cut it, or raise "
-                "the limit if memory allows"
+                images.too_large(megapixels, self._max_megapixels)
+                + f", or raise max_megapixels (up to {images.MAX_MEGAPIXELS:g}) if memory allows"
             )
-        photo = images.upright(content)
+        photo = images.upright(content, narrow=False)
         del content
         inspection = self.inspector.inspect(photo)
         return header, inspection, overlays.reduced(photo, longest_px=self._longest_px)

@@ -1,4 +1,4 @@
-"""The tables of an inspection, made from its records: predictions.csv, photos.csv and photos.geojson."""
+"""The tables of an inspection, made from its records: predictions.csv, photos.csv, photos.geojson and photos.kml."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 
@@ -103,28 +104,55 @@ def write_photos(rows: list[dict[str, Any]], problems: dict[Path, str], file: Pa
     manifest.write(table, file)
 
 
-def write_geojson(rows: Iterable[dict[str, Any]], file: Path) -> int:
-    """Write the photos that have a position as GeoJSON (RFC 7946: longitude first, WGS 84).
+# Columns of a photo's row that maps show.
+_SHOWN = ("verdict", "evidence", "highest_probability", "cracked_share", "regions", "time", "altitude_m", "overlay")
+_KML = "http://www.opengis.net/kml/2.2"
+
+
+def write_places(rows: Iterable[dict[str, Any]], geojson: Path, kml: Path) -> int:
+    """Write the photos that have a position for maps: GeoJSON (RFC 7946, longitude first, WGS 84) and KML 2.2.
 
     Args:
         rows: Rows from `photo_row`.
-        file: The GeoJSON file; an earlier one is replaced, or removed if no photo has a position.
+        geojson: The GeoJSON file; an earlier one is replaced, or removed if no photo has a position.
+        kml: The KML file, likewise.
 
     Returns:
         Number of photos with a position.
     """
-    names = ("verdict", "evidence", "highest_probability", "cracked_share", "regions", "time", "altitude_m", "overlay")
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Point", "coordinates": [row["longitude"], row["latitude"]]},
-            "properties": {"path": manifest.printable(row["path"])} | {name: row[name] for name in names},
-        }
-        for row in rows
-        if row["latitude"] is not None
-    ]
-    if features:
-        files.write_text(file, json.dumps({"type": "FeatureCollection", "features": features}, indent=1))
-    else:
-        file.unlink(missing_ok=True)  # positions from an earlier inspection that have been stripped since
-    return len(features)
+    rows = [row for row in rows if row["latitude"] is not None]
+    if rows:
+        files.write_text(
+            geojson, json.dumps({"type": "FeatureCollection", "features": list(map(_feature, rows))}, indent=1)
+        )
+        files.write_text(kml, _kml(rows))
+    else:  # positions from an earlier inspection that have been stripped since
+        geojson.unlink(missing_ok=True)
+        kml.unlink(missing_ok=True)
+    return len(rows)
+
+
+def _feature(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Point", "coordinates": [row["longitude"], row["latitude"]]},
+        "properties": {"path": manifest.printable(row["path"])} | {name: row[name] for name in _SHOWN},
+    }
+
+
+def _kml(rows: Iterable[dict[str, Any]]) -> str:
+    """Return the photos as KML: a placemark each, with its values as extended data."""
+    root = ElementTree.Element("kml", xmlns=_KML)
+    document = ElementTree.SubElement(root, "Document")
+    for row in rows:
+        path = manifest.printable(row["path"])
+        placemark = ElementTree.SubElement(document, "Placemark")
+        ElementTree.SubElement(placemark, "name").text = path.replace("\\", "/").rpartition("/")[2]
+        data = ElementTree.SubElement(placemark, "ExtendedData")
+        for name, value in {"path": path, **{name: row[name] for name in _SHOWN}}.items():
+            if value is not None and value != "":
+                ElementTree.SubElement(ElementTree.SubElement(data, "Data", name=name), "value").text = str(value)
+        point = ElementTree.SubElement(placemark, "Point")
+        ElementTree.SubElement(point, "coordinates").text = f"{row['longitude']},{row['latitude']}"
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"

@@ -178,7 +178,7 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
     if weights not in NAMED_WEIGHTS:
         return Path(weights).expanduser()
     url = BACKBONES[name].url(image_size)
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    home = Path(os.environ.get("KERAS_HOME") or Path(os.path.expanduser("~"), ".keras"))  # as Keras finds it
     file = home / "models" / url.rpartition("/")[2]
     digest = BACKBONES[name].digest
     try:

@@ -33,8 +33,24 @@ _UNUSABLE = "WARNING: %s cannot be used (%s): continuing without it"
 
 def root() -> Path:
     """Return the cache folder: `HAIRLINE_CACHE`, or the operating system's folder for the user's caches."""
-    folder = os.environ.get("HAIRLINE_CACHE") or platformdirs.user_cache_dir("hairline", appauthor=False)
-    return Path(folder).expanduser().absolute()
+    try:
+        folder = os.environ.get("HAIRLINE_CACHE") or platformdirs.user_cache_dir("hairline", appauthor=False)
+        return Path(folder).expanduser().absolute()
+    except RuntimeError as error:  # no HOME, and a user without an entry in the list of users
+        raise HairlineError(
+            "this user has no home folder, so the cache has no place: set the environment variable HOME or "
+            "HAIRLINE_CACHE to a folder that you can write to"
+        ) from error
+
+
+def require_home() -> None:
+    """Give this process a home folder if the user has none, for libraries that look for theirs: the cache.
+
+    Raises:
+        HairlineError: If the place of the cache is unknown as well.
+    """
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(root())
 
 
 def folder(*parts: str) -> Path:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from hairline.config import commands
 from hairline.system import redaction
 from hairline.tracking import store
 from hairline.tracking.journal import Journal
@@ -83,11 +84,10 @@ class Delivery:
             unsent = len(self._journal.unsent())
         if unsent and not self._required:
             log.warning(
-                "WARNING: %s\n%d entries of this run are not in MLflow yet. When the server is back: "
-                "python sync.py run=%s",
+                "WARNING: %s\n%d entries of this run are not in MLflow yet. When the server is back: %s",
                 self._outage(),
                 unsent,
-                self._journal.directory,
+                commands.command("sync", commands.override("run", str(self._journal.directory))),
             )
         return not unsent
 

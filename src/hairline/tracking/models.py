@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hairline
-from hairline.config import is_run_id
+from hairline.config import commands, is_run_id
 from hairline.system import redaction
 from hairline.tracking import store
 from hairline.tracking.journal import run_id as id_of
@@ -116,7 +115,7 @@ def find(run: str | os.PathLike[str], uri: str | None = None, *, key: str = "run
     if (path / "metrics.json").is_file() and (path / "config.yaml").is_file():
         raise saved.BundleError(
             f"{key}={text}: that run saved no model, as its report was not full. Save it now, without another "
-            f"training: python train.py resume={shlex.quote(text)} report=full"
+            f"training: {commands.command('train', commands.override('resume', text), 'report=full')}"
         )
     raise saved.BundleError(
         f"{key}={text}: no saved model there (looked for model/{saved.BUNDLE} and {saved.BUNDLE}); expected a run "

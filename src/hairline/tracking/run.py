@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hairline.config import commands
 from hairline.system import redaction
 from hairline.tracking import store
 from hairline.tracking.delivery import Delivery, sampling
@@ -202,7 +203,8 @@ def start(
         complete = delivery.close(hurried=hurried)
     if required and not complete:
         delivery.check()
-        raise TrackingError(f"MLflow did not accept the whole run in time: python sync.py run={directory}")
+        sync = commands.command("sync", commands.override("run", str(directory)))
+        raise TrackingError(f"MLflow did not accept the whole run in time: {sync}")
 
 
 def _begin(journal: Journal, uri: str | None, begin: dict[str, Any], *, required: bool) -> Mirror:

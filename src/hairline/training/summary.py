@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from hairline.config import commands
 from hairline.config.names import short_name
 from hairline.data import manifest
 from hairline.data.prepare import Dataset
@@ -148,12 +148,13 @@ def next_steps(place: str, *, full: bool, synthetic: bool, by_epochs: bool) -> l
         synthetic: The images were generated.
         by_epochs: The head was trained by epochs.
     """
-    place = shlex.quote(place)
+    run = commands.override("run", place)
     if not full:
-        return [f"No model saved  for model and figures: python train.py resume={place} report=full"]
+        command = commands.command("train", commands.override("resume", place), "report=full")
+        return [f"No model saved  for model and figures: {command}"]
     if synthetic:
         return ["Try next        python train.py data=folder data.path=<folder with one sub-folder per class>"]
-    steps = [f"Try next        python predict.py run={place} input=<photos>"]
+    steps = [f"Try next        {commands.command('predict', run, 'input=<photos>')}"]
     if by_epochs:
         sweep = "-m optimizer=adam,sgd learning_rate=1e-2,1e-3"
         steps.append(f"                or repeat the training with {sweep}: one run per combination")

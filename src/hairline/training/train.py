@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from hairline import config as configuration
 from hairline import tracking
-from hairline.config import Config, LabelsData, arguments
+from hairline.config import Config, LabelsData, arguments, commands
 from hairline.data import labels, manifest
 from hairline.data.prepare import Dataset, prepare
 from hairline.evaluation import intervals, leaks, thresholds
@@ -176,9 +176,10 @@ def begin(config: Config, directory: Path) -> Checkpoint:
     """
     identity = configuration.identity(config)
     if config.resume is None and (directory / "metrics.json").is_file():
+        resume = commands.command("train", commands.override("resume", str(directory)))
         raise checkpoint.CheckpointError(
             f"{directory} holds a finished run, whose model and figures would be mixed with this run's: choose another "
-            f"hydra.run.dir, delete that folder, or resume that run with resume={shlex.quote(str(directory))}"
+            f"hydra.run.dir, delete that folder, or resume that run: {resume}"
         )
     state = Checkpoint.read(directory) if config.resume else None
     if config.resume is None:

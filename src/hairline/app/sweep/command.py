@@ -24,11 +24,10 @@ from hairline import config as configuration
 from hairline import tracking
 from hairline.app import log as logs
 from hairline.app import settings
-from hairline.app.commandline import quoted
 from hairline.app.process import Application, current
 from hairline.app.sweep import state
 from hairline.app.sweep.state import Sweep, SweepError
-from hairline.config import Config, ConfigError
+from hairline.config import Config, ConfigError, commands
 from hairline.system import redaction
 
 log = logging.getLogger("hairline")
@@ -128,7 +127,8 @@ def prepare(composed: DictConfig, application: Application) -> None:
     sweep.begin_summary()
     if search:
         _prepare_search(composed, sweep)
-    log.info("Sweep           %s   (resume it after an interruption: sweep.resume=%s)", sweep.name, quoted(folder))
+    resume = commands.command("train", commands.override("sweep.resume", str(folder)))
+    log.info("Sweep           %s   (resume it after an interruption: %s)", sweep.name, resume)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def _set(composed: DictConfig, key: str, value: Any) -> None:
     """Set one of Hydra's own keys for this process and for the jobs, which compose their configuration anew."""
     with read_write(composed.hydra), open_dict(composed.hydra):
         OmegaConf.update(composed, key, value)
-        composed.hydra.overrides.hydra.append(f"{key}={quoted(value) if isinstance(value, str) else value}")
+        composed.hydra.overrides.hydra.append(f"{key}={commands.quoted(value) if isinstance(value, str) else value}")
 
 
 # --- searches with Optuna ---------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from hairline import config as configuration
 from hairline import tracking
+from hairline.app import commandline, settings
 from hairline.app import log as logs
-from hairline.app import settings
 from hairline.app.process import Application, Call, current
 from hairline.app.sweep.state import NO_IDENTITY, Job, Sweep, SweepError
 from hairline.config import Config, ConfigError
@@ -54,7 +54,7 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
         _enter(sweep)
     application.process.enter(sweep.session)
     output = Path(hydra.runtime.output_dir)
-    pairs = (override.lstrip("+").partition("=")[::2] for override in overrides)
+    pairs = (override.lstrip("+").partition("=")[::2] for override in commandline.shown(overrides))
     swept = {key: value for key, value in pairs if key in sweep.swept}
     if sweep.stopped:
         log.info("not started, because another job failed: %s", " ".join(swept.values()))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from hairline import tracking
+from hairline.config import commands
 from hairline.config.names import short_name, short_value
 from hairline.system import files, redaction
 from hairline.system.errors import HairlineError
@@ -391,7 +391,8 @@ class Sweep:
             lines += ["", f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"]
             lines += [f"  {files.relative(self.directory(job))} ({job.name}): {job.error}" for job in failed]
         if (table["status"] != "finished").any():
-            lines.append(f"Try again       python train.py sweep.resume={shlex.quote(files.relative(self.folder))}")
+            resume = commands.override("sweep.resume", files.relative(self.folder))
+            lines.append(f"Try again       {commands.command('train', resume)}")
         return "\n".join(lines)
 
 
