@@ -1,4 +1,4 @@
-"""Register a model: python register.py run=<run>; it becomes champion if it is not worse than the current one."""
+"""Register a model: python register.py run=<run>; it becomes champion if it is better than the current one."""
 
 try:
     import hydra

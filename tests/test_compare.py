@@ -1,8 +1,9 @@
-"""Comparison: the story on untrained runs; which differences the paired bootstrap sees, and how often it is right."""
+"""Comparison: the story on untrained runs; which differences beyond chance are reported, and how often rightly."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import sklearn.metrics as oracle
 
 from hairline import config
 from hairline.data import manifest
-from hairline.evaluation import compare
-from hairline.evaluation.compare import ComparisonError, Difference
+from hairline.evaluation import compare, paired
+from hairline.evaluation.paired import ComparisonError, Difference
 from tests.running import composed
 
 
@@ -31,10 +32,14 @@ def table(labels: np.ndarray, crack: np.ndarray, threshold: float = 0.5) -> pd.D
     )  # fmt: skip
 
 
-def bootstrap(
-    first: pd.DataFrame, second: pd.DataFrame, groups: dict[str, str] | None = None, **options: int
-) -> dict[str, Difference]:
-    return compare.paired_bootstrap(first, second, groups=groups or {}, **options)
+def pair(
+    first: pd.DataFrame, second: pd.DataFrame, metric: str = "accuracy", groups: dict[str, str] | None = None,
+    **options: int | str,
+) -> Difference:  # fmt: skip
+    (found,) = paired.compare(first, [second], metric, groups=groups or {}, **options)  # type: ignore[arg-type]
+    if isinstance(found, ComparisonError):
+        raise found
+    return found
 
 
 def scores(generator: np.random.Generator, labels: np.ndarray, apart: float) -> np.ndarray:
@@ -46,30 +51,51 @@ def test_differences_agree_with_scikit_learn() -> None:
     labels = (generator.random(300) < 0.3).astype(int)
     one, two = scores(generator, labels, 1.5), scores(generator, labels, 0.5)
     first, second = table(labels, one, 0.3), table(labels, two).sample(frac=1, random_state=1)
-    found = bootstrap(first, second, resamples=200)
-    expected = {
-        "accuracy": oracle.accuracy_score(labels, one > 0.5) - oracle.accuracy_score(labels, two > 0.5),
-        "balanced_accuracy": oracle.balanced_accuracy_score(labels, one > 0.5)
-        - oracle.balanced_accuracy_score(labels, two > 0.5),
-        "balanced_accuracy_at_threshold": oracle.balanced_accuracy_score(labels, one >= 0.3)
-        - oracle.balanced_accuracy_score(labels, two > 0.5),
-        "accuracy_at_threshold": oracle.accuracy_score(labels, one >= 0.3) - oracle.accuracy_score(labels, two > 0.5),
-        "loss": oracle.log_loss(labels, one) - oracle.log_loss(labels, two),
-    }
-    assert {name: entry.value for name, entry in found.items()} == pytest.approx(expected, abs=1e-6)
-    for entry in found.values():
-        assert entry.low <= entry.value <= entry.high
-        assert entry.images == 300
-    assert found["loss"].decided
-    assert found["loss"].high < 0
+    names = np.array(["sound", "cracked"])
+    answers = {"": (one > 0.5, two > 0.5), "_at_threshold": (one >= 0.3, two >= 0.5)}
+    expected = {"loss": oracle.log_loss(labels, one) - oracle.log_loss(labels, two)}
+    expected["brier"] = oracle.brier_score_loss(labels, one) - oracle.brier_score_loss(labels, two)
+    expected["auroc"] = oracle.roc_auc_score(labels, one) - oracle.roc_auc_score(labels, two)
+    for suffix, (here, there) in answers.items():
+        for name, function in {
+            "accuracy": oracle.accuracy_score, "balanced_accuracy": oracle.balanced_accuracy_score,
+            "recall": oracle.recall_score, "precision": oracle.precision_score, "f1": oracle.f1_score,
+            "specificity": lambda labels, answers: oracle.recall_score(labels, answers, pos_label=0),
+        }.items():  # fmt: skip
+            expected[f"{name}{suffix}"] = function(labels, here) - function(labels, there)
+    assert set(expected) == set(paired.METRICS)
+    for metric, value in expected.items():
+        found = pair(first, second, metric, positive="cracked", resamples=200)
+        assert found.value == pytest.approx(value, abs=1e-6), metric
+        assert found.low <= found.value <= found.high
+        assert (found.images, found.groups) == (300, 300)
+    macro = pair(first, second, "f1", resamples=100).value
+    wanted = [oracle.f1_score(names[labels], names[(side > 0.5).astype(int)], average="macro") for side in (one, two)]
+    assert macro == pytest.approx(wanted[0] - wanted[1])
+    assert pair(first, second, "loss").decided
+    assert pair(first, second, "loss").high < 0
+
+
+def test_the_error_of_an_auroc_is_that_of_the_bootstrap() -> None:
+    """The pseudo-values' interval against resampled images, each resample measured by scikit-learn."""
+    generator = np.random.default_rng(6)
+    labels = np.arange(150) % 2
+    one, two = scores(generator, labels, 1.0), scores(generator, labels, 0.5)
+    found = pair(table(labels, one), table(labels, two), "auroc", positive="cracked")
+    drawn = []
+    for _ in range(400):
+        rows = generator.integers(0, 150, 150)
+        drawn.append(np.subtract(*(oracle.roc_auc_score(labels[rows], side[rows]) for side in (one, two))))
+    assert found.high - found.low == pytest.approx(2 * 1.98 * np.std(drawn), rel=0.15)
 
 
 def test_a_model_is_no_better_than_itself() -> None:
     generator = np.random.default_rng(1)
     labels = np.arange(100) % 2
     one = table(labels, scores(generator, labels, 1.0))
-    for entry in bootstrap(one, one, resamples=50).values():
-        assert (entry.value, entry.low, entry.high, entry.decided) == (0, 0, 0, False)
+    for metric in paired.METRICS:
+        found = pair(one, one, metric, positive="cracked", resamples=100)
+        assert (found.value, found.low, found.high, found.decided, found.p_value) == (0, 0, 0, False, 1)
 
 
 def test_intervals_cover_the_truth_at_their_rate() -> None:
@@ -84,7 +110,7 @@ def test_intervals_cover_the_truth_at_their_rate() -> None:
         luck[1] = np.where(same, luck[0], luck[1])
         right = luck < np.array([[0.85], [0.80]])
         first, second = (table(labels, np.where(side == labels.astype(bool), 0.9, 0.1)) for side in right)
-        found = bootstrap(first, second, resamples=200, seed=trial)["accuracy"]
+        found = pair(first, second, resamples=200, seed=trial)
         covered += found.low <= 0.05 <= found.high
     assert 0.89 <= covered / trials <= 0.99
 
@@ -96,8 +122,9 @@ def test_groups_that_move_together_widen_the_interval() -> None:
     first = table(labels, np.where(right == labels.astype(bool), 0.9, 0.1))
     second = table(labels, np.where(labels == 1, 0.9, 0.1))
     groups = {path: f"photo {number // 15}" for number, path in enumerate(first["path"])}
-    alone = bootstrap(first, second)["accuracy"]
-    together = bootstrap(first, second, groups=groups)["accuracy"]
+    alone = pair(first, second)
+    together = pair(first, second, groups=groups)
+    assert together.groups == 20
     assert together.high - together.low > 2.5 * (alone.high - alone.low)
 
 
@@ -105,20 +132,99 @@ def test_different_images_labels_or_classes_are_refused() -> None:
     labels = np.array([0, 1])
     one = table(labels, np.array([0.2, 0.8]))
     with pytest.raises(ComparisonError, match=r"share no image"):
-        bootstrap(one, one.assign(path=["/a", "/b"]))
+        pair(one, one.assign(path=["/a", "/b"]))
     with pytest.raises(ComparisonError, match=r"/set/0.jpg is 'sound' in one table and 'cracked'"):
-        bootstrap(one, one.assign(label=["cracked", "sound"]))
+        pair(one, one.assign(label=["cracked", "sound"]))
     with pytest.raises(ComparisonError, match=r"other classes: cracked, sound and rust, sound"):
-        bootstrap(one, one.rename(columns={"prob_cracked": "prob_rust"}))
+        pair(one, one.rename(columns={"prob_cracked": "prob_rust"}))
 
 
 def test_cannot_tell_counts_as_wrong() -> None:
     labels = np.array([0, 1, 0, 1])
     one = table(labels, np.array([0.1, 0.9, 0.1, 0.9]))
     two = one.assign(predicted=["sound", "cannot tell", "sound", "cracked"])
-    found = bootstrap(one, two, resamples=50)
-    assert found["accuracy_at_threshold"].value == pytest.approx(0.25)
-    assert found["accuracy"].value == 0
+    assert pair(one, two, "accuracy_at_threshold", resamples=50).value == pytest.approx(0.25)
+    assert pair(one, two, resamples=50).value == 0
+
+
+def draws(generator: np.random.Generator, rates: list[float], images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return accuracies of models and their resampled values, as normal as those of many images; errors in common."""
+    shared = 0.5
+    deviation = np.sqrt(np.mean([rate * (1 - rate) for rate in rates]) / images)
+    errors = np.sqrt(shared) * generator.standard_normal((401, 1))
+    errors = deviation * (errors + np.sqrt(1 - shared) * generator.standard_normal((401, len(rates))))
+    observed = np.array(rates) + errors[0]
+    return observed, observed + errors[1:]
+
+
+@pytest.mark.parametrize(("runs", "chosen"), [(20, True), (20, False), (3, True)])
+def test_equal_runs_are_rarely_told_apart(runs: int, chosen: bool) -> None:
+    generator, trials, beyond, naive = np.random.default_rng(runs), 300, 0, 0
+    for _ in range(trials):
+        observed, drawn = draws(generator, [0.95] * runs, 2000)
+        best = int(observed.argmax()) if chosen else 0
+        order = [best, *(other for other in range(runs) if other != best)]
+        errors, limits, p_values = paired.max_t(observed[order], drawn[:, order], groups=2000, chosen=chosen)
+        statistics = np.abs(observed[order][0] - observed[order][1:]) / errors[1:]
+        beyond += (statistics > limits[1:]).any()
+        naive += (statistics > 1.96).any()
+        assert (p_values[1:][statistics > limits[1:]] < 0.05).all()
+        assert (p_values[1:][statistics <= limits[1:]] > 0.03).all()
+    assert beyond / trials <= 0.07  # 4 %, by the level; 300 trials have a standard error of 1.1 %
+    if runs == 20:
+        assert naive / trials > 0.3  # tests at 5 % each, as they were
+
+
+def test_a_better_run_is_found_among_many() -> None:
+    generator, trials, found = np.random.default_rng(0), 100, 0
+    for _ in range(trials):
+        observed, drawn = draws(generator, [0.97, *[0.95] * 19], 2000)
+        best = int(observed.argmax())
+        order = [best, *(other for other in range(20) if other != best)]
+        errors, limits, _ = paired.max_t(observed[order], drawn[:, order], groups=2000, chosen=True)
+        found += best == 0 and ((observed[0] - observed[order][1:]) > limits[1:] * errors[1:]).any()
+    assert found / trials >= 0.8
+
+
+def test_max_t_agrees_with_its_definition() -> None:
+    """Each threshold against one that is computed from scratch, for the models that remain at its step."""
+    generator = np.random.default_rng(4)
+    observed = np.array([0.95, 0.948, 0.90, 0.93, 0.95])
+    drawn = observed + 0.004 * (generator.standard_normal((500, 5)) + generator.standard_normal((500, 1)))
+    errors, limits, _ = paired.max_t(observed, drawn, groups=10**9, chosen=True, level=0.1)
+    apart = observed[:, None] - observed
+    deviations = np.array([[np.std(drawn[:, i] - drawn[:, j], ddof=1) for j in range(5)] for i in range(5)])
+    np.testing.assert_allclose(errors, deviations[0], rtol=1e-4)
+    remaining, last = [0, 1, 2, 3, 4], None
+    for other in sorted(range(1, 5), key=lambda other: -abs(apart[0, other]) / deviations[0, other]):
+        largest = [
+            max(abs(row[i] - row[j] - apart[i, j]) / deviations[i, j] for i in remaining for j in remaining if i < j)
+            for row in drawn
+        ]
+        if last is None:
+            assert limits[other] == pytest.approx(np.quantile(largest, 0.9), rel=1e-3)
+            if abs(apart[0, other]) / deviations[0, other] <= limits[other]:
+                last = limits[other]
+        else:
+            assert limits[other] == last  # after the first that is not beyond chance, nothing is
+        remaining.remove(other)
+    assert last is not None
+
+
+def test_runs_with_other_images_are_compared_on_what_they_share() -> None:
+    generator = np.random.default_rng(3)
+    labels = np.arange(200) % 2
+    one, two = (table(labels, scores(generator, labels, apart)) for apart in (2.0, 0.5))
+    found = paired.compare(
+        one, [two, two.head(120), two.assign(path="/elsewhere" + two["path"])], "accuracy", groups={}
+    )
+    assert isinstance(found[0], Difference)
+    assert isinstance(found[1], Difference)
+    assert (found[0].images, found[1].images) == (200, 120)
+    assert "share no image" in str(found[2])
+    alone = pair(one, two.head(120))
+    assert found[1].value == alone.value
+    assert found[1].high - found[1].low > alone.high - alone.low  # two batches share the level
 
 
 @pytest.fixture
@@ -158,12 +264,50 @@ def test_runs_are_ranked_and_compared(runs: Path, tmp_path: Path, caplog: pytest
     assert found["test_recall_at_threshold_interval_low"].notna().all()
     differences = pd.read_csv(tmp_path / "out" / "differences.csv", keep_default_na=False)
     assert "share no image" in differences["note"][0]
-    decided = differences[differences["decided"].astype(str) == "True"]
-    assert "balanced_accuracy_at_threshold" in set(decided["metric"])
-    assert "sweep/0 against sweep/1, on 80 shared test images: better in accuracy by" in caplog.text
+    assert differences["verdict"].tolist() == ["", "better"]
+    assert set(differences["metric"]) == {"accuracy"}
+    assert "sweep/0 against 1 other run in accuracy, on 80 shared test images (80 groups)" in caplog.text
+    assert "  against sweep/1: better beyond chance, +0." in caplog.text
     assert (tmp_path / "out" / "comparison.png").is_file()
     by_loss = compared(runs, tmp_path / "loss", "metric=test_loss")
     assert by_loss["run"].tolist() == found["run"].tolist()  # lower is better
+    assert pd.read_csv(tmp_path / "loss" / "differences.csv")["verdict"][1] == "better"
+
+
+def test_a_reference_is_compared_instead_of_the_best(
+    runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="hairline")
+    for number, text in enumerate(("sweep/1", str(runs / "1"))):
+        found = compared(runs, tmp_path / str(number), f"reference={text}")
+        assert found["run"].tolist() == ["sweep/0", "sweep/2", "sweep/1"]
+        differences = pd.read_csv(tmp_path / str(number) / "differences.csv", keep_default_na=False)
+        assert differences["reference"].tolist() == ["sweep/1", "sweep/1"]
+        assert differences["verdict"].tolist() == ["worse", ""]
+    assert "  against sweep/0: worse beyond chance, -0." in caplog.text
+    with pytest.raises(ComparisonError, match=r"reference=sweep/9: matches 0 .* one of: sweep/0, sweep/1, sweep/2"):
+        compared(runs, tmp_path / "none", "reference=sweep/9")
+
+
+def test_runs_of_equal_names_are_all_compared(runs: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "other" / "sweep"
+    shutil.copytree(runs, twin)
+    folders = compare.find_runs([str(runs), str(twin), str(twin / "0")], experiment=None, uri=None, fetched=tmp_path)
+    names = [name for name, _ in folders]
+    assert len(folders) == len(set(names)) == 6  # a run that is named twice counts once
+    assert {folder for _, folder in folders} == {place / str(job) for place in (runs, twin) for job in range(3)}
+
+
+def test_hundreds_of_runs_are_compared(caplog: pytest.LogCaptureFixture) -> None:
+    generator = np.random.default_rng(5)
+    labels = np.arange(300) % 2
+    tables = [table(labels, scores(generator, labels, 2.5 if number == 0 else 1.0)) for number in range(120)]
+    several = [compare.Run(f"run {number}", {}, {}, entry, {}) for number, entry in enumerate(tables)]
+    differences = compare.compare_with(several[0], several, "accuracy", chosen=True, resamples=300)
+    assert len(differences) == 119
+    lines = compare.verdicts(differences, metric="test_accuracy")
+    assert len(lines) == 22
+    assert lines[-1].startswith("  of all 119: better than 1")
 
 
 def test_runs_that_cannot_be_compared_are_refused(runs: Path, tmp_path: Path) -> None:

@@ -304,6 +304,7 @@ def test_metric_intervals_hold_any_names_and_gaps(rows: int, tmp_path: Path) -> 
     values = np.linspace(0.5, 1, rows)
     table = pd.DataFrame({"test_auroc": values, "test_recall_at_threshold": np.nan})
     table = table.assign(test_auroc_interval_low=values - 0.1, test_auroc_interval_high=None)
+    table["test_auroc_interval_groups"] = 12 + np.arange(rows)
     groups = ["a" if row % 2 else "b" for row in range(rows)]
     shown = ["test_auroc", "test_recall_at_threshold"]
     figure = figures.metric_intervals(table, shown, names=names, groups=groups, title="x")
@@ -312,6 +313,7 @@ def test_metric_intervals_hold_any_names_and_gaps(rows: int, tmp_path: Path) -> 
     points = sorted(float(y) for line in figure.axes[0].lines for y in line.get_xdata())
     np.testing.assert_allclose(points, values)
     assert "at the threshold" in figure.axes[1].get_xlabel()
+    assert "few groups: 12" in figure.axes[0].get_xlabel()
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 8), (9, 4)])

@@ -17,7 +17,8 @@ import hairline
 from hairline import config, tracking
 from hairline.config import Export, Register, Threads
 from hairline.data import manifest
-from hairline.evaluation.compare import Difference
+from hairline.evaluation import paired
+from hairline.evaluation.paired import Difference
 from hairline.model import saved
 from hairline.model.predictions import predictions_table
 from hairline.shipping import export, register
@@ -51,7 +52,7 @@ def runs(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     root = tmp_path_factory.mktemp("registry")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        wrong = {"middling": 6, "worse": 9, "better": 2}
+        wrong = {"middling": 6, "worse": 9, "better": 0}
         yield {name: tracked_run(root / name, two_classes, count) for name, count in wrong.items()}
 
 
@@ -84,7 +85,8 @@ def test_the_best_becomes_champion(runs: dict[str, Path]) -> None:
     assert version.tags["compared_images"] == "30"
     # The first images of the table are one class's: three more of its 15 are wrong.
     assert float(version.tags["difference"]) == pytest.approx(-(3 / 15) / 2)
-    pattern = r"worse, .*balanced accuracy -10\.00 points against version 1 .* on 30 test images"
+    assert version.tags["promote"] == "better"
+    pattern = r"not better beyond chance .*balanced accuracy -10\.00 points against version 1 .* on 30 test images"
     assert re.match(pattern, version.description)
 
     assert offer(str(tracking.run_id(runs["better"]))).promoted
@@ -171,7 +173,7 @@ def test_other_classes_cannot_be_compared(runs: dict[str, Path], three_classes: 
     place = saved_run(tmp_path / "three", three_classes, positive=None)
     one, two = (FinishedRun.find(str(run), None) for run in (runs["worse"], place))
     with pytest.raises(RegistryError, match="its classes are plain, rust, spalled, those of the champion cracked"):
-        register.compare(two, one, 1)
+        register.compare(two, one, 1, margin=None)
 
 
 def test_held_out_images_are_seen_by_neither() -> None:
@@ -181,21 +183,55 @@ def test_held_out_images_are_seen_by_neither() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "high", "loss", "promoted", "says"),
+    ("margin", "value", "low", "high", "loss", "promoted", "says"),
     [
-        (0.02, 0.01, 0.03, (-0.1, -0.2, 0.0), True, "better, beyond chance"),
-        (0.02, -0.01, 0.05, (0.1, 0.05, 0.2), True, "not worse: better, though it may be chance"),
-        (0.0, 0.0, 0.0, (0.0, -0.1, 0.1), True, "not worse: no difference"),
-        (0.0, 0.0, 0.0, (0.1, 0.05, 0.2), False, "surer of the wrong ones (log loss +0.1"),
-        (-0.001, -0.02, 0.01, (-1.0, -2.0, -0.5), False, "worse, though it may be chance"),
-        (-0.02, -0.03, -0.01, (0.0, 0.0, 0.0), False, "worse, beyond chance"),
-        (float("nan"), -0.03, 0.01, (0.0, 0.0, 0.0), False, "cannot be compared"),
+        (None, 0.02, 0.01, 0.03, (0.1, 0.05, 0.2), True, "better, beyond chance"),
+        (None, 0.02, -0.001, 0.05, (-0.1, -0.2, -0.05), False, "not better beyond chance (promote=not_worse"),
+        (None, 0.0, 0.0, 0.0, (0.0, -0.1, 0.1), False, "not better beyond chance"),
+        (None, -0.02, -0.03, -0.01, (0.0, 0.0, 0.0), False, "worse, beyond chance"),
+        (None, float("nan"), float("nan"), float("nan"), (0.0, 0.0, 0.0), False, "cannot be compared"),
+        (0.005, 0.0, 0.0, 0.0, (0.0, -0.1, 0.1), True, "not worse by more than the margin of 0.50 points"),
+        (0.005, -0.002, -0.0049, 0.001, (0.0, -0.1, 0.1), True, "not worse by more than the margin of 0.50 points"),
+        (0.005, 0.002, -0.0051, 0.009, (0.0, -0.1, 0.1), False, "not surely not worse by more than the margin"),
+        (0.005, 0.0, -0.001, 0.001, (0.1, 0.05, 0.2), False, "surer of its wrong answers (log loss +0.1"),
+        (0.005, -0.02, -0.03, -0.01, (0.0, 0.0, 0.0), False, "worse, beyond chance"),
     ],
 )
-def test_the_verdict(value: float, low: float, high: float, loss: tuple, promoted: bool, says: str) -> None:
-    verdict = register.judge(Difference(value, low, high, 700), Difference(*loss, 700), 4)
+def test_the_verdict(
+    margin: float | None, value: float, low: float, high: float, loss: tuple, promoted: bool, says: str
+) -> None:
+    difference = Difference(value, low, high, 700, 20, 0.5)
+    verdict = register.judge(difference, Difference(*loss, 700, 20, 0.5), 4, margin=margin)
     assert verdict.promoted == promoted
     assert says in verdict.reason
+    assert "700 test images (few groups: 20)" in verdict.reason
+    assert verdict.figures["promote"] == ("better" if margin is None else "not_worse")
+    assert verdict.figures.get("margin") == margin
+
+
+def test_a_model_does_not_replace_its_equal() -> None:
+    """Twins whose errors are luck: any lead was enough before, and half of them had one."""
+    promoted = 0
+    for trial in range(40):
+        generator = np.random.default_rng(trial)
+        labels = np.arange(400) % 2
+        tables = [
+            pd.DataFrame(
+                {"path": [str(number) for number in range(400)], "x": 0, "y": 0, "width": 9, "height": 9,
+                 "label": np.array(["plain", "cracked"])[labels],
+                 "predicted": np.array(["plain", "cracked"])[labels ^ (generator.random(400) < 0.05)],
+                 "prob_cracked": 0.5, "prob_plain": 0.5}
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        differences = [
+            paired.compare(tables[0], tables[1:], metric, groups={}, resamples=200)[0]
+            for metric in (register.METRIC, "loss")
+        ]
+        assert isinstance(differences[0], Difference)
+        assert isinstance(differences[1], Difference)
+        promoted += register.judge(differences[0], differences[1], 1, margin=None).promoted
+    assert promoted <= 3
 
 
 def test_an_untracked_run_and_one_of_another_store_are_refused(two_classes: Path, tmp_path: Path) -> None:

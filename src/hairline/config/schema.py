@@ -429,8 +429,9 @@ class Compare:
 
     runs: list[str] = setting([], "run directories, folders of them (a sweep), or MLflow run ids", path=True)
     mlflow_experiment: str | None = setting(None, "compare all finished runs of this MLflow experiment")
-    metric: str = setting("test_accuracy", "metric that orders the table")
-    resamples: int = setting(2000, "resamples of the paired bootstrap", low=1)
+    metric: str = setting("test_accuracy", "metric that orders the table, and in which runs are compared")
+    reference: str | None = setting(None, "run to compare with each other one; null = the best")
+    resamples: int = setting(2000, "resamples of the test images", low=100)
     tracking: Store = field(default_factory=Store)
 
 
@@ -555,6 +556,8 @@ class Register:
         "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>",
         path=True,
     )
+    promote: Literal["better", "not_worse"] = setting("better", "not_worse: also if not worse by more than margin")
+    margin: float = setting(0.005, "promote=not_worse: balanced accuracy that may be lost", low=0, below=1)
     tracking: Tracking = field(default_factory=Tracking)
 
 

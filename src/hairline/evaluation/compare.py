@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from hairline import config as configuration
 from hairline import tracking
 from hairline.config import Compare
 from hairline.data import classes, manifest
-from hairline.evaluation import intervals, metrics
+from hairline.evaluation import intervals, metrics, paired
+from hairline.evaluation.paired import ComparisonError
 from hairline.model import predictions
 from hairline.model.decision import Decision
 from hairline.system import files
-from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +32,12 @@ _LISTED = (
     "test_auroc",
     "test_loss",
 )
-# Limits of the screen; comparison.csv and differences.csv are complete.
-_MOST_SETTINGS, _MOST_LETTERS, _MOST_INCOMPARABLE = 6, 40, 3
+# Limits of the screen and the figure; comparison.csv and differences.csv are complete.
+_MOST_SETTINGS, _MOST_LETTERS, _MOST_ROWS = 6, 40, 20
+_MOST_DRAWN = 50
 _LOWER_IS_BETTER = ("loss", "ece", "brier")
-_POSITION = ["path", "x", "y", "width", "height"]
-_COMPARED = ("accuracy", "accuracy_at_threshold", "loss", "balanced_accuracy", "balanced_accuracy_at_threshold")
-_RESAMPLES = 2000
-
-
-class ComparisonError(HairlineError):
-    """Runs or predictions that cannot be compared."""
+# Resamples of the intervals of runs that computed none: many runs may have to wait for them.
+_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -64,28 +59,6 @@ class Run:
     groups: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A metric of the first model less that of the second, on the same images.
-
-    Attributes:
-        value: The difference.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        images: Number of images that both models predicted.
-    """
-
-    value: float
-    low: float
-    high: float
-    images: int
-
-    @property
-    def decided(self) -> bool:
-        """Whether the interval excludes zero: only then is one of the models better."""
-        return self.low > 0 or self.high < 0
-
-
 def compare(config: Compare, directory: Path) -> pd.DataFrame:
     """Compare runs: a table on the screen, `comparison.csv`, `differences.csv` and `comparison.png`.
 
@@ -102,24 +75,32 @@ def compare(config: Compare, directory: Path) -> pd.DataFrame:
         folders = find_runs(
             config.runs, experiment=config.mlflow_experiment, uri=config.tracking.uri, fetched=Path(fetched)
         )
-        runs = [read_run(name, folder) for name, folder in folders.items()]
+        runs = [read_run(name, folder) for name, folder in folders]
+        reference = None if config.reference is None else find_reference(config.reference, folders)
     metric = find_metric(config.metric, runs)
     highest_first = not metric.removesuffix("_uncalibrated").endswith(_LOWER_IS_BETTER)
-    runs.sort(key=lambda run: run.metrics[metric], reverse=highest_first)
-    table = tabulate(runs)
-    differences = compare_with_best(runs, resamples=config.resamples)
+    ranked = sorted(runs, key=lambda run: run.metrics[metric], reverse=highest_first)
+    table = tabulate(ranked)
+    differences = compare_with(
+        ranked[0] if reference is None else runs[reference],
+        ranked,
+        paired_metric(metric),
+        chosen=reference is None,
+        resamples=config.resamples,
+    )
     manifest.write(table, directory / "comparison.csv")
     manifest.write(differences, directory / "differences.csv")
     metric_names = [name for name in dict.fromkeys([metric, *_LISTED]) if name in table][:4]
-    title = f"{len(runs)} runs on their test images"
-    figure = figures.metric_intervals(table, metric_names, names=table["run"].tolist(), title=title)
+    drawn = table.head(_MOST_DRAWN)
+    title = f"{len(runs)} runs on their test images" + (f": the best {_MOST_DRAWN}" if len(drawn) < len(table) else "")
+    figure = figures.metric_intervals(drawn, metric_names, names=drawn["run"].tolist(), title=title)
     figures.save(figure, directory / "comparison.png")
-    log_comparison(table, differences, metric_names=metric_names, directory=directory)
+    log_comparison(table, differences, metric=metric, metric_names=metric_names, directory=directory)
     return table
 
 
-def find_runs(texts: list[str], *, experiment: str | None, uri: str | None, fetched: Path) -> dict[str, Path]:
-    """Return the folder of each run by its name.
+def find_runs(texts: list[str], *, experiment: str | None, uri: str | None, fetched: Path) -> list[tuple[str, Path]]:
+    """Return name and folder of each run; equal names are told apart.
 
     Args:
         texts: Run directories, folders of run directories, and MLflow run ids.
@@ -130,26 +111,50 @@ def find_runs(texts: list[str], *, experiment: str | None, uri: str | None, fetc
     Raises:
         ComparisonError: If there are fewer than two.
     """
-    folders: dict[str, Path] = {}
+    named: dict[Path, tuple[str, str]] = {}  # short and long name by folder: a folder that is named twice counts once
     run_ids = []
     for text in texts:
         path = Path(text).expanduser()
         if not path.is_dir():
             run_ids.append(text)
         elif (path / "predictions.csv").is_file():
-            folders[path.name if path.name not in folders else str(path)] = path
+            named[path.resolve()] = (path.resolve().name, str(path))
         else:
             jobs = sorted(file.parent for file in path.glob("*/predictions.csv"))
-            folders |= {f"{path.name}/{job.name}": job for job in jobs}
+            named |= {job.resolve(): (f"{path.resolve().name}/{job.name}", str(job)) for job in jobs}
     if run_ids or experiment is not None:
-        folders |= tracking.fetch_runs(uri, experiment, run_ids, fetched)
-    if len(folders) < 2:
+        for run_id, (name, folder) in tracking.fetch_runs(uri, experiment, run_ids, fetched).items():
+            named[folder] = (name, f"{name} {run_id[:6]}")
+    if len(named) < 2:
         setting = f"mlflow_experiment={experiment}" if experiment else f"runs={texts}"
         raise ComparisonError(
-            f"{setting}: received {len(folders)} finished runs with predictions.csv, expected two at least: name more "
+            f"{setting}: received {len(named)} finished runs with predictions.csv, expected two at least: name more "
             "runs"
         )
+    short, long = (Counter(names) for names in zip(*named.values(), strict=True))
+    folders: list[tuple[str, Path]] = []
+    for number, (folder, (name, longer)) in enumerate(named.items(), start=1):
+        unique = name if short[name] == 1 else longer if long[longer] == 1 else f"{longer} ({number})"
+        folders.append((unique, folder))
     return folders
+
+
+def find_reference(text: str, folders: list[tuple[str, Path]]) -> int:
+    """Return the number of the run that `reference` names: its name in the table, its folder, or its MLflow run id.
+
+    Raises:
+        ComparisonError: If none or several of the runs match.
+    """
+    place = Path(text).expanduser().resolve()
+    matching = [
+        number for number, (name, folder) in enumerate(folders) if text in (name, folder.name) or folder == place
+    ]
+    if len(matching) != 1:
+        names = ", ".join(name for name, _ in folders[:_MOST_ROWS])
+        raise ComparisonError(
+            f"reference={text}: matches {len(matching)} of the compared runs, expected one. Name one of: {names}"
+        )
+    return matching[0]
 
 
 def read_run(name: str, folder: Path) -> Run:
@@ -222,149 +227,123 @@ def missing_intervals(run: Run) -> dict[str, float]:
             groups=np.array([run.groups.get(path, path) for path in run.predictions["path"]], dtype=object),
         ),
         Decision(threshold=run.metrics.get("threshold")),
+        resamples=_RESAMPLES,
     )
     return {f"test_{key}": value for key, value in measured.items() if "_interval_" in key}
 
 
-def compare_with_best(runs: list[Run], *, resamples: int) -> pd.DataFrame:
-    """Compare the first run with each other one by a paired bootstrap on their shared test images.
-
-    Returns:
-        Columns better, other, metric, difference (first less second), low, high, images, decided, note.
-    """
-    best = runs[0]
-    rows: list[dict[str, Any]] = []
-    for other in runs[1:]:
-        pair = {"better": best.name, "other": other.name}
-        groups = other.groups | best.groups
-        try:
-            differences = paired_bootstrap(best.predictions, other.predictions, groups=groups, resamples=resamples)
-        except ComparisonError as error:
-            rows.append(pair | {"metric": "", "images": 0, "decided": False, "note": str(error)})
-            continue
-        for name, difference in differences.items():
-            values = {"difference": difference.value, "low": difference.low, "high": difference.high}
-            values |= {"images": difference.images, "decided": difference.decided}
-            rows.append(pair | {"metric": name, **values, "note": ""})
-    columns = ["better", "other", "metric", "difference", "low", "high", "images", "decided", "note"]
-    return pd.DataFrame(rows, columns=columns)
+def paired_metric(metric: str) -> str:
+    """Return the metric in which runs are compared image by image: the given one, or accuracy."""
+    name = metric.removeprefix("test_")
+    return name if name in paired.METRICS else "accuracy"
 
 
-def paired_bootstrap(
-    first: pd.DataFrame,
-    second: pd.DataFrame,
-    *,
-    groups: Mapping[str, str],
-    resamples: int = _RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Difference]:
-    """Compare two models on the images that both predicted; pairs are drawn together (Efron and Tibshirani 1993).
+def compare_with(reference: Run, runs: list[Run], metric: str, *, chosen: bool, resamples: int) -> pd.DataFrame:
+    """Compare a run with each other one on their shared test images, corrected for the number of comparisons.
 
     Args:
-        first: Predictions table of the first model; rows without a label are ignored.
-        second: Predictions table of the second model, its rows in any order.
-        groups: Group of each path: images of a group are drawn together. A path without one is its own group.
-        resamples: Number of resamples.
-        seed: The same seed draws the same resamples.
+        reference: The run that is compared with the others.
+        runs: All runs.
+        metric: One of `paired.METRICS`.
+        chosen: Whether the reference is the best of all runs, which is corrected for too.
+        resamples: Resamples of the images.
 
     Returns:
-        Differences, first less second, of `accuracy`, `balanced_accuracy` and `loss` (of the probabilities; nats), and
-        of `accuracy_at_threshold` and `balanced_accuracy_at_threshold` (of the column `predicted`, in which "cannot
-        tell" counts as wrong).
-
-    Raises:
-        ComparisonError: If the tables share no labelled images, or disagree about labels or classes.
+        Columns reference, other, metric, difference (reference less other), low, high, p_value, images, groups,
+        verdict (better, worse, or no difference beyond chance; empty if they cannot be compared), note.
     """
-    both, names = _join(first, second)
-    labels = _codes(both["label_first"], names)
-    sides = []
-    for side in ("first", "second"):
-        probabilities = both[[f"prob_{name}_{side}" for name in names]].to_numpy(np.float64)
-        predicted = {"": probabilities.argmax(axis=1), "_at_threshold": _codes(both[f"predicted_{side}"], names)}
-        sides.append(metrics.WeightedMetrics(labels, probabilities, predicted, positive=None))
-
-    def differences(weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
-        one, two = (side.of_probabilities(weights) | side.of_classes(weights) for side in sides)
-        return {name: one[name] - two[name] for name in _COMPARED}
-
-    members = np.array([groups.get(path, path) for path in both["path"]], dtype=object)
-    drawn = intervals.bootstrap(differences, members, resamples=resamples, seed=seed)
-    observed = differences(np.ones((1, len(both)), np.float32))
-    ends = {name: intervals.percentiles(drawn[name], len(set(members))) for name in _COMPARED}
-    return {
-        name: Difference(float(observed[name][0]), ends[name].low, ends[name].high, len(both)) for name in _COMPARED
-    }
-
-
-def _join(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the labelled images of both tables, columns with the suffixes `_first` and `_second`, and the classes."""
-    tables = [table[table["label"].fillna("") != ""] for table in (first, second)]
-    names = [predictions.class_names(table) for table in tables]
-    if names[0] != names[1]:
-        raise ComparisonError(
-            f"the two models know other classes: {', '.join(names[0])} and {', '.join(names[1])}: compare models of "
-            "the same classes"
-        )
-    both = tables[0].merge(tables[1], on=_POSITION, suffixes=("_first", "_second"), validate="one_to_one")
-    if both.empty:
-        raise ComparisonError(
-            f"the two predictions tables ({len(tables[0])} and {len(tables[1])} labelled images) share no image: "
-            "evaluate both models on the same data, or train both with the same data, split and seed"
-        )
-    differing = both["label_first"] != both["label_second"]
-    if differing.any():
-        row = both[differing].iloc[0]
-        raise ComparisonError(
-            f"{row['path']} is {row['label_first']!r} in one table and {row['label_second']!r} in the other "
-            f"({differing.sum()} such images): compare predictions of the same labels"
-        )
-    return both, names[0]
+    others = [run for run in runs if run is not reference]
+    groups = {path: group for run in reversed(runs) for path, group in run.groups.items()} | reference.groups
+    names = predictions.class_names(reference.predictions)
+    results = paired.compare(
+        reference.predictions,
+        [run.predictions for run in others],
+        metric,
+        groups=groups,
+        positive=classes.positive_class(names, reference.settings.get("data.positive_class")),
+        chosen=chosen,
+        resamples=resamples,
+    )
+    rows: list[dict[str, Any]] = []
+    for other, result in zip(others, results, strict=True):
+        row: dict[str, Any] = {"reference": reference.name, "other": other.name, "metric": metric}
+        if isinstance(result, ComparisonError):
+            rows.append(row | {"images": 0, "groups": 0, "verdict": "", "note": str(result)})
+            continue
+        outcome = "no difference"
+        if result.decided:
+            outcome = "better" if (result.value > 0) != (metric in _LOWER_IS_BETTER) else "worse"
+        values: dict[str, Any] = {
+            "difference": result.value,
+            "low": result.low,
+            "high": result.high,
+            "p_value": result.p_value,
+        }
+        values |= {"images": result.images, "groups": result.groups, "verdict": outcome, "note": ""}
+        rows.append(row | values)
+    columns = ["reference", "other", "metric", "difference", "low", "high", "p_value", "images", "groups", "verdict"]
+    return pd.DataFrame(rows, columns=[*columns, "note"])
 
 
-def _codes(names: pd.Series[str], class_names: list[str]) -> NDArray[np.int64]:
-    """Return the index of each class name, -1 for any other text."""
-    return pd.Index(class_names, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)
-
-
-def log_comparison(table: pd.DataFrame, differences: pd.DataFrame, *, metric_names: list[str], directory: Path) -> None:
+def log_comparison(
+    table: pd.DataFrame, differences: pd.DataFrame, *, metric: str, metric_names: list[str], directory: Path
+) -> None:
     """Log the table, and which differences are beyond chance."""
-    short = pd.DataFrame({"run": table["run"].map(manifest.printable)})
+    listed_rows = table.head(_MOST_ROWS)
+    short = pd.DataFrame({"run": listed_rows["run"].map(manifest.printable)})
     settings = [key for key in table.columns[1:] if not key.startswith(("test_", "repeats"))]
     # Settings that most of the runs have, in the order of the table.
     listed = set(sorted(settings, key=lambda key: table[key].isna().sum())[:_MOST_SETTINGS])
     for key in filter(listed.__contains__, settings):
-        short[key] = table[key].astype(object).where(table[key].notna(), "-").astype(str).str.slice(0, _MOST_LETTERS)
+        values = listed_rows[key].astype(object)
+        short[key] = values.where(values.notna(), "-").astype(str).str.slice(0, _MOST_LETTERS)
     for name in metric_names:
-        low, high = (table.get(f"{name}_interval_{end}", pd.Series(np.nan, table.index)) for end in ("low", "high"))
+        ends = (listed_rows.get(f"{name}_interval_{end}", pd.Series(np.nan, table.index)) for end in ("low", "high"))
+        low, high = (pd.to_numeric(end, errors="coerce") for end in ends)
         short[name.removeprefix("test_")] = [
             f"{value:.4f}" + (f" ({one:.4f}-{two:.4f})" if one == one else "")
-            for value, one, two in zip(table[name].astype(float), low.astype(float), high.astype(float), strict=True)
+            for value, one, two in zip(listed_rows[name].astype(float), low, high, strict=False)
         ]
-    lines = ["", short.to_string(index=False), ""]
-    incomparable = 0
-    for (one, two), rows in differences.groupby(["better", "other"], sort=False):
-        incomparable += bool(rows["note"].iloc[0])
-        if not rows["note"].iloc[0] or incomparable <= _MOST_INCOMPARABLE:
-            lines.append(verdict(str(one), str(two), rows))
-    if incomparable > _MOST_INCOMPARABLE:
-        lines.append(f"and {incomparable - _MOST_INCOMPARABLE} more that cannot be compared with it (differences.csv)")
-    log.info("\n".join([*lines, "", f"Directory   {files.relative(directory)}"]))
+    lines = ["", short.to_string(index=False)]
+    if len(table) > len(short):
+        lines.append(f"and {len(table) - len(short):,} more (comparison.csv)")
+    lines += ["", *verdicts(differences, metric=metric), "", f"Directory   {files.relative(directory)}"]
+    log.info("\n".join(lines))
 
 
-def verdict(first: str, second: str, rows: pd.DataFrame) -> str:
-    """Return one line: in which metrics the first run is better or worse than the second, beyond chance."""
-    first, second = manifest.printable(first), manifest.printable(second)
-    if rows["note"].iloc[0]:
-        return f"{first} and {second} cannot be compared: {rows['note'].iloc[0]}"
-    parts = []
-    for row in rows[rows["decided"].astype(bool)].to_dict("records"):
-        better = (row["difference"] > 0) != (row["metric"] in _LOWER_IS_BETTER)
-        low, high = sorted((abs(row["low"]), abs(row["high"])))
-        parts.append(
-            f"{'better' if better else 'worse'} in {row['metric'].replace('_', ' ')} by {abs(row['difference']):.4f} "
-            f"({low:.4f} to {high:.4f})"
+def verdicts(differences: pd.DataFrame, *, metric: str) -> list[str]:
+    """Return lines: in which metric the reference is better or worse than each other run, beyond chance."""
+    reference, compared = manifest.printable(differences["reference"].iloc[0]), differences["metric"].iloc[0]
+    known = differences[differences["note"] == ""]
+    lines = []
+    if compared != metric.removeprefix("test_"):
+        lines.append(f"{metric} cannot be compared image by image; accuracy is")
+    if len(known):
+        images, groups = known["images"].max(), known["groups"].max()
+        lines.append(
+            f"{reference} against {len(known):,} other {'runs' if len(known) > 1 else 'run'} in "
+            f"{compared.replace('_', ' ')}, on {images:,} shared test images ({intervals.describe_groups(groups)}); "
+            "95 % intervals, corrected for all comparisons:"
         )
-    images = f"{rows['images'].iloc[0]:,} shared test images"
-    if not parts:
-        return f"{first} against {second}: no difference beyond chance on {images}"
-    return f"{first} against {second}, on {images}: " + "; ".join(parts)
+    for row in known.head(_MOST_ROWS).to_dict("records"):
+        outcome = (
+            "no difference beyond chance" if row["verdict"] == "no difference" else f"{row['verdict']} beyond chance"
+        )
+        lines.append(
+            f"  against {manifest.printable(row['other'])}: {outcome}, {row['difference']:+.4f} ({row['low']:+.4f} to "
+            f"{row['high']:+.4f})"
+        )
+    if len(known) > _MOST_ROWS:
+        counts = known["verdict"].value_counts()
+        beyond = ", ".join(
+            f"{name} than {counts.get(name, 0):,}" for name in ("better", "worse") if counts.get(name, 0)
+        )
+        lines.append(
+            f"  of all {len(known):,}: {beyond + ' beyond chance, ' if beyond else ''}no difference beyond chance from "
+            f"{counts.get('no difference', 0):,} (differences.csv)"
+        )
+    for note, rows in differences[differences["note"] != ""].groupby("note", sort=False):
+        others = [manifest.printable(name) for name in rows["other"].head(3)]
+        more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
+        lines.append(f"{reference} and {', '.join(others)}{more} cannot be compared: {note}")
+    return lines

@@ -32,7 +32,7 @@ from sklearn.metrics import (
 )
 from sklearn.metrics import confusion_matrix as count_classes
 
-from hairline.evaluation import metrics
+from hairline.evaluation import intervals, metrics
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
 from hairline.system import files
@@ -438,7 +438,7 @@ def metric_intervals(
     """Draw metrics with their intervals: one row a model or data set, one panel a metric.
 
     Args:
-        table: One row an entry; one column a metric, and `<metric>_interval_low` and `_high` where known.
+        table: One row an entry; one column a metric, and `<metric>_interval_low`, `_high` and `_groups` where known.
         metric_names: Columns to draw, at most five.
         names: Name of each row.
         groups: Group of each row, such as its model: one colour and marker a group; None: one group.
@@ -460,7 +460,7 @@ def metric_intervals(
             axes.plot(values[chosen], places[chosen], _MARKERS[number % len(_MARKERS)], color=colour,
                       markeredgecolor="white", markersize=8, label=fit(group, 200, 9), clip_on=False)  # fmt: skip
         label = metric.removeprefix("test_").replace("_at_threshold", "\nat the threshold").replace("_", " ")
-        axes.set_xlabel(label, size=9)
+        axes.set_xlabel(label + _groups_behind(table, metric), size=9)
         axes.set_ylim(rows - 0.5, -0.5)
         axes.grid(axis="x")
         axes.locator_params(axis="x", nbins=3)
@@ -472,6 +472,15 @@ def metric_intervals(
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(fit(title, 600, 13))
     return figure
+
+
+def _groups_behind(table: pd.DataFrame, metric: str) -> str:
+    """Return a line with the number of groups behind the intervals of a metric; empty if unknown."""
+    groups = _numbers(table, f"{metric}_interval_groups")
+    if np.isnan(groups).all():
+        return ""
+    low, high = int(np.nanmin(groups)), int(np.nanmax(groups))
+    return f"\n{intervals.describe_groups(low)}" + (f" to {high:,}" if low < high else "")
 
 
 def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:

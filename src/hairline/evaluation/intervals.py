@@ -1,9 +1,9 @@
 """95 % confidence intervals of metrics, over groups of images that belong together, such as the patches of one photo.
 
 All metrics get the same kind of interval: Wilson's score interval of an effective number of independent images, which
-follows from the metric's standard error over groups. For a ratio of counts the error is the cluster bootstrap's in
-closed form (Cochran 1977, *Sampling techniques*, 6.2); for all other metrics whole groups are drawn. Where every group
-is one image, a proportion gets Wilson's interval itself.
+follows from the metric's standard error over groups. For ratios of counts (Cochran 1977, *Sampling techniques*, 6.2)
+and the AUROC (Obuchowski 1997) the error is the cluster bootstrap's in closed form; for all other metrics whole groups
+are drawn. Where every group is one image, a proportion gets Wilson's interval itself.
 
 `benchmarks/coverage.py` simulates how often the intervals contain the truth.
 """
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 from scipy.stats import norm
 from scipy.stats import t as student
 
@@ -140,6 +141,34 @@ def bounds_as_found(groups: NDArray[np.int64]) -> NDArray[np.float64]:
     return low[::-1].copy()
 
 
+def of_contributions(
+    value: float, contributions: NDArray[np.float64], missed: NDArray[np.bool_], groups: NDArray[np.int64], fewest: int
+) -> Interval:
+    """Return the interval of a metric between 0 and 1 from what each image contributes to its error.
+
+    Near 1 the error of a metric such as the AUROC falls with the distance from 1, so the interval is symmetric in the
+    log odds. As in `of_ratio`, few groups with a miss leave the effective number near that of the groups.
+
+    Args:
+        value: The metric.
+        contributions: Influence of each image, float64 [n]: the metric changes by so much, to first order, per weight.
+        missed: Whether the image takes part in an error, [n].
+        groups: Number of each image's group, int64 [n].
+        fewest: Number of groups of the class that the fewest groups hold.
+    """
+    deviations = np.bincount(groups, contributions)
+    count = len(np.unique(groups))
+    squares, fourths = (deviations**2).sum(), (deviations**4).sum()
+    if value <= 0 or value >= 1 or squares == 0 or fewest < 2:
+        return Interval(*wilson(value * fewest, fewest), fewest)
+    wrong = len(np.unique(groups[missed]))
+    variance = max(squares * count / (count - 1), value * (1 - value) / (fewest * (1 + wrong) ** 2))
+    quantile = student.ppf(0.975, np.clip(_freedom(squares, fourths, count), 1, fewest - 1))
+    half = quantile * np.sqrt(variance) / (value * (1 - value))
+    low, high = expit(logit(value) - half), expit(logit(value) + half)
+    return Interval(float(low), float(high), fewest)
+
+
 def of_resamples(value: float, drawn: NDArray[np.float64], groups: int) -> Interval:
     """Return the interval of a metric between 0 and 1 that was computed on resamples.
 
@@ -224,8 +253,8 @@ def _of_deviations(
 
     The effective number of cases is `cases` over the design effect (Kish 1965, *Survey sampling*, 8.2): the variance
     over groups relative to that of independent cases, at least 1. How well the excess over 1 is known depends on how
-    many groups deviate; its degrees of freedom are Satterthwaite's (1946). Few groups with errors say little about how
-    errors cluster: with none the effective number is that of the groups, and it rises with the square of their number.
+    many groups deviate, which Student's quantile corrects for. Few groups with errors say little about how errors
+    cluster: with none the effective number is that of the groups, and it rises with the square of their number.
 
     Args:
         share: The ratio.
@@ -242,7 +271,7 @@ def _of_deviations(
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = groups / (groups - 1) * squares / (cases * share * (1 - share))
         effect = np.fmax(np.fmax(effect, cases / groups / (1 + divided) ** 2), 1.0)
-        freedom = 2 / (fourths / squares**2 - 1 / groups) * effect / (effect - 1)
+        freedom = _freedom(squares, fourths, groups) * effect / (effect - 1)
     freedom = np.clip(np.where(freedom > 0, freedom, np.inf), 1, groups - 1)
     quantile = np.where(np.asarray(divided) > 0, student.ppf(0.975, freedom), Z)
     return _score(np.asarray(share, np.float64), cases / effect, quantile)
@@ -258,6 +287,14 @@ def _score(
     low, high = np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
     # Without rounding errors at the ends.
     return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
+
+
+def _freedom(squares: Any, fourths: Any, groups: int) -> Any:
+    """Return the degrees of freedom of a variance over groups: about the number of groups that deviate.
+
+    It is half of Satterthwaite's (1946), as few groups show too little of rare, large deviations.
+    """
+    return 1 / np.maximum(fourths / squares**2 - 1 / groups, 1e-12)
 
 
 def _quantile(groups: int) -> float:

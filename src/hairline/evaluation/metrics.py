@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -67,6 +68,8 @@ def measure(predictions: Predictions, decision: Decision, *, resamples: int = in
     for suffix, decided in predicted.items():
         ratios = _ratio_intervals(labels, decided, positive, groups)
         bounds |= {f"{name}{suffix}": interval for name, interval in ratios.items()}
+    if not np.isnan(metrics["auroc"]):
+        bounds["auroc"] = auroc_interval(labels, probabilities, positive=positive, groups=groups)
     if resamples:
         weighted = WeightedMetrics(labels, probabilities, predicted, positive=positive)
         bounds = _bootstrap_intervals(weighted, metrics, labels, groups, resamples) | bounds
@@ -376,6 +379,36 @@ def _ratio_intervals(
             "f1": (2.0 * (inside & called), 1.0 * inside + called),
         }
     return {name: intervals.of_ratio(hits, cases, groups) for name, (hits, cases) in ratios.items()}
+
+
+def auroc_interval(
+    labels: NDArray[np.int64], probabilities: NDArray[np.floating], *, positive: int | None, groups: NDArray[np.int64]
+) -> Interval:
+    """Return the interval of the AUROC, as a macro average where no class is positive."""
+    ranked = np.unique(labels) if positive is None else [positive]
+    shares = [placements(labels == index, probabilities[:, index]) for index in ranked]
+    fewest = min(len(np.unique(groups[labels == index])) for index in np.unique(labels))
+    areas = [float(share[labels == index].mean()) for index, share in zip(ranked, shares, strict=True)]
+    contributions = np.zeros(len(labels))
+    for index, share, area in zip(ranked, shares, areas, strict=True):
+        member = labels == index
+        contributions += (share - area) / np.where(member, member.sum(), (~member).sum()) / len(ranked)
+    missed = np.any([share < 1 for share in shares], axis=0)
+    return intervals.of_contributions(float(np.mean(areas)), contributions, missed, groups, fewest)
+
+
+def placements(members: NDArray[np.bool_], scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the share of the other side's images that each image lies on the right side of, float64 [n].
+
+    Their mean over the members, or over the others, is the AUROC (DeLong et al. 1988); ties count half. nan if a side
+    has no images.
+    """
+    shares = np.full(len(members), np.nan)
+    if members.any() and not members.all():
+        for side, sign in ((members, 1.0), (~members, -1.0)):
+            ordered = sign * scores.astype(np.float64)
+            shares[side] = (rankdata(ordered)[side] - rankdata(ordered[side])) / (~side).sum()
+    return shares
 
 
 def _bootstrap_intervals(

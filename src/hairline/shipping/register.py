@@ -12,7 +12,8 @@ import pandas as pd
 
 from hairline.config import Register
 from hairline.data import manifest
-from hairline.evaluation.compare import Difference, paired_bootstrap
+from hairline.evaluation import intervals, paired
+from hairline.evaluation.paired import Difference
 from hairline.model import card, saved
 from hairline.system import files
 from hairline.system.errors import HairlineError
@@ -41,12 +42,15 @@ class Verdict:
 
 
 def register(config: Register) -> Verdict:
-    """Register the model of a finished run; it becomes the champion unless it is worse than the current one.
+    """Register the model of a finished run; it becomes the champion if it is better than the current one beyond chance.
+
+    With `promote=not_worse` it also does if it is not worse by more than `margin`.
 
     Raises:
         RegistryError: If the run was not tracked, or logged no model.
     """
     uri, name = config.tracking.uri, config.tracking.registered_model
+    margin = config.margin if config.promote == "not_worse" else None
     candidate = FinishedRun.find(config.run, uri)
     if candidate.run_id is None:
         raise RegistryError(
@@ -61,7 +65,8 @@ def register(config: Register) -> Verdict:
         verdict = Verdict(True, f"the first version of {name}: there was no champion to compare it with")
     else:
         try:
-            verdict = compare(candidate, FinishedRun.find(f"models:/{name}/{champion}", uri), champion)
+            current = FinishedRun.find(f"models:/{name}/{champion}", uri)
+            verdict = compare(candidate, current, champion, margin=margin)
         except HairlineError as error:
             verdict = Verdict(False, f"not compared: {error}")
     promoted, reason = verdict.promoted, verdict.reason
@@ -80,13 +85,14 @@ def register(config: Register) -> Verdict:
     return verdict
 
 
-def compare(candidate: FinishedRun, champion: FinishedRun, version: int) -> Verdict:
+def compare(candidate: FinishedRun, champion: FinishedRun, version: int, *, margin: float | None) -> Verdict:
     """Compare a candidate with the champion on test images that neither was trained or tuned on.
 
     Args:
         candidate: Run of the candidate.
         champion: Run of the champion.
         version: Number of the champion's version.
+        margin: Balanced accuracy that may be lost; None: the candidate has to be better beyond chance.
 
     Raises:
         HairlineError: If they cannot be compared.
@@ -103,8 +109,13 @@ def compare(candidate: FinishedRun, champion: FinishedRun, version: int) -> Verd
         raise RegistryError("there is no test image that neither of the two was trained or tuned on")
     tables = [predict(run, images) for run in (candidate, champion)]
     groups = dict(zip(images["sha256"], images["group"].where(images["group"] != "", images["sha256"]), strict=True))
-    differences = paired_bootstrap(tables[0], tables[1], groups=groups)
-    return judge(differences[METRIC], differences["loss"], version)
+    differences: list[Difference] = []
+    for metric in (METRIC, "loss"):
+        (difference,) = paired.compare(tables[0], tables[1:], metric, groups=groups)
+        if isinstance(difference, HairlineError):
+            raise difference
+        differences.append(difference)
+    return judge(differences[0], differences[1], version, margin=margin)
 
 
 def held_out(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.DataFrame:
@@ -169,20 +180,24 @@ def _check_unchanged(images: pd.DataFrame) -> None:
             raise RegistryError(f"the test image {manifest.printable(path)} is missing or has changed")
 
 
-def judge(difference: Difference, loss: Difference, champion: int) -> Verdict:
-    """Promote a candidate unless it has fewer right answers, or as many and a significantly higher log loss.
+def judge(difference: Difference, loss: Difference, champion: int, *, margin: float | None) -> Verdict:
+    """Promote a candidate that is better beyond chance; with a margin, also one that is surely not worse by more.
 
-    A lead may be due to chance (its interval contains zero), but a lag is never excused by chance: otherwise a series
-    of candidates, each a little worse, would wear the champion down.
+    Test images are used again and again. If any lead were enough, equal models would replace each other by luck, and if
+    a lag that may be chance were excused, a series of slightly worse candidates would wear the champion down by up to
+    the margin each.
 
     Args:
         difference: Difference in `METRIC`, candidate minus champion.
         loss: Difference in log loss, candidate minus champion.
         champion: Number of the champion's version.
+        margin: Balanced accuracy that may be lost; None: the candidate has to be better beyond chance.
     """
-    figures = {
+    figures: dict[str, Any] = {
+        "promote": "better" if margin is None else "not_worse",
         "compared_with": champion,
         "compared_images": difference.images,
+        "compared_groups": difference.groups,
         "difference": f"{difference.value:.6f}",
         "difference_low": f"{difference.low:.6f}",
         "difference_high": f"{difference.high:.6f}",
@@ -190,19 +205,26 @@ def judge(difference: Difference, loss: Difference, champion: int) -> Verdict:
     }
     evidence = (
         f"balanced accuracy {difference.value * 100:+.2f} points against version {champion} (95 % interval "
-        f"{difference.low * 100:+.2f} to {difference.high * 100:+.2f}) on {difference.images:,} test images that "
-        "neither was trained on"
+        f"{difference.low * 100:+.2f} to {difference.high * 100:+.2f}) on {difference.images:,} test images "
+        f"({intervals.describe_groups(difference.groups)}) that neither was trained on"
     )
-    if not np.isfinite(difference.value):
-        promoted, outcome = False, "cannot be compared"
-    elif difference.value < 0:
-        promoted, outcome = False, "worse, beyond chance" if difference.decided else "worse, though it may be chance"
-    elif difference.value > 0:
-        better = "better, beyond chance" if difference.decided else "not worse: better, though it may be chance"
-        promoted, outcome = True, better
+    allowed = ""
+    if margin is not None:
+        figures["margin"] = margin
+        allowed = f"not worse by more than the margin of {margin * 100:.2f} points"
+    promoted = False
+    if not np.isfinite(difference.low):
+        outcome = "cannot be compared"
+    elif difference.low > 0:
+        promoted, outcome = True, "better, beyond chance"
+    elif difference.high < 0 and (margin is None or difference.low < -margin):
+        outcome = "worse, beyond chance"
+    elif margin is None:
+        outcome = "not better beyond chance (promote=not_worse promotes a model that is not worse by more than margin)"
+    elif difference.low < -margin:
+        outcome = f"not surely {allowed}"
     elif loss.decided and loss.value > 0:
-        promoted = False
-        outcome = f"as many right answers, but surer of the wrong ones (log loss {loss.value:+.4f})"
+        outcome = f"{allowed}, but surer of its wrong answers (log loss {loss.value:+.4f})"
     else:
-        promoted, outcome = True, "not worse: no difference"
+        promoted, outcome = True, allowed
     return Verdict(promoted, f"{outcome}: {evidence}", figures)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TABLES = {"predictions.csv", "metrics.json", "manifest.csv", "config.yaml", "evaluation.json"}
+_PAGE = 500  # runs that MLflow lists at once
 
 
 def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None:
@@ -226,7 +227,9 @@ class FinishedRun:
         return None if git is None else git["commit"] + ("-dirty" if git.get("dirty") else "")
 
 
-def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], folder: Path) -> dict[str, Path]:
+def fetch_runs(
+    uri: str | None, experiment: str | None, run_ids: list[str], folder: Path
+) -> dict[str, tuple[str, Path]]:
     """Download tables and settings of finished runs, without figures and models.
 
     Args:
@@ -236,14 +239,14 @@ def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], fold
         folder: Parent of the folders, one per run.
 
     Returns:
-        The folder of each run, by the run's name; part of the id is appended to a name that occurs twice.
+        Name and folder of each run, by its id.
 
     Raises:
         TrackingError: If there is no such experiment or run.
     """
     client = store.mlflow_at(uri).MlflowClient()
     target = redaction.setting(store.tracking_uri(uri))
-    folders: dict[str, Path] = {}
+    folders: dict[str, tuple[str, Path]] = {}
     with store.translated(f"runs cannot be fetched from {target}"):
         runs = [client.get_run(run_id) for run_id in run_ids]
         if experiment is not None:
@@ -251,9 +254,13 @@ def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], fold
             if found is None:
                 names = ", ".join(sorted(entry.name for entry in client.search_experiments()))
                 raise TrackingError(f"mlflow_experiment={experiment}: no such experiment in {target}; it has {names}")
-            runs += client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=500)
-        for run in runs:
-            run_id, name = run.info.run_id, run.info.run_name
+            token = None
+            while token != "":
+                page = client.search_runs(
+                    [found.experiment_id], "attributes.status = 'FINISHED'", max_results=_PAGE, page_token=token
+                )
+                runs, token = [*runs, *page], page.token or ""
+        for run_id, name in {run.info.run_id: run.info.run_name for run in runs}.items():
             files = {item.path for item in client.list_artifacts(run_id)}
             # The parent of a sweep has no predictions; an evaluation is of other images than the experiment's runs.
             if "predictions.csv" not in files or ("evaluation.json" in files and run_id not in run_ids):
@@ -262,5 +269,5 @@ def fetch_runs(uri: str | None, experiment: str | None, run_ids: list[str], fold
             place.mkdir(parents=True)
             for file in files & _TABLES:
                 client.download_artifacts(run_id, file, str(place))
-            folders[f"{name} {run_id[:6]}" if name in folders else name] = place
+            folders[run_id] = (name, place)
     return folders
