@@ -17,10 +17,10 @@ from hairline import config as configuration
 from hairline import tracking
 from hairline.config import Compare
 from hairline.data import classes, manifest
-from hairline.evaluation import intervals, metrics, paired
+from hairline.evaluation import metrics, paired
 from hairline.evaluation.paired import ComparisonError
 from hairline.model import predictions
-from hairline.model.decision import Decision
+from hairline.model.decision import Decision, describe_groups
 from hairline.system import files
 
 log = logging.getLogger(__name__)
@@ -322,7 +322,7 @@ def verdicts(differences: pd.DataFrame, *, metric: str) -> list[str]:
         images, groups = known["images"].max(), known["groups"].max()
         lines.append(
             f"{reference} against {len(known):,} other {'runs' if len(known) > 1 else 'run'} in "
-            f"{compared.replace('_', ' ')}, on {images:,} shared test images ({intervals.describe_groups(groups)}); "
+            f"{compared.replace('_', ' ')}, on {images:,} shared test images ({describe_groups(groups)}); "
             "95 % intervals, corrected for all comparisons:"
         )
     for row in known.head(_MOST_ROWS).to_dict("records"):

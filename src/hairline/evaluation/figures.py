@@ -32,8 +32,8 @@ from sklearn.metrics import (
 )
 from sklearn.metrics import confusion_matrix as count_classes
 
-from hairline.evaluation import intervals, metrics
-from hairline.model.decision import Decision
+from hairline.evaluation import metrics
+from hairline.model.decision import Decision, describe_groups
 from hairline.model.predictions import Predictions
 from hairline.system import files
 
@@ -480,7 +480,7 @@ def _groups_behind(table: pd.DataFrame, metric: str) -> str:
     if np.isnan(groups).all():
         return ""
     low, high = int(np.nanmin(groups)), int(np.nanmax(groups))
-    return f"\n{intervals.describe_groups(low)}" + (f" to {high:,}" if low < high else "")
+    return f"\n{describe_groups(low)}" + (f" to {high:,}" if low < high else "")
 
 
 def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:

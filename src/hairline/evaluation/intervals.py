@@ -19,7 +19,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from hairline.model.decision import FEW_GROUPS
+from hairline.model.decision import describe_groups
 
 RESAMPLES = 1000
 Z = 1.959963984540054  # 97.5th percentile of the standard normal distribution
@@ -46,11 +46,6 @@ class Interval(NamedTuple):
         ('0.9100 to 0.9950, 1,437 groups', '0.7000 to 0.9000, few groups: 12')
         """
         return f"{self.low:.4f} to {self.high:.4f}, {describe_groups(self.groups)}"
-
-
-def describe_groups(groups: int) -> str:
-    """Return the number of groups in words, marked where there are fewer than `FEW_GROUPS`."""
-    return f"few groups: {groups:,}" if groups < FEW_GROUPS else f"{groups:,} groups"
 
 
 def number(groups: NDArray[Any]) -> NDArray[np.int64]:

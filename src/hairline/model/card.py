@@ -15,6 +15,7 @@ from typing import Any
 import filelock
 import jinja2
 
+from hairline.model.decision import describe_groups
 from hairline.model.saved import Bundle, read_bundle
 from hairline.system import files
 
@@ -74,13 +75,13 @@ def read(folder: Path) -> str:
 
 
 def _chosen(metrics: Mapping[str, float]) -> dict[str, list[float]]:
-    """Return value and interval of each metric of the card that was measured."""
+    """Return value, interval and number of groups of each metric of the card that was measured, or the value alone."""
     chosen = {}
     for name in _METRICS:
-        keys = [f"test_{name}", f"test_{name}_interval_low", f"test_{name}_interval_high"]
-        values = [float(metrics[key]) for key in keys if key in metrics and math.isfinite(metrics[key])]
-        if values:
-            chosen[name] = values
+        keys = [f"test_{name}", *(f"test_{name}_interval_{part}" for part in ("low", "high", "groups"))]
+        values = [float(metrics.get(key, math.nan)) for key in keys]
+        if math.isfinite(values[0]):
+            chosen[name] = values if all(map(math.isfinite, values)) else values[:1]
     return chosen
 
 
@@ -110,10 +111,12 @@ def render(bundle: Bundle, facts: Mapping[str, Any]) -> str:
 def _figure(values: list[float] | None) -> str:
     """Return a value with its interval.
 
-    >>> _figure([0.99, 0.98, 1.0]), _figure([0.5]), _figure(None)
-    ('0.9900 (0.9800 to 1.0000)', '0.5000', '-')
+    >>> _figure([0.99, 0.98, 1.0, 40]), _figure([0.5]), _figure(None)
+    ('0.9900 (0.9800 to 1.0000, 40 groups)', '0.5000', '-')
     """
     if not values:
         return "-"
     text = f"{values[0]:.4f}"
-    return text if len(values) == 1 else f"{text} ({values[1]:.4f} to {values[2]:.4f})"
+    if len(values) == 1:
+        return text
+    return f"{text} ({values[1]:.4f} to {values[2]:.4f}, {describe_groups(int(values[3]))})"

@@ -14,6 +14,15 @@ FEW_GROUPS = 30  # intervals over fewer groups are marked
 CANNOT_TELL = "cannot tell"  # the answer inside the abstain band
 
 
+def describe_groups(groups: int) -> str:
+    """Return the number of groups behind an interval in words, marked where there are few.
+
+    >>> describe_groups(1437), describe_groups(12)
+    ('1,437 groups', 'few groups: 12')
+    """
+    return f"few groups: {groups:,}" if groups < FEW_GROUPS else f"{groups:,} groups"
+
+
 class DecisionError(HairlineError):
     """A decision that these classes do not allow."""
 

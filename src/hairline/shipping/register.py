@@ -12,9 +12,10 @@ import pandas as pd
 
 from hairline.config import Register
 from hairline.data import manifest
-from hairline.evaluation import intervals, paired
+from hairline.evaluation import paired
 from hairline.evaluation.paired import Difference
 from hairline.model import card, saved
+from hairline.model.decision import describe_groups
 from hairline.system import files
 from hairline.system.errors import HairlineError
 from hairline.tracking import FinishedRun, registry
@@ -206,7 +207,7 @@ def judge(difference: Difference, loss: Difference, champion: int, *, margin: fl
     evidence = (
         f"balanced accuracy {difference.value * 100:+.2f} points against version {champion} (95 % interval "
         f"{difference.low * 100:+.2f} to {difference.high * 100:+.2f}) on {difference.images:,} test images "
-        f"({intervals.describe_groups(difference.groups)}) that neither was trained on"
+        f"({describe_groups(difference.groups)}) that neither was trained on"
     )
     allowed = ""
     if margin is not None:
