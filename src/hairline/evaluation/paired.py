@@ -275,16 +275,16 @@ def max_t(
         largest = np.maximum(largest, apart.max(axis=1))
         threshold = _student(float(np.quantile(largest, 1 - level)), groups)
         # Student's correction belongs to the threshold; for the p-value it is taken off the statistic.
-        p_value = (1 + np.count_nonzero(largest >= _normal(statistics[model], groups))) / (1 + len(largest))
-        steps[int(model)] = threshold, p_value
+        as_likely = np.count_nonzero(largest >= _normal(float(statistics[model]), groups))
+        steps[int(model)] = threshold, float((1 + as_likely) / (1 + len(largest)))
         remaining.append(int(model))
     rejecting, p_highest = True, 0.0
     last = float("inf")
     for model in order:
-        threshold, p_value = steps[int(model)]
+        step_threshold, p_value = steps[int(model)]
         if rejecting:
-            last = threshold
-        rejecting = rejecting and statistics[model] > threshold
+            last = step_threshold
+        rejecting = rejecting and bool(statistics[model] > step_threshold)
         p_highest = max(p_highest, p_value)
         thresholds[model], p_values[model] = last, p_highest
     return errors[0], thresholds, p_values
