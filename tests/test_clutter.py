@@ -109,6 +109,12 @@ def test_what_the_user_names_is_read(tmp_path: Path) -> None:
     assert len(predict.list_photos(str(tmp_path / "._1.jpg"), tmp_path / "results").photos) == 1
 
 
+def test_a_pattern_finds_folders_in_another_unicode_form(tmp_path: Path) -> None:
+    touch(tmp_path, "e\u0301te\u0301/wall/1.jpg")
+    for place in ("\u00e9t\u00e9", "\u00e9t\u00e9/**/*.jpg", "\u00e9t\u00e9/*/1.jpg"):
+        assert len(predict.list_photos(str(tmp_path / place), tmp_path / "results").photos) == 1
+
+
 def test_whole_histories_are_not_counted(tmp_path: Path) -> None:
     touch(tmp_path, ".git/objects/1", ".zfs/snapshot/1.jpg", "a.jpg")
     assert folders.read(tmp_path).skipped.total() == 0

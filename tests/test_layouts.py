@@ -151,6 +151,14 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
     assert read(tmp_path) == {":a": 4, ":b": 3}  # a/1.txt is reported as unreadable later
 
 
+def test_a_list_beside_images_without_class_folders_is_proposed(tmp_path: Path) -> None:
+    fill(tmp_path, "train", "test")
+    touch(tmp_path, "labels of train.csv")
+    with pytest.raises(QuestionError, match="no class folders. Does a CSV file") as caught:
+        read(tmp_path)
+    assert f"data=manifest 'data.path={tmp_path}/labels of train.csv'" in str(caught.value)
+
+
 def test_archives_that_are_not_unpacked_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "set-001.zip", "set-002.zip")
     with pytest.raises(sources.SourceError, match=r"holds 2 archives \(set-001.zip, set-002.zip\).*unpack them"):

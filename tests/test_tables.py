@@ -175,6 +175,19 @@ def test_the_folder_of_the_images_can_be_named(photos: Path) -> None:
         listed(photos, "path,label\nx/2.jpg,a\n", images=str(photos))
 
 
+def test_names_without_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "train/0001.jpg", "train/0002.PNG", "train/0003.png")
+    content = "id,label\n0001,a\n0003,b\n"
+    columns = {**tables.COLUMNS, "path": "id"}
+    assert listed(tmp_path, content, columns=columns, images=str(tmp_path / "train")) == {
+        "train/0001.jpg": "a",
+        "train/0003.png": "b",
+    }
+    assert f"data.images={tmp_path / 'train'}" in lookup.likely_cause(str(tmp_path / "0003"))
+    with pytest.raises(HairlineError, match="add data.columns.path=id"):
+        listed(tmp_path, content)
+
+
 def test_missing_files_are_not_counted_as_unreadable(two_classes: Path) -> None:
     files = [str(path) for path in sorted(two_classes.rglob("*.jpg"))[:8]]
     touch(two_classes.parent, "broken.jpg")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from hairline.config import commands
-from hairline.data import folders
+from hairline.data import folders, images
 from hairline.data.folders import natural_key, nfc
 from hairline.data.manifest import MISSING, ManifestError, printable
 
@@ -24,14 +24,14 @@ _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio puts such a prefix bef
 class Lookup:
     """The files that the entries of a list mean.
 
-    Relative entries start at `base`. With `images`, or `search`, an entry is also looked for by the end of its path,
+    Relative entries start at `base`. With `folder`, or `search`, an entry is also looked for by the end of its path,
     then by its name alone, in that folder (else in `base`) and all of its sub-folders: a list may come from another
     machine.
     """
 
-    def __init__(self, base: Path, images: Path | None = None, *, search: bool = False) -> None:
+    def __init__(self, base: Path, folder: Path | None = None, *, search: bool = False) -> None:
         """Create a lookup; nothing is listed yet."""
-        self._base, self._search = base, images or (base if search else None)
+        self._base, self._search = base, folder or (base if search else None)
         self._listed: dict[Path, dict[str, str]] = {}
         self._by_name: dict[str, list[Path]] | None = None
 
@@ -118,9 +118,10 @@ def likely_cause(path: str) -> str:
     stems = (part, Path(part).stem)
     if not rest and (similar := next((name for name in names if Path(name).stem in stems), None)) is not None:
         return f"{lacks}, but {similar!r}. Correct the list"
-    if (found := next((file for file in _walked(above) if nfc(file.name) == nfc(place.name)), None)) is not None:
+    wanted = set(_names_of(nfc(place.name)))
+    if (found := next((file for file in _walked(above) if nfc(file.name) in wanted), None)) is not None:
         same = os.path.commonprefix([found.parts[::-1], place.parts[::-1]])
-        folder = Path(*found.parts[: len(found.parts) - len(same)])
+        folder = Path(*found.parts[: len(found.parts) - len(same)]) if same else found.parent
         return (
             f"{lacks}, but there is {printable(str(found))}. Name the folder where the paths of the list start: "
             f"{commands.override('data.images', str(folder))}"
@@ -149,6 +150,8 @@ def _names_of(name: str) -> Iterator[str]:
     yield name
     if match := _UPLOAD.fullmatch(name):
         yield match[1]
+    if not folders.is_image(Path(name)):  # lists may name images without suffix
+        yield from (f"{name}{suffix}" for suffix in sorted(images.SUFFIXES))
 
 
 def _walked(folder: Path) -> Iterator[Path]:

@@ -188,7 +188,7 @@ def _warn_of_leaks(table: pd.DataFrame) -> None:
         log.warning(
             "WARNING: %s of the %s validation and test images of the source's own split belong together with "
             "training images (identical, near-identical or of one group): metrics will be too optimistic. Move them, "
-            "or remove the split from the source so that split.group_by divides the images",
+            "or let split.group_by divide all images: split.given=ignore",
             f"{leaking.sum():,}",
             f"{(~training).sum():,}",
         )

@@ -73,6 +73,14 @@ def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
             f"{root} holds {len(packed)} archive{'s' * (len(packed) > 1)} ({', '.join(packed[:3])}) and no class "
             "folders: unpack them there, side by side"
         )
+    if not names and (lists := [file for file in tree.files if file.suffix.lower() == ".csv"]):
+        raise QuestionError(
+            f"{root} holds no class folders. Does a CSV file name the class of each image?",
+            [
+                (f"read {manifest.printable(file.name)}", ["data=manifest", commands.override("data.path", str(file))])
+                for file in lists[:3]
+            ],
+        )
     if not names:
         require_two_classes(names, path, from_table=False)
     _require_text(names, f"{root} holds the class folder", "rename it")

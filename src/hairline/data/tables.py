@@ -22,7 +22,8 @@ REQUIRED = ("path", "label")
 _SEPARATORS = ",;\t|"
 # Other names of the columns, to propose.
 _SYNONYMS = {
-    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "photo", "name"),
+    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "photo", "name",
+             "image_id", "id"),
     "label": ("label", "class", "class_name", "category", "target", "tag", "label_name", "y"),
 }  # fmt: skip
 

@@ -220,11 +220,12 @@ def list_photos(text: str, output: Path) -> Listing:
 
 def _matches(pattern: Path, skipped: Counter[str]) -> list[Path]:
     """Return what a pattern matches, in natural order, without clutter, which is counted in `skipped`."""
+    typed = next((number for number, part in enumerate(pattern.parts) if glob.has_magic(part)), len(pattern.parts))
+    pattern = folders.existing(Path(*pattern.parts[:typed])).joinpath(*pattern.parts[typed:])
     matches = [Path(name) for name in glob.glob(str(pattern), recursive=True)]
     names: dict[Path, set[str]] = {}
     for path in matches:
         names.setdefault(path.parent, set()).add(path.name)
-    typed = next((number for number, part in enumerate(pattern.parts) if glob.has_magic(part)), len(pattern.parts))
     kept = []
     for path in matches:
         hidden = next(filter(clutter.is_clutter_folder, path.parts[typed:-1]), None)
