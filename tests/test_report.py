@@ -96,7 +96,8 @@ def write(folder: Path, table: list[dict[str, Any]], **changes: Any) -> None:
         "problems": {root / "<i>broken</i>.jpg": 'not an "image" <b>'},
         "remarks": {table[1]["path"]: ["smaller than a patch (1 pixel): <b>"]} if len(table) > 1 else {},
         "facts": {"Model": "run"}, "class_names": ["cracked", "plain"], "positive": "cracked",
-        "mm_per_pixel": None, "root": root, "identity": "settings", "embed_megabytes": 40.0, "max_photos": 2000,
+        "mm_per_pixel": None,  "root": root, "retrain": "python train.py base=run",
+        "identity": "settings", "embed_megabytes": 40.0, "max_photos": 2000,
     }  # fmt: skip
     report.write(folder, table, **{**settings, **changes})
 

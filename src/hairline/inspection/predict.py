@@ -121,6 +121,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         mm_per_pixel=config.scale.mm_per_pixel,
         root=listing.root,
         identity=recorder.identity,
+        retrain=commands.command("train", commands.override("base", config.run), "data=labels", "data.path=labels.csv"),
         embed_megabytes=config.report.embed_megabytes,
         max_photos=config.report.photos,
     )

@@ -41,6 +41,7 @@ def write(
     mm_per_pixel: float | None,
     root: Path,
     identity: str,
+    retrain: str,
     embed_megabytes: float,
     max_photos: int,
 ) -> None:
@@ -57,12 +58,14 @@ def write(
         mm_per_pixel: Scale of the photos; None shows lengths in pixels.
         root: Folder that names are relative to.
         identity: Digest of the settings; marks made in the page belong to it and to `root`.
+        retrain: Command that trains on the table of exported marks.
         embed_megabytes: Limit for the images embedded in the page.
         max_photos: Limit for the photos listed.
     """
     listed = triage.sort(rows, positive)[:max_photos]
     page = _environment().get_template("template.html")
     groups = triage.groups(positive)
+    unit = "px" if mm_per_pixel is None else "mm"
     script, style = _script(), (_PAGE / "report.css").read_text(encoding="utf-8")
     settings: dict[str, Any] = {
         "identity": hashlib.sha256(f"{identity} {root.absolute()}".encode(errors="surrogateescape")).hexdigest()[:16],
@@ -94,7 +97,9 @@ def write(
         map_size=(WIDTH, HEIGHT),
         facts=facts,
         positive=positive,
-        unit="px" if mm_per_pixel is None else "mm",
+        retrain=retrain,
+        traced=sum(row[f"length_{unit}"] for row in rows if row["verdict"] == positive),
+        unit=unit,
     )
     with files.atomic(output / REPORT, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(content)
