@@ -18,7 +18,7 @@ from hairline import tracking
 from hairline.config import arguments, commands
 from hairline.data import clutter, folders, images, manifest
 from hairline.data.folders import Folder
-from hairline.inspection import adaptation, report, screen, tables
+from hairline.inspection import adaptation, report, screen, tables, triage
 from hairline.inspection.inspector import DISTANCE, Inspector
 from hairline.inspection.records import RayRecorder, Recorder, read_records
 from hairline.system import cluster, files, progress
@@ -106,7 +106,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
     for record in read_records(output, inspected):
         rows.append(tables.photo_row(record, config.scale.mm_per_pixel))
         faults += bool(record.faults)
-        remarks[record.path] = record.faults + record.header.doubts + record.notes
+        remarks[record.path] = triage.remarks(record)
     tables.write_photos(rows, problems, output / PHOTOS)
     positions = tables.write_places(rows, output / PLACES, output / KML)
     tiles = sum(row["tiles"] for row in rows)

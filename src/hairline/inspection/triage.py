@@ -9,6 +9,7 @@ from typing import Any
 
 from hairline.data import folders
 from hairline.inspection.inspector import UNFAMILIAR
+from hairline.inspection.records import Record
 from hairline.model.decision import CANNOT_TELL
 
 NOT_INSPECTED = "not inspected"
@@ -72,6 +73,12 @@ def count(rows: Iterable[dict[str, Any]], failed: int, positive: str) -> dict[st
     """
     kinds = [kind(row["verdict"], positive) for row in rows]
     return {group.kind: kinds.count(group.kind) for group in groups(positive)} | {"failed": failed}
+
+
+def remarks(record: Record) -> list[str]:
+    """Return what a person should know of a photo besides its verdict; "unfamiliar" says what its notes say."""
+    notes = [] if record.verdict == UNFAMILIAR else record.notes
+    return record.faults + record.header.doubts + notes
 
 
 def by_reason(remarks: Mapping[str, Iterable[str]]) -> dict[str, dict[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hairline.inspection import triage
 from hairline.inspection.records import Record
 
 _LEAST_SHARE = 0.25  # of a tile's shorter side that a trace runs inside it, so that the tile shows it
@@ -50,7 +51,7 @@ def entry(record: Record, name: str, positive: str) -> dict[str, Any]:
         },
         "scores": np.rint(100 * scores).astype(int).tolist(),
         "flagged": [index for index, predicted in enumerate(record.tiles["predicted"]) if predicted == positive],
-        "remarks": record.faults + record.header.doubts + record.notes,
+        "remarks": triage.remarks(record),
     }
 
 
