@@ -43,11 +43,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 @contextmanager
-def workplace() -> Iterator[Path]:
-    """Yield a temporary folder that also holds the cache, so that every benchmark starts cold."""
+def workplace(kept: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary folder that also holds the cache, so that every benchmark starts cold.
+
+    Args:
+        kept: Cache to use instead, where features and not their time matter.
+    """
     say(f"load of the machine before the start: {os.getloadavg()[0]:.1f}; nothing else should be running")
     with tempfile.TemporaryDirectory(prefix="hairline-benchmark-") as name:
-        os.environ["HAIRLINE_CACHE"] = str(Path(name, "cache"))
+        os.environ["HAIRLINE_CACHE"] = str(kept or Path(name, "cache"))
         yield Path(name)
 
 

@@ -27,7 +27,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 
 def test_every_script_answers_help() -> None:
-    assert len(SCRIPTS) == 13
+    assert len(SCRIPTS) == 14
     processes = {
         name: subprocess.Popen([sys.executable, FOLDER / f"{name}.py", "--help"], stdout=subprocess.PIPE, text=True)
         for name in SCRIPTS

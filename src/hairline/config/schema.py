@@ -520,6 +520,31 @@ class Predict:
 
 
 @dataclass
+class LabelTiles:
+    """How photos are divided; in pixels of the photo."""
+
+    size_px: int | None = setting(None, "side of a tile; null = that of the training patches", low=1)
+
+
+@dataclass
+class Label:
+    """Settings of label.py."""
+
+    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
+    input: str = setting(MISSING, "a photo, a folder, a pattern such as 'site/**/*.jpg', or an inspection's folder")
+    output: str | None = setting(None, "folder of labels.csv; null = outputs/<date>/<time>-label")
+    by: str | None = setting(None, "name of the person, for the column by; null = the user's name on this machine")
+    open: bool = setting(True, "open the page in the browser; false: only print its address")
+    port: int = setting(0, "port on 127.0.0.1; 0 = a free one", low=0, high=65535)
+    tiles: LabelTiles = field(default_factory=LabelTiles)
+    features: Engine = field(default_factory=Engine)
+    cache: Cache = field(default_factory=Cache)
+    runtime: Threads = field(default_factory=Threads)
+    tracking: Store = field(default_factory=Store)
+    seed: int = setting(0, "seed of the random tiles", low=0)
+
+
+@dataclass
 class ExportData:
     """The images an export is tested on."""
 
@@ -575,6 +600,7 @@ SCRIPTS: dict[str, type] = {
     "evaluate": Evaluate,
     "compare": Compare,
     "predict": Predict,
+    "label": Label,
     "export": Export,
     "register": Register,
     "sync": Sync,

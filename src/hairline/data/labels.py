@@ -13,6 +13,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,9 @@ def cut(table: pd.DataFrame) -> list[str]:
                 f"window x={row.x}, y={row.y}, {row.width} x {row.height}: the photo was replaced after labelling"
             )
         name = f"{Path(row.path).stem[:_NAME_LETTERS]}_x{row.x}_y{row.y}_{row.width}x{row.height}.png"
-        target = cache.folder("windows", photo.sha256[:32]) / name
+        part = cache.folder("windows", photo.sha256[:32])
+        cache.hold(part)
+        target = part / name
         targets.append(str(target))
         if not target.is_file():
             missing.setdefault(row.path, []).append((target, (row.x, row.y, row.x + row.width, row.y + row.height)))
@@ -167,17 +170,28 @@ def divide(table: pd.DataFrame, *, train: float, val: float, test: float, seed: 
         return table.assign(split=splits.split(single, **shares, whole_test=not given)["split"])
 
 
+def share(path: str) -> float | None:
+    """Return the share of the positive class among all tiles, as the labelling session estimated it; None: unknown."""
+    value = _session(find(path)).get("share")
+    return float(value) if isinstance(value, int | float) and 0 < value < 1 else None
+
+
 def describe(path: str) -> dict[str, str]:
     """Return parameters of a run on labels: their number, the digest of the file, how windows were selected."""
     file = find(path)
     table = read(file)
-    try:
-        rule = str(json.loads((file.parent / SESSION).read_text(encoding="utf-8"))["selection"])
-    except (OSError, ValueError, KeyError, TypeError):
-        rule = "by hand"
     return {
         "labels.count": str(len(table)),
         "labels.random": str(int((table["chosen"] == RANDOM).sum())),
         "labels.digest": hashlib.sha256(file.read_bytes()).hexdigest()[:16],
-        "labels.selection": rule,
+        "labels.selection": str(_session(file).get("selection", "by hand")),
     }
+
+
+def _session(file: Path) -> dict[str, Any]:
+    """Return what the labelling session stored beside its answers; empty if there was none."""
+    try:
+        values = json.loads((file.parent / SESSION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -31,6 +31,8 @@ class Dataset:
         labels: int64 [n], class index of each row.
         hashes: uint64 [real images], perceptual hash of each image of the source.
         split_by: Description of how the split was made: `split.group_by`, or "the source".
+        share: Share of the positive class on the surface, where the images were selected for labelling and it was
+            estimated; None: the images represent it.
     """
 
     manifest: pd.DataFrame
@@ -40,6 +42,7 @@ class Dataset:
     labels: np.ndarray
     hashes: np.ndarray
     split_by: str
+    share: float | None = None
 
     @property
     def real(self) -> np.ndarray:
@@ -85,6 +88,7 @@ def prepare(settings: config.Data, split: config.Split, *, seed: int, process: P
         labels=pd.Categorical(table["label"], categories=class_names).codes.astype(np.int64),
         hashes=hashes,
         split_by=split_by,
+        share=labels.share(settings.path) if isinstance(settings, config.LabelsData) else None,
     )
     _log_dataset(dataset, guessed=settings.positive_class is None)
     return dataset

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from hairline import config, tracking
 from hairline.config import arguments
@@ -144,7 +145,9 @@ class Base:
         history = pd.DataFrame([{"phase": "refit", "epoch": 1} | row | {"seconds": time.perf_counter() - started}])
         return Head(model, standardisation, logits, history)
 
-    def decide(self, predictions: Predictions, settings: config.Decision, *, resamples: int) -> Decision:
+    def decide(
+        self, predictions: Predictions, settings: config.Decision, *, resamples: int, share: float | None = None
+    ) -> Decision:
         """Choose temperature and threshold on the out-of-fold logits.
 
         The threshold's interval is always computed: these sets are small, and its width matters most there. Being sure
@@ -155,6 +158,8 @@ class Base:
 
         chosen: dict[str, Any] = arguments(settings)
         fitted = predictions.select(predictions.split != "test")
+        if settings.threshold == "recall" and share is not None and fitted.positive is not None:
+            return _decide_at_share(fitted, chosen, share)
         decision = thresholds.choose_decision(fitted, **chosen)
         point = decision.point
         if point is None or point.reached is not False or point.needed is None or point.groups >= point.needed:
@@ -178,6 +183,30 @@ class Base:
         seen = saved.merge_seen(self.arrays, saved.seen_images(data.manifest["sha256"], data.manifest["split"]))
         distance = Distance.from_arrays(self.arrays)
         return self.arrays | seen | ({} if distance is None else distance.including(frozen.images).arrays())
+
+
+def _decide_at_share(fitted: Predictions, chosen: dict[str, Any], share: float) -> Decision:
+    """Choose the threshold of the highest balanced accuracy on a surface of which selected tiles were labelled.
+
+    Args:
+        fitted: Out-of-fold predictions of the tiles.
+        chosen: Keyword arguments of `choose_decision`; the threshold is replaced.
+        share: Share of the positive class among all tiles of the surface.
+    """
+    from hairline.evaluation import prevalence, thresholds
+
+    assert fitted.positive is not None
+    even = thresholds.choose_decision(fitted, **chosen | {"threshold": 0.5})
+    hits = fitted.labels == fitted.positive
+    margin = prevalence.threshold_margin(prevalence.margin(fitted.logits, fitted.positive), hits, share)
+    threshold = float(np.clip(expit(margin / even.temperature), 1e-6, 1 - 1e-6))
+    log.info(
+        "threshold %.4g: where a tile is as likely %s as the average tile, which the labels put at %.1f %%",
+        threshold,
+        manifest.printable(str(fitted.positive_class)),
+        100 * share,
+    )
+    return thresholds.choose_decision(fitted, **chosen | {"threshold": threshold})
 
 
 def _fitted_rows(data: Dataset) -> np.ndarray:

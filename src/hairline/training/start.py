@@ -49,8 +49,17 @@ class Start(Protocol):
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Return the trained head."""
 
-    def decide(self, predictions: Predictions, settings: config.Decision, *, resamples: int) -> Decision:
-        """Return temperature and threshold, chosen on images that took no part in the fit."""
+    def decide(
+        self, predictions: Predictions, settings: config.Decision, *, resamples: int, share: float | None = None
+    ) -> Decision:
+        """Return temperature and threshold, chosen on images that took no part in the fit.
+
+        Args:
+            predictions: Predictions of all images.
+            settings: Configuration group `decision`.
+            resamples: Bootstrap resamples of the threshold's interval; 0: no interval.
+            share: `Dataset.share`.
+        """
 
     def network(self, frozen: Frozen) -> dict[str, str]:
         """Return the description of the backbone for `bundle.json`."""
@@ -126,7 +135,9 @@ class Pretrained:
         """Train a head on the training images."""
         return train_head(data, frozen, settings, hooks=hooks)
 
-    def decide(self, predictions: Predictions, settings: config.Decision, *, resamples: int) -> Decision:
+    def decide(
+        self, predictions: Predictions, settings: config.Decision, *, resamples: int, share: float | None = None
+    ) -> Decision:
         """Choose temperature and threshold on the validation images."""
         from hairline.evaluation import thresholds
 

@@ -135,7 +135,7 @@ def run_stages(
                 head.history.to_csv(directory / "history.csv", index=False)
         with seconds("evaluate"):
             predictions = head.predictions(data)
-            decision = start.decide(predictions, config.decision, resamples=threshold_resamples)
+            decision = start.decide(predictions, config.decision, resamples=threshold_resamples, share=data.share)
             summary.log_decision(data, decision)
             metrics = measure_splits(predictions, decision, resamples=resamples)
             manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")

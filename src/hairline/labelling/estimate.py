@@ -1,0 +1,106 @@
+"""How well the model does on this surface, estimated from the answers.
+
+Tiles are not answered at random, so their share of right answers says little about all tiles: the selected ones are
+the doubtful ones. But given its logits, whether a tile is answered does not depend on its class. So the answers give
+the probability of each class as a function of the logits, by calibration (Platt 1999) of out-of-fold logits, and the
+logits of all tiles give the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.special import expit
+
+from hairline.evaluation import prevalence
+
+LEAST = 3  # answers of each class from which on there is an estimate
+_RESAMPLES = 100
+_BINS = 512  # of the logits of all tiles
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Estimated balanced accuracy of the model on all tiles.
+
+    Attributes:
+        value: Mean recall of the classes.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        prevalence: Estimated share of the positive class, or of the last class, among all tiles.
+    """
+
+    value: float
+    low: float
+    high: float
+    prevalence: float
+
+
+def estimate(
+    honest: NDArray[np.floating],
+    classes: NDArray[np.int64],
+    photos: NDArray[np.int64],
+    logits: NDArray[np.floating],
+    pool_photos: NDArray[np.int64],
+    *,
+    positive: int | None,
+    seed: int,
+) -> Estimate | None:
+    """Estimate the balanced accuracy of a model on all tiles, and on further photos of the surface.
+
+    Args:
+        honest: Logits of the answered tiles by a model that was not fitted to them, relative to the threshold,
+            [n, classes].
+        classes: Their classes, int64 [n].
+        photos: Their photos, int64 [n].
+        logits: Logits of all tiles, relative to the threshold, [tiles, classes].
+        pool_photos: Photo of each tile, int64 [tiles].
+        positive: Index of the positive class; None: prevalence is that of the last class.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The estimate; None with fewer than `LEAST` answers of a class.
+    """
+    count = logits.shape[1]
+    if np.bincount(classes, minlength=count).min() < LEAST:
+        return None
+    generator = np.random.default_rng([seed, 0xE57])
+    # Row 0 is the estimate, the others are the bootstrap: photos are drawn as a whole (Bayesian bootstrap, Rubin 1981),
+    # once for the answers and once for the photos that the model will see.
+    weights = [_photo_weights(generator, photos), _photo_weights(generator, pool_photos)]
+    predicted = logits.argmax(axis=1)
+    recalls, shares = [], []
+    for number in range(count):
+        margin, score = prevalence.margin(honest, number), prevalence.margin(logits, number)
+        slope, offset = prevalence.calibrate(margin, classes == number, weights[0], scale=float(score.std()))
+        edges = np.quantile(score, np.linspace(0, 1, _BINS + 1)[1:-1])
+        bins = np.searchsorted(edges, score)
+        centres = np.bincount(bins, score, _BINS) / np.maximum(np.bincount(bins, minlength=_BINS), 1)
+        probability = expit(slope[:, None] * centres + offset[:, None])
+        right = _per_bin(weights[1], bins, predicted == number)
+        everything = _per_bin(weights[1], bins, np.ones(len(bins), bool))
+        positives = (probability * everything).sum(axis=1)
+        recalls.append((probability * right).sum(axis=1) / np.maximum(positives, 1e-12))
+        shares.append(positives / everything.sum(axis=1))
+    values = np.mean(recalls, axis=0)
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    share = shares[-1 if positive is None else positive][0]
+    return Estimate(*(round(float(value), 4) for value in (values[0], low, high, share)))
+
+
+def _photo_weights(generator: np.random.Generator, photos: NDArray[np.int64]) -> Array:
+    """Return weights of rows, float64 [1 + resamples, n]: all 1, then those of each resample of photos."""
+    names, number = np.unique(photos, return_inverse=True)
+    drawn = generator.dirichlet(np.ones(len(names)), _RESAMPLES) * len(names)
+    return np.concatenate([np.ones((1, len(names))), drawn])[:, number]
+
+
+def _per_bin(weights: Array, bins: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Array:
+    """Return the weight of the chosen tiles in each bin, float64 [rows of weights, bins]."""
+    table = sparse.csr_array((chosen.astype(np.float64), (np.arange(len(bins)), bins)), shape=(len(bins), _BINS))
+    return np.asarray(weights @ table)

@@ -1,0 +1,201 @@
+"""The story of `label.py`: tiles and features of photos, a page that asks for labels, and the next commands."""
+
+from __future__ import annotations
+
+import getpass
+import itertools
+import logging
+import shlex
+import socket
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from hairline import tracking
+from hairline.config import Label
+from hairline.data import labels, manifest
+from hairline.inspection import predict
+from hairline.labelling import pool as pools
+from hairline.labelling import server
+from hairline.labelling.learner import Layer
+from hairline.labelling.pictures import Pictures
+from hairline.labelling.pool import Pool
+from hairline.labelling.session import Session
+from hairline.model import saved
+from hairline.system import cache, files
+from hairline.system.errors import HairlineError
+
+log = logging.getLogger(__name__)
+
+_KEYS = ("c", "s")  # of the positive class and the other one
+
+
+class LabelInputError(HairlineError):
+    """Photos that cannot be labelled with this model."""
+
+
+def label_tiles(config: Label, directory: Path) -> Path:
+    """Serve the page until the person finishes or stops the program.
+
+    Args:
+        config: Checked configuration.
+        directory: Folder of the results unless `config.output` names one.
+
+    Returns:
+        The folder with `labels.csv`.
+
+    Raises:
+        HairlineError: If there is no such model or no photo, or another process labels in the same folder.
+    """
+    output = Path(config.output).expanduser().absolute() if config.output else directory.absolute()
+    parts = saved.Parts(tracking.find(config.run, config.tracking.uri).absolute())
+    photos = list_photos(config.input, output)
+    output.mkdir(parents=True, exist_ok=True)
+    with files.locked(output):
+        cache.evict(config.cache.max_gigabytes)
+        pool = compute_pool(config, parts, photos)
+        session = Session(
+            output,
+            pool,
+            base_layer(parts),
+            parts.bundle.class_names,
+            by=config.by or getpass.getuser(),
+            seed=config.seed,
+            model=parts.bundle.model_sha256,
+        )
+        try:
+            serve(
+                session,
+                config.port,
+                open_page=config.open,
+                facts=page_facts(config, parts, output),
+                commands=lambda: next_commands(config, output),
+            )
+        finally:
+            session.close()
+    answers = len(labels.read(output / labels.FILE))
+    log.info("\n%d labels in %s\n", answers, files.relative(output / labels.FILE))
+    log.info("\n".join(["Next", *(f"  {command}" for command in next_commands(config, output))]))
+    return output
+
+
+def list_photos(text: str, output: Path) -> list[Path]:
+    """List the photos of an input, or those of an inspection if the input is its folder.
+
+    Raises:
+        InputError: If there is no photo.
+    """
+    table = Path(text).expanduser() / predict.PHOTOS
+    if table.is_file():
+        rows = manifest.read(table, required=("path", "problem"))
+        return [Path(path) for path, problem in zip(rows["path"], rows["problem"], strict=True) if not problem]
+    return predict.list_photos(text, output).photos
+
+
+def compute_pool(config: Label, parts: saved.Parts, photos: list[Path]) -> Pool:
+    """Return the tiles of the photos with their features; photos that cannot be read are named.
+
+    Raises:
+        LabelInputError: If no photo can be read.
+    """
+    tile_px = config.tiles.size_px or int(parts.bundle.extra.get("patch_px", parts.bundle.image_size))
+    pool, problems = pools.compute(
+        photos,
+        parts.recipe(config.features.engine),
+        lambda: parts.backbone,
+        tile_px=tile_px,
+        threads=config.runtime.threads,
+    )
+    for path, reason in problems.items():
+        log.warning("WARNING: %s is skipped: %s", manifest.printable(path), reason)
+    if not len(pool):
+        raise LabelInputError(f"input={config.input}: none of the {len(photos)} photos can be read")
+    log.info("%s tiles of %d pixels on %s photos", f"{len(pool):,}", tile_px, f"{len(pool.photos):,}")
+    return pool
+
+
+def base_layer(parts: saved.Parts) -> Layer:
+    """Return the run's own last layer."""
+    kernel, bias = parts.dense
+    statistics = saved.read_statistics(parts.folder)
+    return Layer(
+        kernel, bias, statistics["mean"], statistics["deviation"], parts.bundle.positive, parts.bundle.threshold
+    )
+
+
+def next_commands(config: Label, output: Path) -> list[str]:
+    """Return the commands that train on the labels and inspect the photos with the new run."""
+    folder = files.relative(output)
+    # A new one each time: a finished run is not overwritten.
+    names = (f"{folder}-run{f'-{number}' if number else ''}" for number in itertools.count())
+    run = next(name for name in names if not Path(name).exists())
+    train = ["python", "train.py", f"base={config.run}", "data=labels", f"data.path={folder}", f"hydra.run.dir={run}"]
+    inspect = ["python", "predict.py", f"run={run}", f"input={config.input}", f"output={folder}-inspection"]
+    if config.tiles.size_px:
+        inspect.append(f"tiles.size_px={config.tiles.size_px}")
+    return [shlex.join(train), shlex.join(inspect)]
+
+
+def page_facts(config: Label, parts: saved.Parts, output: Path) -> dict[str, Any]:
+    """Return what the page shows besides the tiles: title, classes with their keys, the file of answers."""
+    names, positive = parts.bundle.class_names, parts.bundle.positive_class
+    ordered = sorted(names, key=lambda name: name != positive)
+    keys = _KEYS if positive is not None and len(names) == 2 else [str(number + 1) for number in range(len(names))]
+    return {
+        "title": manifest.printable(Path(config.input).name or config.input),
+        "classes": [{"name": name, "key": key} for name, key in zip(ordered, keys, strict=False)],
+        "file": manifest.printable(files.relative(output / labels.FILE)),
+    }
+
+
+def serve(
+    session: Session, port: int, *, open_page: bool, facts: dict[str, Any], commands: Callable[[], list[str]]
+) -> None:
+    """Serve the page on the loopback interface until the person finishes.
+
+    Args:
+        session: The labelling session.
+        port: Port on 127.0.0.1; 0 for a free one.
+        open_page: Whether to open the page in a browser.
+        facts: From `page_facts`.
+        commands: Returns the commands that the page shows at the end.
+
+    Raises:
+        LabelInputError: If the port is taken.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        listener.close()
+        raise LabelInputError(f"port={port}: {error.strerror}; leave port out to use a free one") from error
+    token = server.new_token()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
+    running: list[uvicorn.Server] = []
+
+    def finish() -> None:
+        running[0].should_exit = True
+
+    app = server.application(
+        session, Pictures(session.pool), token=token, facts=facts, commands=commands, finish=finish
+    )
+    settings = uvicorn.Config(
+        app, log_level="critical", access_log=False, server_header=False, limit_concurrency=200, lifespan="off",
+        timeout_graceful_shutdown=2, h11_max_incomplete_event_size=16_384,
+    )  # fmt: skip
+    running.append(uvicorn.Server(settings))
+    log.info(
+        "\nLabel here      %s\nStop            with Finish on the page, or Ctrl-C; all answers are saved\n", address
+    )
+    if open_page:
+        webbrowser.open(address)
+    try:
+        running[0].run(sockets=[listener])
+    except KeyboardInterrupt:  # after a clean shutdown: a normal way to stop
+        log.info("stopped")
+    finally:
+        listener.close()

@@ -1,0 +1,175 @@
+// One tile at a time: a key or a button sends the answer, and the next tile shows when the answer is on the disk.
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const classes = JSON.parse(document.body.dataset.classes);
+const browser = sessionStorage.browser || (sessionStorage.browser = crypto.randomUUID ? crypto.randomUUID() : String(Math.random()));
+let tiles = [], busy = false, correcting = null, refresh = null;
+
+async function act(action, values = {}) {
+  if (busy) return;
+  busy = true;
+  clearTimeout(refresh);
+  try {
+    const response = await fetch(`act/${action}`, {
+      method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify({browser, ...values}),
+    });
+    const reply = await response.json();
+    if (!response.ok) throw new Error(reply.error);
+    $("error").hidden = true;
+    await show(reply);
+  } catch (error) {
+    $("error").textContent = error instanceof TypeError ? "label.py does not answer: start it again, then reload this page." : error.message;
+    $("error").hidden = false;
+  } finally {
+    busy = false;
+  }
+}
+
+async function show(reply) {
+  const before = tiles[0]?.tile;
+  tiles = reply.tiles;
+  const tile = tiles[0];
+  $("question").classList.toggle("empty", !tile);
+  $("pictures").hidden = !tile;
+  $("done").hidden = Boolean(tile);
+  for (const button of document.querySelectorAll(".answer, #skip")) button.disabled = !tile && !correcting;
+  if (tile) {
+    if (tile.tile !== before) {
+      await Promise.all([load($("tile"), `tile/${tile.tile}.jpg`), load($("surroundings"), `around/${tile.tile}.jpg`)]);
+      document.body.dataset.tile = tile.tile;
+    }
+    place(tile.frame);
+    $("says").textContent = `The model says ${tile.predicted} (${(100 * tile.probability).toFixed(0)} %)`;
+    $("place").textContent = `${tile.photo.split(/[/\\]/).pop()}, x ${tile.box[0]}, y ${tile.box[1]}`;
+  }
+  for (const next of tiles.slice(1)) {
+    new Image().src = `tile/${next.tile}.jpg`;
+    new Image().src = `around/${next.tile}.jpg`;
+  }
+  panel(reply.state);
+}
+
+async function load(image, address) {
+  image.src = address;
+  try { await image.decode(); } catch { /* shown as missing; the answer counts all the same */ }
+}
+
+function place([left, top, width, height]) {
+  const image = $("surroundings"), frame = $("frame").style;
+  frame.left = `${image.offsetLeft + left * image.clientWidth}px`;
+  frame.top = `${image.offsetTop + top * image.clientHeight}px`;
+  frame.width = `${width * image.clientWidth}px`;
+  frame.height = `${height * image.clientHeight}px`;
+}
+
+function panel(state) {
+  $("progress").textContent = `${state.answers} labels, ${state.left.toLocaleString("en")} tiles left`;
+  const rows = [...Object.entries(state.counts), ["of these chosen at random", state.random], ["skipped", state.skipped]];
+  $("counts").replaceChildren(...rows.map(([name, count]) => {
+    const row = document.createElement("tr");
+    for (const text of [name, count]) row.insertCell().textContent = text;
+    return row;
+  }));
+  const curve = state.curve, last = curve[curve.length - 1];
+  $("estimate").textContent = last
+    ? `${last.value.toFixed(2)} (${last.low.toFixed(2)} to ${last.high.toFixed(2)}) with ${last.answers} labels`
+    : "Estimated from a few labels of each class on.";
+  draw(curve);
+  $("changed").textContent = state.photos_changed === null ? ""
+    : `${state.photos_changed} of ${state.photos} photos changed their answer with the last ten labels.`;
+  $("enough").hidden = !state.enough;
+  $("enough").textContent = "More labels hardly change the answers any more: a good moment to finish.";
+  $("undo").disabled = !state.can_undo;
+  $("last").replaceChildren(...state.strip.map((entry) => {
+    const button = document.createElement("button"), image = new Image();
+    button.type = "button";
+    button.dataset.tile = entry.tile;
+    button.setAttribute("aria-pressed", String(correcting === entry.tile));
+    image.src = `tile/${entry.tile}.jpg`;
+    image.alt = "";
+    button.append(image, entry.label ?? "skipped");
+    button.onclick = () => select(correcting === entry.tile ? null : entry.tile);
+    return button;
+  }));
+  if (correcting !== null) document.querySelector(`#last [data-tile="${correcting}"]`)?.focus();
+  if (state.learning) refresh = setTimeout(() => act("show"), 400);
+}
+
+function draw(curve) {
+  const names = "http://www.w3.org/2000/svg", svg = $("curve");
+  const most = Math.max(50, ...curve.map((point) => point.answers));
+  const x = (answers) => 30 + 262 * answers / most, y = (value) => 148 - 138 * (Math.max(value, 0.5) - 0.5) / 0.5;
+  const make = (name, values, text) => {
+    const node = document.createElementNS(names, name);
+    for (const [key, value] of Object.entries(values)) node.setAttribute(key, value);
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const parts = [];
+  for (const value of [0.5, 0.6, 0.7, 0.8, 0.9, 1]) {
+    parts.push(make("line", {class: "axis", x1: 30, x2: 292, y1: y(value), y2: y(value)}));
+    parts.push(make("text", {x: 26, y: y(value) + 4, "text-anchor": "end"}, value.toFixed(1)));
+  }
+  parts.push(make("text", {x: 292, y: 165, "text-anchor": "end"}, `${most} labels`));
+  if (curve.length) {
+    const band = [...curve.map((p) => [x(p.answers), y(p.high)]), ...curve.map((p) => [x(p.answers), y(p.low)]).reverse()];
+    parts.push(make("polygon", {class: "band", points: band.join(" ")}));
+    parts.push(make("polyline", {class: "line", points: curve.map((p) => [x(p.answers), y(p.value)]).join(" ")}));
+    const end = curve[curve.length - 1];
+    parts.push(make("circle", {cx: x(end.answers), cy: y(end.value), r: 3.5, fill: "#1f5fbf"}));
+  }
+  svg.replaceChildren(...parts);
+}
+
+function select(tile) {
+  correcting = tile;
+  for (const button of document.querySelectorAll("#last button")) {
+    button.setAttribute("aria-pressed", String(Number(button.dataset.tile) === tile));
+    if (Number(button.dataset.tile) === tile) button.focus();
+  }
+  if (tile === null) document.activeElement?.blur();
+}
+
+function give(label) {
+  if (correcting !== null) {
+    const tile = correcting;
+    correcting = null;
+    document.activeElement?.blur();
+    act("correct", {tile, label});
+  } else if (tiles.length) {
+    act("answer", {tile: tiles[0].tile, label});
+  }
+}
+
+async function finish() {
+  const response = await fetch("finish", {method: "POST", headers: {"content-type": "application/json"}, body: "{}"});
+  $("commands").textContent = (await response.json()).commands.join("\n");
+  $("finished").showModal();
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || $("finished").open) return;
+  if ($("help").open) return;
+  const known = classes.find((entry) => entry.key === event.key.toLowerCase());
+  const strip = [...document.querySelectorAll("#last button")];
+  const at = strip.findIndex((button) => Number(button.dataset.tile) === correcting);
+  if (known) give(known.name);
+  else if (event.key === "k") give("");
+  else if (event.key === "u") act("undo");
+  else if (event.key === "?") $("help").showModal();
+  else if (event.key === "e" && strip.length) select(Number(strip[0].dataset.tile));
+  else if (event.key === "Escape") select(null);
+  else if (at >= 0 && event.key === "ArrowRight" && strip[at + 1]) select(Number(strip[at + 1].dataset.tile));
+  else if (at >= 0 && event.key === "ArrowLeft" && strip[at - 1]) select(Number(strip[at - 1].dataset.tile));
+  else return;
+  event.preventDefault();
+});
+for (const button of document.querySelectorAll(".answer")) button.onclick = () => give(button.dataset.label);
+$("skip").onclick = () => give("");
+$("undo").onclick = () => act("undo");
+$("help-button").onclick = () => $("help").showModal();
+$("help-close").onclick = () => $("help").close();
+$("finish-button").onclick = finish;
+window.addEventListener("resize", () => tiles.length && place(tiles[0].frame));
+act("show");

@@ -1,0 +1,162 @@
+"""The tiles of photos with their features: what a labelling session chooses from."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from hairline.data import images, manifest
+from hairline.inspection import tiles
+from hairline.model.engine import ConversionError, prepare_engine
+from hairline.model.features import SHARD_IMAGES, Recipe
+from hairline.model.store import Store
+from hairline.system import files, progress
+
+if TYPE_CHECKING:
+    import keras
+
+_DECODED = 3  # photos kept decoded while their tiles are computed: threads are at most one photo apart
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Tiles of photos.
+
+    Attributes:
+        photos: The photos, as absolute paths.
+        sizes: Width and height of each upright photo in pixels, int64 [photos, 2].
+        photo: Index in `photos` of each tile, int64 [n].
+        boxes: x, y, width and height of each tile in pixels of its upright photo, int64 [n, 4].
+        features: float32 [n, width].
+    """
+
+    photos: list[str]
+    sizes: NDArray[np.int64]
+    photo: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.photo)
+
+
+def compute(
+    photos: Sequence[Path],
+    recipe: Recipe,
+    backbone: Callable[[], keras.Model],
+    *,
+    tile_px: int,
+    threads: int | None = None,
+) -> tuple[Pool, dict[str, str]]:
+    """Divide photos into tiles and return them with their features; compute features that are not cached.
+
+    Args:
+        photos: Image files.
+        recipe: How the features are computed.
+        backbone: Builds the model; called only if the engine needs it.
+        tile_px: Side of a tile, in pixels of the photo.
+        threads: CPU threads; None for all cores.
+
+    Returns:
+        The pool, and the photos that cannot be read with the reason.
+
+    Raises:
+        CacheError: If the cache cannot be written.
+        ImageError: If a photo changes meanwhile.
+    """
+    rows = pd.DataFrame({"path": [str(photo.absolute()) for photo in photos], "label": ""}, dtype=object)
+    table, rejected = manifest.scan(rows)
+    problems = dict(zip(rejected["path"], rejected["reason"], strict=True))
+    paths, digests = table["path"].tolist(), table["sha256"].tolist()
+    sizes = table[["width", "height"]].to_numpy(np.int64)
+    boxes = [tiles.grid(width, height, tile_px=tile_px, stride_px=tile_px).boxes() for width, height in sizes.tolist()]
+    photo = np.repeat(np.arange(len(paths)), [len(part) for part in boxes])
+    joined = np.concatenate([np.empty((0, 4), np.int64), *boxes])
+    try:
+        features = _features(paths, digests, photo, joined, recipe, backbone, threads)
+    except ConversionError:
+        other = replace(recipe, engine="tensorflow")
+        features = _features(paths, digests, photo, joined, other, backbone, threads)
+    return Pool(paths, sizes, photo, joined, features), problems
+
+
+def _features(
+    paths: list[str],
+    digests: list[str],
+    photo: NDArray[np.int64],
+    boxes: NDArray[np.int64],
+    recipe: Recipe,
+    backbone: Callable[[], keras.Model],
+    threads: int | None,
+) -> NDArray[np.float32]:
+    """Return the features of tiles, float32 [n, width]; a stopped pass resumes from the last shard."""
+    keys = [_key(digests[number], box) for number, box in zip(photo.tolist(), boxes.tolist(), strict=True)]
+    store = Store(recipe.key())
+    with files.waiting(store.lock, "computes the same features"):
+        first = dict(reversed([(key, row) for row, key in enumerate(keys)]))  # one row per distinct tile
+        missing = sorted(row for key, row in first.items() if key not in store)
+        if missing:
+            decoded = _Decoded(paths, digests)
+
+            def tile(number: int) -> NDArray[np.uint8]:
+                row = missing[number]
+                x, y, width, height = boxes[row].tolist()
+                return images.resize(decoded(int(photo[row])), recipe.image_size, (x, y, x + width, y + height))
+
+            run = prepare_engine(
+                recipe.engine, backbone, recipe.model_key(), image_size=recipe.image_size, threads=threads
+            )
+            shard: list[NDArray[np.float32]] = []
+            done = waiting = 0
+            with progress.bar(len(missing), "features", "tiles") as bar:
+                for _, block in run(tile, len(missing)):
+                    shard.append(block)
+                    waiting += len(block)
+                    if waiting >= SHARD_IMAGES or done + waiting == len(missing):
+                        store.add([keys[row] for row in missing[done : done + waiting]], np.concatenate(shard))
+                        done, waiting, shard = done + waiting, 0, []
+                    bar.update(len(block))
+        store.describe(recipe.description())
+        places = np.array([store.places[key] for key in keys], np.int64)
+        width = store.shards[0].shape[1]
+        features = np.empty((len(keys), width), np.float32)
+        for number, rows in enumerate(store.shards):
+            inside = np.flatnonzero(places[:, 0] == number)
+            features[inside] = rows[places[inside, 1]]
+    return features
+
+
+def _key(digest: str, box: list[int]) -> str:
+    """Return the digest of a tile: of its photo's file and its place."""
+    return hashlib.sha256(f"{digest} {box}".encode()).hexdigest()
+
+
+class _Decoded:
+    """The last few photos that were decoded; safe for several threads."""
+
+    def __init__(self, paths: list[str], digests: list[str]) -> None:
+        self._paths, self._digests = paths, digests
+        self._pictures: OrderedDict[int, Image.Image] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, number: int) -> Image.Image:
+        with self._lock:  # the other threads need the same photo, or the next one
+            if number not in self._pictures:
+                try:
+                    content = images.read(self._paths[number], self._digests[number])
+                    self._pictures[number] = images.upright(content)
+                except images.ImageError as error:
+                    raise images.ImageError(f"{self._paths[number]}: {error}") from error
+                while len(self._pictures) > _DECODED:
+                    self._pictures.popitem(last=False)
+            return self._pictures[number]

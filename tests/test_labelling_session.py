@@ -1,0 +1,255 @@
+"""Answers, undo, corrections and restarts of a labelling session, and the file that holds them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hairline.data import labels
+from hairline.labelling import estimate, learner
+from hairline.labelling.journal import Journal
+from hairline.labelling.selection import RANDOM_EVERY, Selector, random_order
+from hairline.labelling.session import Session, SessionError
+from tests.labelled import NAMES, Wall, wall
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "labels").mkdir()
+    return tmp_path / "labels"
+
+
+def answer(session: Session, made: Wall, count: int, browser: str = "a") -> list[int]:
+    """Answer as the truth has it; returns the tiles."""
+    done = []
+    for _ in range(count):
+        tile = session.tiles(browser)[0]
+        assert session.answer(browser, tile, made.name(tile))
+        done.append(tile)
+    return done
+
+
+def rows(place: Path) -> list[str]:
+    return (place / labels.FILE).read_text().splitlines()[1:]
+
+
+def test_an_answer_is_in_the_file_before_the_next_tile_shows(tmp_path: Path, place: Path) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    first = session.tiles("a")[0]
+    session.answer("a", first, "cracked")
+    (row,) = rows(place)
+    x, y, width, height = made.pool.boxes[first].tolist()
+    start = f"{made.pool.photos[made.pool.photo[first]]},{x},{y},{width},{height},cracked,"
+    assert row.startswith(start)
+    assert row.endswith(",me,random")  # the first one is chosen at random
+    assert session.tiles("a")[0] != first
+    session.close()
+
+
+def test_undo_correct_and_skip_are_rows_that_readers_understand(tmp_path: Path, place: Path) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    one, two, three = (session.tiles("a")[0], answer(session, made, 3))[1]
+    assert session.undo("a")
+    assert session.tiles("a")[0] == three
+    session.answer("a", three, "")
+    session.correct(one, NAMES[int(made.cracked[one])])
+    session.close()
+    assert len(rows(place)) == 6
+    table = labels.read(place / labels.FILE)
+    assert table["label"].tolist() == [made.name(two), NAMES[int(made.cracked[one])]]
+    with pytest.raises(SessionError, match="no answer to correct"):
+        session.correct(99, "sound")
+    with pytest.raises(SessionError, match="received the class 'rust': expected one of cracked, sound"):
+        session.answer("a", three, "rust")
+
+
+def test_undo_restores_the_answer_before_and_ends_with_the_first(tmp_path: Path, place: Path) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    assert not session.undo("a")
+    answer(session, made, 2)
+    assert [session.undo("a") for _ in range(3)] == [True, True, False]
+    assert session.state("a")["answers"] == 0
+    session.close()
+    assert labels.read(place / labels.FILE).empty
+
+
+def test_a_restart_goes_on_where_the_session_was(tmp_path: Path, place: Path) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    done = answer(session, made, 30)
+    before = (session.wait(), session.state("a")["curve"])
+    session.close()
+    again = made.open(place)
+    assert again.state("b")["counts"] == {name: sum(made.name(tile) == name for tile in done) for name in NAMES}
+    assert again.state("b")["curve"][-1] == before[1][-1]
+    more = answer(again, made, len(made.pool) - 30, "b")
+    assert not set(done) & set(more)
+    assert again.tiles("b") == []
+    again.close()
+
+
+def test_two_windows_show_different_tiles_and_repeated_requests_count_once(tmp_path: Path, place: Path) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    assert not set(session.tiles("a")) & set(session.tiles("b"))
+    tile = session.tiles("a")[0]
+    assert session.answer("a", tile, "sound")
+    assert not session.answer("a", tile, "sound")
+    assert not session.answer("b", tile, "cracked")
+    assert len(rows(place)) == 1
+    answer(session, made, 3, "b")
+    assert session.undo("a")
+    assert labels.read(place / labels.FILE)["label"].size == 3
+    session.close()
+
+
+def test_many_windows_at_once_lose_and_double_nothing(tmp_path: Path, place: Path) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    done: list[list[int]] = []
+    threads = [
+        threading.Thread(target=lambda name=name: done.append(answer(session, made, 9, name))) for name in "abcdefgh"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    session.close()
+    tiles = [tile for part in done for tile in part]
+    assert len(set(tiles)) == len(tiles) == 72
+    table = labels.read(place / labels.FILE)
+    assert len(table) == len(rows(place)) == 72
+    assert (table["label"] == "cracked").sum() == made.cracked[tiles].sum()
+
+
+@pytest.mark.parametrize("torn", ["/p/1.png,0,0,16", "/p/1.png,0,0,16,16,cra"])
+def test_a_torn_last_line_is_removed_and_a_complete_one_is_kept(tmp_path: Path, torn: str) -> None:
+    file = tmp_path / labels.FILE
+    whole = "/p/0.png,0,0,16,16,cracked,t,me,random"
+    for last, kept in ((torn, []), ("/p/2.png,0,0,16,16,sound,t,me,selected", ["sound"])):
+        file.write_text("\n".join([",".join(labels.COLUMNS), whole, last]))
+        journal = Journal(file)
+        journal.add(["/p/3.png", 0, 0, 16, 16, "sound", "t", "me", "selected"])
+        journal.close()
+        assert labels.read(file)["label"].tolist() == ["cracked", *kept, "sound"]
+
+
+def test_answers_for_a_full_disk_are_reported_and_nothing_changes(tmp_path: Path, place: Path) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    tile = session.tiles("a")[0]
+
+    def full(answer: object) -> None:
+        raise OSError("no space")
+
+    session._journal.add = full  # type: ignore[assignment, method-assign]
+    with pytest.raises(OSError, match="no space"):
+        session.answer("a", tile, "sound")
+    assert session.tiles("a")[0] == tile
+    assert session.state("a")["answers"] == 0
+    session.close()
+
+
+def test_a_file_with_other_classes_is_refused(tmp_path: Path, place: Path) -> None:
+    made = wall(tmp_path)
+    photo = made.pool.photos[0]
+    lines = [",".join(labels.COLUMNS), f"{photo},0,0,16,16,rust,t,me,random"]
+    (place / labels.FILE).write_text("\n".join(lines) + "\n")
+    with pytest.raises(SessionError, match="answers with the class 'rust'; the model knows cracked, sound"):
+        made.open(place)
+
+
+# --- what is asked, and what is learnt --------------------------------------------------------------------------------
+
+
+def test_every_fifth_tile_is_random_and_random_ones_are_never_fitted(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = wall(tmp_path)
+    fitted: set[int] = set()
+
+    def record(base: object, features: object, tiles: np.ndarray, *rest: object, **more: object) -> object:
+        fitted.update(tiles.tolist())
+        return fit(base, features, tiles, *rest, **more)
+
+    fit = learner.fit
+    monkeypatch.setattr(learner, "fit", record)
+    session = made.open(place)
+    done = answer(session, made, 40)
+    assert session.wait()
+    session.close()
+    chosen = labels.read(place / labels.FILE)["chosen"].to_numpy()
+    random = set(random_order(len(made.pool), 0).tolist())
+    assert [tile in random for tile in done] == [value == labels.RANDOM for value in chosen]
+    assert (chosen == labels.RANDOM).sum() == 40 / RANDOM_EVERY
+    assert fitted == set(done) - random
+
+
+def test_the_random_tiles_represent_all_tiles() -> None:
+    drawn = np.array([random_order(50, seed) for seed in range(400)])
+    assert drawn.shape[1] == 13
+    frequency = np.bincount(drawn.ravel(), minlength=50) / 400
+    assert abs(frequency - 13 / 50).max() < 5 * np.sqrt(0.26 * 0.74 / 400)
+
+
+def test_the_first_tiles_span_the_scores_and_later_ones_are_uncertain(tmp_path: Path) -> None:
+    made = wall(tmp_path, photos=40)
+    logits = made.base.logits(made.pool.features)
+    margin = logits[:, 0] - logits[:, 1]
+    selector = Selector(made.pool.features, made.pool.photo, mean=made.base.mean, deviation=made.base.deviation)
+    tiles: list[int] = []
+    for _ in range(60):
+        free = np.setdiff1d(np.arange(len(made.pool)), tiles)
+        tiles.append(selector.next(logits, free, np.array(tiles, np.int64), 0))
+    assert len(set(tiles)) == 60
+    thirds = np.quantile(margin, [0.02, 0.99]) @ np.array([[2 / 3, 1 / 3], [1 / 3, 2 / 3]])
+    assert set(np.digitize(margin[tiles[:8]], thirds)) == {0, 1, 2}
+    late, odd = margin[tiles[20::2]], margin[tiles[21::2]]
+    assert np.abs(odd).mean() < 0.5 * np.abs(late).mean()
+    assert len(set(made.pool.photo[tiles[:20]])) > 14
+
+
+def test_the_layer_moves_to_the_threshold_of_the_surface(tmp_path: Path) -> None:
+    made = wall(tmp_path, photos=60, share=0.1)
+    generator = np.random.default_rng(1)
+    rows = generator.choice(len(made.pool), 150, replace=False)
+    classes = np.where(made.cracked[rows], 0, 1)
+    layer, held_out = learner.fit(made.base, made.pool.features, rows, classes, made.pool.photo[rows].tolist(), seed=0)
+
+    def balanced(layer: learner.Layer) -> float:
+        found = layer.logits(made.pool.features).argmax(axis=1) == 0
+        return float((found[made.cracked].mean() + (~found[~made.cracked]).mean()) / 2)
+
+    assert held_out.shape == (150, 2)
+    assert layer.share == pytest.approx(made.cracked.mean(), abs=0.04)
+    assert balanced(layer) > balanced(made.base) + 0.05
+    few, _ = learner.fit(made.base, made.pool.features, rows[:2], classes[:2], [0, 1], seed=0)
+    assert few is made.base
+
+
+def test_the_estimate_holds_the_truth(tmp_path: Path) -> None:
+    inside, widths = [], []
+    for seed in range(20):
+        made = wall(tmp_path, photos=80, share=0.2, seed=seed)
+        logits = made.base.logits(made.pool.features) + np.array([1.8, 0], np.float32)
+        margin = logits[:, 0] - logits[:, 1]
+        chance = np.exp(-2 * np.abs(margin))  # doubtful tiles are answered far more often than clear ones
+        rows = np.random.default_rng(seed).choice(len(margin), 150, replace=False, p=chance / chance.sum())
+        classes = np.where(made.cracked, 0, 1)
+        photo = made.pool.photo
+        found = estimate.estimate(logits[rows], classes[rows], photo[rows], logits, photo, positive=0, seed=seed)
+        assert found is not None
+        right = logits.argmax(axis=1) == classes
+        truth = (right[made.cracked].mean() + right[~made.cracked].mean()) / 2
+        inside.append(found.low <= truth <= found.high)
+        widths.append(found.high - found.low)
+        assert right[rows].mean() < truth - 0.1  # what counting right answers would say
+        assert found.prevalence == pytest.approx(0.2, abs=0.05)
+    assert np.mean(inside) >= 0.8
+    assert max(widths) < 0.25
