@@ -130,7 +130,10 @@ def test_pictures_show_the_tile_and_where_it_lies(page: Page) -> None:
             assert middle[0] == pytest.approx(middle[1], abs=4)
         status, _, content = page.request("GET", f"around/{tile}.jpg")
         with Image.open(io.BytesIO(content)) as shown:
-            assert shown.size == (4 * TILE_PX, 3 * TILE_PX)  # the whole photo, which is as wide as four tiles
+            assert shown.size == (
+                40 * TILE_PX,
+                30 * TILE_PX,
+            )  # the whole photo, ten times as large: it is four tiles wide
         left, top, width, height = pictures.frame(tile)
         assert (left * 4 * TILE_PX, top * 3 * TILE_PX) == tuple(pool.boxes[tile, :2])
         assert (width, height) == (1 / 4, 1 / 3)

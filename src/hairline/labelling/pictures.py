@@ -12,7 +12,7 @@ from PIL import Image
 from hairline.data import images
 from hairline.labelling.pool import Pool
 
-_TILE_PX, _SURROUNDINGS_PX = 640, 640  # longest sides of the pictures
+_LONGEST_PX = 640  # longest side of the pictures
 _FACTOR = 4  # sides of the surroundings, in tiles
 _PHOTOS, _PICTURES = 4, 256  # kept in memory
 _QUALITY = 90
@@ -45,10 +45,10 @@ class Pictures:
 
     def _tile(self, tile: int) -> bytes:
         x, y, width, height = self._pool.boxes[tile].tolist()
-        return _jpeg(self._open(tile).crop((x, y, x + width, y + height)), _TILE_PX, enlarge=True)
+        return _jpeg(self._open(tile).crop((x, y, x + width, y + height)), _LONGEST_PX)
 
     def _surroundings(self, tile: int) -> bytes:
-        return _jpeg(self._open(tile).crop(self._part(tile)), _SURROUNDINGS_PX, enlarge=False)
+        return _jpeg(self._open(tile).crop(self._part(tile)), _LONGEST_PX)
 
     def _part(self, tile: int) -> tuple[int, int, int, int]:
         """Return the box of the surroundings, moved into the photo where it would reach beyond its edge."""
@@ -62,12 +62,12 @@ class Pictures:
         return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
-def _jpeg(picture: Image.Image, longest: int, *, enlarge: bool) -> bytes:
-    """Return a picture as JPEG; larger ones are reduced, smaller ones enlarged by a whole factor if allowed."""
+def _jpeg(picture: Image.Image, longest: int) -> bytes:
+    """Return a picture as JPEG; larger ones are reduced, smaller ones enlarged by a whole factor."""
     if max(picture.size) > longest:
         picture = picture.copy()
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    elif enlarge and (factor := longest // max(picture.size)) > 1:
+    elif (factor := longest // max(picture.size)) > 1:
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=_QUALITY)

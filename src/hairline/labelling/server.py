@@ -82,6 +82,9 @@ def application(
     async def style(request: Request) -> Response:
         return Response((_PAGE / "page.css").read_bytes(), media_type="text/css")
 
+    async def icon(request: Request) -> Response:
+        return Response((_PAGE / "icon.svg").read_bytes(), media_type="image/svg+xml")
+
     async def picture(request: Request) -> Response:
         tile, draw = int(request.path_params["tile"]), draws.get(request.path_params["kind"])
         if draw is None or tile >= len(session.pool):
@@ -138,6 +141,7 @@ def application(
         Route("/", page),
         Route("/page.js", script),
         Route("/page.css", style),
+        Route("/icon.svg", icon),
         Route("/{kind}/{tile:int}.jpg", picture),
         Route("/act/{action}", act, methods=["POST"]),
         Route("/finish", end, methods=["POST"]),

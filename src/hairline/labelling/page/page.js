@@ -56,11 +56,14 @@ async function load(image, address) {
 }
 
 function place([left, top, width, height]) {
+  // The picture lies centred in its box, as large as its proportions allow.
   const image = $("surroundings"), frame = $("frame").style;
-  frame.left = `${image.offsetLeft + left * image.clientWidth}px`;
-  frame.top = `${image.offsetTop + top * image.clientHeight}px`;
-  frame.width = `${width * image.clientWidth}px`;
-  frame.height = `${height * image.clientHeight}px`;
+  const scale = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight) || 0;
+  const across = image.naturalWidth * scale, down = image.naturalHeight * scale;
+  frame.left = `${(image.clientWidth - across) / 2 + left * across}px`;
+  frame.top = `${(image.clientHeight - down) / 2 + top * down}px`;
+  frame.width = `${width * across}px`;
+  frame.height = `${height * down}px`;
 }
 
 function panel(state) {

@@ -1,0 +1,232 @@
+"""The label page as people use it: in Chromium by keyboard alone, killed at any moment, from photos to a new model."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hairline.data import labels, synthetic
+from tests.conftest import ROOT
+from tests.saved_runs import saved_run
+
+pytestmark = pytest.mark.slow
+
+SERVER = """
+import logging, sys
+from pathlib import Path
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+from hairline.labelling import label
+from tests.labelled import wall
+folder = Path(sys.argv[1])
+session = wall(folder, photos=30).open(folder)
+facts = {"title": "wall", "classes": [], "file": "labels.csv"}
+label.serve(session, 0, open_page=False, facts=facts, commands=list)
+"""
+
+
+class Killed:
+    """A scripted session whose server can be killed; it remembers every answer that was acknowledged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.saved: list[tuple[int, str]] = []
+
+    def start(self) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-c", SERVER, str(self.folder)],
+            stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        self.address = address_of(self.process)
+
+    def act(self, action: str, **values: Any) -> dict[str, Any]:
+        _, _, host, path = self.address.split("/", 3)
+        connection = http.client.HTTPConnection(host, timeout=30)
+        body = json.dumps({"browser": "script", **values})
+        connection.request("POST", f"/{path}act/{action}", body, {"content-type": "application/json"})
+        return dict(json.loads(connection.getresponse().read()))
+
+    def work(self, generator: random.Random, until: float) -> None:
+        """Answer until the server is killed; time.monotonic() says when."""
+        tile = self.act("show")["tiles"][0]["tile"]
+        while True:
+            name = generator.choice(["cracked", "sound"])
+            if time.monotonic() > until:
+                self.process.send_signal(signal.SIGKILL)  # while the next answer is on its way
+            reply = self.act("answer", tile=tile, label=name)
+            self.saved.append((tile, name))
+            tile = reply["tiles"][0]["tile"]
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.search(r"http://127\.0\.0\.1:\d+/\S+/", line):
+            return found[0]
+    raise AssertionError("the server printed no address")
+
+
+def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    session = Killed(tmp_path)
+    for _ in range(20):
+        session.start()
+        with pytest.raises((OSError, http.client.HTTPException)):
+            session.work(generator, time.monotonic() + generator.uniform(0, 0.7))
+        session.process.wait(timeout=30)
+    lines = (tmp_path / labels.FILE).read_text().splitlines()[1:]
+    places = [tuple(line.split(",")[:3]) for line in lines]
+    assert len(set(places)) == len(places)
+    assert len(session.saved) <= len(lines) <= len(session.saved) + 20  # an answer on its way may have arrived
+    assert len(session.saved) > 20
+    written = {(line.split(",")[0], *map(int, line.split(",")[1:3])): line.split(",")[5] for line in lines}
+    from tests.labelled import wall
+
+    pool = wall(tmp_path, photos=30).pool
+    for tile, name in session.saved:
+        x, y = pool.boxes[tile, :2].tolist()
+        assert written[(pool.photos[pool.photo[tile]], x, y)] == name
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as started:
+        program = program or started.chromium.executable_path  # what `playwright install chromium` brings
+        if not Path(program).is_file():
+            pytest.skip("no Chromium is installed")
+        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def photos(folder: Path) -> Path:
+    """Write eight photos of twelve drawn patches each, a third of them cracked."""
+    synthetic.render(folder / "patches", count=96, size=64, seed=0, classes=2)
+    patches = {name: sorted((folder / "patches" / name).iterdir()) for name in ("cracked", "uncracked")}
+    (folder / "photos").mkdir()
+    for number in range(8):
+        photo = Image.new("RGB", (4 * 64, 3 * 64))
+        for place in range(12):
+            name = "cracked" if place % 3 == 0 else "uncracked"
+            with Image.open(patches[name].pop()) as patch:
+                photo.paste(patch, (64 * (place % 4), 64 * (place // 4)))
+        photo.save(folder / "photos" / f"{number}.png")
+    return folder / "photos"
+
+
+def truth(place: str) -> str:
+    """Return the key of the right answer from the page's text on where a tile lies."""
+    x, y = map(int, re.findall(r"[xy] (\d+)", place))
+    return "c" if (x // 64 + 4 * (y // 64)) % 3 == 0 else "s"
+
+
+def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path, chromium: Any) -> None:
+    wall = photos(tmp_path)
+    saved_run(tmp_path / "base", tmp_path / "patches")
+    bundle = json.loads((tmp_path / "base" / "model" / "bundle.json").read_text())
+    bundle["backbone"] |= {"name": "mobilenetv2", "weights": "random"}  # what conf/config.yaml chooses
+    (tmp_path / "base" / "model" / "bundle.json").write_text(json.dumps(bundle))
+    command = [
+        sys.executable, "-u", str(ROOT / "label.py"), "run=base", "input=photos", "output=labels", "open=false",
+        "tiles.size_px=64",
+    ]  # fmt: skip
+    assert wall == tmp_path / "photos"
+
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    page = chromium.new_page(viewport={"width": 1600, "height": 1000})
+    faults: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    address = address_of(process)
+    page.goto(address)
+
+    def press(key: str) -> None:
+        shown = page.get_attribute("body", "data-tile")
+        page.keyboard.press(key)
+        page.wait_for_function("shown => document.body.dataset.tile !== shown", arg=shown)
+
+    def label(count: int) -> None:
+        for _ in range(count):
+            press(truth(page.inner_text("#place")))
+
+    page.wait_for_selector("body[data-tile]")
+    label(20)
+    press("k")
+    press("u")
+    label(4)
+    press("c" if truth(page.inner_text("#place")) == "s" else "s")  # wrong, and corrected below
+    page.keyboard.press("e")
+    right = page.eval_on_selector("#last button", "button => button.innerText.trim() === 'cracked' ? 's' : 'c'")
+    page.keyboard.press(right)
+    page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('25 labels')")
+    assert page.eval_on_selector_all("#last button", "all => all.length") == 12
+    page.keyboard.press("?")
+    assert page.is_visible("#help")
+    page.keyboard.press("Escape")
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    address = address_of(process)
+    page.goto(address)
+    page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('25 labels')")
+    page.wait_for_selector("body[data-tile]")
+    label(15)
+    page.wait_for_function("() => document.querySelector('#estimate').textContent.includes('with 40 labels')")
+    for width, height in ((1600, 1000), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        inside = "e => { const r = e.getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth; }"
+        assert all(page.eval_on_selector_all("#tile, .answer, #skip, #undo", f"all => all.map({inside})"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.focus("#finish-button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#finished[open]")
+    commands = page.inner_text("#commands").splitlines()
+    assert process.wait(timeout=60) == 0
+    assert not faults
+    assert {request.split("/")[2] for request in requests if not request.startswith("data:")} <= {
+        one.split("/")[2] for one in requests if "127.0.0.1" in one
+    }
+
+    table = labels.read(tmp_path / "labels" / labels.FILE)
+    assert len(table) == 40
+    assert [("c" if name == "cracked" else "s") for name in table["label"]] == [
+        truth(f"x {x} y {y}") for x, y in zip(table["x"], table["y"], strict=True)
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    assert len(commands) == 2
+    for line, more in zip(commands, (["tracking=none", "features.engine=tensorflow"], []), strict=True):
+        _, script, *arguments = shlex.split(line)
+        done = subprocess.run(
+            [sys.executable, str(ROOT / script), *arguments, *more],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "labels-run"
+    images = json.loads((run / "metrics.json").read_text())
+    assert images["train_images"] + images["val_images"] + images["test_images"] == 40
+    assert images["test_images"] == (table["chosen"] == labels.RANDOM).sum()
+    stored = json.loads((run / "model" / "bundle.json").read_text())["decision"]["threshold"]
+    assert 0 < stored < 1
+    assert np.isfinite(stored)
+    assert (tmp_path / "labels-inspection" / "report.html").is_file()
