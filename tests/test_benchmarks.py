@@ -27,14 +27,14 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 
 def test_every_script_answers_help() -> None:
-    assert len(SCRIPTS) == 14
+    assert len(SCRIPTS) == 15
     processes = {
         name: subprocess.Popen([sys.executable, FOLDER / f"{name}.py", "--help"], stdout=subprocess.PIPE, text=True)
         for name in SCRIPTS
     }
     shown = {name: process.communicate(timeout=60)[0] for name, process in processes.items()}
     assert {name: process.returncode for name, process in processes.items()} == dict.fromkeys(SCRIPTS, 0)
-    own = ("generalisation", "outage", "soak")
+    own = ("generalisation", "label_page", "outage", "soak")
     assert all("--images" in text for name, text in shown.items() if name not in own)
     assert all(f"--{name}" in shown["generalisation"] for name in ("metu", "deepcrack", "uav75"))
     assert "--child" not in shown["against_keras"]

@@ -120,9 +120,7 @@ def cut(table: pd.DataFrame) -> list[str]:
                 f"window x={row.x}, y={row.y}, {row.width} x {row.height}: the photo was replaced after labelling"
             )
         name = f"{Path(row.path).stem[:_NAME_LETTERS]}_x{row.x}_y{row.y}_{row.width}x{row.height}.png"
-        part = cache.folder("windows", photo.sha256[:32])
-        cache.hold(part)
-        target = part / name
+        target = cache.folder("windows", photo.sha256[:32]) / name
         targets.append(str(target))
         if not target.is_file():
             missing.setdefault(row.path, []).append((target, (row.x, row.y, row.x + row.width, row.y + row.height)))

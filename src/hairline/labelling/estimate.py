@@ -72,18 +72,20 @@ def estimate(
     generator = np.random.default_rng([seed, 0xE57])
     # Row 0 is the estimate, the others are the bootstrap: photos are drawn as a whole (Bayesian bootstrap, Rubin 1981),
     # once for the answers and once for the photos that the model will see.
-    weights = [_photo_weights(generator, photos), _photo_weights(generator, pool_photos)]
+    answered, number = np.unique(photos, return_inverse=True)
+    answer_weights = _photo_weights(generator, len(answered))[:, number]
+    photo_weights = _photo_weights(generator, int(pool_photos.max()) + 1)
     predicted = logits.argmax(axis=1)
     recalls, shares = [], []
-    for number in range(count):
-        margin, score = prevalence.margin(honest, number), prevalence.margin(logits, number)
-        slope, offset = prevalence.calibrate(margin, classes == number, weights[0], scale=float(score.std()))
+    for label in range(count):
+        margin, score = prevalence.margin(honest, label), prevalence.margin(logits, label)
+        slope, offset = prevalence.calibrate(margin, classes == label, answer_weights, scale=float(score.std()))
         edges = np.quantile(score, np.linspace(0, 1, _BINS + 1)[1:-1])
         bins = np.searchsorted(edges, score)
         centres = np.bincount(bins, score, _BINS) / np.maximum(np.bincount(bins, minlength=_BINS), 1)
         probability = expit(slope[:, None] * centres + offset[:, None])
-        right = _per_bin(weights[1], bins, predicted == number)
-        everything = _per_bin(weights[1], bins, np.ones(len(bins), bool))
+        right = photo_weights @ _tiles_per_bin(pool_photos, bins, predicted == label)
+        everything = photo_weights @ _tiles_per_bin(pool_photos, bins, np.ones(len(bins), bool))
         positives = (probability * everything).sum(axis=1)
         recalls.append((probability * right).sum(axis=1) / np.maximum(positives, 1e-12))
         shares.append(positives / everything.sum(axis=1))
@@ -93,14 +95,12 @@ def estimate(
     return Estimate(*(round(float(value), 4) for value in (values[0], low, high, share)))
 
 
-def _photo_weights(generator: np.random.Generator, photos: NDArray[np.int64]) -> Array:
-    """Return weights of rows, float64 [1 + resamples, n]: all 1, then those of each resample of photos."""
-    names, number = np.unique(photos, return_inverse=True)
-    drawn = generator.dirichlet(np.ones(len(names)), _RESAMPLES) * len(names)
-    return np.concatenate([np.ones((1, len(names))), drawn])[:, number]
+def _photo_weights(generator: np.random.Generator, count: int) -> Array:
+    """Return weights of photos, float64 [1 + resamples, photos]: all 1, then those of each resample."""
+    return np.concatenate([np.ones((1, count)), generator.dirichlet(np.ones(count), _RESAMPLES) * count])
 
 
-def _per_bin(weights: Array, bins: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Array:
-    """Return the weight of the chosen tiles in each bin, float64 [rows of weights, bins]."""
-    table = sparse.csr_array((chosen.astype(np.float64), (np.arange(len(bins)), bins)), shape=(len(bins), _BINS))
-    return np.asarray(weights @ table)
+def _tiles_per_bin(photos: NDArray[np.int64], bins: NDArray[np.int64], chosen: NDArray[np.bool_]) -> sparse.csr_array:
+    """Return the number of chosen tiles of each photo in each bin, [photos, bins]."""
+    shape = (int(photos.max()) + 1, _BINS)
+    return sparse.csr_array((chosen.astype(np.float64), (photos, bins)), shape=shape)
