@@ -77,6 +77,8 @@ def find(typed: str, script: str = "train") -> str | None:
         ("train", "seed=1,2 batch_size=8", "need -m", "-m seed=1,2 batch_size=8"),
         ("train", "learning_rate=1e-2,1e-3", "need -m", "-m learning_rate=1e-2,1e-3"),
         ("train", "seed='range(1,4)'", "need -m", "-m 'seed=range(1,4)'"),
+        ("export", "run=a format=litert,onnx", "need -m", "-m run=a format=litert,onnx"),
+        ("evaluate", "run=a data=folder data.path=photos,b", "need -m", "-m run=a data=folder data.path=photos,b"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_and_corrected(script: str, typed: str, fault: str, corrected: str) -> None:

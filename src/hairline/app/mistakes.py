@@ -44,6 +44,7 @@ _ALIASES = {
     "name": "run_name",
     "hydra.run.dir": "output out output_dir outdir out_dir save_dir logdir log_dir",
 }
+_NAMES = ("format", "metric")  # texts that name one of a list
 _WITHOUT_SETTINGS = ("resume", "sweep.resume", "experiment")  # they may set what the command seems to lack
 
 
@@ -365,6 +366,7 @@ def values_without_multirun(command: Command) -> Fault | None:
         name = key.lstrip("+")
         entry = command.settings.get(name)
         takes_one = command.is_group(name) or (entry is not None and not (entry.is_text or entry.is_texts))
+        takes_one |= name in _NAMES or (entry is not None and entry.is_path and _are_paths(value))
         several = len(commands.split(value)) > 1 or value.startswith(("choice(", "range(", "glob(", "interval("))
         if not equals or argument.startswith(("-", "~")) or not takes_one or not several or value[0] in "'\"[{":
             continue
@@ -375,6 +377,12 @@ def values_without_multirun(command: Command) -> Fault | None:
             text = f"{argument}: decimals are written with a point:\n  {fixed}\nSeveral values need -m:"
         return Fault(text, ["-m", *command.arguments])
     return None
+
+
+def _are_paths(value: str) -> bool:
+    """Return whether a value names several paths, not one with a comma."""
+    whole, *parts = (Path(path).expanduser() for path in (value, *value.split(",")))
+    return len(parts) > 1 and not whole.exists() and all(path.exists() for path in parts)
 
 
 def _kinds(entry: reference.Setting) -> set[object]:
