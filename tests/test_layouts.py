@@ -9,11 +9,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from hairline.app import commandline
 from hairline.app.commandline import CommandLine
 from hairline.data import classes, folders, layouts, prepare, sources, splits
 from hairline.system.errors import HairlineError, QuestionError
+from tests.conftest import ROOT
 from tests.running import composed
 from tests.test_sources import touch
 
@@ -31,18 +32,15 @@ def read(root: Path, class_from: str = "auto") -> dict[str, int]:
 
 
 def answers(question: QuestionError) -> dict[str, list[str]]:
-    """Parse the settings of each answer as a shell and Hydra read them."""
-    parser = OverridesParser.create()
-    for _, words in question.choices:
-        parser.parse_overrides([shlex.split(word)[0] for word in words])
+    """Return the settings of each answer by its description, without the classes."""
     return {text.partition(":")[0]: list(words) for text, words in question.choices}
 
 
 def follow(root: Path, words: list[str]) -> dict[str, int]:
-    """Count the images of each class as the settings of an answer give them."""
+    """Count the images of each class as the settings of an answer give them, pasted into a shell."""
     typed = [f"data.path={root}", *(shlex.split(word)[0] for word in words)]
     given = {entry.partition("=")[0]: entry for entry in typed}  # an answer replaces what was typed
-    config = composed("config", "data=folder", *given.values())
+    config = composed("config", *commandline.parse(["data=folder", *given.values()], ROOT / "conf").completed)
     rows = prepare.list_images(config.data, seed=0)
     if config.split.given == "ignore":
         rows["split"] = ""
@@ -187,6 +185,10 @@ ASKED = {
                              {"inner": {"rust": 6, "plain": 3, "spall": 3}}),
     "suffixes": (["wall/wallrust", "wall/wallspall", "deck/deckrust", "deck/deckspall"],
                  {"by their pattern": {"rust": 6, "spall": 6}}),
+    "accents and commas": (["mur/mur, fissuré", "mur/mur, sain", "pont/pont, fissuré", "pont/pont, sain"],
+                           {"by their pattern": {"fissuré": 6, "sain": 6}}),
+    "brackets": (["a/rust (a)", "a/plain (a)", "b/rust (b)", "b/plain (b)"],
+                 {"by their pattern": {"rust": 6, "plain": 6}}),
     "numbers": (["n/rough 1", "n/plain 1", "s/rough 2", "s/plain 2"], {"by their pattern": {"rough": 6, "plain": 6}}),
     "known names": (["bridge/cracked", "tunnel/uncracked"], {"inner": {"cracked": 3, "uncracked": 3}}),
     "VisA": (["candle/Data/Images/Normal", "candle/Data/Images/Anomaly", "candle/Data/Masks/Anomaly",

@@ -451,10 +451,15 @@ def _pattern(names: dict[str, list[str]]) -> dict[str, str]:
 
 
 def _without_outer(name: str, outer: str) -> str:
-    """Return an inner folder's name without the outer folder's at its beginning or end."""
+    """Return an inner folder's name without the outer folder's at its beginning or end, or as a word within it."""
+    rest = ""
     if name.lower().startswith(outer.lower()):
-        return name[len(outer) :].strip(" _-.")
-    return name[: -len(outer)].strip(" _-.") if name.lower().endswith(outer.lower()) else ""
+        rest = name[len(outer) :]
+    elif name.lower().endswith(outer.lower()):
+        rest = name[: -len(outer)]
+    elif match := re.search(rf"(?<![^\W_]){re.escape(outer)}(?![^\W_])", name, re.IGNORECASE):
+        rest = name[: match.start()] + name[match.end() :]
+    return rest.strip(" _-.,()[]")
 
 
 def _without_initial(name: str, outer: str) -> str:
