@@ -135,6 +135,7 @@ def labelled(parts: Any, surface: Surface, count: int, draws: int) -> dict[str, 
 
     statistics = saved.read_statistics(parts.folder)
     names, kernel, bias = np.unique(surface.photos), *parts.dense
+    at_threshold = parts.dense_at_threshold[1]
     positive = parts.bundle.class_names.index(parts.bundle.positive_class)
     labels = np.where(surface.cracked, positive, 1 - positive)
     results = []
@@ -148,7 +149,7 @@ def labelled(parts: Any, surface: Surface, count: int, draws: int) -> dict[str, 
             labels[rows],
             surface.photos[rows].tolist(),
             kernel=kernel,
-            bias=bias,
+            bias=at_threshold,
             mean=statistics["mean"],
             deviation=statistics["deviation"],
             seed=seed,

@@ -5,6 +5,7 @@ On frozen features the head's problem is convex: its solution depends on neither
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,16 @@ from numpy.typing import NDArray
 from scipy import linalg, optimize
 from scipy.special import log_softmax
 
-_SCALE_PENALTY = 1e-3  # bounds the scale of the base's scores if they separate the classes perfectly
-# Candidate penalties on the squared distance from the base head, per standardised feature: from nearly free to fixed.
-STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 4.0))
+# The prior of a refit: deviations of the factor on the base's scores from 1, and of the shift of a logit from 0. Its
+# tails are long (pseudo-Huber): a surface on which the base calls everything cracked needs a shift of many deviations.
+SCALE_DEVIATION, OFFSET_DEVIATION = 0.12, 0.15
+LEAST_SCALE = 0.1  # of the base's scores: a few misleading labels could turn a correction alone around
+# Candidate penalties on the correction of the features, per standardised feature: from nearly free to none at all.
+STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 2.0))
 FOLDS = 10
+# The base is kept if the mean recall of its answers is below this (0.5 is chance), or if the covariance of its scores
+# with the labels is this many standard errors below 0.
+CONTRADICTED, REVERSED = 0.2, 2.5
 
 Table = NDArray[np.float64]
 
@@ -49,18 +56,24 @@ def fit(
     penalty: float,
     *,
     base: Table | None = None,
+    evidence: float = 1.0,
     start: Solution | None = None,
     iterations: int = 15_000,
     on_iteration: Callable[[Solution, Table], None] | None = None,
 ) -> Solution:
     """Minimise the weighted mean cross entropy plus an L2 penalty, `penalty / 2 * sum(kernel ** 2)`.
 
+    With a base, its scores are added, times a factor of at least `LEAST_SCALE` that is fitted as well. Factor and bias
+    are pulled towards the base as it is, 1 and 0, by a pseudo-Huber penalty: quadratic nearby, linear beyond one
+    deviation.
+
     Args:
         table: Features [n, width], float32 or float64; products with them have the same precision.
         targets: Probability of each class [n, classes]; rows sum to 1.
         weights: Sample weights [n].
         penalty: At least 0.
-        base: Scores float64 [n, classes] added to the layer's own, times a scale that is fitted as well.
+        base: The base's scores, float64 [n, classes].
+        evidence: Number of images that the rows are worth against the prior.
         start: Initial solution; None for zeros, with the base's scores unscaled.
         iterations: Maximum number of iterations.
         on_iteration: Called after each iteration with the solution and the logits of the table's rows.
@@ -88,12 +101,18 @@ def fit(
         scale, _, kernel = parts(parameters)
         log_probabilities = log_softmax(compute_logits(parameters), axis=1)
         loss = -float(np.sum(share * targets * log_probabilities))
-        loss += penalty / 2 * float(np.sum(kernel**2)) + _SCALE_PENALTY / 2 * scale**2
+        loss += penalty / 2 * float(np.sum(kernel**2))
         gradient = share * (np.exp(log_probabilities) - targets)
-        scale_gradient = 0.0 if base is None else float(np.sum(gradient * base)) + _SCALE_PENALTY * scale
+        scale_gradient = 0.0 if base is None else float(np.sum(gradient * base))
         gradient = gradient @ basis
         kernel_gradient = (table.T @ gradient.astype(table.dtype)).astype(np.float64) + penalty * kernel
-        return loss, np.concatenate([[scale_gradient], gradient.sum(axis=0), kernel_gradient.ravel()])
+        total = np.concatenate([[scale_gradient], gradient.sum(axis=0), kernel_gradient.ravel()])
+        if base is not None:
+            distance = (parameters[:classes] - prior) / deviations
+            length = np.sqrt(1 + distance**2)
+            loss += float(np.sum(length - 1)) / evidence
+            total[:classes] += distance / length / deviations / evidence
+        return loss, total
 
     def solution(parameters: Table) -> Solution:
         scale, bias, kernel = parts(parameters)
@@ -103,12 +122,17 @@ def fit(
         if on_iteration is not None:
             on_iteration(solution(parameters), compute_logits(parameters))
 
+    prior = np.eye(1, classes)[0]  # of the scale and the bias in the basis
+    deviations = np.array([SCALE_DEVIATION, *[OFFSET_DEVIATION] * (classes - 1)])
     initial = np.zeros(classes + width * (classes - 1))
     initial[0] = base is not None
     if start is not None:
         initial = np.concatenate([[start.scale], basis.T @ start.bias, (start.kernel @ basis).ravel()])
     options = {"maxiter": iterations}
-    result = optimize.minimize(objective, initial, jac=True, method="L-BFGS-B", options=options, callback=callback)
+    bounds = None if base is None else [(LEAST_SCALE, None), *[(None, None)] * (len(initial) - 1)]
+    result = optimize.minimize(
+        objective, initial, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=callback
+    )
     return solution(result.x)
 
 
@@ -119,16 +143,19 @@ class Refit:
     Attributes:
         kernel: float64 [width, classes].
         bias: float64 [classes].
-        strength: Penalty on the distance from the base head, chosen by cross-validation among `STRENGTHS`.
-        losses: Cross-validated log loss for each strength, with balanced classes, float64 [strengths].
+        scale: Factor of the base's scores, from `LEAST_SCALE`.
+        strength: Penalty on the correction of the features, chosen by cross-validation among `STRENGTHS`; inf where the
+            base is kept.
         held_out: Out-of-fold logits, float64 [n, classes].
+        kept: Nearly all labels contradict the base or its ranking, or a class has none, so the base is kept as it is.
     """
 
     kernel: Table
     bias: Table
+    scale: float
     strength: float
-    losses: Table
     held_out: Table
+    kept: bool
 
 
 def refit(
@@ -136,42 +163,48 @@ def refit(
     labels: NDArray[np.int64],
     groups: Sequence[object],
     *,
-    kernel: NDArray[np.float32],
-    bias: NDArray[np.float32],
+    kernel: NDArray[Any],
+    bias: NDArray[Any],
     mean: NDArray[np.float32],
     deviation: NDArray[np.float32],
     seed: int,
 ) -> Refit:
-    """Refit a head to a few labelled images by logistic regression penalised towards the base head.
+    """Refit a head to a few labelled images by logistic regression with a prior around the base head.
 
-    The logits are those of the base head times a scale, plus an offset and a correction that is linear in the base's
-    standardised features. The correction's squared weights are penalised (a Gaussian prior around the base head).
-    Classes are balanced.
+    The logits are those of the base head times a factor above 0, plus an offset and a correction that is linear
+    in the base's standardised features. All three are pulled towards the base as it is (1, 0, 0); how far the last one
+    may go is chosen by cross-validation. Classes are balanced (see `balance`).
+
+    Labels that are chosen because the base is wrong about them are no sample of the surface: a fit to them would turn
+    the base's ranking around. If nearly all contradict it, or rank the other way round, the base is kept.
 
     Args:
         features: float32 [n, width].
-        labels: int64 [n]; every class occurs.
+        labels: int64 [n].
         groups: Group of each image; a group is held out as a whole.
-        kernel: The base head's kernel for unstandardised features, float32 [width, classes].
-        bias: float32 [classes].
+        kernel: The base head's kernel for unstandardised features, float [width, classes].
+        bias: float [classes]; the class of the highest logit is the base's answer.
         mean: Mean of the base's training features, float32 [width].
         deviation: float32 [width].
         seed: Seed of the folds.
     """
     base = features.astype(np.float64) @ kernel + bias
+    classes = base.shape[1]
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all() or _contradicted(base, labels):
+        return Refit(np.asarray(kernel, np.float64), np.asarray(bias, np.float64), 1.0, math.inf, base, kept=True)
     table = (features - mean).astype(np.float64) / deviation / np.sqrt(features.shape[1])
     # The correction lies in the span of the images, so n columns suffice, whatever the width.
     left, values, right = np.linalg.svd(table, full_matrices=False)
     reduced = left * values
-    spread = max(float(np.sqrt(np.mean(np.square(base - base.mean(axis=1, keepdims=True))))), 1e-12)
-    scores = base / spread
-    classes = base.shape[1]
     targets = np.eye(classes)[labels]
-    weights = 1.0 / (classes * np.bincount(labels, minlength=classes)[labels].astype(np.float64))
     folds = _folds(labels, groups, seed)
 
     def solve(rows: NDArray[np.int64], strength: float, start: Solution | None) -> Solution:
-        return fit(reduced[rows], targets[rows], weights[rows], strength, base=scores[rows], start=start)
+        weights = balance(labels[rows], classes)
+        return fit(
+            reduced[rows], targets[rows], weights, strength, base=base[rows], evidence=weights.sum(), start=start
+        )
 
     everything = np.arange(len(labels))
     losses, held_out = [], []
@@ -179,23 +212,54 @@ def refit(
     for strength in reversed(STRENGTHS):  # each solution is the start for the next weaker strength
         logits = np.empty_like(base)
         for fold in np.unique(folds):
-            starts[fold] = solve(everything[folds != fold], strength, starts.get(fold))
-            rows = everything[folds == fold]
-            logits[rows] = starts[fold].logits(reduced[rows], scores[rows])
+            rows, others = everything[folds == fold], everything[folds != fold]
+            if len(np.unique(labels[others])) < classes:
+                logits[rows] = base[rows]
+                continue
+            starts[fold] = solve(others, strength, starts.get(fold))
+            logits[rows] = starts[fold].logits(reduced[rows], base[rows])
         losses.append(-log_softmax(logits, axis=1)[everything, labels])
         held_out.append(logits)
-    best = _strongest(np.array(losses), weights)
+    weights = balance(labels, classes)
+    best = _strongest(np.array(losses), weights / weights.sum())
     strength = STRENGTHS[::-1][best]
     solution = solve(everything, strength, None)
-    scale = solution.scale / spread
     change = (right.T @ solution.kernel) / deviation[:, None] / np.sqrt(features.shape[1])
     return Refit(
-        kernel=scale * kernel + change,
-        bias=scale * bias + solution.bias - mean @ change,
+        kernel=solution.scale * kernel + change,
+        bias=solution.scale * bias + solution.bias - mean @ change,
+        scale=solution.scale,
         strength=strength,
-        losses=(np.array(losses) @ weights)[::-1],
         held_out=held_out[best],
+        kept=False,
     )
+
+
+def balance(labels: NDArray[np.int64], classes: int) -> Table:
+    """Return weights by which the classes, which all occur, count the same, float64 [n].
+
+    Their sum is the number of images they are worth: n for equal classes, and less than `classes ** 2` times the
+    smallest class, so that ninety-nine images of one class and one of the other are weak evidence against a prior.
+
+    >>> balance(np.array([0, 0, 0, 1]), 2).round(2).tolist()
+    [0.5, 0.5, 0.5, 1.5]
+    """
+    counts = np.bincount(labels, minlength=classes).astype(np.float64)
+    total = classes**2 / np.sum(1 / counts)
+    return np.asarray(total / (classes * counts[labels]))
+
+
+def _contradicted(logits: Table, labels: NDArray[np.int64]) -> bool:
+    """Return whether a base is wrong about nearly all labels, or ranks them the other way round beyond chance."""
+    weights = balance(labels, logits.shape[1])
+    weights = weights / weights.sum()
+    recall = weights @ (logits.argmax(axis=1) == labels)
+    centred = logits - weights @ logits
+    # Each image's share in the covariance of logits and labels.
+    agreement = (centred - centred.mean(axis=1, keepdims=True))[np.arange(len(labels)), labels]
+    mean = weights @ agreement
+    error = np.sqrt(np.square(weights * (agreement - mean)).sum())
+    return bool(recall < CONTRADICTED or mean < -REVERSED * error)
 
 
 def _strongest(losses: Table, weights: Table) -> int:

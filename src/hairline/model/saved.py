@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.special import logit
 
 from hairline.data import images
 from hairline.model import surface
@@ -32,7 +33,7 @@ from hairline.system import files, tensorflow
 from hairline.system.errors import HairlineError
 
 _SPLITS = ("train", "val", "test")
-MODEL, BUNDLE, FEATURES = "model.keras", "bundle.json", "features.npz"
+MODEL, BUNDLE, FEATURES, SUMMARY = "model.keras", "bundle.json", "features.npz", "summary.txt"
 FORMAT = 2
 
 
@@ -323,6 +324,15 @@ class Parts:
         """Kernel float32 [width, classes] and bias float32 [classes], from features to calibrated logits."""
         kernel, bias = (np.asarray(weight, np.float32) for weight in self.model.get_layer("logits").get_weights())
         return kernel, bias
+
+    @property
+    def dense_at_threshold(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`dense` with a bias by which the model's answer at its threshold is the class of the highest logit."""
+        kernel, bias = self.dense
+        shift = np.zeros_like(bias)
+        if self.bundle.positive is not None and self.bundle.threshold is not None:
+            shift[self.bundle.positive] = -logit(self.bundle.threshold)
+        return kernel, bias + shift
 
     def adapted(self, features: NDArray[np.float32]) -> surface.Adapted:
         """Adapt the last layer to the features of a new surface, float32 [n, width].

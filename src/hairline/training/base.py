@@ -117,7 +117,7 @@ class Base:
         labels = data.labels[rows]
         standardisation = Standardisation(self.arrays["mean"], self.arrays["deviation"])
         mean, deviation = standardisation.mean, standardisation.deviation
-        kernel, bias = self.parts.dense
+        kernel, bias = self.parts.dense_at_threshold
         fitted = refit(
             frozen.images.read(rows),
             labels,
@@ -134,14 +134,24 @@ class Base:
         logits = compute_logits(model, frozen.images)
         row = _history_row(logits[rows], fitted.held_out, labels)
         logits[rows] = fitted.held_out.astype(np.float32)
-        log.info(
-            "refitted the head of %s to %d images, penalty %.3g: out-of-fold accuracy %.4f, log loss %.4f",
-            self.parts.folder,
-            len(rows),
-            fitted.strength,
-            row["val_accuracy"],
-            row["val_loss"],
-        )
+        if fitted.kept:
+            log.warning(
+                "WARNING: nearly all of the %d labels contradict %s, or a class has none: its head is kept as it is. "
+                "Check the labels, and add images that the base is right about",
+                len(rows),
+                self.parts.folder,
+            )
+        else:
+            log.info(
+                "refitted the head of %s to %d images, factor %.2f on its scores, penalty %.3g: out-of-fold accuracy "
+                "%.4f, log loss %.4f",
+                self.parts.folder,
+                len(rows),
+                fitted.scale,
+                fitted.strength,
+                row["val_accuracy"],
+                row["val_loss"],
+            )
         history = pd.DataFrame([{"phase": "refit", "epoch": 1} | row | {"seconds": time.perf_counter() - started}])
         return Head(model, standardisation, logits, history)
 
@@ -151,8 +161,9 @@ class Base:
         """Choose temperature and threshold on the out-of-fold logits.
 
         The threshold's interval is always computed: these sets are small, and its width matters most there. Being sure
-        of a recall of 0.99 takes hundreds of groups of positive images. With too few, the threshold stays at 0.5: both
-        classes weigh the same in the fit.
+        of a recall of 0.99 takes hundreds of groups of positive images. With too few, the threshold stays at 0.5, which
+        is the base's threshold before the fit, and the probabilities are those of the fit: a few labels, chosen for
+        what they teach, say little about calibration.
         """
         from hairline.evaluation import thresholds
 
@@ -170,7 +181,7 @@ class Base:
             point.needed,
             point.groups,
         )
-        return thresholds.choose_decision(fitted, **(chosen | {"threshold": 0.5}))
+        return thresholds.choose_decision(fitted, **(chosen | {"threshold": 0.5, "calibration": "none"}))
 
     def network(self, frozen: Frozen) -> dict[str, str]:
         """Return the description of the base's backbone."""
