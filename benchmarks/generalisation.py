@@ -21,7 +21,7 @@ SURFACES = {"deepcrack": (128, 16), "uav75": (64, 16)}
 # Settings to choose from: an experiment, and overrides in addition to those that all share.
 _EXPERIMENT = "unseen_surfaces"
 CANDIDATES: dict[str, tuple[str, list[str]]] = {
-    "last layer, by epochs": ("recipe", []),
+    "last layer, by epochs": ("recipe_plain", []),
     "two taps, head solved": (_EXPERIMENT, ["data.mix=0", "data.crops=0"]),
     "the same, drawn images": (_EXPERIMENT, ["data.crops=0"]),
     "the same, drawn images and crops": (_EXPERIMENT, []),

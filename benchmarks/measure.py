@@ -91,7 +91,7 @@ def run(command: list[str], directory: Path, cache: Path | None = None) -> Proce
 
 
 def train(
-    images: Path, overrides: list[str], directory: Path, cache: Path | None = None, experiment: str = "recipe"
+    images: Path, overrides: list[str], directory: Path, cache: Path | None = None, experiment: str = "recipe_plain"
 ) -> Process:
     """Run `train.py` on a folder of images; results are written to `directory`, those of a sweep to `0`, `1`..."""
     path = str(images.resolve()).replace("\\", "\\\\").replace("'", "\\'")

@@ -63,6 +63,9 @@ def test_defaults_and_recipe() -> None:
     recipe = composed("config", "experiment=recipe")
     assert (recipe.batch_size, recipe.epochs, recipe.image_size) == (512, 10, 160)
     assert (recipe.model.backbone, recipe.model.weights) == ("mobilenetv2", "imagenet")
+    assert (recipe.augment.views, recipe.augment.mode, recipe.augment.flip_horizontal) == (4, "views", True)
+    plain = composed("config", "experiment=recipe_plain")
+    assert plain == dataclasses.replace(recipe, augment=default.augment)
 
 
 def settings_of(group: type) -> Iterator[tuple[str, dataclasses.Field[Any], str]]:

@@ -16,6 +16,7 @@ from hairline.evaluation import galleries, leaks
 from hairline.model import saved
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
+from hairline.model.structure import Block
 from tests import darkness
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1])
@@ -75,5 +76,7 @@ def test_training_is_drawn(listed: pd.DataFrame, mode: str, tmp_path: Path) -> N
     galleries.draw_training(
         tmp_path, manifest=listed, history=history, image_size=32, augment=augment, seed=0, leaks=report,
         split_by="hash", curve=history.rename(columns={"epoch": "images"}).assign(test_accuracy=0.5),
+        blocks=[Block("image", "features", 3, (8,), 20, 0, ()), Block("logits", "logits", 1, (2,), 18, 18, (0,))],
+        network="tiny",
     )  # fmt: skip
-    assert {path.stem for path in tmp_path.iterdir()} == {"samples", "curves", "leaks", "learning_curve"}
+    assert {path.stem for path in tmp_path.iterdir()} == {"model", "samples", "curves", "leaks", "learning_curve"}

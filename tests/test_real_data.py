@@ -15,7 +15,7 @@ from tests.running import composed
 def test_the_recipe_tells_cracks_from_none(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(real_data / "keras"))
     chosen = [
-        "experiment=recipe",
+        "experiment=recipe_plain",
         "data=folder",
         f"data.path={real_data / 'data' / 'metu'}",
         "data.limit=3000",

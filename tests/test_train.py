@@ -49,9 +49,9 @@ def test_the_run_directory_explains_itself(finished: Path) -> None:
     others |= {"mlflow_run_id.txt", "tracking.jsonl", "state.npz"}
     assert {path.name for path in finished.iterdir()} - {"uncommitted.diff"} == tables | others
     saved = {path.name for path in (finished / "model").iterdir()}
-    assert {"model.keras", "bundle.json", "features.npz", "README.md"} <= saved
+    assert {"model.keras", "bundle.json", "features.npz", "README.md", "summary.txt"} <= saved
     figures = {path.stem for path in (finished / "figures").glob("*.png")}
-    trained = {"samples", "curves", "leaks"}
+    trained = {"model", "samples", "curves", "leaks"}
     assert figures == trained | {
         "confusion_matrix", "errors", "gradcam", "predictions", "ranking", "reliability", "scores",
     }  # fmt: skip
@@ -127,6 +127,8 @@ def test_mlflow_mirrors_it(finished: Path, client: mlflow.MlflowClient) -> None:
     assert low in run.data.tags["mlflow.note.content"]
     logged = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "manifest.csv", "environment.json", "figures", "predictions.csv", "metrics.json"} <= logged
+    assert "summary.txt" in logged
+    assert "figures/model.png" in {item.path for item in client.list_artifacts(run.info.run_id, "figures")}
     dataset = run.inputs.dataset_inputs[0].dataset
     assert dataset.digest == manifest.digest(manifest.read(finished / "manifest.csv"))
 

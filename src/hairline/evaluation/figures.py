@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -21,6 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import (
@@ -36,6 +37,9 @@ from hairline.evaluation import metrics
 from hairline.model.decision import Decision, describe_groups
 from hairline.model.predictions import Predictions
 from hairline.system import files
+
+if TYPE_CHECKING:
+    from hairline.model.structure import Block
 
 WIDTH_INCHES = 9.0
 DOTS_PER_INCH = 120
@@ -127,6 +131,48 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     result = "" if best is None else f": best validation loss {val_loss[best]:.4g} at epoch {epochs[best]:g}"
     figure.suptitle(f"Learning curves{result}")
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+@styled
+def model_structure(blocks: Sequence[Block], *, title: str) -> Figure:
+    """Draw the blocks of a model from pixels to probabilities: layers, output shapes, parameters, what was trained.
+
+    Args:
+        blocks: In order; `inputs` are numbers of earlier blocks.
+        title: Title of the figure.
+    """
+    figure = Figure(figsize=(WIDTH_INCHES, 1.3 + 0.62 * len(blocks)), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(0, 100), ylim=(len(blocks) - 0.4, -0.9))
+    axes.set_axis_off()
+    left, right = 2, 90
+    for x, text, align in (
+        (left + 2, "layers", "left"), (57, "output", "center"), (74, "parameters", "right"), (80, "", "left"),
+    ):  # fmt: skip
+        axes.text(x, -0.6, text, color=GREY, fontsize=9, ha=align, va="center")
+    arrow = {"arrowstyle": "-|>", "color": GREY, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9}
+    for row, block in enumerate(blocks):
+        colour = SKY if block.trained else PALE
+        box = FancyBboxPatch((left, row - 0.3), right - left, 0.6, boxstyle="round,pad=0,rounding_size=0.12")
+        box.set(facecolor=colour, edgecolor=GREY, linewidth=0.8, mutation_aspect=0.05)
+        axes.add_patch(box)
+        names = block.first if block.layers == 1 else f"{block.first} … {block.last}"
+        layers = fit(names, 285, 10) + ("" if block.layers == 1 else f"  ({block.layers} layers)")
+        state = ("trained" if block.trained == block.parameters else "partly trained") if block.trained else "frozen"
+        axes.text(left + 2, row, layers, va="center")
+        axes.text(57, row, " × ".join(map(str, block.shape)), va="center", ha="center")
+        axes.text(74, row, f"{block.parameters:,}" if block.parameters else "–", va="center", ha="right")
+        axes.text(78, row, state if block.parameters else "", va="center")
+        for lane, source in enumerate(block.inputs):
+            if source == row - 1:
+                axes.annotate("", (46, row - 0.3), (46, source + 0.3), arrowprops=arrow)
+            else:  # around the blocks in between
+                x = right + 2.5 + 2 * lane
+                axes.plot([right, x, x], [source, source, row], color=GREY, linewidth=1)
+                axes.annotate("", (right, row), (x, row), arrowprops=arrow)
+    total, trained = (sum(getattr(block, name) for block in blocks) for name in ("parameters", "trained"))
+    figure.suptitle(f"{fit(title, 250, 13)}: {total:,} parameters, {trained:,} of them trained")
     return figure
 
 

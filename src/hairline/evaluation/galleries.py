@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import keras
 
     from hairline.evaluation.leaks import Leaks
+    from hairline.model.structure import Block
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,10 @@ def draw_training(
     leaks: Leaks,
     split_by: str,
     curve: pd.DataFrame | None,
+    blocks: Sequence[Block],
+    network: str,
 ) -> None:
-    """Draw `samples.png`, `curves.png`, `leaks.png` and `learning_curve.png`.
+    """Draw `model.png`, `samples.png`, `curves.png`, `leaks.png` and `learning_curve.png`.
 
     Args:
         folder: Folder of the PNG files; made if it is missing.
@@ -56,7 +59,10 @@ def draw_training(
         leaks: Leak report of the split.
         split_by: How the images were grouped.
         curve: Columns images, val_accuracy, val_loss, test_accuracy; None: not measured.
+        blocks: The model's blocks in order.
+        network: Name of its backbone.
     """
+    figures.save(figures.model_structure(blocks, title=network), folder / "model.png")
     train = manifest[manifest["split"] == "train"]
     figures.save(training_samples(train, image_size=image_size, augment=augment, seed=seed), folder / "samples.png")
     figures.save(figures.learning_curves(history), folder / "curves.png")

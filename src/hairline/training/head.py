@@ -67,14 +67,15 @@ class Head:
     history: pd.DataFrame
 
     def predictions(self, data: Dataset) -> Predictions:
-        """Return the predictions for all images."""
+        """Return the predictions for the images of the source; drawn images would count in the training accuracy."""
+        rows = data.manifest.iloc[data.real]
         return Predictions(
-            labels=data.labels,
-            logits=self.logits,
+            labels=data.labels[data.real],
+            logits=self.logits[data.real],
             class_names=data.class_names,
             positive=data.positive,
-            groups=data.manifest["group"].to_numpy(),
-            split=data.manifest["split"].to_numpy(),
+            groups=rows["group"].to_numpy(),
+            split=rows["split"].to_numpy(),
         )
 
 

@@ -24,13 +24,14 @@ _SPREAD = ("accuracy", "loss", "auroc", "f1", "recall", "ece", "recall_at_thresh
 
 
 def probe_accuracy(data: Dataset, frozen: Frozen) -> dict[str, float]:
-    """Fit a linear probe in closed form; returns `probe_val_accuracy` and `probe_test_accuracy`.
+    """Fit a linear probe in closed form to real images; returns `probe_val_accuracy` and `probe_test_accuracy`.
 
     It takes a second. A head that falls behind it has been trained badly.
     """
     if frozen.images.width > probe.WIDEST:
         return {}
-    parts = {split: (frozen.images.rows(data.rows(split)), data.labels[data.rows(split)]) for split in manifest.SPLITS}
+    rows = {split: np.intersect1d(data.rows(split), data.real) for split in manifest.SPLITS}
+    parts = {split: (frozen.images.rows(rows[split]), data.labels[rows[split]]) for split in manifest.SPLITS}
     weights = probe.ridge(*parts["train"], *parts["val"], classes=len(data.class_names))
     return {
         f"probe_{split}_accuracy": float(np.mean(probe.classify(weights, parts[split][0]) == parts[split][1]))

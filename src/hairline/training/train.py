@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from hairline.evaluation.leaks import Leaks
     from hairline.model.decision import Decision
+    from hairline.model.structure import Block
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,10 @@ _DEFAULTS = {"optimizer.name": "adam", "schedule.name": "constant"}
 _UNUSED_WITH_BASE = (*_DEFAULTS, "model.dropout", "model.label_smoothing", "epochs", "batch_size", "learning_rate")
 _DIFF = "uncommitted.diff"  # may hold what is not meant for a server
 _INPUTS = ("config.yaml", "environment.json", "manifest.csv", "rejected.csv")
-_TABLES = ("history.csv", "predictions.csv", "metrics.json", "leaks.csv", "repeats.csv", "learning_curve.csv")
+_RESULTS = (
+    *("history.csv", "predictions.csv", "metrics.json", "leaks.csv", "repeats.csv", "learning_curve.csv"),
+    "model/summary.txt",
+)
 
 
 def train(config: Config, directory: Path, overrides: list[str], process: Process) -> dict[str, float]:
@@ -151,11 +155,12 @@ def run_stages(
                 leak_report = find_leaks(data, directory)
                 metrics |= leak_report.counts
             with seconds("model"):
-                model, metrics["parity_difference"] = save_model(config, start, data, frozen, head, decision, directory)
+                model, blocks, difference = save_model(config, start, data, frozen, head, decision, directory)
+                metrics["parity_difference"] = difference
                 write_card(config, data, metrics, directory)
             with seconds("figures"):
                 curve = learning_curve(config, data, frozen, fit, metrics, directory)
-                draw(config, data, head, predictions, decision, model, leak_report, curve, directory)
+                draw(config, data, head, predictions, decision, model, blocks, leak_report, curve, directory)
         metrics |= seconds.measured()
         files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         log_to_mlflow(data, metrics, start.origin, directory, run)
@@ -328,16 +333,18 @@ def find_leaks(data: Dataset, directory: Path) -> Leaks:
 
 def save_model(
     config: Config, start: Start, data: Dataset, frozen: Frozen, head: Head, decision: Decision, directory: Path
-) -> tuple[keras.Model, float]:
-    """Join backbone and head, check the result, and save it; returns the model and its largest difference."""
-    from hairline.model import saved
+) -> tuple[keras.Model, list[Block], float]:
+    """Join backbone and head, check the result, and save it; returns model, structure and its largest difference."""
+    from hairline.model import saved, structure
 
+    trained = structure.trained_layers(frozen.network())  # before joining, which freezes all layers
     exact = config.runtime.precision == "float32"
     model, difference = save.join(data, frozen, head, temperature=decision.temperature, exact=exact)
     split, size = config.split.grouping(), config.image_size
     bundle = save.describe(data, decision, start.network(frozen), image_size=size, split=split)
     saved.save_model(directory / "model", model, bundle, start.statistics(data, frozen, head, model))
-    return model, difference
+    files.write_text(directory / "model" / saved.SUMMARY, structure.describe(model, trained))
+    return model, structure.blocks(model, trained), difference
 
 
 def write_card(config: Config, data: Dataset, metrics: dict[str, float], directory: Path) -> None:
@@ -371,11 +378,12 @@ def draw(
     predictions: Predictions,
     decision: Decision,
     model: keras.Model,
+    blocks: list[Block],
     leak_report: Leaks,
     curve: pd.DataFrame | None,
     directory: Path,
 ) -> None:
-    """Draw the figures of training, split and test predictions."""
+    """Draw the figures of the model, training, split and test predictions."""
     from hairline.evaluation import galleries
 
     galleries.draw_training(
@@ -388,6 +396,8 @@ def draw(
         leaks=leak_report,
         split_by=data.split_by,
         curve=curve,
+        blocks=blocks,
+        network=config.model.backbone,
     )
     galleries.draw_predictions(
         directory / "figures",
@@ -412,7 +422,7 @@ def log_to_mlflow(data: Dataset, metrics: dict[str, float], weights: str, direct
         f"({', '.join(data.class_names)}); split by `{data.split_by}`. {summary.weights_note(weights)}"
         f"\n\n```\n{lines}\n```\n\n`{shlex.join(provenance.command())}`"
     )
-    for name in _TABLES:
+    for name in _RESULTS:
         if (directory / name).is_file():
             run.artifacts(directory / name)
     if (directory / "figures").is_dir():
@@ -431,7 +441,7 @@ def log_results(
 ) -> None:
     """Log what came out, where it lies, and what to try next; `notes` are lines about weights, or empty."""
     place = files.relative(directory)
-    lines = ["", *summary.split_lines(data, metrics), "", *summary.test_lines(data, metrics), *filter(None, notes)]
+    lines = ["", *summary.split_lines(metrics), "", *summary.test_lines(data, metrics), *filter(None, notes)]
     lines += ["", summary.seconds_line(metrics), "", f"Run directory   {place}"]
     if not in_sweep:  # a sweep prints the rest at its end
         if run.id is not None:

@@ -1,0 +1,125 @@
+"""The structure of a model, as a table of layers and as the blocks of a figure: shapes, parameters, training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import keras
+import numpy as np
+import pandas as pd
+
+_HEAD = ("features", "logits", "probabilities")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive layers of one resolution.
+
+    Attributes:
+        first: Name of the first layer.
+        last: Name of the last layer.
+        layers: Number of layers.
+        shape: Shape of the last layer's output without the batch: height, width and channels, or one length.
+        parameters: Number of parameters.
+        trained: Number of those that the run trained; the rest is frozen.
+        inputs: Number of each block whose output is an input; empty for the first block.
+    """
+
+    first: str
+    last: str
+    layers: int
+    shape: tuple[int, ...]
+    parameters: int
+    trained: int
+    inputs: tuple[int, ...]
+
+
+def trained_layers(backbone: keras.Model) -> set[str]:
+    """Return the names of the layers that a run trained: those that fine-tuning unfroze, and `logits`."""
+    return {layer.name for layer in backbone.layers if layer.trainable and layer.weights} | {"logits"}
+
+
+def blocks(model: keras.Model, trained: Collection[str]) -> list[Block]:
+    """Return the blocks of a saved model in order, from pixels to probabilities.
+
+    A block ends where the resolution falls, where training begins, and at a layer that `features` pools. Pooling and
+    `features` are one block, `logits` and `probabilities` one each.
+
+    Args:
+        model: With the layers `features`, `logits` and `probabilities`.
+        trained: Names of the layers that the run trained.
+    """
+    layers = list(model.operations)
+    features = model.get_layer("features")
+    pooling = [layer for layer in _producers(features) if isinstance(features, keras.layers.Concatenate)]
+    head = {layer.name for layer in pooling} | set(_HEAD)
+    body = [layer for layer in layers if layer.name not in head]
+    first = next((row for row, layer in enumerate(body) if layer.name in trained), len(body))
+    tapped = {layer.name for pool in pooling for layer in _producers(pool)}
+    passed = np.cumsum([0, *(layer.name in tapped for layer in body[:-1])])
+    keys = {
+        layer.name: (side, row >= first, passed[row])
+        for row, (layer, side) in enumerate(zip(body, _sides(body), strict=True))
+    }
+    parts = [list(part) for _, part in groupby(body, key=lambda layer: keys[layer.name])]
+    parts += [[*pooling, features], *([model.get_layer(name)] for name in _HEAD[1:])]
+    number = {layer.name: index for index, part in enumerate(parts) for layer in part}
+    return [
+        Block(
+            first=part[0].name,
+            last=part[-1].name,
+            layers=len(part),
+            shape=tuple(part[-1].output.shape[1:]),
+            parameters=sum(map(_parameters, part)),
+            trained=sum(_parameters(layer) for layer in part if layer.name in trained),
+            inputs=tuple(sorted({number[entry.name] for layer in part for entry in _producers(layer)} - {index})),
+        )
+        for index, part in enumerate(parts)
+    ]
+
+
+def describe(model: keras.Model, trained: Collection[str]) -> str:
+    """Return the structure as text: one line per layer with its type, output shape, parameters, and if it was trained.
+
+    Args:
+        model: A saved model.
+        trained: Names of the layers that the run trained.
+    """
+    rows = [
+        {
+            "layer": layer.name,
+            "type": type(layer).__name__,
+            "output": " x ".join(map(str, layer.output.shape[1:])),
+            "parameters": f"{_parameters(layer):,}",
+            "": "trained" if layer.name in trained else "frozen" if _parameters(layer) else "",
+        }
+        for layer in model.operations
+    ]
+    total = sum(map(_parameters, model.operations))
+    changed = sum(_parameters(layer) for layer in model.operations if layer.name in trained)
+    table = pd.DataFrame(rows).to_string(index=False)
+    return f"{table}\n\n{total:,} parameters: {changed:,} trained, {total - changed:,} frozen\n"
+
+
+def _parameters(layer: keras.Operation) -> int:
+    return layer.count_params() if isinstance(layer, keras.Layer) else 0  # bare operations have none
+
+
+def _producers(layer: keras.Operation) -> list[keras.Operation]:
+    """Return the layers whose outputs a layer takes."""
+    if isinstance(layer, keras.layers.InputLayer):
+        return []
+    tensors = layer.input if isinstance(layer.input, list) else [layer.input]
+    return [tensor._keras_history.operation for tensor in tensors]
+
+
+def _sides(layers: Sequence[keras.Operation]) -> list[int]:
+    """Return the resolution of each layer's block: the largest side from there on, without padding.
+
+    So squeeze-and-excitation, which pools to one pixel, and padding before a stride start no block.
+    """
+    shapes = [() if isinstance(layer, keras.layers.ZeroPadding2D) else layer.output.shape[1:] for layer in layers]
+    own = [shape[0] if len(shape) == 3 else 0 for shape in shapes]
+    return np.maximum.accumulate(own[::-1])[::-1].tolist()  # type: ignore[no-any-return]
