@@ -230,7 +230,7 @@ def test_lengths(value: float, unit: str, expected: str) -> None:
 
 
 def test_the_parts_of_a_path_stay_whole() -> None:
-    assert str(report.by_part("a/b_<c>.jpg")) == "<span>a/</span><span>b_&lt;c&gt;.jpg</span>"
+    assert str(report.by_part("a/b_<c>.jpg")) == "<span>a/</span><span>b_<wbr>&lt;c&gt;.jpg</span>"
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
@@ -604,11 +604,11 @@ def test_in_print(folder: Path, browser: Any) -> None:
     assert page.locator("tr.photo:visible").count() == len(NAMES) + 1
     style = "getComputedStyle(document.querySelector('#photos thead'))"
     assert page.evaluate(f"{style}.display") == "table-header-group"  # repeated on every page
-    heads = page.locator("#photos thead th")
-    assert all(heads.nth(number).is_visible() for number in range(heads.count()))
-    width = page.evaluate("document.querySelector('#photos table').scrollWidth")
+    heads = page.locator("#photos thead th").all_inner_texts()
+    assert heads[:4] == ["Traces", "Photo", "Verdict", "Evidence"]
+    assert heads[4:] == ["Highest probability", "Length traced", "Longest", "Taken", "Position"]
+    assert not page.locator("#photos thead button:visible").count()  # Chromium repeats text, but not buttons
     assert len(page.pdf()) > 10_000
-    assert width > 0
     tab.close()
 
 

@@ -181,4 +181,6 @@ def measure(value: float, unit: str) -> str:
 def by_part(name: str) -> Markup:
     """Return a path whose parts stay whole, so that lines break between folders and not inside a name that fits."""
     parts = re.split(r"(?<=[/\\])", manifest.printable(name))
-    return Markup("").join(Markup("<span>{}</span>").format(part) for part in parts)
+    # A part that is longer than the line breaks after "_" rather than anywhere.
+    words = [Markup("<wbr>").join(re.split(r"(?<=_)", part)) for part in parts]
+    return Markup("").join(Markup("<span>{}</span>").format(part) for part in words)
