@@ -60,7 +60,7 @@ def make_known(folder: Path) -> None:
     features = Features.of((brightness + generator.normal(0, 0.004, (400, 3))).astype(np.float32))
     found = Standardisation.fit(features)
     distance = Distance.fit(features, labels, features, found.mean, found.deviation)
-    np.savez(folder / saved.FEATURES, **distance.arrays())
+    np.savez(folder / saved.FEATURES, **{**saved.read_statistics(folder), **distance.arrays()})
 
 
 def wall(width: int, height: int, dark: list[tuple[int, int, int, int]], seed: int = 0) -> np.ndarray:

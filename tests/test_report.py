@@ -22,7 +22,8 @@ from PIL import Image
 from hairline.data import manifest
 from hairline.inspection import exif, records, report, tables
 from hairline.inspection.report.entries import tiles_on
-from hairline.inspection.tiles import Region, grid
+from hairline.inspection.tiles import grid
+from hairline.inspection.traces import Region
 
 NAMES = [
     "plain.jpg",

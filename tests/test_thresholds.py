@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,10 @@ from hairline.model.decision import CANNOT_TELL, Decision, DecisionError
 from hairline.model.predictions import Predictions
 from hairline.model.saved import Bundle
 
-PLAIN = {"target_recall": 0.99, "standard_errors": 1.0, "calibration": "none", "abstain": None, "resamples": 0}
+PLAIN = {
+    "target_recall": 0.99, "standard_errors": 1.0, "calibration": "none", "abstain": None,
+    "sound_photos_flagged": 0.05, "resamples": 0,
+}  # fmt: skip
 
 
 def logits(seed: int, images: int, sharpness: float, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -200,3 +205,32 @@ def test_the_bundle_decides_with_threshold_and_band() -> None:
     assert found == ["sound", CANNOT_TELL, CANNOT_TELL, "cracked", "cracked"]
     bundle.decision = Decision(threshold=0.4)
     assert bundle.decide(np.column_stack([crack, 1 - crack])) == ["sound", "sound", "cracked", "cracked", "cracked"]
+
+
+def test_few_sound_photos_are_flagged_and_small_cracks_are_found() -> None:
+    generator = np.random.default_rng(1)
+    positives = np.arange(6000) < 2000
+    scores = np.where(positives, generator.normal(6, 2, 6000), -6 + generator.gumbel(0, 1.5, 6000))
+    rule = thresholds.choose_photo_rule(positives, scores, least=-1.0, sound_flagged=0.05)
+    assert rule is not None
+    assert rule.single == sorted(rule.single)  # the more tiles, the higher the highest of sound ones
+    assert rule.single[0] == rule.pair[0] == -1.0
+    for width, height in ((1, 1), (6, 4), (18, 14), (40, 30)):
+        sound = -6 + generator.gumbel(0, 1.5, (2000, height, width))
+        assert np.mean([rule.is_positive(photo) for photo in sound]) <= 0.07
+        if width * height >= 24:
+            sound[:, 2, 2:5] = generator.normal(6, 2, (2000, 3))
+            assert np.mean([rule.is_positive(photo) for photo in sound]) > 0.99
+    assert rule.recall[0][-1] < rule.recall[1][-1] <= rule.recall[2][-1]
+    assert rule.recall[1][:2] == [None, None]
+    assert "recall, 3 neighbouring cracked tiles" in rule.describe("cracked")
+    assert thresholds.choose_photo_rule(np.arange(60) < 30, scores[:60], least=0.0, sound_flagged=0.05) is None
+
+
+def test_the_photo_rule_survives_saving_and_is_dropped_with_another_threshold() -> None:
+    scores, labels = logits(3, 400, 1.0)
+    chosen = thresholds.choose_decision(predicted(scores, labels, 1), threshold=0.3, **PLAIN)  # type: ignore[arg-type]
+    assert chosen.photo is not None
+    assert min(chosen.photo.single + chosen.photo.pair) >= np.log(0.3 / 0.7) - 1e-9
+    assert Decision.of(json.loads(json.dumps(chosen.values()))) == chosen
+    assert chosen.at(0.5).photo is None

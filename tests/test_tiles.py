@@ -1,4 +1,4 @@
-"""Tiles, heat maps and regions against brute force over pixels."""
+"""Tiles and heat maps against brute force over pixels."""
 
 from __future__ import annotations
 
@@ -39,17 +39,27 @@ def test_every_pixel_is_covered_and_no_tile_leaves_the_photo(grid: tiles.Grid) -
 
 
 @given(layouts(), st.integers(0, 2**31))
-@settings(max_examples=100, deadline=None)
-def test_the_heat_map_is_the_mean_of_the_tiles_over_each_pixel(grid: tiles.Grid, seed: int) -> None:
-    scores = np.random.default_rng(seed).random((len(grid), 2), np.float32)
+@settings(max_examples=60, deadline=None)
+def test_the_heat_map_is_the_mean_of_the_parts_of_tiles_over_each_pixel(grid: tiles.Grid, seed: int) -> None:
+    shape = (len(grid), grid.tile_height, grid.tile_width, 2)
+    scores = np.random.default_rng(seed).random(shape, np.float32)
     total = np.zeros((grid.height, grid.width, 2))
     for score, (x, y, width, height) in zip(scores, grid.boxes(), strict=True):
         total[y : y + height, x : x + width] += score
-    expected = total / covered(grid)[..., None]
-    heat = tiles.blend(grid, scores)
-    for index in range(2):
-        np.testing.assert_allclose(heat.pixels(heat.values[..., index]), expected[..., index], atol=1e-6)
+    heat = tiles.blend(grid, scores, cells=max(grid.tile_width, grid.tile_height))
+    np.testing.assert_allclose(heat.values, total / covered(grid)[..., None], atol=1e-6)
+    assert heat.pixels(heat.values[..., 0]).shape == (grid.height, grid.width)
+
+
+@given(layouts(), st.integers(1, 7), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_cells_cover_the_photo_and_keep_an_even_score(grid: tiles.Grid, cells: int, seed: int) -> None:
+    heat = tiles.blend(grid, np.full((len(grid), 5, 5, 1), 0.25, np.float32), cells=cells)
+    np.testing.assert_allclose(heat.values, 0.25, atol=1e-6)
     assert heat.areas().sum() == grid.width * grid.height
+    assert heat.areas().min() > 0
+    random = tiles.blend(grid, np.random.default_rng(seed).random((len(grid), 1), np.float32), cells=cells).values
+    assert 0 <= random.min() <= random.max() <= 1
 
 
 def test_a_single_tile_keeps_its_score_to_the_bit() -> None:
@@ -72,36 +82,3 @@ def test_sizes_around_a_patch() -> None:
 def test_tiles_that_would_leave_gaps_are_refused(length: int, tile: int, stride: int) -> None:
     with pytest.raises(ValueError, match=f"tiles of {tile} pixels every {stride} on a side of {length}"):
         tiles.starts(length, tile, stride)
-
-
-def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
-    """Return connected pixels, corners included, by flood fill."""
-    left, parts = set(zip(*map(list, np.nonzero(mask)), strict=True)), []
-    while left:
-        edge, part = [left.pop()], set()
-        while edge:
-            row, column = edge.pop()
-            part.add((row, column))
-            for near in [(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)]:
-                if near in left:
-                    left.remove(near)
-                    edge.append(near)
-        parts.append(part)
-    return parts
-
-
-@given(st.integers(2, 40), st.integers(2, 40), st.integers(2, 12), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
-def test_regions_agree_with_a_flood_fill(width: int, height: int, tile_px: int, seed: int) -> None:
-    grid = tiles.grid(width, height, tile_px=tile_px, stride_px=max(1, tile_px // 2))
-    heat = tiles.blend(grid, np.random.default_rng(seed).random((len(grid), 1), np.float32))
-    values = heat.values[..., 0]
-    regions = tiles.regions(heat, values > 0.6, values)
-    spread = heat.pixels(values)
-    expected = []
-    for part in flood(spread > 0.6):
-        rows, columns = (np.array(places) for places in zip(*part, strict=True))
-        box = (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)
-        expected.append((len(part), *map(int, box), float(spread[rows, columns].max())))
-    assert sorted((r.area_px, r.x, r.y, r.width, r.height, r.highest) for r in regions) == sorted(expected)
-    assert [r.area_px for r in regions] == sorted((r.area_px for r in regions), reverse=True)

@@ -277,6 +277,7 @@ class Decision:
     standard_errors: float = setting(1.0, "threshold=recall: balanced accuracy may lie this far below its best", low=0)
     calibration: Literal["temperature", "none"] = setting("temperature", "calibration of the probabilities")
     abstain: list[float] | None = setting(None, "[low, high]: 'cannot tell' between; null = never", low=0, high=1)
+    sound_photos_flagged: float = setting(0.05, "share of sound photos that may be called positive", above=0, below=1)
 
 
 # --- machine, report, MLflow, sweeps ----------------------------------------------------------------------------------

@@ -9,16 +9,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax, logit, logsumexp, softmax
 
 from hairline.evaluation import intervals
 from hairline.evaluation.metrics import Ranking
-from hairline.model.decision import Decision, DecisionError, OperatingPoint
+from hairline.model.decision import Decision, DecisionError, OperatingPoint, PhotoRule, highest_pair
 from hairline.model.predictions import Predictions
 
 Rule = Literal["recall", "f1", "given"]
 RESAMPLES = 500
 _TEMPERATURES = (0.02, 50.0)
+PHOTO_TILES = [1, 2, 4, 9, 24, 63, 252, 1008]  # a 12-megapixel photo has 252 tiles of 227 pixels
+CRACKED_TILES = [1, 3, 10]
+_PHOTOS = 1000  # composed for each number of tiles
+_TAIL = 0.05  # share of the highest scores that an exponential distribution replaces
+_LEAST_TAIL = 5  # scores; fewer than this say nothing about the tail
 
 
 def choose_decision(
@@ -29,9 +34,10 @@ def choose_decision(
     standard_errors: float,
     calibration: Literal["temperature", "none"],
     abstain: list[float] | None,
+    sound_photos_flagged: float,
     resamples: int = RESAMPLES,
 ) -> Decision:
-    """Choose temperature and threshold.
+    """Choose temperature and threshold, and when a photo of several tiles is positive.
 
     Args:
         predictions: Predictions of validation images, which took no part in training.
@@ -40,6 +46,7 @@ def choose_decision(
         standard_errors: How many standard errors the balanced accuracy may lie below its best.
         calibration: Whether a temperature is fitted.
         abstain: Lowest and highest probability between which the answer is "cannot tell".
+        sound_photos_flagged: Share of sound photos that may be called positive.
         resamples: Bootstrap resamples of the threshold's interval; 0: no interval.
 
     Raises:
@@ -74,7 +81,11 @@ def choose_decision(
         )
     else:
         decision = _measured(positives, scores, float(threshold), groups=predictions.groups)
-    return replace(decision, temperature=temperature, abstain=abstain)
+    others = np.delete(logits, positive, axis=1) / temperature
+    log_odds = logits[:, positive] / temperature - logsumexp(others, axis=1)
+    threshold_log_odds = float(logit(decision.threshold if abstain is None else abstain[1]))
+    photo = choose_photo_rule(positives, log_odds, least=threshold_log_odds, sound_flagged=sound_photos_flagged)
+    return replace(decision, temperature=temperature, abstain=abstain, photo=photo)
 
 
 def fit_temperature(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:
@@ -198,6 +209,70 @@ def _recall_bounds(
     # No threshold divides equal scores.
     bounds[1:-1][ordered[:-1] == ordered[1:]] = 0.0
     return np.maximum.accumulate(bounds)
+
+
+def choose_photo_rule(
+    positives: NDArray[np.bool_],
+    log_odds: NDArray[np.float64],
+    *,
+    least: float,
+    sound_flagged: float,
+    seed: int = 0,
+) -> PhotoRule | None:
+    """Choose from which scores on a photo of several tiles is positive.
+
+    Photos are composed of tiles of sound images, drawn with replacement. No score is observed above the highest one, so
+    the upper tail is drawn from an exponential distribution of the same mean (peaks over threshold; Pickands 1975).
+    Single tiles and pairs may each flag half of `sound_flagged`. Then photos with a few neighbouring tiles of positive
+    images are composed, for the recall.
+
+    Args:
+        positives: Whether each validation image is positive, [n].
+        log_odds: Of the positive class, float [n].
+        least: Log odds of the tile's own threshold: neither may lie below it.
+        sound_flagged: Share of sound photos that may be positive.
+        seed: Seed of the drawn tiles.
+
+    Returns:
+        None where there are too few sound images for a tail.
+    """
+    sound, cracked = np.sort(log_odds[~positives]), log_odds[positives]
+    tail = int(_TAIL * len(sound))
+    if tail < _LEAST_TAIL:
+        return None
+    generator = np.random.default_rng(seed)
+    start = sound[-tail - 1]
+    excess = float((sound[-tail:] - start).mean())
+
+    def draw(count: int) -> NDArray[np.float64]:
+        scores = sound[generator.integers(0, len(sound), count)]
+        return np.where(scores > start, start + generator.exponential(max(excess, 1e-9), count), scores)
+
+    columns: dict[str, list[Any]] = {"single": [], "pair": [], "sound_flagged": []}
+    recall: list[list[float | None]] = [[] for _ in CRACKED_TILES]
+    for tiles in PHOTO_TILES:
+        width = math.ceil(math.sqrt(tiles))
+        shape = -(-tiles // width), width
+        photos = draw(_PHOTOS * shape[0] * width).reshape(_PHOTOS, *shape)
+        highest, pairs = photos.max(axis=(1, 2)), highest_pair(photos)
+        # A photo of one tile has no pair.
+        both = np.array([highest, pairs]) if tiles > 1 else highest[None]
+        limits = np.maximum(np.quantile(both, 1 - sound_flagged / len(both), axis=1), least)
+        single, pair = float(limits[0]), float(limits[-1])
+        columns["single"].append(single)
+        columns["pair"].append(pair)
+        columns["sound_flagged"].append(float(((highest >= single) | (pairs >= pair)).mean()))
+        for row, count in zip(recall, CRACKED_TILES, strict=True):
+            if count > tiles:
+                row.append(None)
+                continue
+            # A straight crack: neighbours along a row, on to the next one where the photo is narrower.
+            marked = photos.reshape(_PHOTOS, -1).copy()
+            marked[:, :count] = cracked[generator.integers(0, len(cracked), (_PHOTOS, count))]
+            marked = marked.reshape(photos.shape)
+            found = (marked.max(axis=(1, 2)) >= single) | (highest_pair(marked) >= pair)
+            row.append(float(found.mean()))
+    return PhotoRule(tiles=PHOTO_TILES, cracked_tiles=CRACKED_TILES, recall=recall, **columns)
 
 
 def _measured(

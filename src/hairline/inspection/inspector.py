@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.special import softmax
+from scipy import ndimage
+from scipy.special import expit, logit, logsumexp, softmax
 
 from hairline import tracking
 from hairline.config import commands
 from hairline.data import classes, images
-from hairline.inspection import tiles
+from hairline.inspection import attribution, tiles, traces
 from hairline.model import saved, surface
 from hairline.model.decision import CANNOT_TELL
 from hairline.model.engine import ConversionError, EngineName, Pool, choose_engine, prepare_engine
@@ -27,6 +29,14 @@ from hairline.model.predictions import predictions_table
 from hairline.system import tensorflow
 from hairline.system.errors import HairlineError
 
+# Chosen on 30 of DeepCrack's photos (docs/notes/heat-maps.md).
+LEVEL = 0.4  # value of the heat map from which a cell belongs to a region
+_SMOOTHING = 0.5  # of the cells' log odds, standard deviation in cells
+# Evidence at and above which a photo of an unfamiliar surface is positive, and the share of its shorter side that its
+# longest trace must have: textures raise many short ones.
+_EVIDENT, _REACH = 0.5, 0.3
+_TYPICAL = 2.6  # strength of the evidence that counts 0.5
+_CELLS = 10  # along a tile, where the model's features are not pooled maps
 UNFAMILIAR = "unfamiliar"  # verdict on a photo of a surface that the model was not trained on
 DISTANCE = "distance"  # column of a tile's distance from the training images
 
@@ -44,13 +54,16 @@ class Inspection:
     Attributes:
         table: One row per tile, in pixels of the photo: `path x y width height label predicted prob_<class>...
             distance`; without `distance` if the model stores no statistics.
-        heat: Mean probabilities of all classes in each cell.
-        decided: Predicted class, or "cannot tell", of each cell, str [rows, columns].
+        heat: Mean probabilities of the tiles that cover each cell, for all classes.
+        decided: Predicted class, or "cannot tell", of each cell, str [rows, columns]; of the positive class are only
+            cells that `probabilities` mark inside the tiles.
         positive: The positive class, for example "cracked".
-        probabilities: Probability of the positive class in each cell, float32 [rows, columns].
-        regions: Connected cells of the positive class, the largest first.
+        probabilities: The heat map: how strongly each cell suggests the positive class, float32 [rows, columns], 0 to
+            1. It is the geometric mean of two probabilities: that of the tiles that cover the cell, and that of a tile
+            which looked like this cell everywhere.
+        regions: Connected cells of the positive class, the longest first.
         verdict: Answer for the photo as a whole: the positive class, `not <positive class>`, `unfamiliar` or
-            "cannot tell"; of a model without a threshold, a class.
+            "cannot tell"; of a model of more than two classes, a class.
         evidence: How strongly the photo suggests the positive class, 0 to 1; photos are ordered by it.
         highest: Highest probability of the positive class in a tile.
         distance: Distance of the photo's tiles as a set from the training images, 1 = 95th percentile of validation
@@ -62,7 +75,7 @@ class Inspection:
     decided: NDArray[np.object_]
     positive: str
     probabilities: NDArray[np.float32]
-    regions: list[tiles.Region]
+    regions: list[traces.Region]
     verdict: str
     evidence: float
     highest: float
@@ -80,7 +93,7 @@ class Inspection:
 
     @property
     def heat_map(self) -> NDArray[Any]:
-        """Probability of the positive class at each pixel, float32 [height, width]."""
+        """The heat map at each pixel, float32 [height, width], 0 to 1."""
         return self.heat.pixels(self.probabilities)
 
     def share(self, decision: str) -> float:
@@ -156,16 +169,18 @@ class Inspector:
         # The header says how many pixels a photo has, and damaged EXIF is noted: Pillow's warnings would repeat both.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-        self._layer: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-        self.adapted_to: str | None = None
+        statistics = saved.read_statistics(folder)
+        self._layer, self.adapted_to = saved.last_layer(statistics), None
         if adaptation is not None:
             kernel, bias, details = surface.load(Path(adaptation))
-            self._layer, self.adapted_to = (kernel, bias), str(details["key"])
-        self._distance = Distance.from_arrays(saved.read_statistics(folder))
+            if details["used"]:
+                self._layer, self.adapted_to = (kernel, bias), str(details["key"])
+        self._distance = Distance.from_arrays(statistics)
         self.has_distance = self._distance is not None
-        key = f"inspector-{self.bundle.model_sha256[:32]}"
+        key = f"inspector-maps-{self.bundle.model_sha256[:32]}"
         self.pool = Pool(threads or os.cpu_count() or 1)
         settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads, "pool": self.pool}
+        settings["reduce"] = self._reduce
         self.engine = choose_engine(engine, self.bundle.precision)
         try:
             self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)
@@ -189,30 +204,35 @@ class Inspector:
             ImageError: If the photo cannot be read.
         """
         path = os.fspath(photo) if isinstance(photo, str | os.PathLike) else ""
-        grid, features, probabilities = self._predict(photo)
+        grid, features, log_odds, probabilities = self._predict(photo)
         table = pd.DataFrame(grid.boxes(), columns=["x", "y", "width", "height"])
         table.insert(0, "path", pd.Series([path] * len(table), dtype=object))  # not every file name is UTF-8
         table["label"] = ""
         table = predictions_table(table, self.bundle.decide(probabilities), probabilities, self.bundle.class_names)
-        distance = None
+        distance, strangeness = None, 1.0
         if self._distance is not None:
             table[DISTANCE] = self._distance(features)
-            distance = self._distance.of_set(features)
-        heat = tiles.blend(grid, probabilities)
-        flat = heat.values.reshape(-1, heat.values.shape[-1])
-        decided = np.array(self.bundle.decide(flat), dtype=object).reshape(heat.values.shape[:2])
-        positive = heat.values[..., self.bundle.class_names.index(self.positive)]
-        scores = table[f"prob_{self.positive}"]
+            distance, strangeness = self._distance.of_set(features), float(table[DISTANCE].median())
+        cells = log_odds.shape[1]
+        local = tiles.blend(grid, log_odds[..., None], cells=cells).values[..., 0]
+        local = ndimage.gaussian_filter(local, _SMOOTHING, mode="nearest")
+        heat = tiles.blend(grid, probabilities, cells=cells)
+        positive = self.bundle.class_names.index(self.positive)
+        values = np.sqrt(heat.values[..., positive] * expit(local))
+        decided = self._decide(heat.values, values)
+        regions = traces.find_regions(heat, decided == self.positive, values, LEVEL)
+        reach = max((region.length_px for region in regions), default=0.0) / min(grid.width, grid.height)
+        evidence = _evidence(local, reach, strangeness)
         return Inspection(
             table=table,
             heat=heat,
             decided=decided,
             positive=self.positive,
-            probabilities=positive,
-            regions=tiles.regions(heat, decided == self.positive, positive),
-            verdict=self._verdict(table, heat, decided, distance),
-            evidence=float(scores.max() - scores.median()) if len(scores) > 1 else float(scores.max()),
-            highest=float(scores.max()),
+            probabilities=values,
+            regions=regions,
+            verdict=self._verdict(grid, probabilities, distance, evident=evidence >= _EVIDENT and reach >= _REACH),
+            evidence=evidence,
+            highest=float(probabilities[:, positive].max()),
             distance=distance,
         )
 
@@ -220,8 +240,15 @@ class Inspector:
         """Return the features of a photo's tiles, float32 [tiles, width]; the argument is that of `inspect`."""
         return self._predict(photo)[1]
 
-    def _predict(self, photo: Photo) -> tuple[tiles.Grid, NDArray[np.float32], NDArray[np.float32]]:
-        """Return a photo's tiles, their features [tiles, width] and their probabilities [tiles, classes]."""
+    def _predict(
+        self, photo: Photo
+    ) -> tuple[tiles.Grid, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Compute a photo's tiles in one pass.
+
+        Returns:
+            The tiles; their features [tiles, width]; the log odds of the positive class if a tile looked like one of
+            its cells everywhere [tiles, rows, columns]; and their probabilities [tiles, classes].
+        """
         picture = photo if isinstance(photo, Image.Image) else saved.open_image(photo)
         grid = tiles.grid(picture.width, picture.height, tile_px=self.tile_px, stride_px=self.stride_px)
         boxes = grid.boxes()
@@ -231,35 +258,97 @@ class Inspector:
             return images.resize(picture, self.bundle.image_size, corners[row])
 
         outputs = np.concatenate([block for _, block in self.run_engine(tile, len(grid))])
-        features, probabilities = np.split(outputs, [outputs.shape[1] - len(self.bundle.class_names)], axis=1)
-        if self._layer is not None:
+        width, classes = len(self._layer[0]), len(self.bundle.class_names)
+        features, probabilities, log_odds = np.split(outputs, [width, width + classes], axis=1)
+        if self.adapted_to is not None:
             kernel, bias = self._layer
             probabilities = softmax(features @ kernel + bias, axis=1)
-        return grid, features, probabilities
+        side = math.isqrt(log_odds.shape[1])
+        return grid, features, log_odds.reshape(len(grid), side, side), probabilities
+
+    def _reduce(self, outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return features, probabilities and the cells' log odds of a batch in one array, without its large maps."""
+        both, *maps = outputs
+        kernel, bias = self._layer
+        if maps:
+            scores = attribution.responses(maps, kernel, bias)
+        else:  # features that are no pooled maps: every cell is as its tile
+            whole = both[:, : len(kernel)] @ kernel + bias
+            scores = np.broadcast_to(whole[:, None, None], (len(both), _CELLS, _CELLS, len(bias)))
+        positive = self.bundle.class_names.index(self.positive)
+        others = np.delete(scores, positive, axis=-1)
+        rest = others[..., 0] if others.shape[-1] == 1 else logsumexp(others, axis=-1)
+        return np.concatenate([both, (scores[..., positive] - rest).reshape(len(both), -1)], axis=1)
+
+    def _decide(self, probabilities: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.object_]:
+        """Return the class of each cell, or "cannot tell" [rows, columns].
+
+        Args:
+            probabilities: Of the tiles that cover the cell [rows, columns, classes].
+            values: The heat map [rows, columns].
+        """
+        flat = probabilities.reshape(-1, probabilities.shape[-1]).copy()
+        decided = np.array(self.bundle.decide(flat), dtype=object)
+        # A positive tile marks only some of its cells; the rest is of the most probable other class.
+        rest = (decided == self.positive) & (values.ravel() < LEVEL)
+        flat[:, self.bundle.class_names.index(self.positive)] = -1
+        decided[rest] = np.array(self.bundle.class_names, dtype=object)[flat[rest].argmax(axis=1)]
+        return decided.reshape(values.shape)
 
     def _verdict(
-        self, table: pd.DataFrame, heat: tiles.HeatMap, decided: NDArray[np.object_], distance: float | None
+        self, grid: tiles.Grid, probabilities: NDArray[np.float32], distance: float | None, *, evident: bool
     ) -> str:
-        if distance is not None and distance > 1:
-            return UNFAMILIAR
-        if self.positive in decided:
+        """Return the answer for a photo.
+
+        Args:
+            grid: Its tiles.
+            probabilities: Of the tiles [tiles, classes].
+            distance: From the training images.
+            evident: Whether the evidence is enough on an unfamiliar surface.
+        """
+        predicted = np.array(self.bundle.decide(probabilities), dtype=object)
+        score, rule = probabilities[:, self.bundle.class_names.index(self.positive)], self.bundle.decision.photo
+        if rule is None:
+            positive = bool((predicted == self.positive).any())
+        else:
+            tiny = np.finfo(np.float32).tiny
+            log_odds = logit(np.clip(score.astype(np.float64), tiny, 1 - 1e-12))
+            positive = rule.is_positive(log_odds.reshape(len(grid.rows), len(grid.columns)))
+        if distance is not None and distance > 1 and self.adapted_to is None:
+            return self.positive if positive and evident else UNFAMILIAR
+        if positive:
             return self.positive
-        # Overlapping tiles that contradict each other are a case for a person as well.
-        if CANNOT_TELL in decided or (table["predicted"] == self.positive).any():
+        if CANNOT_TELL in predicted:
             return CANNOT_TELL
         if len(self.bundle.class_names) == 2:
             return f"not {self.positive}"
-        areas = heat.areas()
-        return max(self.bundle.class_names, key=lambda name: areas[decided == name].sum())
+        return str(pd.Series(predicted[predicted != self.positive]).mode().iloc[0])
 
     def _keras(self, folder: Path) -> Any:
-        """Return the Keras model with its features and its probabilities in one output."""
+        """Return the Keras model with two outputs or more: features with probabilities, and the maps that it pools."""
         with tensorflow.quiet_import():
             import keras
 
             model = saved.load_model(folder, self.bundle)
-        both = [model.get_layer("features").output, model.output]
-        return keras.Model(model.input, keras.layers.Concatenate(dtype="float32")(both), name=model.name)
+        both = keras.layers.Concatenate(dtype="float32")([model.get_layer("features").output, model.output])
+        # A copy in float32: a map may also be an input of later layers, in place or in half precision.
+        maps = [keras.layers.Activation("linear", dtype="float32")(values) for values, _ in attribution.tap_maps(model)]
+        return keras.Model(model.input, [both, *maps], name=model.name)
+
+
+def _evidence(local: NDArray[np.float32], reach: float, strangeness: float) -> float:
+    """Return how strongly a photo suggests the positive class, 0 to 1: a crack is where a photo differs from itself.
+
+    Args:
+        local: Log odds of its cells [rows, columns].
+        reach: Length of its longest trace as a share of its shorter side.
+        strangeness: Median distance of its tiles from the training images. Textures and objects that the model does not
+            know have scores as high as those of cracks.
+    """
+    low, middle, high, top = np.percentile(local, [25, 50, 75, 99])
+    contrast = (top - middle) / (high - low + 0.5)
+    strength = contrast * (reach + 0.5) / max(strangeness, 0.1) ** 3
+    return float(strength / (strength + _TYPICAL))
 
 
 def _positive_class(bundle: saved.Bundle, chosen: str | None) -> str:

@@ -22,11 +22,11 @@ from hairline.data import images
 from hairline.data.folders import nfc
 from hairline.inspection import exif, overlays
 from hairline.inspection.inspector import Inspection, Inspector
-from hairline.inspection.tiles import Region
+from hairline.inspection.traces import Region
 from hairline.model.decision import CANNOT_TELL
 from hairline.system import files
 
-FORMAT = 4  # part of every record's identity: raise it when the same photo would get another record
+FORMAT = 5  # part of every record's identity: raise it when the same photo would get another record
 OVERLAYS, HEATMAPS, PHOTOS, RECORDS = "overlays", "heatmaps", "photos_small", "records"
 _PICTURES = (OVERLAYS, HEATMAPS, PHOTOS)
 _THUMBNAIL_PX, _THUMBNAIL_QUALITY = 240, 62

@@ -1,17 +1,11 @@
-"""Tiles of a photo, and the heat map and regions that their scores make.
-
-A heat map is constant between the edges of tiles, so it is stored as cells: exact, and a few kilobytes for any photo.
-"""
+"""Tiles of a photo, and the heat map that the scores of their cells make."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-
-_TOUCHING = np.ones((3, 3), bool)  # cells that share a corner belong to one region: cracks run diagonally
 
 
 def starts(length_px: int, tile_px: int, stride_px: int) -> NDArray[np.int64]:
@@ -105,11 +99,13 @@ class HeatMap:
         x_edges: Edges of the cells, int64 [columns + 1], from 0 to the photo's width.
         y_edges: Edges of the cells, int64 [rows + 1], from 0 to the photo's height.
         values: Mean scores, float32 [rows, columns, classes].
+        cell_px: Side of a cell in pixels, before edges are rounded; the last cells reach to the photo's border.
     """
 
     x_edges: NDArray[np.int64]
     y_edges: NDArray[np.int64]
     values: NDArray[np.float32]
+    cell_px: float
 
     def areas(self) -> NDArray[np.int64]:
         """Return the area of each cell in pixels, int64 [rows, columns]."""
@@ -120,96 +116,51 @@ class HeatMap:
         return np.repeat(np.repeat(cells, np.diff(self.y_edges), axis=0), np.diff(self.x_edges), axis=1)
 
 
-def blend(tiles: Grid, scores: NDArray[np.float32]) -> HeatMap:
-    """Return the mean score of the tiles that cover each point of a photo.
+def blend(tiles: Grid, scores: NDArray[np.float32], *, cells: int = 1) -> HeatMap:
+    """Return the mean score of the tiles that cover each cell of a photo, weighted by the area they cover.
 
     Args:
         tiles: Tiles of the photo.
-        scores: Scores of the tiles, float32 [tiles, classes], in the order of `tiles.boxes()`.
+        scores: Scores of the tiles, float32 [tiles, classes], or of parts of them, [tiles, rows, columns, classes];
+            tiles are in the order of `tiles.boxes()`.
+        cells: Cells along the longer side of a tile.
 
     Examples:
-        >>> heat = blend(grid(3, 2, tile_px=2, stride_px=1), np.float32([[0], [1]]))
+        >>> heat = blend(grid(3, 2, tile_px=2, stride_px=1), np.float32([[0], [1]]), cells=2)
         >>> heat.x_edges.tolist(), heat.values[..., 0].tolist()
-        ([0, 1, 2, 3], [[0.0, 0.5, 1.0]])
+        ([0, 1, 2, 3], [[0.0, 0.5, 1.0], [0.0, 0.5, 1.0]])
     """
-    x_edges, across = _coverage(tiles.columns, tiles.tile_width)
-    y_edges, down = _coverage(tiles.rows, tiles.tile_height)
-    table = np.asarray(scores, np.float64).reshape(len(tiles.rows), len(tiles.columns), -1)
-    # The tiles over a cell are a product of rows and columns, so two small sums are enough.
-    total = np.einsum("ir,rkc,jk->ijc", down, table, across, optimize=True)
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim == 2:
+        scores = scores[:, None, None]
+    _, parts_down, parts_across, classes = scores.shape
+    side = max(1.0, max(tiles.tile_width, tiles.tile_height) / cells)
+    x_edges, across = _coverage(tiles.columns, tiles.tile_width, tiles.width, parts_across, side)
+    y_edges, down = _coverage(tiles.rows, tiles.tile_height, tiles.height, parts_down, side)
+    table = scores.reshape(len(tiles.rows), len(tiles.columns), parts_down, parts_across, classes)
+    table = table.transpose(0, 2, 1, 3, 4).reshape(down.shape[1], across.shape[1], classes)
+    # The parts over a cell are a product of rows and columns, so two small sums are enough.
+    total = np.stack([down @ table[..., index] @ across.T for index in range(classes)], axis=-1)
     count = np.outer(down.sum(axis=1), across.sum(axis=1))
-    return HeatMap(x_edges, y_edges, (total / count[..., None]).astype(np.float32))
+    return HeatMap(
+        np.rint(x_edges).astype(np.int64),
+        np.rint(y_edges).astype(np.int64),
+        (total / count[..., None]).astype(np.float32),
+        side,
+    )
 
 
-def _coverage(positions: NDArray[np.int64], length_px: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the cells' edges along one side, and whether each tile covers each cell, 0 or 1 [cells, tiles]."""
-    edges = np.unique(np.concatenate([positions, positions + length_px]))
-    left = edges[:-1, None]
-    return edges, ((positions <= left) & (left < positions + length_px)).astype(np.float64)
+def _coverage(
+    positions: NDArray[np.int64], tile_px: int, length_px: int, parts: int, side: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the cells' edges along one side, and the length of each cell that each part of a tile covers.
 
-
-@dataclass(frozen=True)
-class Region:
-    """A connected part of a photo, in pixels.
-
-    Attributes:
-        x: Left edge of the bounding box.
-        y: Upper edge of the bounding box.
-        width: Width of the bounding box.
-        height: Height of the bounding box.
-        area_px: Area of the region itself.
-        highest: Highest probability in the region.
-        length_px: Length of what was traced.
-        orientation_deg: Direction of its longest axis, from 0 (along x) up to 180, counter-clockwise.
-        elongation: 1 minus the ratio of its shorter to its longer axis: 0 is round, 1 a line.
-        path: Points [x, y] of the trace, in order, at most `PATH_POINTS`.
+    Returns:
+        float64 [cells + 1], and float64 [cells, tiles x parts].
     """
-
-    x: int
-    y: int
-    width: int
-    height: int
-    area_px: int
-    highest: float
-    length_px: float = 0.0
-    orientation_deg: float = 0.0
-    elongation: float = 0.0
-    path: list[list[int]] = field(default_factory=list)
-
-
-def regions(heat: HeatMap, chosen: NDArray[np.bool_], values: NDArray[np.float32]) -> list[Region]:
-    """Return the connected regions of a heat map, the largest first.
-
-    Args:
-        heat: The heat map, for the positions of its cells.
-        chosen: Cells of regions, bool [rows, columns]; cells that touch, also at a corner, belong to one region.
-        values: Probabilities of the cells, float32 [rows, columns].
-
-    Examples:
-        >>> heat = blend(grid(4, 2, tile_px=2, stride_px=2), np.float32([[0.1], [0.9]]))
-        >>> regions(heat, heat.values[..., 0] > 0.5, heat.values[..., 0])[0].x
-        2
-    """
-    labels, count = ndimage.label(chosen, structure=_TOUCHING)
-    numbers = np.arange(1, count + 1)
-    areas, highest = ndimage.sum_labels(heat.areas(), labels, numbers), ndimage.maximum(values, labels, numbers)
-    result = []
-    for (rows, columns), area, value in zip(ndimage.find_objects(labels), areas, highest, strict=True):
-        x, right = int(heat.x_edges[columns.start]), int(heat.x_edges[columns.stop])
-        y, lower = int(heat.y_edges[rows.start]), int(heat.y_edges[rows.stop])
-        width, height = right - x, lower - y
-        result.append(
-            Region(
-                x,
-                y,
-                width,
-                height,
-                int(area),
-                float(value),
-                length_px=float(np.hypot(width, height)),
-                orientation_deg=float(np.rad2deg(np.arctan2(height, width))),
-                elongation=1 - min(width, height) / max(width, height),
-                path=[[x, lower], [right, y]],
-            )  # fmt: skip
-        )
-    return sorted(result, key=lambda region: (-region.area_px, region.y, region.x))
+    count = max(1, round(length_px / side))
+    edges = np.append(np.arange(count) * side, float(length_px))
+    starts = (positions[:, None] + np.arange(parts) * (tile_px / parts)).ravel()
+    ends = starts + tile_px / parts
+    overlaps = np.minimum(edges[1:, None], ends) - np.maximum(edges[:-1, None], starts)
+    return edges, np.maximum(overlaps, 0.0)

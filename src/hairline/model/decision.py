@@ -87,6 +87,82 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
+class PhotoRule:
+    """When a photo is positive, by the scores of its tiles: the log odds of the positive class.
+
+    A photo is positive if its highest tile reaches `single`, or two neighbouring tiles both reach `pair`. Both depend
+    on the number of tiles: among many sound tiles, some score high. They are interpolated over its logarithm.
+
+    Attributes:
+        tiles: Numbers of tiles, ascending.
+        single: Log odds for each number of tiles.
+        pair: Log odds for each number of tiles.
+        sound_flagged: Share of sound photos that are positive, for each number of tiles.
+        cracked_tiles: Numbers of neighbouring positive tiles whose recall was measured.
+        recall: Share of photos with these that are positive [numbers of positive tiles][numbers of tiles]; None where
+            the photo has fewer tiles.
+    """
+
+    tiles: list[int]
+    single: list[float]
+    pair: list[float]
+    sound_flagged: list[float]
+    cracked_tiles: list[int]
+    recall: list[list[float | None]]
+
+    def at(self, tiles: int) -> tuple[float, float]:
+        """Return `single` and `pair` for a number of tiles."""
+        place = np.log(tiles), np.log(self.tiles)
+        return float(np.interp(*place, self.single)), float(np.interp(*place, self.pair))
+
+    def describe(self, positive_class: str) -> str:
+        """Return a table: sound photos that are positive and the recall of small cracks, by the number of tiles."""
+        counts = "".join(f"{count:>8,}" for count in self.tiles)
+        rows = {f"sound photos called {positive_class}": self.sound_flagged}
+        for count, recall in zip(self.cracked_tiles, self.recall, strict=True):
+            rows[f"recall, {count} neighbouring {positive_class} tile{'s' * (count > 1)}"] = recall
+        width = max(len("tiles of a photo"), *map(len, rows))
+        lines = [f"{'tiles of a photo':{width}}{counts}"]
+        for title, values in rows.items():
+            cells = "".join(f"{'-':>8}" if value is None else f"{value:>8.3f}" for value in values)
+            lines.append(f"{title:{width}}{cells}")
+        return "\n".join(lines)
+
+    def is_positive(self, log_odds: NDArray[np.floating]) -> bool:
+        """Return whether a photo is positive.
+
+        Args:
+            log_odds: Of the positive class, for each tile in its place, float [rows, columns].
+        """
+        single, pair = self.at(log_odds.size)
+        return bool(log_odds.max() >= single or highest_pair(log_odds) >= pair)
+
+
+def highest_pair(log_odds: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the highest score that two neighbouring tiles (corners count) both reach; -inf for a single tile.
+
+    Args:
+        log_odds: Of one or several photos, float [..., rows, columns].
+
+    Returns:
+        float [...].
+
+    >>> float(highest_pair(np.array([[5.0, 0.0, 0.0], [0.0, 3.0, 9.0]])))
+    5.0
+    >>> float(highest_pair(np.array([[5.0, 0.0, 0.0], [0.0, 0.0, 9.0]])))
+    0.0
+    """
+    upper, lower = log_odds[..., :-1, :], log_odds[..., 1:, :]
+    both = [
+        np.minimum(upper, lower),
+        np.minimum(log_odds[..., :-1], log_odds[..., 1:]),
+        np.minimum(upper[..., :-1], lower[..., 1:]),
+        np.minimum(upper[..., 1:], lower[..., :-1]),
+    ]
+    return np.max([pairs.max(axis=(-2, -1), initial=-np.inf) for pairs in both], axis=0)
+
+
+@dataclass(frozen=True)
 class Decision:
     """How a model's probabilities become answers.
 
@@ -96,6 +172,7 @@ class Decision:
         chosen: How the threshold was chosen, in words.
         abstain: Lowest and highest probability of the positive class between which the answer is `CANNOT_TELL`.
         point: What the threshold gave on validation; None where it was not measured.
+        photo: When a photo of several tiles is positive; None: if one of its tiles is.
     """
 
     temperature: float = 1.0
@@ -103,6 +180,7 @@ class Decision:
     chosen: str = "default"
     abstain: list[float] | None = None
     point: OperatingPoint | None = None
+    photo: PhotoRule | None = None
 
     def classes(self, probabilities: NDArray[Any], positive: int | None) -> NDArray[np.int64]:
         """Return the index of the predicted class of each row, int64 [n]; -1 inside the abstain band.
@@ -121,7 +199,7 @@ class Decision:
 
     def at(self, threshold: float) -> Decision:
         """Return the decision with a threshold that the user gives, without abstaining."""
-        return replace(self, threshold=threshold, chosen="as given", abstain=None, point=None)
+        return replace(self, threshold=threshold, chosen="as given", abstain=None, point=None, photo=None)
 
     def describe(self, positive_class: str | None) -> str:
         """Return one line: how probabilities become answers."""
@@ -143,5 +221,11 @@ class Decision:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Decision:
         """Return the decision that `values` wrote."""
-        point = values.get("point")
-        return cls(**{**values, "point": None if point is None else OperatingPoint(**point)})
+        point, photo = values.get("point"), values.get("photo")
+        return cls(
+            **{
+                **values,
+                "point": None if point is None else OperatingPoint(**point),
+                "photo": None if photo is None else PhotoRule(**photo),
+            }
+        )

@@ -35,6 +35,7 @@ Result = TypeVar("Result")
 EngineName = Literal["auto", "litert", "tensorflow"]
 Decode = Callable[[int], np.ndarray]
 Run = Callable[[Decode, int], Iterator[tuple[int, np.ndarray]]]
+Reduce = Callable[[list[np.ndarray]], np.ndarray]
 
 # Small batches keep activations in the CPU cache: batches of 4 are 15 % faster than 1 or 8, and 30 % faster than 16
 # (MobileNetV2 at 160 pixels, 2-core AMD EPYC, November 2026).
@@ -96,16 +97,20 @@ def prepare_engine(
     image_size: int,
     threads: int | None = None,
     pool: Pool | None = None,
+    reduce: Reduce = lambda outputs: outputs[0],
 ) -> Run:
     """Load a model into an engine, converting it if necessary.
 
     Args:
         engine: From `choose_engine`.
-        model: Builds a model from uint8 RGB to float32 [batch, width]; called only if the engine needs it.
+        model: Builds a model from uint8 RGB to float32 [batch, width], or to several outputs; called only if the engine
+            needs it.
         key: Identifies the model with its weights and size; the converted model is cached under it.
         image_size: Input side in pixels.
         threads: CPU threads; None for all cores.
         pool: Threads to use; None for threads of each call's own.
+        reduce: Computes a batch's results, float32 [images, width], from the model's outputs, in the thread that ran
+            it: large outputs need not be kept.
 
     Returns:
         A thread-safe function of `decode` and `count`. `decode(i)` returns image i of `count` as uint8 [image_size,
@@ -118,8 +123,8 @@ def prepare_engine(
     workers = threads or os.cpu_count() or 1
     if engine == "litert":
         use = cache.use(converted_file(key))
-        return _LiteRT(convert(model, key), image_size, workers, pool, use)
-    return _TensorFlow(model(), workers, pool)
+        return _LiteRT(convert(model, key), image_size, workers, pool, use, reduce)
+    return _TensorFlow(model(), workers, pool, reduce)
 
 
 class _LiteRT:
@@ -129,8 +134,10 @@ class _LiteRT:
     because decoding waits for Python's lock several times per image.
     """
 
-    def __init__(self, model: Path, image_size: int, workers: int, pool: Pool | None, use: object) -> None:
-        self._pool, self._use = pool, use
+    def __init__(
+        self, model: Path, image_size: int, workers: int, pool: Pool | None, use: object, reduce: Reduce
+    ) -> None:
+        self._pool, self._use, self._reduce = pool, use, reduce
         self._idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
         self._workers = workers + 1
         for _ in range(self._workers):
@@ -141,7 +148,7 @@ class _LiteRT:
             interpreter = self._idle.get()
             try:
                 batch = [decode(row) for row in range(start, min(start + LITERT_BATCH, count))]
-                return start, interpreter.run(batch)
+                return start, self._reduce(interpreter.run(batch))
             finally:
                 self._idle.put(interpreter)
 
@@ -160,22 +167,24 @@ class _Interpreter:
             self._input = self._interpreter.get_input_details()[0]["index"]
             self._interpreter.resize_tensor_input(self._input, [LITERT_BATCH, image_size, image_size, 3])
             self._interpreter.allocate_tensors()
-        self._output = self._interpreter.get_output_details()[0]["index"]
+        # The converter calls a model's outputs Identity, Identity_1, Identity_2, ... and lists them in any order.
+        outputs = {detail["name"]: detail["index"] for detail in self._interpreter.get_output_details()}
+        self._outputs = [outputs[name] for name in sorted(outputs, key=lambda name: (len(name), name))]
         self._pixels = np.zeros((LITERT_BATCH, image_size, image_size, 3), np.uint8)
 
-    def run(self, batch: Sequence[np.ndarray]) -> np.ndarray:
+    def run(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Infer up to `LITERT_BATCH` images; a smaller batch is padded with images of the previous one."""
         self._pixels[: len(batch)] = batch
         self._interpreter.set_tensor(self._input, self._pixels)
         self._interpreter.invoke()
-        return np.asarray(self._interpreter.get_tensor(self._output))[: len(batch)]
+        return [np.asarray(self._interpreter.get_tensor(output))[: len(batch)] for output in self._outputs]
 
 
 class _TensorFlow:
     """The Keras model on all devices it was built for; threads decode ahead."""
 
-    def __init__(self, model: keras.Model, workers: int, pool: Pool | None) -> None:
-        self._model, self._workers, self._pool = model, workers, pool
+    def __init__(self, model: keras.Model, workers: int, pool: Pool | None, reduce: Reduce) -> None:
+        self._model, self._workers, self._pool, self._reduce = model, workers, pool, reduce
         self._lock = threading.Lock()  # Keras's `predict` keeps state in the model
 
     def __call__(self, decode: Decode, count: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -191,8 +200,9 @@ class _TensorFlow:
             missing = -len(pixels) % TENSORFLOW_BATCH if count > TENSORFLOW_BATCH else 0
             padded = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
             with self._lock:
-                features = self._model.predict(padded, batch_size=TENSORFLOW_BATCH, verbose=0)
-            yield start, np.asarray(features, np.float32)[: len(pixels)]
+                outputs = self._model.predict(padded, batch_size=TENSORFLOW_BATCH, verbose=0)
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            yield start, self._reduce([np.asarray(output, np.float32)[: len(pixels)] for output in outputs])
 
 
 def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
@@ -321,7 +331,7 @@ def convert(build: Callable[[], keras.Model], key: str) -> Path:
         # Conversion takes 4 s from a frozen graph, 19 s through `model.export` (MobileNetV2, 2-core AMD EPYC).
         frozen = convert_variables_to_constants_v2(function)
         content = tf.lite.TFLiteConverter.from_concrete_functions([frozen], tf.Module()).convert()
-        _check_outputs(content, model.input_shape[1], lambda images: np.asarray(function(tf.constant(images))))
+        _check_outputs(content, model.input_shape[1], lambda images: function(tf.constant(images)))
     except Exception as error:  # the converter may raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         log.warning("WARNING: %s does not convert to LiteRT (%s)", model.name, reason)
@@ -333,15 +343,17 @@ def convert(build: Callable[[], keras.Model], key: str) -> Path:
     return file
 
 
-def _check_outputs(content: bytes, image_size: int, model: Callable[[np.ndarray], np.ndarray]) -> None:
+def _check_outputs(content: bytes, image_size: int, model: Callable[[np.ndarray], Any]) -> None:
     """Compare a converted model with the original on noise, which excites every channel."""
     # From full to low contrast: an image may saturate the probabilities and hide a difference.
     contrast = np.array([1, 0.5, 0.2, 0.05]).reshape(-1, 1, 1, 1)
     noise = np.random.default_rng(0).integers(-128, 128, (LITERT_BATCH, image_size, image_size, 3))
     pixels = (128 + noise * contrast).astype(np.uint8)
     outputs, expected = _Interpreter(image_size, model_content=content).run(pixels), model(pixels)
-    difference, scale = np.abs(outputs - expected).max(), np.abs(expected).max()
-    if not difference <= 1e-4 * scale:
-        raise EngineError(
-            f"the converted model's outputs differ by up to {difference:.2g} (largest output {scale:.2g})"
-        )
+    expected = expected if isinstance(expected, list | tuple) else [expected]
+    for output, tensor in zip(outputs, map(np.asarray, expected), strict=True):
+        difference, scale = np.abs(output - tensor).max(), np.abs(tensor).max()
+        if not difference <= 1e-4 * scale:
+            raise EngineError(
+                f"the converted model's outputs differ by up to {difference:.2g} (largest output {scale:.2g})"
+            )

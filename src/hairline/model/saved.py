@@ -1,8 +1,8 @@
 """The saved model: a folder with everything needed to use it.
 
 `model.keras` maps uint8 RGB to calibrated probabilities; `bundle.json` describes its input, classes and decision;
-`features.npz` holds statistics of the training features and the digests of the images it has seen. Evaluation,
-prediction, export and serving read this folder and nothing else.
+`features.npz` holds the last layer, statistics of the training features and the digests of the images it has seen.
+Evaluation, prediction, export and serving read this folder and nothing else.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ def save_model(folder: Path, model: Any, bundle: Bundle, statistics: dict[str, N
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder / MODEL)
-    np.savez(folder / FEATURES, **statistics)  # type: ignore[arg-type]
+    kernel, bias = (np.asarray(weight, np.float32) for weight in model.get_layer("logits").get_weights())
+    # Reading the last layer from the Keras model would take seconds.
+    np.savez(folder / FEATURES, **{**statistics, "kernel": kernel, "bias": bias})  # type: ignore[arg-type]
     bundle.model_sha256 = files.sha256(folder / MODEL)
     files.write_text(folder / BUNDLE, json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n")
 
@@ -194,6 +196,20 @@ def read_statistics(folder: Path) -> dict[str, NDArray[Any]]:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise BundleError(f"{folder / FEATURES} cannot be read ({error}): copy the whole folder again") from error
+
+
+def last_layer(statistics: dict[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return kernel float32 [width, classes] and bias float32 [classes], from features to calibrated logits.
+
+    Args:
+        statistics: From `read_statistics`.
+
+    Raises:
+        BundleError: If an older version saved the model, without them.
+    """
+    if "kernel" not in statistics:
+        raise BundleError(f"{FEATURES} lacks the last layer: an older version saved this model; train it anew")
+    return statistics["kernel"], statistics["bias"]
 
 
 def seen_images(digests: Iterable[str], splits: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -322,8 +338,7 @@ class Parts:
     @functools.cached_property
     def dense(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Kernel float32 [width, classes] and bias float32 [classes], from features to calibrated logits."""
-        kernel, bias = (np.asarray(weight, np.float32) for weight in self.model.get_layer("logits").get_weights())
-        return kernel, bias
+        return last_layer(read_statistics(self.folder))
 
     @property
     def dense_at_threshold(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

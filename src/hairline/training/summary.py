@@ -133,6 +133,8 @@ def log_decision(data: Dataset, decision: Decision) -> None:
         return
     name = manifest.printable(data.class_names[data.positive or 0])
     log.info("threshold %.4g for class %s, chosen %s", threshold, name, decision.chosen)
+    if decision.photo is not None:
+        log.info("%s", decision.photo.describe(name))
     if band is not None and not band[0] <= threshold <= band[1]:
         log.warning("WARNING: the threshold %.4g lies outside decision.abstain=%s", threshold, band)
     elif band is not None:

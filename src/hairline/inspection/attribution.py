@@ -1,0 +1,110 @@
+"""Where inside a tile a prediction comes from: exact, and from the same pass as the prediction itself.
+
+The last layer is linear in pooled features, so a logit is a sum over the cells of the maps that were pooled: an average
+tap adds `weight * map / cells` to each cell, a max tap adds `weight * maximum` to the cell of its maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import keras
+
+MOST_CELLS = 20  # along a side of a tile: finer maps are summed up
+
+
+def tap_maps(model: keras.Model) -> list[tuple[Any, str]]:
+    """Return the tensors that a saved model pools into its features, in the order of the features.
+
+    Args:
+        model: A saved model, with the layer `features`.
+
+    Returns:
+        Tensors float [batch, rows, columns, channels], each with `max` or `average`; none if the features are not
+        pooled maps.
+    """
+    import keras
+
+    kinds = {keras.layers.GlobalMaxPooling2D: "max", keras.layers.GlobalAveragePooling2D: "average"}
+    layer = model.get_layer("features")
+    pooled = layer.input if isinstance(layer, keras.layers.Concatenate) else [layer.output]
+    layers = [tensor._keras_history.operation for tensor in pooled]
+    if not all(type(entry) in kinds for entry in layers):
+        return []
+    return [(entry.input, kinds[type(entry)]) for entry in layers]
+
+
+def contributions(
+    maps: Sequence[NDArray[np.floating]], kernel: NDArray[np.float32], pooling: Sequence[str]
+) -> NDArray[np.float32]:
+    """Return what each cell of a tile adds to its logits; the sum over the cells plus the bias is the logit.
+
+    Args:
+        maps: The maps of each tap, float [n, rows, columns, channels].
+        kernel: Last layer, from the pooled features of all taps to logits, float32 [width, classes] or [width].
+        pooling: `max` or `average` for each tap. Equal maxima share their contribution.
+
+    Returns:
+        float32 [n, rows, columns, classes], or [n, rows, columns] for a kernel [width]. Rows and columns are those of
+        the finest map, at most `MOST_CELLS`; a cell of a coarser map is spread over the finer ones.
+    """
+    parts = []
+    for values, weights, kind in zip(maps, _split(kernel, maps), pooling, strict=True):
+        values = np.asarray(values, np.float32)
+        if kind == "max":
+            highest = values.max(axis=(1, 2), keepdims=True)
+            where = (values == highest).astype(np.float32)
+            parts.append((where * (highest / where.sum(axis=(1, 2), keepdims=True))) @ weights)
+        else:
+            parts.append(values @ weights / (values.shape[1] * values.shape[2]))
+    return _summed(parts, mean=False)
+
+
+def responses(
+    maps: Sequence[NDArray[np.floating]], kernel: NDArray[np.float32], bias: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the logits that a tile would have if all of it looked like one of its cells, for each cell.
+
+    Unlike `contributions` this says something about every cell, also where another one holds the maximum: maps of
+    DeepCrack's cracks rank their cells much better by it (docs/notes/heat-maps.md).
+
+    Args:
+        maps: As in `contributions`.
+        kernel: float32 [width, classes].
+        bias: float32 [classes].
+
+    Returns:
+        float32 [n, rows, columns, classes].
+    """
+    parts = [
+        np.asarray(values, np.float32) @ weights for values, weights in zip(maps, _split(kernel, maps), strict=True)
+    ]
+    return _summed(parts, mean=True) + bias
+
+
+def _split(kernel: NDArray[np.float32], maps: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+    return np.split(kernel, np.cumsum([values.shape[3] for values in maps])[:-1])
+
+
+def _summed(parts: list[NDArray[np.float32]], *, mean: bool) -> NDArray[np.float32]:
+    """Return the sum over taps on a common grid; cells keep their sum, or with `mean` their mean."""
+    rows, columns = (min(max(part.shape[axis] for part in parts), MOST_CELLS) for axis in (1, 2))
+    total = np.zeros((), np.float32)
+    for part in parts:
+        if part.shape[1:3] != (rows, columns):
+            down, across = _overlaps(rows, part.shape[1], mean), _overlaps(columns, part.shape[2], mean)
+            part = np.einsum("ir,jk,nrk...->nij...", down, across, part, optimize=True).astype(np.float32)
+        total = total + part
+    return total
+
+
+def _overlaps(fine: int, coarse: int, mean: bool) -> NDArray[np.float32]:
+    """Return the share of each coarse cell that lies in each fine one, or the reverse with `mean` [fine, coarse]."""
+    starts, others = np.arange(fine)[:, None] / fine, np.arange(coarse)[None] / coarse
+    lengths = np.minimum(starts + 1 / fine, others + 1 / coarse) - np.maximum(starts, others)
+    return (np.maximum(lengths, 0) * (fine if mean else coarse)).astype(np.float32)
