@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from hairline.inspection import overlays, tiles
+from hairline.inspection import overlays, tiles, traces
 from hairline.inspection.inspector import Inspection
 from hairline.model.decision import CANNOT_TELL
 
@@ -25,7 +25,7 @@ def inspection(scores: np.ndarray, width: int = 400, height: int = 300) -> Inspe
     decided = np.where(values >= 0.5, "cracked", np.where(values >= 0.4, CANNOT_TELL, "plain")).astype(object)
     return Inspection(
         table=pd.DataFrame(), heat=heat, decided=decided, positive="cracked", probabilities=values,
-        regions=tiles.regions(heat, decided == "cracked", values), verdict="cracked", evidence=1.0,
+        regions=traces.find_regions(heat, decided == "cracked", values, 0.5), verdict="cracked", evidence=1.0,
         highest=float(values.max()), distance=None,
     )  # fmt: skip
 

@@ -242,7 +242,8 @@ def choose_photo_rule(
         return None
     generator = np.random.default_rng(seed)
     start = sound[-tail - 1]
-    excess = float((sound[-tail:] - start).mean())
+    # One standard error above the estimate: an underestimated tail would flag more photos than promised.
+    excess = float((sound[-tail:] - start).mean()) * (1 + tail**-0.5)
 
     def draw(count: int) -> NDArray[np.float64]:
         scores = sound[generator.integers(0, len(sound), count)]

@@ -107,4 +107,4 @@ def _overlaps(fine: int, coarse: int, mean: bool) -> NDArray[np.float32]:
     """Return the share of each coarse cell that lies in each fine one, or the reverse with `mean` [fine, coarse]."""
     starts, others = np.arange(fine)[:, None] / fine, np.arange(coarse)[None] / coarse
     lengths = np.minimum(starts + 1 / fine, others + 1 / coarse) - np.maximum(starts, others)
-    return (np.maximum(lengths, 0) * (fine if mean else coarse)).astype(np.float32)
+    return np.asarray(np.maximum(lengths, 0) * (fine if mean else coarse), np.float32)

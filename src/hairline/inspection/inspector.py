@@ -31,7 +31,7 @@ from hairline.system.errors import HairlineError
 
 # Chosen on 30 of DeepCrack's photos (docs/notes/heat-maps.md).
 LEVEL = 0.4  # value of the heat map from which a cell belongs to a region
-_SMOOTHING = 0.5  # of the cells' log odds, standard deviation in cells
+_SMOOTHING = (0.5, 0.7)  # of the cells' log odds and probabilities, standard deviations in cells
 # Evidence at and above which a photo of an unfamiliar surface is positive, and the share of its shorter side that its
 # longest trace must have: textures raise many short ones.
 _EVIDENT, _REACH = 0.5, 0.3
@@ -214,11 +214,13 @@ class Inspector:
             table[DISTANCE] = self._distance(features)
             distance, strangeness = self._distance.of_set(features), float(table[DISTANCE].median())
         cells = log_odds.shape[1]
-        local = tiles.blend(grid, log_odds[..., None], cells=cells).values[..., 0]
-        local = ndimage.gaussian_filter(local, _SMOOTHING, mode="nearest")
+        both = tiles.blend(grid, np.stack([log_odds, expit(log_odds)], axis=-1), cells=cells).values
+        local, alone = (
+            ndimage.gaussian_filter(both[..., index], _SMOOTHING[index], mode="nearest") for index in (0, 1)
+        )
         heat = tiles.blend(grid, probabilities, cells=cells)
         positive = self.bundle.class_names.index(self.positive)
-        values = np.sqrt(heat.values[..., positive] * expit(local))
+        values = np.sqrt(heat.values[..., positive] * alone)
         decided = self._decide(heat.values, values)
         regions = traces.find_regions(heat, decided == self.positive, values, LEVEL)
         reach = max((region.length_px for region in regions), default=0.0) / min(grid.width, grid.height)

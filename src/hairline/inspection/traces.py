@@ -68,6 +68,8 @@ def find_regions(heat: HeatMap, chosen: NDArray[np.bool_], values: NDArray[np.fl
     fine = ndimage.zoom(np.where(around, values, 0.0), _FINER, order=1, mode="nearest", grid_mode=True)
     points, steps, lengths = _graph(skeletonize((fine >= level) & (owners > 0)))
     of_point = owners[tuple(points.T)]
+    inside = of_point[steps[:, 0]] == of_point[steps[:, 1]]  # an interpolated outline may touch another region's
+    steps, lengths = steps[inside], lengths[inside]
     totals = np.bincount(of_point[steps[:, 0]], lengths, count + 1)
     paths = _longest_paths(len(points), steps, lengths, of_point)
     side = heat.cell_px

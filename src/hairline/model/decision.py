@@ -118,7 +118,7 @@ class PhotoRule:
     def describe(self, positive_class: str) -> str:
         """Return a table: sound photos that are positive and the recall of small cracks, by the number of tiles."""
         counts = "".join(f"{count:>8,}" for count in self.tiles)
-        rows = {f"sound photos called {positive_class}": self.sound_flagged}
+        rows: dict[str, list[Any]] = {f"sound photos called {positive_class}": self.sound_flagged}
         for count, recall in zip(self.cracked_tiles, self.recall, strict=True):
             rows[f"recall, {count} neighbouring {positive_class} tile{'s' * (count > 1)}"] = recall
         width = max(len("tiles of a photo"), *map(len, rows))
@@ -159,7 +159,7 @@ def highest_pair(log_odds: NDArray[np.floating]) -> NDArray[np.floating]:
         np.minimum(upper[..., :-1], lower[..., 1:]),
         np.minimum(upper[..., 1:], lower[..., :-1]),
     ]
-    return np.max([pairs.max(axis=(-2, -1), initial=-np.inf) for pairs in both], axis=0)
+    return np.asarray(np.max([pairs.max(axis=(-2, -1), initial=-np.inf) for pairs in both], axis=0))
 
 
 @dataclass(frozen=True)
