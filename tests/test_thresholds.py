@@ -220,7 +220,7 @@ def test_few_sound_photos_are_flagged_and_small_cracks_are_found() -> None:
         assert np.mean([rule.is_positive(photo) for photo in sound]) <= 0.07
         if width * height >= 24:
             sound[:, 2, 2:5] = generator.normal(6, 2, (2000, 3))
-            assert np.mean([rule.is_positive(photo) for photo in sound]) > 0.99
+            assert np.mean([rule.is_positive(photo) for photo in sound]) > 0.97
     assert rule.recall[0][-1] < rule.recall[1][-1] <= rule.recall[2][-1]
     assert rule.recall[1][:2] == [None, None]
     assert "recall, 3 neighbouring cracked tiles" in rule.describe("cracked")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,10 +41,10 @@ class Region:
     height: int
     area_px: int
     highest: float
-    length_px: float
-    orientation_deg: float
-    elongation: float
-    path: list[list[int]]
+    length_px: float = 0.0
+    orientation_deg: float = 0.0
+    elongation: float = 0.0
+    path: list[list[int]] = field(default_factory=list)
 
 
 def find_regions(heat: HeatMap, chosen: NDArray[np.bool_], values: NDArray[np.float32], level: float) -> list[Region]:
