@@ -23,6 +23,7 @@ PHOTO_TILES = [1, 2, 4, 9, 24, 63, 252, 1008]  # a 12-megapixel photo has 252 ti
 CRACKED_TILES = [1, 3, 10]
 _PHOTOS = 1000  # composed for each number of tiles
 _TAIL = 0.05  # share of the highest scores that an exponential distribution replaces
+_LOST = 0.005  # share of cracks of three tiles that pairs may lose
 _LEAST_TAIL = 5  # scores; fewer than this say nothing about the tail
 
 
@@ -223,8 +224,9 @@ def choose_photo_rule(
 
     Photos are composed of tiles of sound images, drawn with replacement. No score is observed above the highest one, so
     the upper tail is drawn from an exponential distribution of the same mean (peaks over threshold; Pickands 1975).
-    Single tiles and pairs may each flag half of `sound_flagged`. Then photos with a few neighbouring tiles of positive
-    images are composed, for the recall.
+    Single tiles and pairs may each flag a quarter of `sound_flagged`: the rest is a reserve for photos that are harder
+    than the validation images. Pairs are held to the highest score that still finds nearly all cracks of three tiles.
+    Then photos with a few neighbouring tiles of positive images are composed, for the recall.
 
     Args:
         positives: Whether each validation image is positive, [n].
@@ -249,6 +251,8 @@ def choose_photo_rule(
         scores = sound[generator.integers(0, len(sound), count)]
         return np.where(scores > start, start + generator.exponential(max(excess, 1e-9), count), scores)
 
+    triples = cracked[generator.integers(0, len(cracked), (_PHOTOS * 10, 1, 3))]
+    enough = float(np.quantile(highest_pair(triples), _LOST))
     columns: dict[str, list[Any]] = {"single": [], "pair": [], "sound_flagged": []}
     recall: list[list[float | None]] = [[] for _ in CRACKED_TILES]
     for tiles in PHOTO_TILES:
@@ -256,10 +260,11 @@ def choose_photo_rule(
         shape = -(-tiles // width), width
         photos = draw(_PHOTOS * shape[0] * width).reshape(_PHOTOS, *shape)
         highest, pairs = photos.max(axis=(1, 2)), highest_pair(photos)
-        # A photo of one tile has no pair.
-        both = np.array([highest, pairs]) if tiles > 1 else highest[None]
-        limits = np.maximum(np.quantile(both, 1 - sound_flagged / len(both), axis=1), least)
-        single, pair = float(limits[0]), float(limits[-1])
+        if tiles == 1:
+            single = pair = max(least, float(np.quantile(highest, 1 - sound_flagged)))
+        else:
+            limits = np.quantile([highest, pairs], 1 - sound_flagged / 4, axis=1)
+            single, pair = max(least, float(limits[0])), max(least, float(limits[1]), enough)
         columns["single"].append(single)
         columns["pair"].append(pair)
         columns["sound_flagged"].append(float(((highest >= single) | (pairs >= pair)).mean()))
