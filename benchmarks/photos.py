@@ -112,12 +112,12 @@ def single(run: str, photo: Path, folder: Path, repeats: int) -> dict[str, Any]:
     size = recorder.inspector.bundle.image_size
     count = len(grid(WIDTH, HEIGHT, tile_px=PATCH_PX, stride_px=PATCH_PX))
     ready = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    seconds, engine = [], []
+    seconds, bare = [], []
     for _ in range(repeats):
         started = time.perf_counter()
         for _ in recorder.inspector.run_engine(lambda row: ready[row], count):
             pass
-        engine.append(time.perf_counter() - started)
+        bare.append(time.perf_counter() - started)
         started = time.perf_counter()
         if problem := recorder.process(photo):
             sys.exit(problem)
@@ -128,7 +128,7 @@ def single(run: str, photo: Path, folder: Path, repeats: int) -> dict[str, Any]:
         "command_seconds": whole[1].seconds,
         "command_peak_mb": whole[1].peak_mb,
         "photo_seconds": float(np.median(seconds)),
-        "photo_over_engine": float(np.median(np.divide(seconds, engine))),
+        "photo_over_engine": float(np.median(np.divide(seconds, bare))),
     }
 
 
