@@ -139,7 +139,7 @@ def test_a_base_is_adapted_to_labels(tmp_path: Path, two_classes: Path) -> None:
     bundle["backbone"] |= {"name": "mobilenetv2", "weights": "random"}  # what conf/config.yaml chooses
     (base / "model" / "bundle.json").write_text(json.dumps(bundle))
     file = wall(tmp_path / "wall", photos=6)
-    (file.parent / labels.SESSION).write_text(json.dumps({"selection": "some rule"}))
+    (file.parent / labels.SESSION).write_text(json.dumps({"selection": "some rule", "share": 0.1}))
     run = tmp_path / "run"
     run.mkdir()
     settings = ["data=labels", f"data.path={file.parent}", f"base={base}", "tracking=none"]
@@ -147,7 +147,10 @@ def test_a_base_is_adapted_to_labels(tmp_path: Path, two_classes: Path) -> None:
     found = experiment.train(composed("config", *settings), run, settings, Process())
     assert (found["train_images"] + found["val_images"], found["test_images"]) == (24, 12)
     assert np.isnan(found["test_auroc"])  # no random tile is cracked
-    assert saved.read_bundle(run / "model").extra["patch_px"] == 32
+    bundle = saved.read_bundle(run / "model")
+    assert bundle.extra["patch_px"] == 32
+    assert bundle.threshold is not None
+    assert 0 < bundle.threshold < 0.5  # cracks are rarer on the wall than among the labels
     assert labels.describe(str(file)) == {
         "labels.count": "36",
         "labels.random": "12",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit, logsumexp
 
 # Prior of the calibration: its strength in answers, and its slope per deviation of the margins.
-_PRIOR, _SLOPE = 0.05, 2.0
+_PRIOR, _SLOPE = 0.3, 2.0
 _NEWTON_STEPS, _LONGEST_STEP = 15, 2.0
 
 Array = NDArray[np.float64]

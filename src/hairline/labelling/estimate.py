@@ -16,8 +16,9 @@ from scipy import sparse
 from scipy.special import expit
 
 from hairline.evaluation import prevalence
+from hairline.evaluation.intervals import Z
 
-LEAST = 3  # answers of each class from which on there is an estimate
+LEAST = 5  # answers of each class from which on there is an estimate
 _RESAMPLES = 100
 _BINS = 512  # of the logits of all tiles
 
@@ -91,6 +92,13 @@ def estimate(
         shares.append(positives / everything.sum(axis=1))
     values = np.mean(recalls, axis=0)
     low, high = np.quantile(values[1:], [0.025, 0.975])
+    # A calibration curve through a few answers is surer of itself than the answers allow: add the error of as many
+    # recalls counted one by one (Agresti and Coull 1998).
+    answers = np.bincount(classes, minlength=count)
+    shares_right = (np.array([recall[0] for recall in recalls]) * answers + 2) / (answers + 4)
+    counted = Z * np.sqrt((shares_right * (1 - shares_right) / (answers + 4)).sum()) / count
+    low = max(values[0] - np.hypot(values[0] - low, counted), 0.0)
+    high = min(values[0] + np.hypot(high - values[0], counted), 1.0)
     share = shares[-1 if positive is None else positive][0]
     return Estimate(*(round(float(value), 4) for value in (values[0], low, high, share)))
 
