@@ -147,7 +147,7 @@ def _kml(rows: Iterable[dict[str, Any]]) -> str:
     for row in rows:
         path = manifest.printable(row["path"])
         placemark = ElementTree.SubElement(document, "Placemark")
-        ElementTree.SubElement(placemark, "name").text = path.replace("\\", "/").rpartition("/")[2]
+        ElementTree.SubElement(placemark, "name").text = manifest.printable(Path(row["path"]).name)
         data = ElementTree.SubElement(placemark, "ExtendedData")
         for name, value in {"path": path, **{name: row[name] for name in _SHOWN}}.items():
             if value is not None and value != "":
