@@ -217,6 +217,7 @@ def test_a_trace_is_shown_by_the_tiles_that_it_runs_through() -> None:
     assert tiles_on([[250, 250], [255, 255]], boxes) == [9]
     assert tiles_on([[250, 250]], boxes) == [9]
     assert tiles_on([], boxes) == []
+    assert tiles_on([[1500, 1100], [1550, 1150]], boxes) == [len(boxes) - 1]
     overlapping = grid(400, 200, tile_px=200, stride_px=100).boxes()
     assert tiles_on([[60, 100], [140, 100]], overlapping) == [0]
     assert tiles_on([[180, 100], [220, 100]], overlapping) == [1]

@@ -62,7 +62,7 @@ def tiles_on(path: list[list[int]], boxes: NDArray[np.int64]) -> list[int]:
 
     Args:
         path: Points [x, y] of the trace, in pixels of the photo.
-        boxes: x, y, width and height of the tiles, int64 [tiles, 4].
+        boxes: x, y, width and height of the tiles, int64 [tiles, 4]: a grid, row by row.
 
     Returns:
         Indices of tiles in ascending order; at least one, unless the path is empty.
@@ -71,8 +71,11 @@ def tiles_on(path: list[list[int]], boxes: NDArray[np.int64]) -> list[int]:
         return []
     step = max(1.0, float(boxes[0, 2:].min()) / 32)
     points = _sample(np.asarray(path, np.float64), step)
-    centres = boxes[:, :2] + boxes[:, 2:] / 2
-    nearest = np.array([np.abs(centres - point).max(axis=1).argmin() for point in points])
+    columns, rows = (np.unique(boxes[:, side]) + boxes[0, 2 + side] / 2 for side in (0, 1))
+    column, row = (
+        np.abs(centres[:, None] - points[:, side]).argmin(axis=0) for side, centres in enumerate((columns, rows))
+    )
+    nearest = row * len(columns) + column
     tiles, counts = np.unique(nearest, return_counts=True)
     enough = counts * step >= _LEAST_SHARE * boxes[tiles, 2:].min(axis=1)
     return [int(tile) for tile in (tiles[enough] if enough.any() else tiles[[counts.argmax()]])]
