@@ -168,9 +168,9 @@ def model_structure(blocks: Sequence[Block], *, title: str) -> Figure:
             if source == row - 1:
                 axes.annotate("", (46, row - 0.3), (46, source + 0.3), arrowprops=arrow)
             else:  # around the blocks in between
-                x = right + 2.5 + 2 * lane
-                axes.plot([right, x, x], [source, source, row], color=GREY, linewidth=1)
-                axes.annotate("", (right, row), (x, row), arrowprops=arrow)
+                beside = right + 2.5 + 2 * lane
+                axes.plot([right, beside, beside], [source, source, row], color=GREY, linewidth=1)
+                axes.annotate("", (right, row), (beside, row), arrowprops=arrow)
     total, trained = (sum(getattr(block, name) for block in blocks) for name in ("parameters", "trained"))
     figure.suptitle(f"{fit(title, 250, 13)}: {total:,} parameters, {trained:,} of them trained")
     return figure

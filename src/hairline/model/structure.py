@@ -120,6 +120,10 @@ def _sides(layers: Sequence[keras.Operation]) -> list[int]:
 
     So squeeze-and-excitation, which pools to one pixel, and padding before a stride start no block.
     """
-    shapes = [() if isinstance(layer, keras.layers.ZeroPadding2D) else layer.output.shape[1:] for layer in layers]
-    own = [shape[0] if len(shape) == 3 else 0 for shape in shapes]
+    own = [
+        layer.output.shape[1]
+        if len(layer.output.shape) == 4 and not isinstance(layer, keras.layers.ZeroPadding2D)
+        else 0
+        for layer in layers
+    ]
     return np.maximum.accumulate(own[::-1])[::-1].tolist()  # type: ignore[no-any-return]
