@@ -119,7 +119,7 @@ def chromium() -> Iterator[Any]:
 
 def photos(folder: Path) -> Path:
     """Write eight photos of twelve drawn patches each, a third of them cracked."""
-    synthetic.render(folder / "patches", count=96, size=64, seed=0, classes=2)
+    synthetic.render(folder / "patches", count=128, size=64, seed=0, classes=2)
     patches = {name: sorted((folder / "patches" / name).iterdir()) for name in ("cracked", "uncracked")}
     (folder / "photos").mkdir()
     for number in range(8):

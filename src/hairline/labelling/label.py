@@ -170,6 +170,7 @@ def serve(
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
+        listener.listen(128)  # whoever opens the address at once waits until the server has started
     except OSError as error:
         listener.close()
         raise LabelInputError(f"port={port}: {error.strerror}; leave port out to use a free one") from error
