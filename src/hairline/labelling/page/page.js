@@ -96,7 +96,7 @@ function panel(state) {
     return button;
   }));
   if (correcting !== null) document.querySelector(`#last [data-tile="${correcting}"]`)?.focus();
-  if (state.learning) refresh = setTimeout(() => act("show"), 400);
+  if (state.learning && !$("finished").open) refresh = setTimeout(() => act("show"), 400);
 }
 
 function draw(curve) {
@@ -146,6 +146,7 @@ function give(label) {
 }
 
 async function finish() {
+  clearTimeout(refresh); // the server ends after its answer
   const response = await fetch("finish", {method: "POST", headers: {"content-type": "application/json"}, body: "{}"});
   $("commands").textContent = (await response.json()).commands.join("\n");
   $("finished").showModal();
