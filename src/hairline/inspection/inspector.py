@@ -34,7 +34,7 @@ LEVEL = 0.4  # value of the heat map from which a cell belongs to a region
 _SMOOTHING = (0.5, 0.7)  # of the cells' log odds and probabilities, standard deviations in cells
 # Evidence at and above which a photo of an unfamiliar surface is positive, and the share of its shorter side that its
 # longest trace must have: textures raise many short ones.
-_EVIDENT, _REACH = 0.5, 0.45
+_EVIDENT, _REACH = 0.5, 0.75
 _TYPICAL = 2.6  # strength of the evidence that counts 0.5
 _CELLS = 10  # along a tile, where the model's features are not pooled maps
 UNFAMILIAR = "unfamiliar"  # verdict on a photo of a surface that the model was not trained on
