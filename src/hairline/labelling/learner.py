@@ -12,7 +12,7 @@ from scipy.special import expit
 from hairline.evaluation import prevalence
 from hairline.model.logistic import refit
 
-LEAST = 6  # answers of each class, besides random tiles, from which on the layer is refitted
+LEAST = 10  # answers of each class, besides random tiles, from which on the layer is refitted
 
 
 @dataclass(frozen=True)
