@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,11 @@ def cut(table: pd.DataFrame) -> list[str]:
             f"{manifest.describe_rejected(unreadable)}\nMove them back, or correct their paths in the CSV file"
         )
     cache.hold(cache.folder("windows"))
-    known = {photo.path: photo for photo in photos.itertuples()}
+    known: dict[str, Any] = {str(photo.path): photo for photo in photos.itertuples()}
+    windows: Iterable[Any] = table[list(WINDOW)].itertuples(index=False)
     targets: list[str] = []
     missing: dict[str, list[tuple[Path, tuple[int, int, int, int]]]] = {}
-    for row in table[list(WINDOW)].itertuples(index=False):
+    for row in windows:
         photo = known[row.path]
         if row.x + row.width > photo.width or row.y + row.height > photo.height:
             raise LabelError(
@@ -151,7 +153,7 @@ def divide(table: pd.DataFrame, *, train: float, val: float, test: float, seed: 
     Raises:
         LabelError: If a class has fewer than two windows outside the test split.
     """
-    shares = {"train": train, "val": val, "test": test, "seed": seed}
+    shares = {"train": train, "val": val, "test": test}
     given = bool((table["split"] == "test").any())
     fitted = table[table["split"] != "test"]
     counts = {name: int((fitted["label"] == name).sum()) for name in sorted(table["label"].unique())}
@@ -162,10 +164,10 @@ def divide(table: pd.DataFrame, *, train: float, val: float, test: float, seed: 
             f"{2 if given else 3} of each class. Label more tiles"
         )
     try:
-        return splits.split(table, **shares, whole_test=not given)
+        return splits.split(table, **shares, seed=seed, whole_test=not given)
     except splits.SplitError:
         single = table.assign(group=[str(row) for row in range(len(table))])
-        return table.assign(split=splits.split(single, **shares, whole_test=not given)["split"])
+        return table.assign(split=splits.split(single, **shares, seed=seed, whole_test=not given)["split"])
 
 
 def share(path: str) -> float | None:

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -270,7 +271,8 @@ class Session:
                 f"{file} holds answers with the class {unknown[0]!r}; the model knows {', '.join(self.class_names)}: "
                 "choose another output folder, or the run that this session was started with"
             )
-        for row in table.itertuples(index=False):
+        rows: Iterable[Any] = table.itertuples(index=False)
+        for row in rows:
             tile = numbers.get((row.path, row.x, row.y, row.width, row.height))
             if tile is None:
                 self._others += 1
