@@ -59,7 +59,6 @@ def test_photos_unlike_the_training_images_are_named_everywhere(
     assert (rows["distance"].to_numpy() >= medians[rows["path"]].to_numpy() - 1e-6).all()
     assert "1  unfamiliar" in caplog.text
     page = Path("out/report.html").read_text()
-    assert "1 of 2 photos look unlike" in page
     assert "unfamiliar" in page
 
 

@@ -27,7 +27,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 
 def test_every_script_answers_help() -> None:
-    assert len(SCRIPTS) == 15
+    assert len(SCRIPTS) == 18
     processes = {
         name: subprocess.Popen([sys.executable, FOLDER / f"{name}.py", "--help"], stdout=subprocess.PIPE, text=True)
         for name in SCRIPTS

@@ -48,7 +48,8 @@ def test_all_choices_are_found() -> None:
 def test_every_choice_composes(path: Path, two_classes: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label\n")
     group = path.parent.name
-    place = {"folder": two_classes, "manifest": tmp_path / "list.csv"}.get(path.stem) if group == "data" else None
+    places = {"folder": two_classes, "manifest": tmp_path / "list.csv", "labels": tmp_path / "list.csv"}
+    place = places.get(path.stem) if group == "data" else None
     settings = composed(
         "config", f"{group}={path.stem}", *([f"data.path={place}"] if group == "data" and place else [])
     )

@@ -65,8 +65,8 @@ def test_a_machine_with_64_threads_gets_few_more_threads_and_decoded_photos(
             counts["most decoded"] = max(counts["most decoded"], counts["decoded"])
             counts["threads"] = max(counts["threads"], threading.active_count() - before)
 
-    def decode(content: bytes) -> Image.Image:
-        picture = upright(content)
+    def decode(content: bytes, **options: bool) -> Image.Image:
+        picture = upright(content, **options)
         count("decoded", 1)
         weakref.finalize(picture, count, "decoded", -1)
         return picture

@@ -120,7 +120,7 @@ def test_the_positive_class(model: Path, tmp_path: Path) -> None:
     unknown = darkness.save(tmp_path / "unknown", class_names=["a", "b", "c"], positive_class=None, decision=Decision())
     damaged = darkness.save(tmp_path / "damaged", positive_class="kracked")
     for run, chosen, message in (
-        (unknown, None, r"add positive_class=<one of a, b, c>"),
+        (unknown, None, r"add positive_class=a or positive_class=b or positive_class=c"),
         (damaged, None, "'kracked' is not one of its classes"),
         (model, "craked", r"positive_class=craked: expected one of the model's classes \(cracked, plain\)"),
         (model, "plain", "positive_class=plain: the model's positive class is cracked"),

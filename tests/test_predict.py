@@ -288,7 +288,7 @@ def test_conflicting_tiles_are_refused(other: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["inptu=x"], "Did you mean: 'input'?"),
+        (["inptu=x"], "Did you mean 'input'?"),
         (["run=x"], "input is missing: add input="),
         (["run=nowhere", "input=x"], "run=nowhere: no saved model there"),
         (["run=x", "input=y", "runtime.compute=spark"], "expected one of ['local', 'ray']"),

@@ -135,7 +135,7 @@ def test_errors_are_reported_without_secrets(
 
 
 def test_a_misspelt_key_does_not_repeat_its_value(closed: str, tmp_path: Path) -> None:
-    output = refused(run(f"trackng.uri=http://me:{SECRET}@{closed}"), "Did you mean: 'tracking'")
+    output = refused(run(f"trackng.uri=http://me:{SECRET}@{closed}"), "Did you mean 'tracking.uri'?")
     assert not secrets_in(tmp_path, output)
 
 

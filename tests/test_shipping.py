@@ -92,7 +92,9 @@ def test_the_bundle_describes_the_export(shipped: Path, finished: Path) -> None:
     expected = {
         "class_names": ["cracked", "plain"], "positive_class": "cracked", "input_size": [32, 32],
         "input_dtype": "uint8", "decode": images.RECIPE,
-        "decision": {"temperature": 1.0, "threshold": 0.4, "chosen": "by hand", "abstain": None, "point": None},
+        "decision": {
+            "temperature": 1.0, "threshold": 0.4, "chosen": "by hand", "abstain": None, "point": None, "photo": None,
+        },
         "commit": "c0ffee", "export_format": shipped.name, "versions": {"python": "3"},
         "data_digest": saved.read_bundle(finished / "model").data_digest,
     }  # fmt: skip

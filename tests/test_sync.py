@@ -79,6 +79,7 @@ def test_a_journal_continues_after_a_torn_line(place: Path) -> None:
 
 def test_the_load_of_the_machine_is_sampled(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "_SAMPLE", 0.01)
+    monkeypatch.setattr(delivery, "_SAMPLE_FROM", 0.01)
     journal, sampled = Journal(place), threading.Event()
     with delivery.sampling(journal, enabled=True, notify=sampled.set):
         assert sampled.wait(60)

@@ -333,8 +333,12 @@ class Inspector:
 
             model = saved.load_model(folder, self.bundle)
         both = keras.layers.Concatenate(dtype="float32")([model.get_layer("features").output, model.output])
-        # A copy in float32: a map may also be an input of later layers, in place or in half precision.
-        maps = [keras.layers.Activation("linear", dtype="float32")(values) for values, _ in attribution.tap_maps(model)]
+        # A copy in float32: a map may also be an input of later layers, in place or in half precision. Its name is its
+        # own: the model may have a layer with the name that Keras would choose.
+        maps = [
+            keras.layers.Activation("linear", dtype="float32", name=f"pooled_map_{number}")(values)
+            for number, (values, _) in enumerate(attribution.tap_maps(model))
+        ]
         return keras.Model(model.input, [both, *maps], name=model.name)
 
 

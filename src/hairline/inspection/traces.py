@@ -66,7 +66,7 @@ def find_regions(heat: HeatMap, chosen: NDArray[np.bool_], values: NDArray[np.fl
     around = ndimage.grey_dilation(labels, footprint=_TOUCHING)  # the interpolated outline leaves the chosen cells
     owners = np.kron(np.where(labels, labels, around), np.ones((_FINER, _FINER), labels.dtype))
     fine = ndimage.zoom(np.where(around, values, 0.0), _FINER, order=1, mode="nearest", grid_mode=True)
-    points, steps, lengths = _graph(skeletonize((fine >= level) & (owners > 0)))
+    points, steps, lengths = _graph(skeletonize((fine >= level) & (owners > 0)))  # type: ignore[no-untyped-call]
     of_point = owners[tuple(points.T)]
     inside = of_point[steps[:, 0]] == of_point[steps[:, 1]]  # an interpolated outline may touch another region's
     steps, lengths = steps[inside], lengths[inside]

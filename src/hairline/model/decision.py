@@ -148,7 +148,7 @@ def highest_pair(log_odds: NDArray[np.floating]) -> NDArray[np.floating]:
         float [...].
 
     >>> float(highest_pair(np.array([[5.0, 0.0, 0.0], [0.0, 3.0, 9.0]])))
-    5.0
+    3.0
     >>> float(highest_pair(np.array([[5.0, 0.0, 0.0], [0.0, 0.0, 9.0]])))
     0.0
     """

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
 from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
 
 # The prior of a refit: deviations of the factor on the base's scores from 1, and of the shift of a logit from 0. Its
 # tails are long (pseudo-Huber): a surface on which the base calls everything cracked needs a shift of many deviations.
@@ -188,6 +189,22 @@ def refit(
         deviation: float32 [width].
         seed: Seed of the folds.
     """
+    # The matrices are so small that threads of the linear algebra library cost far more than they save.
+    with threadpool_limits(1, user_api="blas"):
+        return _refit(features, labels, groups, kernel, bias, mean, deviation, seed)
+
+
+def _refit(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    groups: Sequence[object],
+    kernel: NDArray[Any],
+    bias: NDArray[Any],
+    mean: NDArray[np.float32],
+    deviation: NDArray[np.float32],
+    seed: int,
+) -> Refit:
+    """Refit a head; arguments and result as for `refit`."""
     base = features.astype(np.float64) @ kernel + bias
     classes = base.shape[1]
     counts = np.bincount(labels, minlength=classes)

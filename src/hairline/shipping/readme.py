@@ -57,6 +57,9 @@ for path in sys.argv[1:] or ["{example}"]:
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode.startswith("I"):  # 16-bit grey
         image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257.0), 0, 255).astype(np.uint8))
+    if "transparency" in image.info or "A" in image.getbands():  # on white
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.asarray(image.convert("RGB").resize(bundle["input_size"], Image.Resampling.BILINEAR))
     probabilities = dict(zip(bundle["class_names"], {calls}.tolist()))
     print(json.dumps({{"path": path, "label": {label}, "probabilities": probabilities}}))

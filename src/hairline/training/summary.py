@@ -106,7 +106,7 @@ def kept_epoch(history: pd.DataFrame, keep: str) -> str:
     """
     if keep == "last" or len(history) < 2:
         return ""
-    row = history.loc[history["val_loss"].idxmin()]
+    row = history.iloc[int(history["val_loss"].argmin())]
     count = int((history["phase"] == row["phase"]).sum())
     return f"weights of epoch {int(row['epoch'])} of {count} ({row['phase']}): the lowest validation loss"
 
