@@ -4,12 +4,12 @@ An image is right if a luck that it partly shares with its group, normal with va
 share of the variance that groups share is the correlation. The truth of each metric then follows from the accuracy.
 
     python benchmarks/coverage.py
-    python benchmarks/coverage.py groups=8,30 sizes=10 correlations=0.5 trials=2000
+    python benchmarks/coverage.py --groups 8 30 --sizes 10 --correlations 0.5 --trials 2000
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,20 +84,27 @@ def coverage(case: Case, *, trials: int, seed: int = 0) -> dict[str, float]:
 
 def main() -> None:
     """Print the table in Markdown."""
-    options = {"groups": "8,30,100,300", "sizes": "1,10,87", "accuracies": "0.85,0.95,0.98", "correlations": "0.1,0.3"}
-    options |= {"trials": "600"} | dict(argument.split("=", 1) for argument in sys.argv[1:])
-    numbers = {key: [float(text) for text in value.split(",")] for key, value in options.items()}
-    trials = int(numbers["trials"][0])
+    parser = argparse.ArgumentParser(description=__doc__)
+    defaults = {
+        "groups": [8, 30, 100, 300],
+        "sizes": [1, 10, 87],
+        "accuracies": [0.85, 0.95, 0.98],
+        "correlations": [0.1, 0.3],
+    }
+    for name, values in defaults.items():
+        parser.add_argument(f"--{name}", nargs="+", type=type(values[0]), default=values)
+    parser.add_argument("--trials", type=int, default=600)
+    numbers = parser.parse_args()
     print(f"| groups | images each | accuracy | correlation | {' | '.join(METRICS)} |")
     print("|---" * (4 + len(METRICS)) + "|")
-    for groups in numbers["groups"]:
-        for size in numbers["sizes"]:
-            for accuracy in numbers["accuracies"]:
-                for correlation in numbers["correlations"] if size > 1 else [0.0]:
-                    case = Case(int(groups), int(size), accuracy, correlation)
-                    shares = coverage(case, trials=trials)
+    for groups in numbers.groups:
+        for size in numbers.sizes:
+            for accuracy in numbers.accuracies:
+                for correlation in numbers.correlations if size > 1 else [0.0]:
+                    case = Case(groups, size, accuracy, correlation)
+                    shares = coverage(case, trials=numbers.trials)
                     cells = " | ".join(f"{100 * shares[name]:.1f}" for name in METRICS)
-                    print(f"| {groups:.0f} | {size:.0f} | {accuracy} | {correlation} | {cells} |", flush=True)
+                    print(f"| {groups} | {size} | {accuracy} | {correlation} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

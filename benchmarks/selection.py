@@ -5,12 +5,12 @@ Whether a run is right about an image depends on a difficulty that all runs shar
 better run is reported as better than each other one. `naive`: some difference is beyond 1.96 standard errors.
 
     python benchmarks/selection.py
-    python benchmarks/selection.py runs=100 images=5000 trials=500
+    python benchmarks/selection.py --runs 100 images=5000 trials=500
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,15 +59,16 @@ def simulate(
 
 def main() -> None:
     """Print the table in Markdown."""
-    options = {"runs": "20", "images": "2000", "trials": "300"}
-    options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
-    runs, images, trials = (int(options[name]) for name in ("runs", "images", "trials"))
-    resamples = np.concatenate(list(intervals.resample(np.arange(images), _RESAMPLES, seed=0)))
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, value in (("runs", 20), ("images", 2000), ("trials", 300)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    resamples = np.concatenate(list(intervals.resample(np.arange(options.images), _RESAMPLES, seed=0)))
     print("| accuracy | shared | lead | beyond | found | all | naive |\n|---|---|---|---|---|---|---|")
     for lead in (0.0, 0.02):
         for accuracy in (0.9, 0.95, 0.97):
             for shared in (0.0, 0.5, 0.8):
-                shares = simulate(resamples, accuracy, shared, lead, runs=runs, trials=trials)
+                shares = simulate(resamples, accuracy, shared, lead, runs=options.runs, trials=options.trials)
                 found, every = (f"{shares[name]:.3f}" if lead else "-" for name in ("found", "all"))
                 cells = f"{shares['beyond']:.3f} | {found} | {every} | {shares['naive']:.3f}"
                 print(f"| {accuracy} | {shared} | {lead} | {cells} |", flush=True)

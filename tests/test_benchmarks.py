@@ -34,7 +34,7 @@ def test_every_script_answers_help() -> None:
     }
     shown = {name: process.communicate(timeout=60)[0] for name, process in processes.items()}
     assert {name: process.returncode for name, process in processes.items()} == dict.fromkeys(SCRIPTS, 0)
-    own = ("generalisation", "label_page", "outage", "soak")
+    own = ("coverage", "generalisation", "label_page", "outage", "selection", "soak")
     assert all("--images" in text for name, text in shown.items() if name not in own)
     assert all(f"--{name}" in shown["generalisation"] for name in ("metu", "deepcrack", "uav75"))
     assert "--child" not in shown["against_keras"]
