@@ -1,10 +1,15 @@
 """Label tiles while the model learns: python label.py run=<run> input=<photos> output=<folder>; --help says more."""
 
-import hydra
+try:
+    import hydra
 
-from hairline.app import log, start
-from hairline.app.process import Call
-from hairline.config import Label
+    from hairline.app import log, start
+    from hairline.app.process import Call
+    from hairline.config import Label
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}. Activate the environment first: source .venv/bin/activate (Windows: .venv\\Scripts\\activate)"
+    ) from None
 
 
 @hydra.main(config_path=start.CONF, config_name="label")
