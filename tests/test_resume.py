@@ -273,7 +273,7 @@ def test_fine_tuning_goes_on_as_well(layers: str, two_classes: Path) -> None:
     settings = (*chosen, "model=efficientnetv2b0", "finetune.epochs=3", "augment=light", "augment.views=2")
     settings = (*settings, "report.level=light")  # drops blocks at random: generators inside the backbone
     assert run(*settings, "hydra.run.dir=whole", "tracking=none").returncode == 0
-    code, said, _ = stopped(Path("killed"), *settings, number=signal.SIGKILL, until=3)
+    code, said, _ = stopped(Path("killed"), *settings, number=signal.SIGKILL, until=4)
     assert code == -9, said
     assert len(epochs(Path("killed"))) in (3, 4)
     found = run("resume=killed")

@@ -213,7 +213,7 @@ def test_every_launcher_gives_the_same_numbers(launcher: str, two_classes: Path)
     store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
     for entry in children:
         if entry.info.status == "FINISHED":
-            for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+            for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
                 assert [point.step for point in store.get_metric_history(entry.info.run_id, key)] == [1, 2]
     folder = Path("outputs", "sweeps", "parallel")
     assert sum(path.read_text().count(" to compute, ") for path in folder.glob("*/train.log")) == 1  # engine passes
