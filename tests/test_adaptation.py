@@ -59,7 +59,7 @@ def test_photos_unlike_the_training_images_are_named_everywhere(
     assert (rows["distance"].to_numpy() >= medians[rows["path"]].to_numpy() - 1e-6).all()
     assert "1  unfamiliar" in caplog.text
     page = Path("out/report.html").read_text()
-    assert "unfamiliar" in page
+    assert '<b>1</b><span class="group-name">unfamiliar</span>' in page
 
 
 def test_a_model_that_tells_no_distance_leaves_the_column_empty(tmp_path: Path) -> None:

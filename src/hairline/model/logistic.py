@@ -189,59 +189,45 @@ def refit(
         deviation: float32 [width].
         seed: Seed of the folds.
     """
-    # The matrices are so small that threads of the linear algebra library cost far more than they save.
-    with threadpool_limits(1, user_api="blas"):
-        return _refit(features, labels, groups, kernel, bias, mean, deviation, seed)
-
-
-def _refit(
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    groups: Sequence[object],
-    kernel: NDArray[Any],
-    bias: NDArray[Any],
-    mean: NDArray[np.float32],
-    deviation: NDArray[np.float32],
-    seed: int,
-) -> Refit:
-    """Refit a head; arguments and result as for `refit`."""
     base = features.astype(np.float64) @ kernel + bias
     classes = base.shape[1]
     counts = np.bincount(labels, minlength=classes)
     if not counts.all() or _contradicted(base, labels):
         return Refit(np.asarray(kernel, np.float64), np.asarray(bias, np.float64), 1.0, math.inf, base, kept=True)
-    table = (features - mean).astype(np.float64) / deviation / np.sqrt(features.shape[1])
-    # The correction lies in the span of the images, so n columns suffice, whatever the width.
-    left, values, right = np.linalg.svd(table, full_matrices=False)
-    reduced = left * values
-    targets = np.eye(classes)[labels]
-    folds = _folds(labels, groups, seed)
+    # The matrices are so small that threads of the linear algebra library cost far more than they save.
+    with threadpool_limits(1, user_api="blas"):
+        table = (features - mean).astype(np.float64) / deviation / np.sqrt(features.shape[1])
+        # The correction lies in the span of the images, so n columns suffice, whatever the width.
+        left, values, right = np.linalg.svd(table, full_matrices=False)
+        reduced = left * values
+        targets = np.eye(classes)[labels]
+        folds = _folds(labels, groups, seed)
 
-    def solve(rows: NDArray[np.int64], strength: float, start: Solution | None) -> Solution:
-        weights = balance(labels[rows], classes)
-        return fit(
-            reduced[rows], targets[rows], weights, strength, base=base[rows], evidence=weights.sum(), start=start
-        )
+        def solve(rows: NDArray[np.int64], strength: float, start: Solution | None) -> Solution:
+            weights = balance(labels[rows], classes)
+            return fit(
+                reduced[rows], targets[rows], weights, strength, base=base[rows], evidence=weights.sum(), start=start
+            )
 
-    everything = np.arange(len(labels))
-    losses, held_out = [], []
-    starts: dict[int, Solution] = {}
-    for strength in reversed(STRENGTHS):  # each solution is the start for the next weaker strength
-        logits = np.empty_like(base)
-        for fold in np.unique(folds):
-            rows, others = everything[folds == fold], everything[folds != fold]
-            if len(np.unique(labels[others])) < classes:
-                logits[rows] = base[rows]
-                continue
-            starts[fold] = solve(others, strength, starts.get(fold))
-            logits[rows] = starts[fold].logits(reduced[rows], base[rows])
-        losses.append(-log_softmax(logits, axis=1)[everything, labels])
-        held_out.append(logits)
-    weights = balance(labels, classes)
-    best = _strongest(np.array(losses), weights / weights.sum())
-    strength = STRENGTHS[::-1][best]
-    solution = solve(everything, strength, None)
-    change = (right.T @ solution.kernel) / deviation[:, None] / np.sqrt(features.shape[1])
+        everything = np.arange(len(labels))
+        losses, held_out = [], []
+        starts: dict[int, Solution] = {}
+        for strength in reversed(STRENGTHS):  # each solution is the start for the next weaker strength
+            logits = np.empty_like(base)
+            for fold in np.unique(folds):
+                rows, others = everything[folds == fold], everything[folds != fold]
+                if len(np.unique(labels[others])) < classes:
+                    logits[rows] = base[rows]
+                    continue
+                starts[fold] = solve(others, strength, starts.get(fold))
+                logits[rows] = starts[fold].logits(reduced[rows], base[rows])
+            losses.append(-log_softmax(logits, axis=1)[everything, labels])
+            held_out.append(logits)
+        weights = balance(labels, classes)
+        best = _strongest(np.array(losses), weights / weights.sum())
+        strength = STRENGTHS[::-1][best]
+        solution = solve(everything, strength, None)
+        change = (right.T @ solution.kernel) / deviation[:, None] / np.sqrt(features.shape[1])
     return Refit(
         kernel=solution.scale * kernel + change,
         bias=solution.scale * bias + solution.bias - mean @ change,
