@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import re
 from collections.abc import Callable
@@ -38,34 +39,37 @@ class Surface:
 
 def main() -> None:
     """Cut, compute features, measure and print."""
-    parser = measure.parser(__doc__)
-    parser.add_argument("--run", required=True, help="run directory of a trained model with a threshold")
-    parser.add_argument("--size", type=int, default=128, help="side of a tile in pixels")
-    parser.add_argument("--pixels", type=int, default=16, help="least number of crack pixels of a cracked tile")
-    parser.add_argument(
-        "--draws",
-        type=int,
-        default=6,
-        help="number of samples of tiles for each share of cracks, and of photos for labels",
-    )
-    settings = parser.parse_args()
+    settings = parse(__doc__, 6, "number of samples of tiles for each share of cracks, and of photos for labels")
     with measure.workplace() as place:
-        from hairline import tracking
-        from hairline.model import saved
-
-        folder = place / "tiles"
-        counts = tiles.cut(
-            settings.images / "images", settings.images / "masks", folder, settings.size, settings.pixels
-        )
-        measure.say(f"{counts}")
-        parts = saved.Parts(tracking.find(settings.run))
-        surface = compute_features(parts, sorted(folder.rglob("*.png")))
+        parts, surface, counts = cut(settings, place)
         kernel, bias = parts.dense
         as_it_is = figures(surface, scores(parts, kernel, bias))
         result = {"tiles": counts, "as_it_is": as_it_is}
         result |= {"adapted": adapted(parts, surface, as_it_is, settings.draws)}
         result |= {"labels": {str(count): labelled(parts, surface, count, settings.draws) for count in LABELS}}
         measure.report(result | measure.machine())
+
+
+def parse(description: str | None, draws: int, meaning: str) -> argparse.Namespace:
+    """Return the options of a benchmark on tiles; `meaning` says what is drawn `draws` times."""
+    parser = measure.parser(description)
+    parser.add_argument("--run", required=True, help="run directory of a trained model with a threshold")
+    parser.add_argument("--size", type=int, default=128, help="side of a tile in pixels")
+    parser.add_argument("--pixels", type=int, default=16, help="least number of crack pixels of a cracked tile")
+    parser.add_argument("--draws", type=int, default=draws, help=meaning)
+    return parser.parse_args()
+
+
+def cut(settings: argparse.Namespace, place: Path) -> tuple[Any, Surface, Any]:
+    """Cut the photos into a folder below `place`; return the model, the tiles with their features, and their counts."""
+    from hairline import tracking
+    from hairline.model import saved
+
+    folder = place / "tiles"
+    counts = tiles.cut(settings.images / "images", settings.images / "masks", folder, settings.size, settings.pixels)
+    measure.say(f"{counts}")
+    parts = saved.Parts(tracking.find(settings.run))
+    return parts, compute_features(parts, sorted(folder.rglob("*.png"))), counts
 
 
 def compute_features(parts: Any, paths: list[Path]) -> Surface:

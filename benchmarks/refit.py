@@ -10,8 +10,7 @@ from typing import Any
 
 import measure
 import numpy as np
-import tiles
-from new_surface import Surface, compute_features, figures, scores
+from new_surface import Surface, cut, figures, parse, scores
 
 COUNTS = (6, 20, 50, 100, 200)
 RULES = ("random", "least certain", "most certain", "wrong")
@@ -19,23 +18,9 @@ RULES = ("random", "least certain", "most certain", "wrong")
 
 def main() -> None:
     """Cut, compute features, refit and print."""
-    parser = measure.parser(__doc__)
-    parser.add_argument("--run", required=True, help="run directory of a trained model with a threshold")
-    parser.add_argument("--size", type=int, default=128, help="side of a tile in pixels")
-    parser.add_argument("--pixels", type=int, default=16, help="least number of crack pixels of a cracked tile")
-    parser.add_argument("--draws", type=int, default=3, help="number of ways to halve the photos")
-    settings = parser.parse_args()
+    settings = parse(__doc__, 3, "number of ways to halve the photos")
     with measure.workplace() as place:
-        from hairline import tracking
-        from hairline.model import saved
-
-        folder = place / "tiles"
-        counts = tiles.cut(
-            settings.images / "images", settings.images / "masks", folder, settings.size, settings.pixels
-        )
-        measure.say(f"{counts}")
-        parts = saved.Parts(tracking.find(settings.run))
-        surface = compute_features(parts, sorted(folder.rglob("*.png")))
+        parts, surface, counts = cut(settings, place)
         result: dict[str, Any] = {"tiles": counts, "as_it_is": figures(surface, scores(parts, *parts.dense))}
         for rule in RULES:
             result[rule] = {str(count): refitted(parts, surface, rule, count, settings.draws) for count in COUNTS}

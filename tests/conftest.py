@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,3 +113,17 @@ def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def empty_store(_empty_store: Path, tmp_path: Path) -> None:
     """An MLflow store in the working directory: copying one is faster than creating its 60 tables."""
     shutil.copyfile(_empty_store, tmp_path / "mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window; tests that need it are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as started:
+        program = program or started.chromium.executable_path  # what `playwright install chromium` brings
+        if not Path(program).exists():
+            pytest.skip("no Chromium on this machine")
+        chromium = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

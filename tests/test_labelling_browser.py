@@ -8,12 +8,10 @@ import os
 import random
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,19 +102,6 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
         assert written[(pool.photos[pool.photo[tile]], x, y)] == name
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with playwright.sync_playwright() as started:
-        program = program or started.chromium.executable_path  # what `playwright install chromium` brings
-        if not Path(program).is_file():
-            pytest.skip("no Chromium is installed")
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 def photos(folder: Path) -> Path:
     """Write eight photos of twelve drawn patches each, a third of them cracked."""
     synthetic.render(folder / "patches", count=128, size=64, seed=0, classes=2)
@@ -138,7 +123,7 @@ def truth(place: str) -> str:
     return "c" if (x // 64 + 4 * (y // 64)) % 3 == 0 else "s"
 
 
-def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path, chromium: Any) -> None:
+def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path, browser: Any) -> None:
     wall = photos(tmp_path)
     saved_run(tmp_path / "base", tmp_path / "patches")
     bundle = json.loads((tmp_path / "base" / "model" / "bundle.json").read_text())
@@ -151,7 +136,7 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
     assert wall == tmp_path / "photos"
 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    page = chromium.new_page(viewport={"width": 1600, "height": 1000})
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
     faults: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
