@@ -107,7 +107,8 @@ def test_an_address_wins_over_the_environment_and_an_empty_file_becomes_a_store(
     assert address.startswith("http://127.0.0.1:5000/#/experiments/1/runs")
 
 
-@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+# The driver of PostgreSQL is an extra that `make test` does not install.
+@pytest.mark.parametrize("scheme", ["http", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_an_unreachable_server_fails_with_advice_and_no_password(scheme: str) -> None:
     if scheme == "postgresql":
         pytest.importorskip("psycopg")
