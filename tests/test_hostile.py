@@ -234,7 +234,8 @@ def test_a_damaged_manifest_gives_right_labels_or_is_named(count: int, photos: l
             name = Path(row.path).name
             truth = dict(zip(names, labels, strict=True))[name]
             # Another label only where the damage wrote it there, right behind the name.
-            written = [f"{quoted},{row.label}" for quoted in (name, f'"{name.replace(chr(34), chr(34) * 2)}"')]
+            quoted = (name, f'"{name.replace(chr(34), chr(34) * 2)}"')
+            written = [f"{one}{separator}{row.label}" for one in quoted for separator in ",;\t|"]
             spaced = text.replace(" ", "")
             assert row.label == truth or any(line.replace(" ", "") in spaced for line in written), (name, row.label)
         assert all(is_one_line(manifest.printable(reason)) for reason in rejected["reason"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -55,10 +56,11 @@ class Killed:
 
     def act(self, action: str, **values: Any) -> dict[str, Any]:
         _, _, host, path = self.address.split("/", 3)
-        connection = http.client.HTTPConnection(host, timeout=30)
-        body = json.dumps({"browser": "script", **values})
-        connection.request("POST", f"/{path}act/{action}", body, {"content-type": "application/json"})
-        return dict(json.loads(connection.getresponse().read()))
+        with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as connection:
+            body = json.dumps({"browser": "script", **values})
+            connection.request("POST", f"/{path}act/{action}", body, {"content-type": "application/json"})
+            with connection.getresponse() as response:
+                return dict(json.loads(response.read()))
 
     def work(self, generator: random.Random, until: float) -> None:
         """Answer until the server is killed; time.monotonic() says when."""
@@ -87,7 +89,7 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
         session.start()
         with pytest.raises((OSError, http.client.HTTPException)):
             session.work(generator, time.monotonic() + generator.uniform(0, 0.7))
-        session.process.wait(timeout=30)
+        session.process.communicate(timeout=30)
     lines = (tmp_path / labels.FILE).read_text().splitlines()[1:]
     places = [tuple(line.split(",")[:3]) for line in lines]
     assert len(set(places)) == len(places)
@@ -171,7 +173,8 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
 
     page.goto("about:blank")  # an open page would report that the server is gone
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     address = address_of(process)
     page.goto(address)
@@ -188,7 +191,8 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
     page.keyboard.press("Enter")
     page.wait_for_selector("#finished[open]")
     commands = page.inner_text("#commands").splitlines()
-    assert process.wait(timeout=60) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     assert faults == []
     assert {request.split("/")[2] for request in requests if not request.startswith("data:")} <= {
         one.split("/")[2] for one in requests if "127.0.0.1" in one
