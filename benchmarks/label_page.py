@@ -58,6 +58,7 @@ def serve(folder: str, tiles: str) -> None:
 
     from hairline.labelling import label
     from hairline.labelling.learner import Layer
+    from hairline.labelling.pictures import Pictures
     from hairline.labelling.pool import Pool
     from hairline.labelling.session import Session
 
@@ -76,7 +77,7 @@ def serve(folder: str, tiles: str) -> None:
     base = Layer(kernel, np.zeros(2, np.float32), np.zeros(_WIDTH, np.float32), np.ones(_WIDTH, np.float32), 0, 0.5)
     session = Session(Path(folder), pool, base, ["cracked", "sound"], by="benchmark", seed=0, model="")
     facts = {"title": "benchmark", "classes": [], "file": ""}
-    label.serve(session, 0, open_page=False, facts=facts, commands=list)
+    label.serve(session, Pictures(pool), bytes, 0, open_page=False, facts=facts, commands=list)
 
 
 def answer(host: str, path: str, count: int, pause: float) -> dict[str, Any]:

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from hairline.inspection import attribution
 from hairline.inspection.inspector import Inspector
+from hairline.labelling import pool as pools
+from hairline.labelling.heat import HeatMaps
+from hairline.labelling.label import base_layer
+from hairline.labelling.pictures import Pictures
 from hairline.model import backbones, saved
 from hairline.model.head import Standardisation, build_head, join_model
 from tests import darkness
@@ -103,6 +108,27 @@ def test_features_that_are_not_pooled_have_no_maps(tmp_path: Path) -> None:
     result = Inspector(tmp_path / "model", engine="tensorflow").inspect(darkness.wall(100, 70, []))
     assert result.heat_map.shape == (70, 100)
     assert len(np.unique(result.probabilities[:3, :3])) == 1  # a tile as a whole
+
+
+def test_the_heat_map_of_the_label_page_is_exact(tmp_path: Path) -> None:
+    size, backbone = darkness.PATCH_PX, {"name": "darkness", "taps": "", "finetuned": "all"}
+    folder = darkness.save(tmp_path / "model", backbone=backbone)
+    Image.fromarray(darkness.wall(size, size, [(0, 0, size, 20)])).save(tmp_path / "wall.png")
+    parts = saved.Parts(folder)
+    pool, _ = pools.compute([tmp_path / "wall.png"], parts.recipe("tensorflow"), lambda: parts.backbone, tile_px=size)
+    layer = base_layer(parts)
+    maps = HeatMaps(
+        pool,
+        Pictures(pool),
+        lambda: layer,
+        lambda reduce: attribution.prepare(folder, parts.bundle, "tensorflow", reduce)[1],
+        image_size=parts.bundle.image_size,
+        pooling=attribution.pooling(parts.bundle),
+    )
+    logits = layer.logits(pool.features[0])
+    positive = parts.bundle.positive
+    assert positive is not None
+    assert maps.cells(0).sum() == pytest.approx(logits[positive] - logits[1 - positive], abs=1e-3)
 
 
 def test_a_heat_map_shows_where_in_a_tile(tmp_path: Path) -> None:

@@ -31,11 +31,12 @@ import logging, sys
 from pathlib import Path
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from hairline.labelling import label
+from hairline.labelling.pictures import Pictures
 from tests.labelled import wall
 folder = Path(sys.argv[1])
 session = wall(folder, photos=30).open(folder)
 facts = {"title": "wall", "classes": [], "file": "labels.csv"}
-label.serve(session, 0, open_page=False, facts=facts, commands=list)
+label.serve(session, Pictures(session.pool), bytes, 0, open_page=False, facts=facts, commands=list)
 """
 
 
@@ -170,6 +171,16 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
     page.keyboard.press("?")
     assert page.is_visible("#help")
     page.keyboard.press("Escape")
+    page.keyboard.press("h")
+    page.wait_for_selector("#heat:visible", timeout=120_000)
+    assert page.inner_text("#legend") == "red speaks for cracked, blue against it"
+    assert page.eval_on_selector("#heat", "image => image.naturalWidth") == 480
+    label(1)
+    assert page.is_hidden("#heat")
+    page.click("#heat-button")
+    page.wait_for_selector("#heat:visible")
+    page.click("#heat-button")
+    assert page.is_hidden("#heat")
 
     page.goto("about:blank")  # an open page would report that the server is gone
     process.send_signal(signal.SIGINT)
@@ -178,14 +189,14 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     address = address_of(process)
     page.goto(address)
-    page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('25 labels')")
+    page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('26 labels')")
     page.wait_for_selector("body[data-tile]")
-    label(15)
+    label(14)
     page.wait_for_function("() => document.querySelector('#estimate').textContent.includes('with 40 labels')")
     for width, height in ((1600, 1000), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
         inside = "e => { const r = e.getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth; }"
-        assert all(page.eval_on_selector_all("#tile, .answer, #skip, #undo", f"all => all.map({inside})"))
+        assert all(page.eval_on_selector_all("#tile, .answer, #skip, #undo, #heat-button", f"all => all.map({inside})"))
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.focus("#finish-button")
     page.keyboard.press("Enter")

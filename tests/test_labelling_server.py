@@ -69,6 +69,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
     app = server.application(
         session,
         Pictures(made.pool),
+        lambda tile: f"heat {tile}".encode(),
         token=TOKEN,
         facts=facts,
         commands=lambda: ["python train.py"],
@@ -116,6 +117,13 @@ def test_the_page_needs_nothing_from_elsewhere_and_shows_names_as_text(page: Pag
         assert (status, headers["content-type"].split(";")[0]) == (200, kind)
         assert b"http://" not in content.replace(b"http://www.w3.org/2000/svg", b"")
         assert b"https://" not in content
+
+
+def test_a_heat_map_is_that_of_the_tile_and_is_not_stored(page: Page) -> None:
+    status, headers, content = page.request("GET", "heat/7.png")
+    assert (status, headers["content-type"], content) == (200, "image/png", b"heat 7")
+    assert headers["cache-control"] == "no-store"  # the model changes with each label
+    assert page.request("GET", f"heat/{len(page.made.pool)}.png")[0] == 404
 
 
 def test_pictures_show_the_tile_and_where_it_lies(page: Page) -> None:

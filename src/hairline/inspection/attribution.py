@@ -7,15 +7,78 @@ tap adds `weight * map / cells` to each cell, a max tap adds `weight * maximum` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hairline.model import saved
+from hairline.model.engine import ConversionError, EngineName, Pool, Reduce, Run, choose_engine, prepare_engine
+from hairline.system import tensorflow
+
 if TYPE_CHECKING:
     import keras
 
 MOST_CELLS = 20  # along a side of a tile: finer maps are summed up
+
+
+def prepare(
+    folder: Path,
+    bundle: saved.Bundle,
+    engine: EngineName,
+    reduce: Reduce,
+    *,
+    threads: int | None = None,
+    pool: Pool | None = None,
+) -> tuple[EngineName, Run]:
+    """Load a saved model that also returns the maps it pools.
+
+    Args:
+        folder: The saved model.
+        bundle: Its description.
+        engine: LiteRT, TensorFlow, or the faster one on this machine.
+        reduce: Computes a batch's results from features joined with probabilities [n, width + classes], and the maps
+            of each tap; no maps if the features are not pooled maps.
+        threads: CPU threads; None for all cores.
+        pool: Threads to use; None for threads of each call's own.
+
+    Returns:
+        The engine in use, and its function, as `prepare_engine` returns it.
+
+    Raises:
+        ConversionError: If `engine` is `litert` and the model does not convert.
+    """
+    key = f"inspector-maps-{bundle.model_sha256[:32]}"
+    settings: dict[str, Any] = {"image_size": bundle.image_size, "threads": threads, "pool": pool, "reduce": reduce}
+    chosen = choose_engine(engine, bundle.precision)
+    try:
+        return chosen, prepare_engine(chosen, lambda: _with_maps(folder, bundle), key, **settings)
+    except ConversionError:
+        if engine == "litert":
+            raise
+        return "tensorflow", prepare_engine("tensorflow", lambda: _with_maps(folder, bundle), key, **settings)
+
+
+def _with_maps(folder: Path, bundle: saved.Bundle) -> keras.Model:
+    """Return a saved Keras model with its features, probabilities and pooled maps as outputs."""
+    with tensorflow.quiet_import():
+        import keras
+
+        model = saved.load_model(folder, bundle)
+    both = keras.layers.Concatenate(dtype="float32")([model.get_layer("features").output, model.output])
+    # A copy in float32: a map may also be an input of later layers, in place or in half precision. Its name is its
+    # own: the model may have a layer with the name that Keras would choose.
+    maps = [
+        keras.layers.Activation("linear", dtype="float32", name=f"pooled_map_{number}")(values)
+        for number, (values, _) in enumerate(tap_maps(model))
+    ]
+    return keras.Model(model.input, [both, *maps], name=model.name)
+
+
+def pooling(bundle: saved.Bundle) -> list[str]:
+    """Return how each map of a saved model is pooled: `max` or `average`."""
+    return [tap.rpartition(":")[2] for tap in str(bundle.backbone["taps"]).split()] or ["average"]
 
 
 def tap_maps(model: keras.Model) -> list[tuple[Any, str]]:

@@ -23,10 +23,9 @@ from hairline.data import classes, images
 from hairline.inspection import attribution, tiles, traces
 from hairline.model import saved, surface
 from hairline.model.decision import CANNOT_TELL
-from hairline.model.engine import ConversionError, EngineName, Pool, choose_engine, prepare_engine
+from hairline.model.engine import EngineName, Pool
 from hairline.model.familiarity import Distance
 from hairline.model.predictions import predictions_table
-from hairline.system import tensorflow
 from hairline.system.errors import HairlineError
 
 # Chosen on 30 of DeepCrack's photos (docs/notes/heat-maps.md).
@@ -177,18 +176,10 @@ class Inspector:
                 self._layer, self.adapted_to = (kernel, bias), str(details["key"])
         self._distance = Distance.from_arrays(statistics)
         self.has_distance = self._distance is not None
-        key = f"inspector-maps-{self.bundle.model_sha256[:32]}"
         self.pool = Pool(threads or os.cpu_count() or 1)
-        settings: dict[str, Any] = {"image_size": self.bundle.image_size, "threads": threads, "pool": self.pool}
-        settings["reduce"] = self._reduce
-        self.engine = choose_engine(engine, self.bundle.precision)
-        try:
-            self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)
-        except ConversionError:
-            if engine == "litert":
-                raise
-            self.engine = "tensorflow"
-            self.run_engine = prepare_engine(self.engine, lambda: self._keras(folder), key, **settings)
+        self.engine, self.run_engine = attribution.prepare(
+            folder, self.bundle, engine, self._reduce, threads=threads, pool=self.pool
+        )
 
     def inspect(self, photo: Photo) -> Inspection:
         """Inspect one photo.
@@ -325,21 +316,6 @@ class Inspector:
         if len(self.bundle.class_names) == 2:
             return f"not {self.positive}"
         return str(pd.Series(predicted[predicted != self.positive]).mode().iloc[0])
-
-    def _keras(self, folder: Path) -> Any:
-        """Return the Keras model with two outputs or more: features with probabilities, and the maps that it pools."""
-        with tensorflow.quiet_import():
-            import keras
-
-            model = saved.load_model(folder, self.bundle)
-        both = keras.layers.Concatenate(dtype="float32")([model.get_layer("features").output, model.output])
-        # A copy in float32: a map may also be an input of later layers, in place or in half precision. Its name is its
-        # own: the model may have a layer with the name that Keras would choose.
-        maps = [
-            keras.layers.Activation("linear", dtype="float32", name=f"pooled_map_{number}")(values)
-            for number, (values, _) in enumerate(attribution.tap_maps(model))
-        ]
-        return keras.Model(model.input, [both, *maps], name=model.name)
 
 
 def _evidence(local: NDArray[np.float32], reach: float, strangeness: float) -> float:

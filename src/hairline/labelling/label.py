@@ -17,9 +17,10 @@ import uvicorn
 from hairline import tracking
 from hairline.config import Label
 from hairline.data import labels, manifest
-from hairline.inspection import predict
+from hairline.inspection import attribution, predict
 from hairline.labelling import pool as pools
 from hairline.labelling import server
+from hairline.labelling.heat import HeatMaps
 from hairline.labelling.learner import Layer
 from hairline.labelling.pictures import Pictures
 from hairline.labelling.pool import Pool
@@ -67,8 +68,21 @@ def label_tiles(config: Label, directory: Path) -> Path:
             model=parts.bundle.model_sha256,
         )
         try:
+            pictures = Pictures(pool)
+            heat = HeatMaps(
+                pool,
+                pictures,
+                session.layer,
+                lambda reduce: attribution.prepare(
+                    parts.folder, parts.bundle, config.features.engine, reduce, threads=1
+                )[1],
+                image_size=parts.bundle.image_size,
+                pooling=attribution.pooling(parts.bundle),
+            )
             serve(
                 session,
+                pictures,
+                heat.png,
                 config.port,
                 open_page=config.open,
                 facts=page_facts(config, parts, output),
@@ -152,12 +166,21 @@ def page_facts(config: Label, parts: saved.Parts, output: Path) -> dict[str, Any
 
 
 def serve(
-    session: Session, port: int, *, open_page: bool, facts: dict[str, Any], commands: Callable[[], list[str]]
+    session: Session,
+    pictures: Pictures,
+    heat: Callable[[int], bytes],
+    port: int,
+    *,
+    open_page: bool,
+    facts: dict[str, Any],
+    commands: Callable[[], list[str]],
 ) -> None:
     """Serve the page on the loopback interface until the person finishes.
 
     Args:
         session: The labelling session.
+        pictures: Pictures of its tiles.
+        heat: Returns the heat map of a tile as PNG.
         port: Port on 127.0.0.1; 0 for a free one.
         open_page: Whether to open the page in a browser.
         facts: From `page_facts`.
@@ -181,9 +204,7 @@ def serve(
     def finish() -> None:
         running[0].should_exit = True
 
-    app = server.application(
-        session, Pictures(session.pool), token=token, facts=facts, commands=commands, finish=finish
-    )
+    app = server.application(session, pictures, heat, token=token, facts=facts, commands=commands, finish=finish)
     settings = uvicorn.Config(
         app, log_level="critical", access_log=False, server_header=False, limit_concurrency=200, lifespan="off",
         timeout_graceful_shutdown=2, h11_max_incomplete_event_size=16_384,

@@ -25,7 +25,7 @@ class Pictures:
         """Show the tiles of a pool."""
         self._pool = pool
         self._lock = threading.Lock()  # one photo is decoded at a time: the next request often needs the same one
-        self._photo: Callable[[int], Image.Image] = functools.lru_cache(_PHOTOS)(self._decode)
+        self._decoded: Callable[[int], Image.Image] = functools.lru_cache(_PHOTOS)(self._decode)
         self.tile: Callable[[int], bytes] = functools.lru_cache(_PICTURES)(self._tile)
         self.surroundings: Callable[[int], bytes] = functools.lru_cache(_PICTURES)(self._surroundings)
 
@@ -39,16 +39,21 @@ class Pictures:
     def _decode(self, photo: int) -> Image.Image:
         return images.upright(self._pool.photos[photo])
 
-    def _open(self, tile: int) -> Image.Image:
+    def photo(self, tile: int) -> Image.Image:
+        """Return the upright photo of a tile.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
         with self._lock:
-            return self._photo(int(self._pool.photo[tile]))
+            return self._decoded(int(self._pool.photo[tile]))
 
     def _tile(self, tile: int) -> bytes:
         x, y, width, height = self._pool.boxes[tile].tolist()
-        return _jpeg(self._open(tile).crop((x, y, x + width, y + height)), _LONGEST_PX)
+        return _jpeg(self.photo(tile).crop((x, y, x + width, y + height)), _LONGEST_PX)
 
     def _surroundings(self, tile: int) -> bytes:
-        return _jpeg(self._open(tile).crop(self._part(tile)), _LONGEST_PX)
+        return _jpeg(self.photo(tile).crop(self._part(tile)), _LONGEST_PX)
 
     def _part(self, tile: int) -> tuple[int, int, int, int]:
         """Return the box of the surroundings, moved into the photo where it would reach beyond its edge."""

@@ -51,6 +51,7 @@ def new_token() -> str:
 def application(
     session: Session,
     pictures: Pictures,
+    heat: Callable[[int], bytes],
     *,
     token: str,
     facts: dict[str, Any],
@@ -62,6 +63,7 @@ def application(
     Args:
         session: The labelling session.
         pictures: Pictures of its tiles.
+        heat: Returns the heat map of a tile as PNG.
         token: First part of every address.
         facts: What the page shows besides: `title`, `classes` with `name` and `key`, `file`.
         commands: Returns the commands that the page shows at the end.
@@ -95,6 +97,15 @@ def application(
             return PlainTextResponse(str(error), 404)
         # A tile's picture never changes, and the next one is loaded ahead.
         return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=86400"})
+
+    async def heat_map(request: Request) -> Response:
+        tile = int(request.path_params["tile"])
+        if tile >= len(session.pool):
+            return PlainTextResponse("there is no such picture", 404)
+        try:
+            return Response(await run_in_threadpool(heat, tile), media_type="image/png")
+        except HairlineError as error:
+            return PlainTextResponse(str(error), 404)
 
     def reply(browser: str) -> dict[str, Any]:
         tiles = [session.describe(tile) | {"frame": pictures.frame(tile)} for tile in session.tiles(browser)]
@@ -143,6 +154,7 @@ def application(
         Route("/page.css", style),
         Route("/icon.svg", icon),
         Route("/{kind}/{tile:int}.jpg", picture),
+        Route("/heat/{tile:int}.png", heat_map),
         Route("/act/{action}", act, methods=["POST"]),
         Route("/finish", end, methods=["POST"]),
     ]

@@ -200,7 +200,10 @@ class Session:
             }
 
     def describe(self, tile: int) -> dict[str, Any]:
-        """Return a tile's number, photo, place, answer, and what the model says of it, as plain values."""
+        """Return a tile's number, photo, place, answer, and what the model says of it, as plain values.
+
+        `heat` is the class that red cells of its heat map speak for.
+        """
         with self._lock:
             layer, logits, label = self._learned.layer, self._learned.logits[tile], self._labels.get(tile)
             plain = logits.astype(np.float64)
@@ -214,7 +217,13 @@ class Session:
                 "label": None if label is None else self.class_names[label],
                 "predicted": self.class_names[answer],
                 "probability": round(float(softmax(plain)[answer]), 4),
+                "heat": self.class_names[answer if layer.positive is None else layer.positive],
             }
+
+    def layer(self) -> Layer:
+        """Return the last layer, as it was refitted last."""
+        with self._lock:
+            return self._learned.layer
 
     def wait(self, seconds: float = 60.0) -> bool:
         """Wait until the model takes account of all answers; returns whether it does."""

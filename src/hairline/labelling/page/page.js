@@ -36,6 +36,7 @@ async function show(reply) {
   for (const button of document.querySelectorAll(".answer, #skip")) button.disabled = !tile && !correcting;
   if (tile) {
     if (tile.tile !== before) {
+      hideHeat();
       await Promise.all([load($("tile"), `tile/${tile.tile}.jpg`), load($("surroundings"), `around/${tile.tile}.jpg`)]);
       document.body.dataset.tile = tile.tile;
     }
@@ -48,6 +49,27 @@ async function show(reply) {
     new Image().src = `around/${next.tile}.jpg`;
   }
   panel(reply.state);
+}
+
+function hideHeat() {
+  $("heat").hidden = $("legend").hidden = true;
+  $("heat-button").setAttribute("aria-pressed", "false");
+}
+
+async function toggleHeat() {
+  if (!tiles.length) return;
+  const button = $("heat-button"), pressed = () => button.getAttribute("aria-pressed") === "true";
+  if (pressed()) { hideHeat(); return; }
+  const {tile, heat} = tiles[0];
+  button.setAttribute("aria-pressed", "true");
+  $("legend").hidden = false;
+  $("legend").textContent = "computing the heat map ...";
+  const picture = $("heat");
+  picture.src = `heat/${tile}.png?${Date.now()}`; // the model changes with each label
+  const done = await picture.decode().then(() => true, () => false);
+  if (tiles[0]?.tile !== tile || !pressed()) return; // answered, or switched off, meanwhile
+  $("legend").textContent = done ? `red speaks for ${heat}, blue against it` : "there is no heat map of this tile";
+  picture.hidden = !done;
 }
 
 async function load(image, address) {
@@ -161,6 +183,7 @@ document.addEventListener("keydown", (event) => {
   if (known) give(known.name);
   else if (event.key === "k") give("");
   else if (event.key === "u") act("undo");
+  else if (event.key === "h") toggleHeat();
   else if (event.key === "?") $("help").showModal();
   else if (event.key === "e" && strip.length) select(Number(strip[0].dataset.tile));
   else if (event.key === "Escape") select(null);
@@ -172,6 +195,7 @@ document.addEventListener("keydown", (event) => {
 for (const button of document.querySelectorAll(".answer")) button.onclick = () => give(button.dataset.label);
 $("skip").onclick = () => give("");
 $("undo").onclick = () => act("undo");
+$("heat-button").onclick = toggleHeat;
 $("help-button").onclick = () => $("help").showModal();
 $("help-close").onclick = () => $("help").close();
 $("finish-button").onclick = finish;
