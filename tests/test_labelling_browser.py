@@ -173,7 +173,7 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
     page.keyboard.press("Escape")
     page.keyboard.press("h")
     page.wait_for_selector("#heat:visible", timeout=120_000)
-    assert page.inner_text("#legend") == "red speaks for cracked, blue against it"
+    assert page.inner_text("#legend") == "Red speaks for cracked, blue against it."
     assert page.eval_on_selector("#heat", "image => image.naturalWidth") == 480
     label(1)
     assert page.is_hidden("#heat")

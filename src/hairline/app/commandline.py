@@ -65,7 +65,7 @@ class CommandLine:
         """
         new = {shlex.split(word)[0].partition("=")[0] for word in words}
         old = [shlex.quote(entry) for entry in self.typed if entry.lstrip("+").partition("=")[0] not in new]
-        return " ".join(("python", shlex.quote(script), *old, *words))
+        return " ".join((commands.program(script), *old, *words))
 
 
 def parse(arguments: Sequence[str], conf: Path, script: str = "train") -> CommandLine:

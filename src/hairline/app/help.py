@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from hairline import config as configuration
-from hairline.config import reference
+from hairline.config import commands, reference
 
 _BEGIN, _END = "== Settings", "== Flags =="
 _VALUE_WIDTH, _WIDTH = 34, 118
@@ -24,6 +25,7 @@ def explained(page: str, script: str) -> str:
         page: As Hydra printed it: the settings are YAML between two headings.
         script: Name of the script.
     """
+    page = re.sub(r"python (\w+\.py)", lambda found: commands.program(found[1]).ljust(len(found[0])), page)
     before, begin, rest = page.partition(_BEGIN)
     heading, _, rest = rest.partition("\n")
     settings, end, after = rest.partition(_END)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 # A text in quotes: a quote inside it has a backslash, and so have the backslashes right before a quote.
@@ -55,7 +57,13 @@ def command(script: str, *words: str) -> str:
         script: Name of the script, such as `predict`.
         words: Its arguments, already quoted for the shell, such as from `override`.
     """
-    return " ".join(("python", f"{script}.py", *words))
+    return " ".join((program(f"{script}.py"), *words))
+
+
+def program(script: str) -> str:
+    """Return how the user starts the script in a file: `hairline train` if this process was started so."""
+    installed = len(sys.orig_argv) > 1 and Path(sys.orig_argv[1]).stem == "hairline"
+    return f"hairline {Path(script).stem}" if installed else f"python {shlex.quote(script)}"
 
 
 def _is_special(value: str) -> bool:

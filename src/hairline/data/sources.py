@@ -240,11 +240,11 @@ def _warn_of_skipped(layout: Layout, empty: set[str]) -> None:
     for folder, reason in layout.left_out:
         if "labels" in reason and folder.all_images:
             log.warning(
-                "WARNING: the %s images in %s are %s. A trained model inspects them: python predict.py run=<run> %s",
+                "WARNING: the %s images in %s are %s. A trained model inspects them: %s",
                 f"{folder.all_images:,}",
                 manifest.printable(folder.name),
                 reason,
-                commands.override("input", str(folder.path)),
+                commands.command("predict", "run=<run>", commands.override("input", str(folder.path))),
             )
     loose = [str(file) for file in layout.loose()]
     if loose:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import itertools
 import logging
-import shlex
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from hairline import tracking
-from hairline.config import Label
+from hairline.config import Label, commands
 from hairline.data import labels, manifest
 from hairline.inspection import attribution, predict
 from hairline.labelling import pool as pools
@@ -146,11 +145,17 @@ def next_commands(config: Label, output: Path) -> list[str]:
     # A new one each time: a finished run is not overwritten.
     names = (f"{folder}-run{f'-{number}' if number else ''}" for number in itertools.count())
     run = next(name for name in names if not Path(name).exists())
-    train = ["python", "train.py", f"base={config.run}", "data=labels", f"data.path={folder}", f"hydra.run.dir={run}"]
-    inspect = ["python", "predict.py", f"run={run}", f"input={config.input}", f"output={folder}-inspection"]
+    base, path, place = (
+        commands.override(key, value)
+        for key, value in (("base", config.run), ("data.path", folder), ("hydra.run.dir", run))
+    )
+    words = [commands.override("input", config.input), commands.override("output", f"{folder}-inspection")]
     if config.tiles.size_px:
-        inspect.append(f"tiles.size_px={config.tiles.size_px}")
-    return [shlex.join(train), shlex.join(inspect)]
+        words.append(f"tiles.size_px={config.tiles.size_px}")
+    return [
+        commands.command("train", base, "data=labels", path, place),
+        commands.command("predict", commands.override("run", run), *words),
+    ]
 
 
 def page_facts(config: Label, parts: saved.Parts, output: Path) -> dict[str, Any]:

@@ -155,7 +155,8 @@ def next_steps(place: str, *, full: bool, synthetic: bool, by_epochs: bool) -> l
         command = commands.command("train", commands.override("resume", place), "report=full")
         return [f"No model saved  for model and figures: {command}"]
     if synthetic:
-        return ["Try next        python train.py data=folder data.path=<folder with one sub-folder per class>"]
+        own = commands.command("train", "data=folder", "data.path=<folder with one sub-folder per class>")
+        return [f"Try next        {own}"]
     steps = [f"Try next        {commands.command('predict', run, 'input=<photos>')}"]
     if by_epochs:
         sweep = "-m optimizer=adam,sgd learning_rate=1e-2,1e-3"

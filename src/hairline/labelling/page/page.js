@@ -41,7 +41,7 @@ async function show(reply) {
       document.body.dataset.tile = tile.tile;
     }
     place(tile.frame);
-    $("says").textContent = `The model says ${tile.predicted} (${(100 * tile.probability).toFixed(0)} %)`;
+    $("says").textContent = `The model says ${tile.predicted} (${(100 * tile.probability).toFixed(0)} %).`;
     $("place").textContent = `${tile.photo.split(/[/\\]/).pop()}, x ${tile.box[0]}, y ${tile.box[1]}`;
   }
   for (const next of tiles.slice(1)) {
@@ -63,12 +63,12 @@ async function toggleHeat() {
   const {tile, heat} = tiles[0];
   button.setAttribute("aria-pressed", "true");
   $("legend").hidden = false;
-  $("legend").textContent = "computing the heat map ...";
+  $("legend").textContent = "Computing the heat map; the first one takes a while ...";
   const picture = $("heat");
   picture.src = `heat/${tile}.png?${Date.now()}`; // the model changes with each label
   const done = await picture.decode().then(() => true, () => false);
   if (tiles[0]?.tile !== tile || !pressed()) return; // answered, or switched off, meanwhile
-  $("legend").textContent = done ? `red speaks for ${heat}, blue against it` : "there is no heat map of this tile";
+  $("legend").textContent = done ? `Red speaks for ${heat}, blue against it.` : "There is no heat map of this tile.";
   picture.hidden = !done;
 }
 
