@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -34,9 +35,14 @@ SMALL = (
 
 def composed(script: str, *overrides: str) -> Any:
     """Give a script's checked settings, as the command line would compose them."""
-    start.register(ConfigStore.instance())
+    _register()
     with initialize_config_dir(str(ROOT / "conf")):
         return settings.load(compose(script, list(overrides)), overrides)
+
+
+@functools.cache
+def _register() -> None:
+    start.register(ConfigStore.instance())
 
 
 def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:

@@ -42,6 +42,12 @@ CLUTTER = {
     "Picasa": [".picasaoriginals/1.jpg", "Picasa.ini", "[Originals]/1.jpg"],
     "galleries": ["thumbs/1.jpg", "Thumbnails/1.jpg", "_thumbs/1.jpg", "1_thumb.jpg", "thumb_1.jpg", "1-150x150.jpg"],
     "Lightroom": ["Walls Previews.lrdata/a/1.jpg", "1.xmp"],
+    "downloads and copies": ["1.jpg.opdownload", "sync.ffs_db", "1.jpg.filepart", "1.jpgZone.Identifier"],
+    "Nextcloud's data folder": ["appdata_oc1x/preview/1.jpg", "files_trashbin/files/1.jpg", "files_versions/1.jpg"],
+    "Android": ["LOST.DIR/1.jpg", ".thumbdata3--1967290299"],
+    "domain controllers and containers": ["DfsrPrivate/1.jpg", "@docker/overlay/1.jpg", "node_modules/x/1.jpg"],
+    "Adobe Bridge": ["Adobe Bridge Cache/256/1.jpg", ".BridgeSort"],
+    "web galleries": ["thumb/1.jpg", "_tn/1.jpg", "1_preview.jpg", "1_150x150.jpg", "1-scaled.jpg", "1.jpg_original"],
     "cameras": ["THMBNL/C0001T01.JPG", "GX010001.THM", "GX010001.LRV", "IMG_1.AAE", "NC_FLLST.DAT"],
 }
 

@@ -19,7 +19,7 @@ BY_FILE = {"namex": "Apache-2.0", "huey": "MIT", "skops": "MIT"}
 def installed() -> dict[str, metadata.Distribution]:
     """Give hairline and all it asks for, directly or by way of others, as far as it is installed here."""
     found: dict[str, metadata.Distribution] = {}
-    waiting = [Requirement("hairline[dev,postgres,ray,browser]")]
+    waiting = [Requirement("hairline[dev,postgres,ray,browser,heic]")]
     while waiting:
         asked = waiting.pop()
         try:

@@ -208,13 +208,13 @@ def test_a_tag_says_that_sixteen_bits_hold_twelve() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
 def test_an_image_that_would_be_black_is_recognised(kind: str, bits: int) -> None:
     narrow = encoded(Image.fromarray(GREY.astype(np.uint16) << (bits - 8)), kind)
     peak = images.inspect(narrow)[3]
     assert peak == int(GREY.max()) << (bits - 8)
     assert images.narrow_range(peak)
-    with pytest.raises(images.ImageError, match="as of a 12-bit camera"):
+    with pytest.raises(images.ImageError, match=f"a {bits}-bit camera.*its values by {2 ** (16 - bits)}$"):
         images.upright(narrow, narrow=False)
     assert images.narrow_range(images.inspect(encoded(Image.fromarray(GREY.astype(np.uint16) * 257), kind))[3]) is None
     assert images.inspect(encoded(Image.fromarray(GREY), kind))[3] == 0
@@ -223,6 +223,21 @@ def test_an_image_that_would_be_black_is_recognised(kind: str, bits: int) -> Non
 def test_colour_that_would_be_black_is_recognised() -> None:
     assert images.narrow_range(images.inspect(tiff((PIXELS.astype(np.uint16) * 16, {})))[3])
     assert images.narrow_range(images.inspect(tiff((PIXELS.astype(np.uint16) * 257, {})))[3]) is None
+
+
+@pytest.mark.parametrize(
+    ("peaks", "limit"),
+    [
+        ([4000, 3000, 60_000], 4095),  # one of another camera
+        ([4000, 60_000, 50_000], 0),  # a dark one
+        ([16_000, 5_000, 0], 16_383),
+        ([17_000, 5_000, 5_000], 0),
+        ([0, 0], 0),  # 8 bits
+        ([], 0),
+    ],
+)
+def test_a_set_tells_narrow_images_from_dark_ones(peaks: list[int], limit: int) -> None:
+    assert images.narrow_limit(np.array(peaks, np.int64)) == limit
 
 
 # --- frames, texts, names ---------------------------------------------------------------------------------------------
@@ -276,29 +291,40 @@ def test_long_texts_and_profiles_of_a_png_do_not_matter(keyword: str) -> None:
         np.testing.assert_array_equal(images.decode(content), PIXELS)
 
 
-def test_more_names_of_formats() -> None:
+def test_more_names_of_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {".jfif", ".jpe", ".heic", ".heif"} <= images.SUFFIXES
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(images.ImageError, match="pip install pillow-heif"):
         images.decode(b"\0\0\0\x18ftypheic" + bytes(100))
 
 
 def test_a_package_reads_heic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for pillow-heif registers a reader of the same name."""
-    package = ModuleType("pillow_heif")
+    """Photos of a camera, where pillow-heif is installed; elsewhere a stand-in registers a reader of the same name."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        package = ModuleType("pillow_heif")
 
-    class Reader(ImageFile.ImageFile):
-        format = "HEIF"
+        class Reader(ImageFile.ImageFile):
+            format = "HEIF"
 
-        def _open(self) -> None:
-            self._size, self._mode = (40, 30), "RGB"
+            def _open(self) -> None:
+                self._size, self._mode = (40, 30), "RGB"
 
-        def load(self) -> None:
-            self.im = Image.fromarray(PIXELS).im
+            def load(self) -> None:
+                self.im = Image.fromarray(PIXELS).im
 
-    package.register_heif_opener = lambda: Image.register_open("HEIF", Reader)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pillow_heif", package)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "pillow_heif")
-    assert images.decode(b"\0\0\0\x18ftypheic" + bytes(100)).shape == PIXELS.shape
+        package.register_heif_opener = lambda: Image.register_open("HEIF", Reader)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "pillow_heif", package)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "pillow_heif")
+        content = b"\0\0\0\x18ftypheic" + bytes(100)
+    else:
+        importlib.import_module("pillow_heif").register_heif_opener()
+        photo = Image.fromarray(PIXELS)
+        content = encoded(photo, "HEIF", quality=-1, chroma=444, save_all=True, append_images=[photo.rotate(180)])
+        with pytest.raises(images.ImageError, match="damaged image|not an image"):
+            images.decode(content[:200])
+    assert np.abs(images.decode(content).astype(int) - PIXELS).mean() < 2  # colours are rounded
+    assert images.inspect(content)[:2] == (40, 30)
+    assert exif.read(content).width == 40
 
 
 def test_too_many_pixels_are_answered_alike() -> None:

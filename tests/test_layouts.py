@@ -91,6 +91,19 @@ READ = {
     "images inside each class": (["a/images", "b/images"], {":a": 3, ":b": 3}),
     "masks inside a class": (["a/images", "a/masks", "b/images"], {":a": 3, ":b": 3}),
     "masks beside classes": (["a", "b", "ground_truth"], {":a": 3, ":b": 3}),
+    "numbered splits": (["1_train/a", "1_train/b", "2_test_set/a", "2_test_set/b"],
+                        {"train:a": 3, "train:b": 3, "test:a": 3, "test:b": 3}),
+    "splits inside themselves": (["train/train/a", "train/train/b", "test/test/a", "test/test/b"],
+                                 {"train:a": 3, "train:b": 3, "test:a": 3, "test:b": 3}),
+    "a wrapper in each split": (["train/images/a", "train/images/b", "val/images/a", "val/images/b"],
+                                {"train:a": 3, "train:b": 3, "val:a": 3, "val:b": 3}),
+    "splits before the names of classes": (["train_a", "train_b", "Test_a", "Test_b"],
+                                           {"train:a": 3, "train:b": 3, "test:a": 3, "test:b": 3}),
+    "splits after the names of classes": (["A train", "B train", "A valid", "B valid"],
+                                          {"train:A": 3, "train:B": 3, "val:A": 3, "val:B": 3}),
+    "classes that begin like splits": (["test_a", "test_b"], {":test_a": 3, ":test_b": 3}),
+    "unlabelled images": (["a", "b", "Unlabeled"], {":a": 3, ":b": 3}),
+    "a class that is called unlabelled": (["a", "unlabelled"], {":a": 3, ":unlabelled": 3}),
     "a class that is called mask": (["with_mask", "without_mask"], {":with_mask": 3, ":without_mask": 3}),
 }  # fmt: skip
 
@@ -103,7 +116,7 @@ def test_layouts_that_are_read(case: str, tmp_path: Path, caplog: pytest.LogCapt
         (tmp_path / "val").mkdir()
     caplog.set_level(logging.INFO)
     assert read(tmp_path) == expected
-    plain = case in ("a class that is called mask", "numbered classes")
+    plain = case in ("numbered classes", "classes that begin like splits") or case.startswith("a class that is called")
     assert ("folders as they are read" in caplog.text) != plain
 
 
@@ -132,6 +145,14 @@ def test_an_unlabelled_test_folder_is_named(
     assert "the 3 images in test are not read" in caplog.text
     assert "have no labels" in caplog.text
     assert f"input={tmp_path / 'test'}" in caplog.text
+
+
+def test_folders_beside_splits_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, "train/a", "train/b", "dev/a", "dev/b", "ground_truth/a")
+    assert read(tmp_path) == {"train:a": 3, "train:b": 3}
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "WARNING: the 6 images in dev are not read: beside the splits, which are named train, val or test"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +212,11 @@ ASKED = {
                  {"by their pattern": {"rust": 6, "plain": 6}}),
     "numbers": (["n/rough 1", "n/plain 1", "s/rough 2", "s/plain 2"], {"by their pattern": {"rough": 6, "plain": 6}}),
     "known names": (["bridge/cracked", "tunnel/uncracked"], {"inner": {"cracked": 3, "uncracked": 3}}),
+    "a copy beside the classes": (
+        ["rust", "plain", "copy/rust", "copy/plain"],
+        {"inner": {"rust": 6, "plain": 6}, "outer": {"copy": 6, "plain": 3, "rust": 3},
+         "inner folders of copy": {"rust": 3, "plain": 3}},
+    ),
     "VisA": (["candle/Data/Images/Normal", "candle/Data/Images/Anomaly", "candle/Data/Masks/Anomaly",
               "pcb/Data/Images/Normal", "pcb/Data/Images/Anomaly"], {"inner": {"Normal": 6, "Anomaly": 6}}),
     "sites with brackets, commas and accents": (
@@ -204,7 +230,7 @@ ASKED = {
 def test_nested_folders_are_asked_about(case: str, tmp_path: Path) -> None:
     places, expected = ASKED[case]
     fill(tmp_path, *places)
-    with pytest.raises(QuestionError, match="hold only sub-folders, whose names (repeat|follow a pattern)") as caught:
+    with pytest.raises(QuestionError, match="holds? only sub-folders, whose names (repeat|follow a pattern)") as caught:
         read(tmp_path)
     assert re.search(r"\n  .* images\n", str(caught.value))
     choices = answers(caught.value)
@@ -270,13 +296,13 @@ def test_a_class_missing_from_a_given_split_is_named_with_its_counts(tmp_path: P
 def test_a_question_repeats_the_command_with_each_answer() -> None:
     question = QuestionError("which?", [("one", ["data.path='new x'"]), ("two", ["'data.class_map={a: b}'"])])
     command = CommandLine(["data=folder", "data.path=it's old", "+tags.a=1"])
-    text = question.described(lambda words: command.repeated("train.py", words))
+    text = question.described(command.repeated)
     assert text.splitlines() == [
         "which?",
         "  one:",
         "      python train.py data=folder +tags.a=1 data.path='new x'",
         "  two:",
-        "      python train.py data=folder 'data.path=it'\"'\"'s old' +tags.a=1 'data.class_map={a: b}'",
+        "      python train.py data=folder \"data.path=it's old\" +tags.a=1 'data.class_map={a: b}'",
     ]
     assert "add data.path='new x'" in str(question)
 

@@ -90,6 +90,12 @@ def test_a_mistake_is_named_and_corrected(script: str, typed: str, fault: str, c
     assert find(corrected, script) is None
 
 
+def test_a_choice_of_another_script_is_no_setting_here() -> None:
+    message = find("run=a input=photos tracking=none", "predict")
+    assert message == "tracking=none: expected one of its settings, such as tracking.uri; tracking has no choices here"
+    assert find("tracking=none") is None
+
+
 def test_a_decimal_comma_is_not_taken_for_two_values() -> None:
     message = find("learning_rate=0,001")
     assert message is not None

@@ -53,8 +53,15 @@ def test_encodings_and_separators(
         "path;label;;\nbase/fissuré/1.jpg;fissuré;;\nbase/sain/2.jpg;sain, sec;;\n;;;\n",
         "\n\nPATH ,Label\n\nbase/fissuré/1.jpg,fissuré\nbase/sain/2.jpg,\"sain, sec\"\n\n",
         "path,label\nbase/fissure\u0301/1.jpg,fissure\u0301\nbase/sain/2.jpg,\"sain, sec\"\n",
+        ",path,label\n7,base/fissuré/1.jpg,fissuré\n9,base/sain/2.jpg,\"sain, sec\"\n",
+        '"path" "label"\n"1" "base/fissuré/1.jpg" "fissuré"\n"2" "base/sain/2.jpg" "sain, sec"\n',
+        "score;width;path;label\n0,93;1,5;base/fissuré/1.jpg;fissuré\n0,5;1,5;base/sain/2.jpg;sain, sec\n",
+        "path,note,label\nbase/fissuré/1.jpg,\"two\nlines, one\",fissuré\nbase/sain/2.jpg,,\"sain, sec\"\n",
+        "\ufeff\ufeffpath,\u200blabel\nbase/fissuré/1.jpg,fissuré\u200b\nbase/sain/2.jpg,\"\u00a0sain, sec\"\n",
+        "path,label\rbase/fissuré/1.jpg,fissuré\rbase/sain/2.jpg,\"sain, sec\"\r",
     ],
-    ids=["spaces", "backslashes", "dots", "sep=", "empty columns", "empty lines", "decomposed accents"],
+    ids=["spaces", "backslashes", "dots", "sep=", "empty columns", "empty lines", "decomposed accents", "pandas", "R",
+         "decimal commas", "line breaks", "invisible characters", "old Macintosh"],
 )  # fmt: skip
 def test_ways_to_write_the_same_list(content: str, photos: Path) -> None:
     assert listed(photos, content) == dict(ROWS)
@@ -65,6 +72,16 @@ def test_absolute_paths_and_home(photos: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("USERPROFILE", str(photos))
     content = f"path,label\n{photos}/base/fissuré/1.jpg,fissuré\n~/base/sain/2.jpg,\"sain, sec\"\n"  # fmt: skip
     assert listed(photos, content) == dict(ROWS)
+
+
+def test_addresses_of_files(photos: Path) -> None:
+    content = f'path,label\n{(photos / "base/fissuré/1.jpg").as_uri()},fissuré\nbase/sain/2.jpg,"sain, sec"\n'
+    assert listed(photos, content) == dict(ROWS)
+
+
+def test_utf16_without_a_mark_whatever_the_labels(photos: Path) -> None:
+    text = "path,label\nbase/fissuré/1.jpg,裂缝裂缝裂缝裂缝裂缝裂缝\nbase/sain/2.jpg,完好\n"
+    assert set(listed(photos, text.encode("utf-16-le")).values()) == {"裂缝裂缝裂缝裂缝裂缝裂缝", "完好"}
 
 
 def test_accents_decomposed_on_the_disk(tmp_path: Path) -> None:
@@ -121,6 +138,9 @@ def test_other_column_names(photos: Path) -> None:
         ("Image Path;y\n1.jpg;a\n", {}, "add 'data.columns.path=Image Path' data.columns.label=y"),
         ("path,x\n1.jpg,a\n", {}, "lacks the column label: it has path, x.*data.columns.label=<column>"),
         ("path,label\n1.jpg,a\n", {"group": "site"}, "lacks the column site"),
+        ("1.jpg,a\n2.jpg,b\n", {}, "line 1: 1.jpg, a. The first line must .*: insert a line such as path,"),
+        ("My list\npath,label\n1.jpg,a\n", {}, "line 2: 1 fields, but the first line names 2 columns .My, list"),
+        ("PK\x03\x04\x14", {}, "is a workbook, not a CSV table: save it as CSV"),
         ("path;label\n1.jpg;a;b\n", {}, "line 2: 3 fields, but the first line names 2 columns.*';'"),
         ("", {}, "lacks the columns path, label: it has none"),
     ],
@@ -183,7 +203,8 @@ def test_names_without_suffix(tmp_path: Path) -> None:
         "train/0001.jpg": "a",
         "train/0003.png": "b",
     }
-    assert f"data.images={tmp_path / 'train'}" in lookup.likely_cause(str(tmp_path / "0003"))
+    assert lookup.likely_cause(str(tmp_path / "0003")).endswith(f"data.images={tmp_path}")
+    assert listed(tmp_path, content, columns=columns, images=str(tmp_path))
     with pytest.raises(HairlineError, match="add data.columns.path=id"):
         listed(tmp_path, content)
 

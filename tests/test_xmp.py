@@ -40,6 +40,8 @@ def elements(namespace: str, **values: str) -> str:
         (DJI, {"GpsLatitude": "+47.375000", "GpsLongitude": "+8.550000", "AbsoluteAltitude": "+408.25"},
          ZURICH | {"altitude_m": 408.25}),
         (DJI, {"GpsLatitude": "-33.9", "GpsLongtitude": "-70.5"}, {"latitude": -33.9, "longitude": -70.5}),
+        (DJI, {"GpsLatitude": "47,375", "GpsLongitude": "+8,55", "AbsoluteAltitude": "+408,25"},
+         ZURICH | {"altitude_m": 408.25}),
         (EXIF, {"GPSLatitude": "47,22.5N", "GPSLongitude": "8,33.0E"}, ZURICH),
         (EXIF, {"GPSLatitude": "47,22,30N", "GPSLongitude": "8,33,0E", "GPSAltitude": "4082/10", "GPSAltitudeRef": "0"},
          ZURICH | {"altitude_m": 408.2}),

@@ -41,12 +41,14 @@ class CommandLine:
     Attributes:
         typed: The arguments of the user.
         completed: The arguments for Hydra, with everything that `resume=`, `sweep.resume=` and `search=` imply.
+        script: Name of the script.
         directory: Where the run or sweep that is resumed was started; its relative paths and its store lie there.
         notes: What `latest` and sweeps' folders stand for.
     """
 
     typed: Sequence[str] = ()
     completed: Sequence[str] = ()
+    script: str = "train"
     directory: str | None = None
     notes: Sequence[str] = ()
 
@@ -56,16 +58,15 @@ class CommandLine:
         settings = (entry for entry in self.typed if "=" in entry or entry.startswith("~"))
         return [entry for entry in settings if not entry.startswith(("-", "resume="))]
 
-    def repeated(self, script: str, words: Sequence[str]) -> str:
+    def repeated(self, words: Sequence[str]) -> str:
         """Return the command as it was typed, with further settings instead of those for the same keys.
 
         Args:
-            script: The script, as it was typed.
             words: The further settings, quoted for a shell.
         """
         new = {shlex.split(word)[0].partition("=")[0] for word in words}
-        old = [shlex.quote(entry) for entry in self.typed if entry.lstrip("+").partition("=")[0] not in new]
-        return " ".join((commands.program(script), *old, *words))
+        old = [commands.word(entry) for entry in self.typed if entry.lstrip("+").partition("=")[0] not in new]
+        return commands.command(self.script, *old, *words)
 
 
 def parse(arguments: Sequence[str], conf: Path, script: str = "train") -> CommandLine:
@@ -100,7 +101,7 @@ def parse(arguments: Sequence[str], conf: Path, script: str = "train") -> Comman
         arguments, directory = _resumed_run(typed, settings)
     if not multirun and not single and {"sweep.resume", "search"} & set(settings):
         arguments = ["-m", *arguments]
-    return CommandLine(original, _readable(_literal(Command(arguments, conf, script))), directory, notes)
+    return CommandLine(original, _readable(_literal(Command(arguments, conf, script))), script, directory, notes)
 
 
 def shown(overrides: Iterable[str]) -> list[str]:

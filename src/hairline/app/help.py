@@ -25,7 +25,7 @@ def explained(page: str, script: str) -> str:
         page: As Hydra printed it: the settings are YAML between two headings.
         script: Name of the script.
     """
-    page = re.sub(r"python (\w+\.py)", lambda found: commands.program(found[1]).ljust(len(found[0])), page)
+    page = re.sub(r"python (\w+)\.py", lambda found: commands.command(found[1]).ljust(len(found[0])), page)
     before, begin, rest = page.partition(_BEGIN)
     heading, _, rest = rest.partition("\n")
     settings, end, after = rest.partition(_END)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import shutil
 import sys
@@ -138,7 +137,7 @@ def message(error: Exception) -> str:
     if isinstance(error, CompactHydraException):
         return commandline.explain(error)
     if isinstance(error, errors.QuestionError) and current().command.typed:
-        return error.described(functools.partial(current().command.repeated, sys.argv[0]))
+        return error.described(current().command.repeated)
     folders: dict[str, Callable[[], Path | str]] = {
         "the working directory": Path.cwd,
         "the cache": cache.root,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import hairline
+from hairline.system.provenance import SCRIPTS
 
 _PACKAGE = Path(hairline.__file__).parent
 
@@ -17,21 +18,13 @@ def scripts() -> Path:
     return inside if inside.is_dir() else _PACKAGE.parents[1]
 
 
-def verbs() -> list[str]:
-    """Return the names of the scripts: those with a configuration of their own, and `train`."""
-    folder = scripts()
-    configured = {path.stem for path in (folder / "conf").glob("*.yaml")} | {"train"}
-    return sorted(name for name in configured if (folder / f"{name}.py").is_file())
-
-
 def main() -> None:
     """Run the script that the first argument names, with the other arguments."""
-    known = verbs()
     if sys.argv[1:2] in (["--version"], ["-V"]):
         print(f"hairline {hairline.__version__}")
         return
-    if len(sys.argv) < 2 or sys.argv[1] not in known:
-        usage = f"Usage: hairline <verb> [key=value] ...\nVerbs: {', '.join(known)}; each has --help"
+    if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
+        usage = f"Usage: hairline <verb> [key=value] ...\nVerbs: {', '.join(SCRIPTS)}; each has --help"
         if sys.argv[1:2] in ([], ["--help"], ["-h"]):
             print(usage)
             return

@@ -341,6 +341,9 @@ def unknown_key(command: Command) -> Fault | None:
     for place, argument in enumerate(command.arguments):
         key, equals, value = argument.partition("=")
         name = key.lstrip("+")
+        inside = [other for other in command.settings if other.startswith(f"{name}.")]
+        if inside and name not in command.settings and not command.is_group(name) and not value.startswith("{"):
+            return Fault(f"{argument}: expected one of its settings, such as {inside[0]}; {name} has no choices here")
         if not equals or argument.startswith(("-", "~")) or "@" in name or command.is_known(name):
             continue
         meant = command.meant(name)

@@ -197,8 +197,8 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
             settings.check(config)  # what was found when the run began may be gone
         return function(config, Call(directory, overrides, multirun, application.process))
     except KeyboardInterrupt as ending:
-        resume = commands.command("train", commands.override("resume", files.relative(directory)))
-        advice = f". Resume with: {resume}"
+        resume = commands.override("resume", files.relative(directory))
+        advice = f". Resume with: {commands.command('train', resume)}"
         log.error("stopped by %s%s", ending, advice if (directory / checkpoint.FILE).is_file() else "")
         sys.exit(signals.exit_code(ending))
     except Exception as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from urllib.parse import quote, unquote
+
+from hairline.system import provenance
 
 # A text in quotes: a quote inside it has a backslash, and so have the backslashes right before a quote.
 _IN_QUOTES = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -51,19 +51,13 @@ def word(text: str) -> str:
 
 
 def command(script: str, *words: str) -> str:
-    """Return a command as the user types it.
+    """Return a command as the user types it: `hairline predict`, or `python predict.py` as the script was started.
 
     Args:
         script: Name of the script, such as `predict`.
         words: Its arguments, already quoted for the shell, such as from `override`.
     """
-    return " ".join((program(f"{script}.py"), *words))
-
-
-def program(script: str) -> str:
-    """Return how the user starts the script in a file: `hairline train` if this process was started so."""
-    installed = len(sys.orig_argv) > 1 and Path(sys.orig_argv[1]).stem == "hairline"
-    return f"hairline {Path(script).stem}" if installed else f"python {shlex.quote(script)}"
+    return " ".join((*map(word, provenance.program(script)), *words))
 
 
 def _is_special(value: str) -> bool:

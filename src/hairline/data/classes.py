@@ -16,7 +16,10 @@ from hairline.data.folders import nfc
 from hairline.system.errors import HairlineError
 
 # Names of the positive class, most specific first; compared in lower case.
-POSITIVE_NAMES = ("cracked", "crack", "cracks", "positive", "pos", "with_crack", "defect", "defective", "damaged")
+POSITIVE_NAMES = (
+    "cracked", "crack", "cracks", "positive", "pos", "with_crack", "defect", "defects", "defective", "damage",
+    "damaged",
+)  # fmt: skip
 _NEGATION = r"(?:un|non|no|not|without|with)"
 _KNOWN_NAME = re.compile(
     rf"(?:{_NEGATION}_?)?(?:a_)?(?:crack(?:ed|s)?|defect(?:s|ive)?|damaged?)"
@@ -30,7 +33,11 @@ class ClassError(HairlineError):
 
 def is_known_name(name: str) -> bool:
     """Return whether a name is known as that of a class, such as `Non-cracked`, `Positive` or `good`."""
-    return _KNOWN_NAME.fullmatch(re.sub(r"[\s_-]+", "_", name.strip().lower())) is not None
+    return _KNOWN_NAME.fullmatch(_plain(name)) is not None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
 def subsample(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
@@ -168,5 +175,5 @@ def positive_class(class_names: list[str], named: str | None) -> str | None:
         raise ClassError(f"data.positive_class={named}: no such class; the classes are {', '.join(class_names)}")
     if len(class_names) != 2 or named is not None:
         return named if len(class_names) == 2 else None
-    by_name = {name.lower(): name for name in class_names}
+    by_name = {_plain(name): name for name in class_names}
     return next((by_name[name] for name in POSITIVE_NAMES if name in by_name), None)

@@ -12,26 +12,28 @@ from collections.abc import Collection
 # lists of files (CSV) may contain it.
 _FOLDERS = re.compile(
     # NAS systems
-    r"@eadir|@(syno|tmp|sharebin|database|appstore|quarantine|s2s|download).*|[#@~.]recycle|network recycle bin.*"
+    r"@eadir|@(syno|tmp|sharebin|database|app|quarantine|s2s|download|docker).*|[#@~.]recycle|network recycle bin.*"
     r"|[#~.]snapshots?|@recently-snapshot|@gmt-.*|\.zfs|\.?@__thumb|\.@.*|\.wdmc|\.readydlna|trashbox"
     r"|network trash folder|temporary items|thevolumesettingsfolder|\.apple(double|db|desktop)|\.streams"
     # operating systems
-    r"|\$recycle\.bin|recycler|system volume information|lost\+found|found\.\d{3}|config\.msi|msocache"
+    r"|\$recycle\.bin|recycler|system volume information|lost\+found|found\.\d{3}|lost\.dir|dfsrprivate|config\.msi"
+    r"|msocache"
     r"|\.trash(es|-\d+)?|\.(fseventsd|spotlight-v100|temporaryitems|documentrevisions-v100)"
     # archives and code
-    r"|__macosx|paxheaders?(\.\d+)?|\.git|\.svn|\.hg|\.dvc|cvs|__pycache__|\.ipynb_checkpoints"
+    r"|__macosx|paxheaders?(\.\d+)?|\.git|\.svn|\.hg|\.dvc|cvs|__pycache__|\.ipynb_checkpoints|node_modules"
     # cloud drives
     r"|\.dropbox(\.cache)?|\.tmp\.drive(up|down)load|\.shortcut-targets-by-id|\.st(versions|folder)|\.sync|\.debris"
-    r"|\.synologyworkingdirectory|\.box.*|appdata_oc.*"
+    r"|\.synologyworkingdirectory|\.box.*|appdata_oc.*|files_(trashbin|versions)|!sync"
     # picture programs and cameras
-    r"|[._@~#-]+thumbs?|[._@~#-]*(thumbs|thumbnails?|thumb(nail)?s?[ _-]?cache|thmbnl|previews?)|zbthumbnail.*"
+    r"|[._@~#-]*(thumbs?|thumbnails?|thumb(nail)?s?[ _-]?cache|thmbnl|previews?)|_tn|adobe bridge cache|zbthumbnail.*"
     r"|\.picasaoriginals|\[originals\]|.*\.lrdata|\.photoprism|nksc_param|canonmsc"
 )
 _FILES = re.compile(
     r"thumbs\.db(:encryptable)?|ehthumbs(_vista)?\.db|desktop\.ini|icon\r|autorun\.inf|desktop\.d[bf]|pspbrwse\.jbf"
     r"|synophoto_(thumb|film).*|.*@syno(eastream|resource)|albumart(small|_\{.*)\.jpe?g|zbthumbnail\.info"
     r"|nc_fllst\.dat|thumbnails.*\.(db|jbf)|wpsettings\.dat|indexervolumeguid"
-    r"|~.*|.*~|.*\.~\w+|.*\.(tmp|temp|part|partial|crdownload|download|!ut|bak|swp|lnk|url|webloc|icloud|ini|db|chk)"
+    r"|~.*|.*~|.*\.~\w+|.*\.(tmp|temp|part|partial|crdownload|download|!ut|bak|swp|lnk|url|webloc|icloud|ini|db|chk"
+    r"|opdownload|filepart|gstmp|ffs_(db|lock))|.*_original|.*zone\.identifier|synctoy_.*\.dat"
     r"|.*\.(xmp|aae|thm|lrv|ctg|pp3|dop|cos|cop|cot|on1|vrd|moi|modd)"  # notes of cameras and programs on a photo
 )
 # Marks around the name of the original in the names of copies; each has the original's stem as its first group.
@@ -44,13 +46,16 @@ _COPIES = [
         r"(.+)_conflict-\d{8}-\d{6}",
         r"(.+)[_-][^_-]+_[A-Z][a-z]{2}-\d{2}-\d{4,6}-\d{4}_conflict(?:\(\d+\))?",
         r"(.+)[ _-]?\[conflict(?:[ _-]?\d+)?\]",
-        r"(.+?)[._-](?:thumb(?:nail)?|tn)",
-        r"(?:thumb(?:nail)?|tn)[._-](.+)",
-        r"(.+)-[1-9]\d{1,3}x[1-9]\d{1,3}",
+        r"(.+?)[._-](?:thumb(?:nail)?|tn|preview)",
+        r"(?:thumb(?:nail)?|tn|preview)[._-](.+)",
+        r"(.+)[-_][1-9]\d{1,3}x[1-9]\d{1,3}",
+        r"(.+)-scaled",
         r"(.+)-checkpoint",
     )
 ]
-_MARK = re.compile(r"conflict|konflikt|conflit|thumb|tn|\dx\d|-checkpoint", re.IGNORECASE)  # in all of them
+_MARK = re.compile(
+    r"conflict|konflikt|conflit|thumb|tn|preview|\dx\d|-scaled|-checkpoint", re.IGNORECASE
+)  # in all of them
 # Whole histories of a folder: too many files to count.
 _UNCOUNTED = re.compile(r"\.git|\.svn|\.hg|\.dvc|\.zfs|[#~.]snapshots?|@recently-snapshot|@gmt-.*")
 

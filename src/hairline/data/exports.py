@@ -18,7 +18,7 @@ from xml.parsers import expat
 
 from hairline.data import tables
 from hairline.data.folders import nfc
-from hairline.data.layouts import SPLIT_NAMES
+from hairline.data.layouts import split_named
 from hairline.data.manifest import ManifestError, printable
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _is_one_hot(table: tables.Table) -> bool:
         return False
     if table.column("label") is not None:
         return False
-    return all(value in ("0", "1") for row in table.rows for value in row[1:])
+    return all(_number(value) in (0, 1) for row in table.rows for value in row[1:])
 
 
 def _one_hot(table: tables.Table) -> list[Entry]:
@@ -113,11 +113,13 @@ def _one_hot(table: tables.Table) -> list[Entry]:
         if len(chosen) > 1:
             raise _several(f"{table.file}, line {line}", row[0], chosen)
         label = chosen[0] if chosen else f"no {names[0]}" if len(names) == 1 else ""
-        entries.append(Entry(row[0], label, SPLIT_NAMES.get(table.file.parent.name.lower(), "")))
+        entries.append(Entry(row[0], label, split_named(table.file.parent.name)))
     return entries
 
 
 def _number(value: str) -> float | None:
+    if value.lower() in ("true", "false"):
+        return float(value.lower() == "true")
     try:
         return float(value)
     except ValueError:
@@ -271,7 +273,7 @@ def _cvat(file: Path) -> list[Entry]:
         path = image.get("name", "")
         if len(set(tags)) > 1:
             raise _several(f"{file}, image {image.get('id', len(entries))}", path, tags)
-        split = SPLIT_NAMES.get(image.get("subset", "").strip().lower(), "")
+        split = split_named(image.get("subset", ""))
         entries.append(Entry(path, tags[0] if tags else "", split))
         image.clear()
 

@@ -34,7 +34,7 @@ _LARGE_PIXELS = 50_000_000  # larger images are decoded one at a time, to bound 
 RECIPE = "pillow:exif-transpose,white-background,rgb,bilinear:2"
 
 _WHITE_16 = 65535  # the value of white with 16 bits
-_TWELVE_BITS = 4095
+_SENSOR_BITS = (8, 10, 12, 14)  # of images whose values use only a part of 16 bits
 _BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _STILL_FORMATS = ("JPEG", "MPO", "HEIF")  # phones append a preview or a second view to the photo itself
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -42,7 +42,6 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT_BYTES = 1_000_000  # Pillow refuses longer texts; only two kinds of them hold the orientation
 _TEXTS_READ = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 _DEPTH = "bits per channel"  # key in `Image.info`
-_SENSOR_WHITES = (1023, 4095, 16383)  # 10, 12 and 14 bits
 # Tags of TIFF.
 _SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _PLANAR = (
     254,
@@ -93,7 +92,7 @@ def upright(source: str | os.PathLike[str] | bytes | np.ndarray, *, narrow: bool
 
     Args:
         source: A path, the bytes of a file, or pixels, uint8 [height, width, 3], RGB.
-        narrow: Accept an image with 16 bits per channel whose values need 12 at most: among others that use the full
+        narrow: Accept an image with 16 bits per channel whose values need 14 at most: among others that use the full
             range it is only dark.
 
     Returns:
@@ -191,17 +190,34 @@ def peak(image: Image.Image) -> int:
     return 0
 
 
-def narrow_range(value: int) -> str | None:
-    """Return the fault of an image with 16 bits per channel whose values need 12 at most.
+def narrow_limit(peaks: np.ndarray) -> int:
+    """Return the value up to which images are too dark to be what their camera saw, judged by the whole set.
 
     Args:
-        value: Largest value, from `peak`, of the image or of all such images together; 0 for other images.
+        peaks: int64 [n], largest values from `peak`; those of other images are 0.
+
+    Returns:
+        Of 12 bits, if half of the images need no more; of 14 bits, if all do; else 0. A set that uses all 16 bits may
+        hold dark images.
     """
-    if not 0 < value <= _TWELVE_BITS:
+    peaks = peaks[peaks > 0]
+    if not len(peaks):
+        return 0
+    return 2**12 - 1 if np.median(peaks) < 2**12 else 2**14 - 1 if peaks.max() < 2**14 else 0
+
+
+def narrow_range(value: int) -> str | None:
+    """Return the fault of an image with 16 bits per channel whose values need 14 at most.
+
+    Args:
+        value: Its largest value, from `peak`; 0 for other images.
+    """
+    bits = next((bits for bits in _SENSOR_BITS if 0 < value < 2**bits), None)
+    if bits is None:
         return None
     return (
-        f"16-bit image whose values end at {value:,} of 65,535, as of a 12-bit camera: it would be read as black. Save "
-        "it with 8 bits, or multiply its values by 16"
+        f"16-bit image whose values end at {value:,} of {_WHITE_16:,}, as of a {bits}-bit camera: it would be read as "
+        f"nearly black. Save it with 8 bits, or multiply its values by {2 ** (16 - bits)}"
     )
 
 
@@ -371,7 +387,7 @@ def _white(image: Image.Image) -> int:
         return _WHITE_16
     bits, highest = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0], image.tag_v2.get(_MAX_SAMPLE_VALUE, (0,))
     highest = highest[0] if isinstance(highest, tuple) else highest
-    if highest in _SENSOR_WHITES and np.asarray(image).max() <= highest:
+    if highest in [2**bits - 1 for bits in _SENSOR_BITS[1:]] and np.asarray(image).max() <= highest:
         return int(highest)
     return 2**bits - 1 if 8 < bits < 16 else _WHITE_16
 

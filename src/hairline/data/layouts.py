@@ -20,7 +20,7 @@ from hairline.system.errors import HairlineError, QuestionError
 
 ClassFrom = Literal["auto", "top", "parent"]
 
-SPLIT_NAMES = {
+_SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -29,6 +29,11 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+_SPLIT_NAME = "|".join(_SPLIT_NAMES)
+_SPLIT = re.compile(rf"(?:\d+[ ._-]*)?({_SPLIT_NAME})(?:[ ._-]?(?:set|split|data|dataset))?")
+_SPLIT_AND_CLASS = re.compile(rf"(?P<split>{_SPLIT_NAME})[ ._-]+(?P<label>.+)")
+_CLASS_AND_SPLIT = re.compile(rf"(?P<label>.+)[ ._-]+(?P<split>{_SPLIT_NAME})")
+_UNLABELLED = re.compile(r"(?:un|not[ _-]?)(?:label+ed|sorted|classified|annotated)")
 # Images that mark where something is in other images.
 _MASKS = re.compile(r"ground[ _-]?truths?|gt|masks|segmentations?|annotations|labels")
 _MASKS_OF = re.compile(
@@ -43,6 +48,7 @@ _PART = re.compile(
     re.IGNORECASE,
 )
 _DRIVE = re.compile(r"-\d{8}T\d{6}Z(-\d+)?-\d{3}$")  # what Google Drive appends, to single archives too
+BESIDE = "not read: beside the splits"
 _NESTED_SHARE = 0.95  # of its images lie in sub-folders: a folder that only holds these, but for a stray file
 _LEVELS = 3  # of a drawn tree
 _MOST_DRAWN = 12  # sub-folders of one folder
@@ -94,7 +100,8 @@ class Layout:
         """Whether there are only class folders, without sub-folders."""
         children = {id(child) for child in self.root.folders}
         read = {id(entry.folder) for entry in self.classes}
-        return self.is_whole and children == read and not any(entry.folder.folders for entry in self.classes)
+        deeper = any(entry.folder.folders or entry.split for entry in self.classes)
+        return self.is_whole and children == read and not deeper
 
     def files(self, entry: ClassFolder) -> Iterator[Path]:
         """Yield the files of a class folder, in natural order, without those of folders that are left out."""
@@ -142,7 +149,7 @@ def read(tree: Folder, class_from: ClassFrom = "auto") -> Layout:
     found = list(_with_splits(root, layout) if _has_splits(root) else _without_splits(root.folders, "", layout))
     if class_from == "parent":
         found = [entry for top in found for entry in _by_parent(top, layout)]
-    layout.classes = [part for entry in found for part in _divided(entry, layout)]
+    layout.classes = _split_by_name([part for entry in found for part in _divided(entry, layout)])
     _check_masks(layout)
     if class_from == "auto":
         _check_nested(layout)
@@ -175,10 +182,10 @@ def _drawn(folder: Folder, notes: dict[int, str], level: int) -> Iterator[tuple[
 # --- the folder that holds the classes --------------------------------------------------------------------------------
 
 
-def unwrapped(tree: Folder) -> Folder:
+def unwrapped(tree: Folder, split: str = "") -> Folder:
     """Return the first folder that does more than hold a single sub-folder: archives often wrap their content.
 
-    A chain of folders that ends with images is a class, not a wrapper.
+    A chain of folders that ends with images is a class, not a wrapper. Within a split, folders may have its name.
     """
     folder = tree
     while not folder.images:
@@ -186,7 +193,7 @@ def unwrapped(tree: Folder) -> Folder:
         if len(children) != 1:
             break
         (child,) = children
-        if _split_of(child) or is_known_name(child.name) or _MASKS.fullmatch(child.name.lower()):
+        if _split_of(child) not in ("", split) or is_known_name(child.name) or _MASKS.fullmatch(child.name.lower()):
             break
         folder = child
     return folder if len(_with_images(folder)) > 1 or _has_splits(folder) else tree
@@ -230,9 +237,18 @@ def _with_images(folder: Folder) -> list[Folder]:
 # --- splits and classes -----------------------------------------------------------------------------------------------
 
 
+def split_named(name: str) -> str:
+    """Return the split that a name means; empty if none.
+
+    >>> [split_named(name) for name in ("Training", "VALID", "test_set", "2_val", "trains")]
+    ['train', 'val', 'test', 'val', '']
+    """
+    match = _SPLIT.fullmatch(name.strip().lower())
+    return _SPLIT_NAMES[match[1]] if match else ""
+
+
 def _split_of(folder: Folder) -> str:
-    """Return the split that a folder is named after; empty if none."""
-    return SPLIT_NAMES.get(folder.name.strip().lower(), "")
+    return split_named(folder.name)
 
 
 def _has_splits(root: Folder) -> bool:
@@ -257,10 +273,11 @@ def _with_splits(root: Folder, layout: Layout) -> Iterator[ClassFolder]:
         if any(child.name in inside for child in beside):
             found += _without_splits(beside, "", layout)
             beside = []
-    layout.left_out += [
-        (child, "not read: beside the splits") for child in beside if child.all_images and not layout.leaves_out(child)
-    ]
-    in_splits = {id(child): list(_without_splits(child.folders, _split_of(child), layout)) for child in splits}
+    layout.left_out += [(child, BESIDE) for child in beside if child.all_images and not layout.leaves_out(child)]
+    in_splits = {
+        id(child): list(_without_splits(unwrapped(child, _split_of(child)).folders, _split_of(child), layout))
+        for child in splits
+    }
     for child in splits:
         entries = in_splits[id(child)]
         known = {entry.label for other in splits if other is not child for entry in in_splits[id(other)]}
@@ -280,7 +297,8 @@ def _without_splits(children: Sequence[Folder], split: str, layout: Layout) -> I
     for child in children:
         if layout.leaves_out(child):
             continue
-        if not split and not alone and _split_of(child) and child.images:
+        unlabelled = _UNLABELLED.fullmatch(child.name.strip().lower()) and len(children) > 2
+        if (unlabelled or (not split and not alone and _split_of(child))) and child.images:
             layout.left_out.append((child, "not read: no class folders, so the images have no labels"))
         elif child.folders and not child.all_images and any(child.all_files()):
             layout.left_out.append((child, "not read: no images"))
@@ -309,6 +327,20 @@ def _divided(entry: ClassFolder, layout: Layout) -> list[ClassFolder]:
     if entry.split or entry.folder.images or not children or not all(map(_split_of, children)):
         return [entry]
     return [ClassFolder(_split_of(child), entry.label, child) for child in children]
+
+
+def _split_by_name(entries: list[ClassFolder]) -> list[ClassFolder]:
+    """Return class folders that are all named after a split and a class, as `train_rust`, `test_rust`, by both."""
+    named = []
+    for entry in entries:
+        name = entry.label.lower()
+        match = _SPLIT_AND_CLASS.fullmatch(name) or _CLASS_AND_SPLIT.fullmatch(name)
+        if match is None or entry.split:
+            return entries
+        label = entry.label[slice(*match.span("label"))]
+        named.append(ClassFolder(_SPLIT_NAMES[match["split"]], label, entry.folder))
+    several = len({entry.label.lower() for entry in named}) > 1 and len({entry.split for entry in named}) > 1
+    return named if several else entries
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------
@@ -364,6 +396,9 @@ def _check_nested(layout: Layout) -> None:
     distinct = {name.lower() for children in names.values() for name in children}
     known = any(map(is_known_name, distinct))
     classes = any(is_known_name(entry.label) for entry in layout.classes)
+    others = {entry.label.lower() for entry in layout.classes} - {label.lower() for label in names}
+    if len(distinct & others) > 1:  # as in `rust`, `plain`, `copy/rust`, `copy/plain`
+        raise _question(layout, names, {})
     if len(names) < 2 or len(distinct) < 2 or (classes and not known):
         return
     repeated = len(distinct) < sum(map(len, names.values()))
@@ -390,7 +425,7 @@ def _branching(folder: Folder, layout: Layout) -> list[Folder]:
 
 def _question(layout: Layout, names: dict[str, list[str]], pattern: dict[str, str]) -> QuestionError:
     """Return the question what the classes are, with up to four answers."""
-    root, tops = layout.root, list(names)
+    root, tops = layout.root, list(dict.fromkeys(entry.label for entry in layout.classes))
     leaves = sorted({name for children in names.values() for name in children})
     choices: list[tuple[str, list[str]]] = []
     parent = commands.override("data.class_from", "parent")
@@ -400,14 +435,15 @@ def _question(layout: Layout, names: dict[str, list[str]], pattern: dict[str, st
         choices.append((f"the inner folders, by their pattern: {_listed(new_names)}", [parent, mapping]))
     choices.append((f"the inner folders: {_listed(leaves)}", [parent]))
     choices.append((f"the outer folders: {_listed(tops)}", [commands.override("data.class_from", "top")]))
-    first = next((child for child in root.folders if child.name == tops[0]), None)
+    nested = next(iter(names))
+    first = next((child for child in root.folders if child.name == nested), None)
     if first is not None:
         alone = commands.override("data.path", str(first.path))
-        choices.append((f"the inner folders of {printable(tops[0])} alone: {_listed(names[tops[0]])}", [alone]))
+        choices.append((f"the inner folders of {printable(nested)} alone: {_listed(names[nested])}", [alone]))
     how = "follow a pattern" if pattern else "repeat"
+    which = f"folders {_enumerated(list(names))} hold" if len(names) > 1 else f"folder {printable(nested)} holds"
     return QuestionError(
-        f"{root.path}: the folders {_enumerated(tops)} hold only sub-folders, whose names {how}:\n{draw(root)}\n"
-        "Which folders are the classes?",
+        f"{root.path}: the {which} only sub-folders, whose names {how}:\n{draw(root)}\nWhich folders are the classes?",
         choices,
     )
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
@@ -37,6 +38,8 @@ class Lookup:
 
     def find(self, entry: str) -> Path:
         """Return the absolute path of an entry; that of the likeliest place if there is no file."""
+        if entry.startswith("file://"):
+            entry = unquote(urlsplit(entry).path)
         spellings = list(dict.fromkeys((entry, entry.strip(), entry.strip().replace("\\", "/"))))
         for text in (*spellings, *_raw(entry)):
             path = os.path.join(self._base, os.path.expanduser(text))
@@ -121,7 +124,8 @@ def likely_cause(path: str) -> str:
     wanted = set(_names_of(nfc(place.name)))
     if (found := next((file for file in _walked(above) if nfc(file.name) in wanted), None)) is not None:
         same = os.path.commonprefix([found.parts[::-1], place.parts[::-1]])
-        folder = Path(*found.parts[: len(found.parts) - len(same)]) if same else found.parent
+        # A name alone may lie in any folder: data.images is searched with all its sub-folders.
+        folder = Path(*found.parts[: len(found.parts) - len(same)]) if rest and same else above
         return (
             f"{lacks}, but there is {printable(str(found))}. Name the folder where the paths of the list start: "
             f"{commands.override('data.images', str(folder))}"

@@ -66,9 +66,9 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = pd.DataFrame(scanned, columns=names, index=rows.index, dtype=object)
     table = table.astype({"width": np.int64, "height": np.int64, "phash": np.int64}).astype({"phash": np.uint64})
     table = rows.assign(**{name: "" for name in ("group", "split") if name not in rows}).join(table)
-    fault = images.narrow_range(int(table["peak"].max())) if len(table) else None
-    if fault is not None:
-        table.loc[table["peak"] > 0, "reason"] = fault
+    peaks = table["peak"].to_numpy(np.int64)
+    narrow = (peaks > 0) & (peaks <= images.narrow_limit(peaks))
+    table.loc[narrow, "reason"] = [images.narrow_range(value) for value in peaks[narrow].tolist()]
     readable = table["reason"] == ""
     return table.loc[readable, [*COLUMNS, "phash"]], table.loc[~readable, ["path", "label", "reason"]]
 

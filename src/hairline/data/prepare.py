@@ -110,15 +110,16 @@ def _scanned_groups(
     if key in process.listings:
         table, rejected, hashes = process.listings[key]
         return table.copy(), rejected.copy(), hashes
-    rows = list_images(settings, seed=seed)
+    rows = list_images(dataclasses.replace(settings, limit=None), seed=seed)
+    if split.given == "keep" and settings.source != "labels":  # of all images: data.limit may leave out a class
+        splits.check_given(rows, in_folders=settings.source == "folder")
+    rows = classes.subsample(rows, settings.limit, seed)
     classes.require_two_classes(
         set(rows["label"]),
         getattr(settings, "path", None),
         from_table=settings.source in ("manifest", "labels"),
         excluded_by=_excluding_settings(settings),
     )
-    if split.given == "keep" and settings.limit is None and settings.source != "labels":
-        splits.check_given(rows, in_folders=settings.source == "folder")
     if split.group_by != "column" and (rows["group"] != "").any():
         log.info("the column group is not used: split.group_by=column keeps the images of a group together")
     table, rejected = scan_images(rows, max_rejected=settings.max_rejected)

@@ -18,7 +18,7 @@ from hairline.config import commands, unknown
 from hairline.data import clutter, download, exports, folders, labels, layouts, manifest, synthetic, tables
 from hairline.data.classes import is_known_name, require_two_classes
 from hairline.data.folders import Folder, nfc
-from hairline.data.layouts import SPLIT_NAMES, ClassFrom, Layout
+from hairline.data.layouts import ClassFrom, Layout, split_named
 from hairline.data.lookup import Lookup
 from hairline.system import cache
 from hairline.system.errors import HairlineError, QuestionError
@@ -128,7 +128,7 @@ def from_manifest(*, path: str, images: str | None = None, columns: Mapping[str,
         entry, label, group, split = row
         if any(map(clutter.is_named_clutter, entry.replace("\\", "/").split("/")[:-1])):
             continue
-        split = SPLIT_NAMES.get(split.lower(), split)
+        split = split_named(split) or split
         if split not in (*manifest.SPLITS, ""):
             raise SourceError(
                 f"{file}, line {table.lines[place]}: split is {split!r}; expected train, val, test or nothing"
@@ -173,7 +173,7 @@ def _exports(tree: Folder) -> list[Path]:
     for folder in (tree, *tree.folders):
         if any(file.name == exports.CVAT and exports.is_export(file) for file in folder.files):
             return [folder.path / exports.CVAT]
-    places = [tree, *(child for child in tree.folders if child.name.lower() in SPLIT_NAMES)]
+    places = [tree, *(child for child in tree.folders if split_named(child.name))]
     return [file for folder in places for file in folder.files if file.name.lower() == exports.ROBOFLOW]
 
 
@@ -238,6 +238,13 @@ def faults(source: str, path: str | None) -> Iterator[str]:
 def _warn_of_skipped(layout: Layout, empty: set[str]) -> None:
     """Log warnings about images that are not used: beside the class folders, or in folders that are no classes."""
     for folder, reason in layout.left_out:
+        if reason == layouts.BESIDE:
+            log.warning(
+                "WARNING: the %s images in %s are %s, which are named train, val or test",
+                f"{folder.all_images:,}",
+                manifest.printable(folder.name),
+                reason,
+            )
         if "labels" in reason and folder.all_images:
             log.warning(
                 "WARNING: the %s images in %s are %s. A trained model inspects them: %s",

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hairline.config import commands
-from hairline.data.folders import nfc
+from hairline.data.folders import is_image, nfc
 from hairline.data.manifest import ManifestError, printable
 
 log = logging.getLogger(__name__)
 
 COLUMNS = {"path": "path", "label": "label", "group": "group", "split": "split"}  # of a list of images, by role
 REQUIRED = ("path", "label")
-_SEPARATORS = ",;\t|"
+_SEPARATORS = ",;\t| "  # of two that fit equally well, the first
+_INVISIBLE = "\ufeff\u200b\u200e\u200f"  # what copying from web pages and joining files leaves
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how files of Excel and LibreOffice begin
 # Other names of the columns, to propose.
 _SYNONYMS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "photo", "name",
@@ -76,6 +78,8 @@ class Table:
     def _explain(self, missing: list[str], columns: Mapping[str, str]) -> str:
         names = ", ".join(columns[role] for role in missing)
         has = ", ".join(map(printable, self.header)) or "none"
+        if any(map(is_image, map(Path, self.header))):
+            return f"{self.file}, line 1: {has}. The first line must name the columns: insert a line such as path,label"
         words = []
         for role in missing:
             known = {name.lower().replace(" ", "_"): name for name in self.header}
@@ -99,9 +103,12 @@ def read(file: Path) -> Table:
             there.
     """
     try:
-        text = decoded(file.read_bytes(), file)
+        content = file.read_bytes()
     except OSError as error:
         raise ManifestError(f"{file} cannot be read as a CSV table: {error}") from error
+    if content.startswith(_WORKBOOKS):
+        raise ManifestError(f"{file} is a workbook, not a CSV table: save it as CSV UTF-8")
+    text = decoded(content, file)
     lines = text.splitlines(keepends=True)
     skipped, separator = 0, None
     if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) == 5:  # written by Excel
@@ -115,23 +122,23 @@ def read(file: Path) -> Table:
             fields = _fields(re.sub(rf'(?<=")[ \t]+(?={re.escape(separator)}|\r|\n|\Z)', "", body), separator)
         except csv.Error as error:
             raise ManifestError(f"{file} cannot be read as a CSV table: {error}") from error
-    table = Table(file, [], [], [])
-    for line, values in fields:
-        if not table.header:
-            table.header.extend(_without_empty_end(values, 0))
-            continue
-        values = _without_empty_end(values, len(table.header))
-        if len(values) != len(table.header):
+    header, rows = next(((values, fields[place + 1 :]) for place, (_, values) in enumerate(fields)), ([], []))
+    header = [nfc(name) for name in _without_empty_end(header, 0)]
+    rows = [(line + skipped, _without_empty_end(values, len(header))) for line, values in rows]
+    if rows and all(len(values) == len(header) + 1 and values[0].isdecimal() for _, values in rows):
+        header = ["", *header]  # R numbers the rows in a column without a name
+    if header and header[0] in ("", "Unnamed: 0"):  # pandas numbers them too
+        header, rows = header[1:], [(line, values[1:]) for line, values in rows]
+    for line, values in rows:
+        if len(values) != len(header):
             raise ManifestError(
-                f"{file}, line {line + skipped}: {len(values)} fields, but the first line names {len(table.header)} "
-                f"columns. Put texts that contain {'a comma' if separator == ',' else repr(separator)} in double quotes"
+                f"{file}, line {line}: {len(values)} fields, but the first line names {len(header)} "
+                f"column{'s' * (len(header) != 1)} ({printable(', '.join(header))[:80]}). The first line must name the "
+                f"columns; put texts that contain {'a comma' if separator == ',' else repr(separator)} in double quotes"
             )
-        table.rows.append(values)
-        table.lines.append(line + skipped)
-    table.header[:] = [nfc(name) for name in table.header]
-    if len(set(table.header)) < len(table.header):
-        raise ManifestError(f"{file} names a column twice: it has {printable(', '.join(table.header))}")
-    return table
+    if len(set(header)) < len(header):
+        raise ManifestError(f"{file} names a column twice: it has {printable(', '.join(header))}")
+    return Table(file, header, [values for _, values in rows], [line for line, _ in rows])
 
 
 def decoded(content: bytes, file: Path) -> str:
@@ -157,9 +164,9 @@ def _encoding(content: bytes) -> str:
     """Return the likely encoding of a file."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    sample = content[:200]
+    sample = content[:8]  # the names of the columns are likely Western: every other byte is zero
     for zeros, encoding in ((sample[::2], "utf-16-be"), (sample[1::2], "utf-16-le")):
-        if len(sample) > 3 and not any(zeros) and any(sample):  # every other byte of Western text
+        if len(sample) > 3 and not any(zeros) and any(sample):
             return encoding
     text = content.decode("utf-8", "surrogateescape")
     if text.isascii():
@@ -172,7 +179,7 @@ def _encoding(content: bytes) -> str:
 def _fields(text: str, separator: str) -> list[tuple[int, list[str]]]:
     """Return the line number and the fields of each row that is not empty."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    rows = ([value.strip() for value in row] for row in reader)
+    rows = ([value.strip().strip(_INVISIBLE) for value in row] for row in reader)
     return [(reader.line_num, row) for row in rows if any(row)]
 
 

@@ -17,6 +17,7 @@ _LATITUDE, _LONGITUDE = (
 )
 _ALTITUDE = ("AbsoluteAltitude", "GPSAltitude", "GpsAltitude")
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
+_DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")  # degrees and minutes end with a direction
 _DEGREES = re.compile(rf"({_NUMBER})(?:[,;°\s]+({_NUMBER}))?(?:[,;'′\s]+({_NUMBER}))?[\"″\s]*([NSEWnsew])?")
 
 
@@ -55,8 +56,9 @@ def _value(text: str, names: Sequence[str]) -> str | None:
 
 
 def _degrees(text: str, reference: str | None, directions: str, limit: int) -> float | None:
-    """Convert `47.375`, `47,22.5N` or `47,22,30N` to signed degrees; None if they are impossible."""
-    match = _DEGREES.fullmatch(text.strip())
+    """Convert `47.375`, `47,375`, `47,22.5N` or `47,22,30N` to signed degrees; None if they are impossible."""
+    decimal = _DECIMAL_COMMA.fullmatch(text.strip())
+    match = _DEGREES.fullmatch(f"{decimal[1]}.{decimal[2]}" if decimal else text.strip())
     if match is None:
         return None
     whole, minutes, seconds = (float(part) if part else 0.0 for part in match.groups()[:3])
@@ -69,8 +71,8 @@ def _degrees(text: str, reference: str | None, directions: str, limit: int) -> f
 
 
 def _altitude(text: str | None, reference: str | None) -> float | None:
-    """Convert `+123.4` or the fraction `1234/10` to metres; None if it is impossible."""
-    match = re.fullmatch(rf"({_NUMBER})(?:/(\d+))?", text or "")
+    """Convert `+123.4`, `123,4` or the fraction `1234/10` to metres; None if it is impossible."""
+    match = re.fullmatch(rf"({_NUMBER})(?:/(\d+))?", (text or "").replace(",", "."))
     if match is None or match[2] == "0":
         return None
     value = float(match[1]) / float(match[2] or 1)

@@ -85,7 +85,7 @@ def label_tiles(config: Label, directory: Path) -> Path:
                 config.port,
                 open_page=config.open,
                 facts=page_facts(config, parts, output),
-                commands=lambda: next_commands(config, output),
+                next_steps=lambda: next_commands(config, output),
             )
         finally:
             session.close()
@@ -145,16 +145,13 @@ def next_commands(config: Label, output: Path) -> list[str]:
     # A new one each time: a finished run is not overwritten.
     names = (f"{folder}-run{f'-{number}' if number else ''}" for number in itertools.count())
     run = next(name for name in names if not Path(name).exists())
-    base, path, place = (
-        commands.override(key, value)
-        for key, value in (("base", config.run), ("data.path", folder), ("hydra.run.dir", run))
-    )
-    words = [commands.override("input", config.input), commands.override("output", f"{folder}-inspection")]
+    train = {"base": config.run, "data": "labels", "data.path": folder, "hydra.run.dir": run}
+    inspect = {"run": run, "input": config.input, "output": f"{folder}-inspection"}
     if config.tiles.size_px:
-        words.append(f"tiles.size_px={config.tiles.size_px}")
+        inspect["tiles.size_px"] = str(config.tiles.size_px)
     return [
-        commands.command("train", base, "data=labels", path, place),
-        commands.command("predict", commands.override("run", run), *words),
+        commands.command(script, *(commands.override(key, value) for key, value in settings.items()))
+        for script, settings in (("train", train), ("predict", inspect))
     ]
 
 
@@ -178,7 +175,7 @@ def serve(
     *,
     open_page: bool,
     facts: dict[str, Any],
-    commands: Callable[[], list[str]],
+    next_steps: Callable[[], list[str]],
 ) -> None:
     """Serve the page on the loopback interface until the person finishes.
 
@@ -189,7 +186,7 @@ def serve(
         port: Port on 127.0.0.1; 0 for a free one.
         open_page: Whether to open the page in a browser.
         facts: From `page_facts`.
-        commands: Returns the commands that the page shows at the end.
+        next_steps: Returns the commands that the page shows at the end.
 
     Raises:
         LabelInputError: If the port is taken.
@@ -209,7 +206,7 @@ def serve(
     def finish() -> None:
         running[0].should_exit = True
 
-    app = server.application(session, pictures, heat, token=token, facts=facts, commands=commands, finish=finish)
+    app = server.application(session, pictures, heat, token=token, facts=facts, commands=next_steps, finish=finish)
     settings = uvicorn.Config(
         app, log_level="critical", access_log=False, server_header=False, limit_concurrency=200, lifespan="off",
         timeout_graceful_shutdown=2, h11_max_incomplete_event_size=16_384,

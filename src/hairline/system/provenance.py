@@ -13,6 +13,7 @@ from typing import Any
 import hairline
 from hairline.system import redaction
 
+SCRIPTS = ("compare", "evaluate", "export", "label", "predict", "register", "sync", "train")
 _PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "mlflow", "hydra-core", "omegaconf", "matplotlib")
 # Packages that the saved model needs.
 _MODEL_PACKAGES = (
@@ -37,9 +38,25 @@ def describe() -> dict[str, Any]:
     }
 
 
+def program(script: str) -> list[str]:
+    """Return the words that start a script the way the user started this one.
+
+    Args:
+        script: Name of the script, such as `predict`.
+
+    Returns:
+        `hairline predict` after `hairline train`; else `python predict.py`, in the folder that the user typed.
+    """
+    if any(Path(word).stem.lower() == "hairline" for word in sys.orig_argv[:2]):
+        return ["hairline", script]
+    started = Path(sys.argv[0])
+    return ["python", str(started.with_name(f"{script}.py")) if started.stem in SCRIPTS else f"{script}.py"]
+
+
 def command() -> list[str]:
     """Return the command line without secrets and without the script's folder."""
-    return ["python", Path(sys.argv[0]).name, *map(redaction.text, sys.argv[1:])]
+    started, name = program(Path(sys.argv[0]).stem)
+    return [started, Path(name).name, *map(redaction.text, sys.argv[1:])]
 
 
 def uncommitted() -> str:
