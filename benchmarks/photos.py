@@ -286,7 +286,7 @@ def cost(run: str) -> dict[str, Any]:
     size, count = inspector.bundle.image_size, 252
     parts = saved.Parts(Path(run, "model"))
     key = f"pooled-{parts.bundle.model_sha256[:32]}"
-    pooled = engine.prepare_engine(inspector.engine, lambda: parts.model, key, image_size=size, pool=inspector.pool)
+    pooled = engine.prepare_engine(inspector.engine, lambda: parts.backbone, key, image_size=size, pool=inspector.pool)
     ready = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     seconds: dict[str, list[float]] = {"pooled": [], "cells": []}
     for _ in range(12):  # alternating, so that the machine's load meets both

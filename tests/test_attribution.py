@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hairline.inspection import attribution
 from hairline.inspection.inspector import Inspector
 from hairline.labelling import pool as pools
 from hairline.labelling.heat import HeatMaps
 from hairline.labelling.label import base_layer
 from hairline.labelling.pictures import Pictures
-from hairline.model import backbones, saved
-from hairline.model.head import Standardisation, build_head, join_model
+from hairline.model import attribution, backbones, maps, saved
+from hairline.model.head import Linear, Standardisation, join_model
 from tests import darkness
 
 
@@ -34,13 +33,13 @@ def pooled(maps: list[np.ndarray], pooling: list[str]) -> np.ndarray:
 @settings(max_examples=60, deadline=None)
 def test_contributions_sum_to_the_logit(taps: list[tuple[int, str]], classes: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    maps = [np.maximum(generator.normal(size=(2, side, side, 5)), 0).astype(np.float32) for side, _ in taps]
+    values = [np.maximum(generator.normal(size=(2, side, side, 5)), 0).astype(np.float32) for side, _ in taps]
     pooling = [kind for _, kind in taps]
     kernel = generator.normal(size=(5 * len(taps), classes)).astype(np.float32)
-    parts = attribution.contributions(maps, kernel, pooling)
+    parts = attribution.contributions(values, kernel, pooling)
     side = min(max(side for side, _ in taps), attribution.MOST_CELLS)
     assert parts.shape == (2, side, side, classes)
-    np.testing.assert_allclose(parts.sum(axis=(1, 2)), pooled(maps, pooling) @ kernel, atol=1e-4)
+    np.testing.assert_allclose(parts.sum(axis=(1, 2)), pooled(values, pooling) @ kernel, atol=1e-4)
     single = attribution.contributions(maps, kernel[:, 0], pooling)
     np.testing.assert_allclose(single, parts[..., 0], atol=1e-5)
 
@@ -60,13 +59,13 @@ def test_cells_get_what_they_caused() -> None:
 
 def check(model: keras.Model) -> None:
     """Compare the contributions of a joined model with its logits."""
-    taps = attribution.tap_maps(model)
+    taps = maps.tap_maps(model)
     size, logits = model.input_shape[1], model.get_layer("logits")
-    outputs = keras.Model(model.input, [logits.output, *[values for values, _ in taps]])
+    outputs = keras.Model(model.input, [logits.output, *[tensor for tensor, _ in taps]])
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    scores, *maps = (np.asarray(output, np.float32) for output in outputs(pixels))
+    scores, *values = (np.asarray(output, np.float32) for output in outputs(pixels))
     kernel, bias = logits.get_weights()
-    parts = attribution.contributions(maps, kernel, [kind for _, kind in taps])
+    parts = attribution.contributions(values, kernel, [kind for _, kind in taps])
     np.testing.assert_allclose(parts.sum(axis=(1, 2)) + bias, scores, atol=1e-4)
 
 
@@ -79,11 +78,10 @@ def joined(name: str, taps: tuple[str, ...], classes: int = 2) -> keras.Model:
     features = np.asarray(backbone(pixels))
     deviation = np.where(features.std(axis=0) > 0, features.std(axis=0), 1)
     standardisation = Standardisation(features.mean(axis=0), deviation)
-    head = build_head(standardisation, classes=classes, dropout=0.0)
     width = features.shape[1]
     kernel = np.random.default_rng(2).normal(0, 3 / np.sqrt(width), (width, classes)).astype(np.float32)
-    head.get_layer("logits").set_weights([kernel, np.ones(classes, np.float32)])
-    return join_model(backbone, head, standardisation, temperature=1.3)
+    head = Linear(standardisation, kernel, np.ones(classes, np.float32))
+    return join_model(backbone, head, temperature=1.3)
 
 
 def test_a_joined_model_with_taps() -> None:
@@ -103,7 +101,7 @@ def test_features_that_are_not_pooled_have_no_maps(tmp_path: Path) -> None:
     features = keras.layers.Dense(4, name="features")(flat)
     scores = keras.layers.Dense(2, name="logits")(features)
     model = keras.Model(inputs, keras.layers.Softmax()(scores))
-    assert attribution.tap_maps(model) == []
+    assert maps.tap_maps(model) == []
     saved.save_model(tmp_path / "model", model, darkness.BUNDLE, {})
     result = Inspector(tmp_path / "model", engine="tensorflow").inspect(darkness.wall(100, 70, []))
     assert result.heat_map.shape == (70, 100)
@@ -141,3 +139,33 @@ def test_a_heat_map_shows_where_in_a_tile(tmp_path: Path) -> None:
     (region,) = result.regions
     assert (region.y, region.width) == (0, darkness.PATCH_PX)
     assert region.height == pytest.approx(20, abs=2)
+
+
+@pytest.mark.parametrize("taps", [1, 2])
+def test_class_maps_show_what_each_place_adds_to_the_score(taps: int, tmp_path: Path) -> None:
+    """Against the weighed maps, worked out by hand; places of a coarse map cover several of the finest."""
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((16, 16, 3), dtype="uint8")
+    fine = keras.layers.Conv2D(5, 3, padding="same", activation="relu")(keras.layers.Rescaling(1 / 255)(pixels))
+    coarse = keras.layers.Conv2D(4, 3, strides=4, padding="same", activation="relu")(fine)
+    if taps == 1:
+        features = keras.layers.GlobalAveragePooling2D(name="features")(coarse)
+    else:
+        pooled = [keras.layers.GlobalMaxPooling2D()(fine), keras.layers.GlobalAveragePooling2D()(coarse)]
+        features = keras.layers.Concatenate(name="features")(pooled)
+    scores = keras.layers.Dense(2, name="logits")(features)
+    model = keras.Model(pixels, keras.layers.Softmax()(scores))
+    saved.save_model(tmp_path, model, darkness.BUNDLE, {})
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    found = attribution.class_maps(tmp_path, images, np.array([0, 1, 1]), engine="tensorflow")
+    assert found is not None
+    kernel = model.get_layer("logits").get_weights()[0]
+    outputs = [np.asarray(part) for part in keras.Model(pixels, [fine, coarse])(images)]
+    for number, index in enumerate((0, 1, 1)):
+        weights = kernel[:, index] - kernel[:, 1 - index]
+        expected = outputs[1][number] @ weights[-4:]
+        if taps == 2:
+            expected = outputs[0][number] @ weights[:5] + np.kron(expected, np.ones((4, 4)))
+        expected = np.maximum(expected, 0)
+        np.testing.assert_allclose(found[number], expected / max(expected.max(), 1e-12), atol=1e-4)
+    assert found.max() == 1

@@ -13,8 +13,7 @@ from PIL import Image
 
 import hairline
 from hairline import config
-from hairline.evaluation import gradcam
-from hairline.model import saved
+from hairline.model import maps, saved
 from hairline.model.familiarity import Distance
 from hairline.system.process import Process
 from hairline.training import train as experiment
@@ -61,7 +60,7 @@ def test_taps_run_from_features_to_the_saved_model_and_its_figures(base: Path) -
     assert bundle.backbone["taps"].split() == list(TAPS)
     model = saved.load_model(base / "model", bundle)
     assert model.get_layer("features").output.shape[-1] == saved.read_statistics(base / "model")["mean"].size
-    assert len(gradcam.pooled_maps(model)) == 2
+    assert [kind for _, kind in maps.tap_maps(model)] == ["max", "average"]
     assert (base / "figures" / "gradcam.png").is_file()
     assert json.loads((base / "metrics.json").read_text())["parity_difference"] <= 1e-4
     predictions = pd.read_csv(base / "predictions.csv")

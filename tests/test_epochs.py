@@ -13,7 +13,7 @@ import tensorflow as tf
 from hairline.data import pipeline
 from hairline.model import optimizers
 from hairline.model.features import Features
-from hairline.model.head import Standardisation, build_head, compute_logits
+from hairline.model.head import Standardisation, build_head, compute_outputs
 from hairline.model.predictions import probabilities
 from hairline.system import tensorflow
 from hairline.training import epochs
@@ -63,14 +63,14 @@ def test_it_learns_and_says_what_it_measured() -> None:
     assert list(history.columns) == ["phase", "epoch", *measured]
     assert list(history["epoch"]) == seen == [1, 2, 3, 4, 5]
     assert history["val_loss"].iloc[-1] < history["val_loss"].iloc[0]
-    scores = probabilities(compute_logits(head, FEATURES.rows(VAL)))
+    scores = probabilities(compute_outputs(head, FEATURES.rows(VAL)))
     found = -np.log(scores[np.arange(50), LABELS[VAL]]).mean()
     assert found == pytest.approx(history["val_loss"].min(), rel=1e-5)  # the best epoch's weights were kept
 
 
 def test_best_or_last_epoch_is_kept() -> None:
     def val_loss(head: keras.Model) -> float:
-        scores = probabilities(compute_logits(head, FEATURES.rows(VAL)))
+        scores = probabilities(compute_outputs(head, FEATURES.rows(VAL)))
         return float(-np.log(scores[np.arange(50), LABELS[VAL]]).mean())
 
     wild = {"learning_rate": 1.5, "epochs": 7}
@@ -145,7 +145,7 @@ def test_balanced_weights_help_the_rare_class() -> None:
     for balanced in (False, True):
         weights = epochs.class_weights(LABELS[rare], 2).astype(np.float32) if balanced else None
         head, _ = fit(train=rare, val=np.arange(200), epochs=10, keep="last", weights=weights)
-        scores = probabilities(compute_logits(head, FEATURES.rows(np.flatnonzero(LABELS == 1))))
+        scores = probabilities(compute_outputs(head, FEATURES.rows(np.flatnonzero(LABELS == 1))))
         heads[balanced] = scores[:, 1].mean()
     assert heads[True] > heads[False] + 0.01
 
@@ -154,7 +154,7 @@ def test_balanced_weights_help_the_rare_class() -> None:
 def test_label_smoothing_keeps_probabilities_from_the_ends() -> None:
     settings = {"epochs": 12, "learning_rate": 0.3, "keep": "last"}
     sharp, soft = (
-        probabilities(compute_logits(fit(**settings, label_smoothing=amount)[0], FEATURES.rows(TRAIN))).max()
+        probabilities(compute_outputs(fit(**settings, label_smoothing=amount)[0], FEATURES.rows(TRAIN))).max()
         for amount in (0.0, 0.3)
     )
     assert soft < sharp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hairline import config
 from hairline.config import arguments
 from hairline.data import manifest, sources
 from hairline.evaluation import galleries, leaks
-from hairline.model import saved
+from hairline.model import attribution
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
 from hairline.model.structure import Block
@@ -58,7 +59,7 @@ def test_predictions_are_drawn(listed: pd.DataFrame, positive: int | None, tmp_p
         image_size=darkness.IMAGE_SIZE,
         title="line\nbreak",
         seed=0,
-        model=lambda: saved.load_model(folder, saved.read_bundle(folder)),
+        heat_maps=functools.partial(attribution.class_maps, folder),
     )
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
     expected = {"confusion_matrix", "reliability", "predictions", "errors", "gradcam"}

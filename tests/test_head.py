@@ -7,7 +7,7 @@ import pytest
 
 from hairline.model import backbones
 from hairline.model.features import Features
-from hairline.model.head import Standardisation, build_head, compute_logits, join_model
+from hairline.model.head import Linear, Standardisation, build_head, compute_outputs, join_model
 from hairline.model.predictions import probabilities
 
 
@@ -31,9 +31,11 @@ def test_joined_model_equals_the_feature_path(
             np.array([0.3, -0.2, 0.0], np.float32),
         ]
     )
-    expected = probabilities(compute_logits(head, features), temperature)
+    linear = Linear.of(standardisation, head)
+    expected = probabilities(linear.logits(features), temperature)
+    np.testing.assert_allclose(linear.logits(features), compute_outputs(head, features), rtol=1e-4, atol=1e-4)
     assert expected.std(axis=0).max() > 0.05  # the test would pass with constant outputs otherwise
-    joined = join_model(backbone, head, standardisation, temperature)
+    joined = join_model(backbone, linear, temperature)
     np.testing.assert_allclose(np.asarray(joined(pixels, training=False)), expected, atol=1e-4)
     assert [layer.name for layer in joined.layers[-3:]] == ["features", "logits", "probabilities"]
     assert joined.input.dtype == "uint8"

@@ -12,7 +12,7 @@ from PIL import Image
 from hairline.evaluation import figures
 from hairline.model import backbones, structure
 from hairline.model.cut import unfreeze
-from hairline.model.head import Standardisation, build_head, join_model
+from hairline.model.head import Linear, Standardisation, join_model
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,8 @@ def test_fine_tuned_layers_are_trained_and_begin_a_block() -> None:
 def joined(backbone: keras.Model) -> keras.Model:
     width = backbone.output_shape[1]
     unit = Standardisation(np.zeros(width, np.float32), np.ones(width, np.float32))
-    return join_model(backbone, build_head(unit, classes=2, dropout=0.0), unit)
+    head = Linear(unit, np.zeros((width, 2), np.float32), np.zeros(2, np.float32))
+    return join_model(backbone, head)
 
 
 def test_the_figure_shows_every_block(small: keras.Model, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ data are reported first.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -21,7 +22,7 @@ from hairline.config import Data, Evaluate, FeatureSettings, Split, arguments
 from hairline.data import classes, manifest, prepare
 from hairline.evaluation import intervals
 from hairline.evaluation.metrics import interval_of, measure
-from hairline.model import card, saved
+from hairline.model import attribution, card, saved
 from hairline.model.familiarity import LEAST_SET, Distance
 from hairline.model.predictions import Predictions, predictions_table
 from hairline.system import cache, files, tensorflow
@@ -29,6 +30,7 @@ from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
     from hairline.model.decision import Decision
+    from hairline.model.engine import EngineName
     from hairline.model.features import Features
 
 log = logging.getLogger(__name__)
@@ -76,8 +78,11 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         tags={"evaluated": config.run},
         directory=directory,
     ) as run:
-        tensorflow.prepare(precision="float32", threads=config.runtime.threads, deterministic=True, seed=config.seed)
         parts = saved.Parts(folder)
+        if parts.recipe(config.features.engine).engine == "tensorflow":
+            tensorflow.prepare(
+                precision="float32", threads=config.runtime.threads, deterministic=True, seed=config.seed
+            )
         features = compute_features(parts, table, config.features, threads=config.runtime.threads)
         cache.evict(config.cache.max_gigabytes)
         (kernel, bias), adaptation = parts.dense, {}
@@ -111,7 +116,8 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         if len(rejected):
             manifest.write(rejected, directory / "rejected.csv")
         if config.report.level == "full" and results["test_images"]:
-            draw(predictions, bundle, table, directory, folder=folder, title=name, seed=config.seed)
+            engine = config.features.engine
+            draw(predictions, bundle, table, directory, folder=folder, title=name, seed=config.seed, engine=engine)
         description = {
             "run": config.run,
             "data": name,
@@ -213,6 +219,7 @@ def compute_features(
         table["sha256"].tolist(),
         parts.recipe(settings.engine),
         lambda: parts.backbone,
+        converted=parts.converted,
         keep=settings.keep,
         threads=threads,
     )
@@ -281,6 +288,7 @@ def draw(
     folder: Path,
     title: str,
     seed: int,
+    engine: EngineName,
 ) -> None:
     """Draw the figures of the images the model has not seen."""
     from hairline.evaluation import galleries
@@ -293,7 +301,7 @@ def draw(
         image_size=bundle.image_size,
         title=title,
         seed=seed,
-        model=lambda: saved.load_model(folder, bundle),
+        heat_maps=functools.partial(attribution.class_maps, folder, engine=engine),
     )
 
 

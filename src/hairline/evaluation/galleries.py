@@ -23,12 +23,12 @@ from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
 
 if TYPE_CHECKING:
-    import keras
-
     from hairline.evaluation.leaks import Leaks
     from hairline.model.structure import Block
 
 log = logging.getLogger(__name__)
+
+HeatMaps = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32] | None]
 
 _IMAGES, _PAIRS, _MAPS = 24, 12, 12
 
@@ -80,7 +80,7 @@ def draw_predictions(
     image_size: int,
     title: str,
     seed: int,
-    model: Callable[[], keras.Model],
+    heat_maps: HeatMaps,
 ) -> None:
     """Draw confusion matrix, ranking, scores, calibration, predictions, the worst errors, and Grad-CAM.
 
@@ -92,7 +92,8 @@ def draw_predictions(
         image_size: Side of the model's input, pixels.
         title: Name of the images.
         seed: Chooses the images.
-        model: Loads the saved model, for Grad-CAM.
+        heat_maps: From pixels uint8 [n, height, width, 3] and the answers int64 [n] to what speaks for them, float32
+            [n, rows, columns] from 0 to 1; None if the model has no maps.
     """
     title, labels, names = printable(title), predictions.labels, predictions.class_names
     probabilities = predictions.probabilities(decision.temperature)
@@ -135,9 +136,11 @@ def draw_predictions(
 
     picked = errors_and_others(labels, answers, probabilities, count=_MAPS, seed=seed)
     pixels = decoded(picked)
-    overlays = heat_overlays(model(), pixels, answers[picked])
-    if overlays is not None:
-        pairs = np.concatenate([pixels, overlays], axis=2)
+    heat = heat_maps(pixels, answers[picked])
+    if heat is None:
+        log.warning("WARNING: gradcam.png is not drawn: the model's features are not pooled maps")
+    else:
+        pairs = np.concatenate([pixels, heat_overlays(pixels, heat)], axis=2)
         heat_title = "Evidence for the answer (Grad-CAM: the brighter, the more)"
         figures.save(gallery(picked, answers, heat_title, pairs, columns=3), folder / "gradcam.png")
 
@@ -170,17 +173,8 @@ def worst_of_each_cell(
     return np.array(picked, np.int64)
 
 
-def heat_overlays(
-    model: keras.Model, pixels: NDArray[np.uint8], answers: NDArray[np.int64]
-) -> NDArray[np.uint8] | None:
-    """Lay Grad-CAM heat maps over images, uint8 [n, height, width, 3]; None if the model has no spatial layer."""
-    from hairline.evaluation import gradcam
-
-    try:
-        heat = gradcam.heat_maps(model, pixels, answers)
-    except gradcam.NoMapError as error:
-        log.warning("WARNING: gradcam.png is not drawn: %s", error)
-        return None
+def heat_overlays(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Lay heat maps [n, rows, columns] over images, uint8 [n, height, width, 3]."""
     overlays = []
     for image, one in zip(pixels, heat, strict=True):
         smooth = Image.fromarray(one).resize(image.shape[1::-1], Image.Resampling.BICUBIC)

@@ -19,7 +19,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from hairline.model.decision import describe_groups
+from hairline.model.decision import FEW_GROUPS, describe_groups
 
 RESAMPLES = 1000
 Z = 1.959963984540054  # 97.5th percentile of the standard normal distribution
@@ -155,13 +155,17 @@ def of_contributions(
     count = len(np.unique(groups))
     squares, fourths = (deviations**2).sum(), (deviations**4).sum()
     if value <= 0 or value >= 1 or squares == 0 or fewest < 2:
-        return Interval(*wilson(value * fewest, fewest), fewest)
+        return _of_cases(value, fewest)
     wrong = len(np.unique(groups[missed]))
-    variance = max(squares * count / (count - 1), value * (1 - value) / (fewest * (1 + wrong) ** 2))
-    quantile = student.ppf(0.975, np.clip(_freedom(squares, fourths, count), 1, fewest - 1))
-    half = quantile * np.sqrt(variance) / (value * (1 - value))
-    low, high = expit(logit(value) - half), expit(logit(value) + half)
-    return Interval(float(low), float(high), fewest)
+    seen, least = squares * count / (count - 1), value * (1 - value) / (fewest * (1 + wrong) ** 2)
+    if seen > least:
+        quantile = student.ppf(0.975, np.clip(_freedom(squares, fourths, count), 1, fewest - 1))
+        half = quantile * np.sqrt(seen) / (value * (1 - value))
+        low, high = expit(logit(value) - half), expit(logit(value) + half)
+    else:
+        low, high = _score(np.float64(value), np.float64(fewest * (1 + wrong) ** 2), _quantile(fewest))
+    widest = _score(np.float64(value), np.float64(fewest), _quantile(fewest))
+    return Interval(float(max(low, widest[0])), float(min(high, widest[1])), fewest)
 
 
 def of_resamples(value: float, drawn: NDArray[np.float64], groups: int) -> Interval:
@@ -178,7 +182,7 @@ def of_resamples(value: float, drawn: NDArray[np.float64], groups: int) -> Inter
     # Resamples of n groups vary by the share (n - 1) / n of what samples of n groups do.
     variance = defined.var() * groups / max(groups - 1, 1)
     if variance == 0 or value in (0, 1):  # a perfect result, or one group: nothing can vary
-        return Interval(*wilson(value * groups, groups), groups)
+        return _of_cases(value, groups)
     low, high = _score(np.float64(value), value * (1 - value) / variance, _quantile(groups))
     return Interval(float(low), float(high), groups)
 
@@ -249,7 +253,8 @@ def _of_deviations(
     The effective number of cases is `cases` over the design effect (Kish 1965, *Survey sampling*, 8.2): the variance
     over groups relative to that of independent cases, at least 1. How well the excess over 1 is known depends on how
     many groups deviate, which Student's quantile corrects for. Few groups with errors say little about how errors
-    cluster: with none the effective number is that of the groups, and it rises with the square of their number.
+    cluster: with none the effective number is that of the groups, and it rises with the square of their number. The
+    interval is never wider than if each group were one case.
 
     Args:
         share: The ratio.
@@ -259,17 +264,31 @@ def _of_deviations(
         fourths: Sum of the same to the 4th power.
         divided: Number of groups with a miss, or with a hit if those are fewer.
     """
-    if cases == groups:  # every group is one case
-        return _score(np.asarray(share, np.float64), np.asarray(cases, np.float64), Z)
-    if groups == 1:
-        return _score(np.asarray(share, np.float64), np.float64(1), Z)
+    share = np.asarray(share, np.float64)
+    few = _small_sample(groups)
+    widest = _score(share, np.float64(groups), few)
+    if groups in (1, cases):  # every group is one case
+        return widest
     with np.errstate(divide="ignore", invalid="ignore"):
-        effect = groups / (groups - 1) * squares / (cases * share * (1 - share))
-        effect = np.fmax(np.fmax(effect, cases / groups / (1 + divided) ** 2), 1.0)
+        seen = groups / (groups - 1) * squares / (cases * share * (1 - share))
+        least = cases / groups / (1 + divided) ** 2
+        effect = np.fmax(np.fmax(seen, least), 1.0)
         freedom = _freedom(squares, fourths, groups) * effect / (effect - 1)
     freedom = np.clip(np.where(freedom > 0, freedom, np.inf), 1, groups - 1)
-    quantile = np.where(np.asarray(divided) > 0, student.ppf(0.975, freedom), Z)
-    return _score(np.asarray(share, np.float64), cases / effect, quantile)
+    quantile = np.where(seen > least, student.ppf(0.975, freedom), few)
+    low, high = _score(share, cases / effect, quantile)
+    return np.maximum(low, widest[0]), np.minimum(high, widest[1])
+
+
+def _of_cases(value: float, groups: int) -> Interval:
+    """Return the interval of a share of groups, each of which is one case."""
+    low, high = _score(np.float64(value), np.float64(groups), _small_sample(groups))
+    return Interval(float(low), float(high), groups)
+
+
+def _small_sample(groups: int) -> float:
+    """Return the quantile of Wilson's interval over groups: Student's where they are few."""
+    return Z if groups >= FEW_GROUPS or groups == 1 else _quantile(groups)
 
 
 def _score(

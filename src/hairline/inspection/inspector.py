@@ -20,8 +20,8 @@ from scipy.special import expit, logit, logsumexp, softmax
 from hairline import tracking
 from hairline.config import commands
 from hairline.data import classes, images
-from hairline.inspection import attribution, tiles, traces
-from hairline.model import saved, surface
+from hairline.inspection import tiles, traces
+from hairline.model import attribution, saved, surface
 from hairline.model.decision import CANNOT_TELL
 from hairline.model.engine import EngineName, Pool
 from hairline.model.familiarity import Distance
@@ -251,27 +251,25 @@ class Inspector:
             return images.resize(picture, self.bundle.image_size, corners[row])
 
         outputs = np.concatenate([block for _, block in self.run_engine(tile, len(grid))])
-        width, classes = len(self._layer[0]), len(self.bundle.class_names)
-        features, probabilities, log_odds = np.split(outputs, [width, width + classes], axis=1)
-        if self.adapted_to is not None:
-            kernel, bias = self._layer
-            probabilities = softmax(features @ kernel + bias, axis=1)
+        kernel, bias = self._layer
+        features, log_odds = np.split(outputs, [len(kernel)], axis=1)
+        probabilities = softmax(features @ kernel + bias, axis=1)
         side = math.isqrt(log_odds.shape[1])
         return grid, features, log_odds.reshape(len(grid), side, side), probabilities
 
     def _reduce(self, outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return features, probabilities and the cells' log odds of a batch in one array, without its large maps."""
-        both, *maps = outputs
+        """Return features and the cells' log odds of a batch in one array, without its large maps."""
+        features, *maps = outputs
         kernel, bias = self._layer
         if maps:
             scores = attribution.responses(maps, kernel, bias)
         else:  # features that are no pooled maps: every cell is as its tile
-            whole = both[:, : len(kernel)] @ kernel + bias
-            scores = np.broadcast_to(whole[:, None, None], (len(both), _CELLS, _CELLS, len(bias)))
+            whole = features @ kernel + bias
+            scores = np.broadcast_to(whole[:, None, None], (len(features), _CELLS, _CELLS, len(bias)))
         positive = self.bundle.class_names.index(self.positive)
         others = np.delete(scores, positive, axis=-1)
         rest = others[..., 0] if others.shape[-1] == 1 else logsumexp(others, axis=-1)
-        return np.concatenate([both, (scores[..., positive] - rest).reshape(len(both), -1)], axis=1)
+        return np.concatenate([features, (scores[..., positive] - rest).reshape(len(features), -1)], axis=1)
 
     def _decide(self, probabilities: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.object_]:
         """Return the class of each cell, or "cannot tell" [rows, columns].

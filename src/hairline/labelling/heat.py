@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hairline.data import images
-from hairline.inspection import attribution
 from hairline.labelling.learner import Layer
 from hairline.labelling.pictures import Pictures
 from hairline.labelling.pool import Pool
+from hairline.model import attribution
 from hairline.model.engine import Reduce, Run
 from hairline.system.errors import HairlineError
 

@@ -16,7 +16,7 @@ import uvicorn
 from hairline import tracking
 from hairline.config import Label, commands
 from hairline.data import labels, manifest
-from hairline.inspection import attribution, predict
+from hairline.inspection import predict
 from hairline.labelling import pool as pools
 from hairline.labelling import server
 from hairline.labelling.heat import HeatMaps
@@ -24,7 +24,7 @@ from hairline.labelling.learner import Layer
 from hairline.labelling.pictures import Pictures
 from hairline.labelling.pool import Pool
 from hairline.labelling.session import Session
-from hairline.model import saved
+from hairline.model import attribution, saved
 from hairline.system import cache, files
 from hairline.system.errors import HairlineError
 
@@ -119,6 +119,7 @@ def compute_pool(config: Label, parts: saved.Parts, photos: list[Path]) -> Pool:
         photos,
         parts.recipe(config.features.engine),
         lambda: parts.backbone,
+        converted=parts.converted,
         tile_px=tile_px,
         threads=config.runtime.threads,
     )

@@ -56,6 +56,7 @@ def compute(
     backbone: Callable[[], keras.Model],
     *,
     tile_px: int,
+    converted: Path | None = None,
     threads: int | None = None,
 ) -> tuple[Pool, dict[str, str]]:
     """Divide photos into tiles and return them with their features; compute features that are not cached.
@@ -65,6 +66,7 @@ def compute(
         recipe: How the features are computed.
         backbone: Builds the model; called only if the engine needs it.
         tile_px: Side of a tile, in pixels of the photo.
+        converted: The converted model, where a saved model holds it.
         threads: CPU threads; None for all cores.
 
     Returns:
@@ -83,10 +85,10 @@ def compute(
     photo = np.repeat(np.arange(len(paths)), [len(part) for part in boxes])
     joined = np.concatenate([np.empty((0, 4), np.int64), *boxes])
     try:
-        features = _features(paths, digests, photo, joined, recipe, backbone, threads)
+        features = _features(paths, digests, photo, joined, recipe, backbone, converted, threads)
     except ConversionError:
         other = replace(recipe, engine="tensorflow")
-        features = _features(paths, digests, photo, joined, other, backbone, threads)
+        features = _features(paths, digests, photo, joined, other, backbone, converted, threads)
     return Pool(paths, sizes, photo, joined, features), problems
 
 
@@ -97,6 +99,7 @@ def _features(
     boxes: NDArray[np.int64],
     recipe: Recipe,
     backbone: Callable[[], keras.Model],
+    converted: Path | None,
     threads: int | None,
 ) -> NDArray[np.float32]:
     """Return the features of tiles, float32 [n, width]; a stopped pass resumes from the last shard."""
@@ -114,7 +117,12 @@ def _features(
                 return images.resize(decoded(int(photo[row])), recipe.image_size, (x, y, x + width, y + height))
 
             run = prepare_engine(
-                recipe.engine, backbone, recipe.model_key(), image_size=recipe.image_size, threads=threads
+                recipe.engine,
+                backbone,
+                recipe.model_key(),
+                image_size=recipe.image_size,
+                converted=converted,
+                threads=threads,
             )
             shard: list[NDArray[np.float32]] = []
             done = waiting = 0

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 
+from hairline.model.maps import with_maps
 from hairline.system import cache, files, tensorflow
 from hairline.system.errors import HairlineError
 
@@ -95,22 +96,25 @@ def prepare_engine(
     key: str,
     *,
     image_size: int,
+    converted: Path | None = None,
+    maps: bool = False,
     threads: int | None = None,
     pool: Pool | None = None,
     reduce: Reduce = lambda outputs: outputs[0],
 ) -> Run:
-    """Load a model into an engine, converting it if necessary.
+    """Load a network into an engine, converting it if necessary.
 
     Args:
         engine: From `choose_engine`.
-        model: Builds a model from uint8 RGB to float32 [batch, width], or to several outputs; called only if the engine
-            needs it.
-        key: Identifies the model with its weights and size; the converted model is cached under it.
+        model: Builds the network, from uint8 RGB to its layer `features`; called only if the engine needs it.
+        key: Identifies the network with its weights and size; the converted network is cached under it.
         image_size: Input side in pixels.
+        converted: The converted network, where a saved model holds it.
+        maps: Compute the maps that are pooled into the features, too.
         threads: CPU threads; None for all cores.
         pool: Threads to use; None for threads of each call's own.
-        reduce: Computes a batch's results, float32 [images, width], from the model's outputs, in the thread that ran
-            it: large outputs need not be kept.
+        reduce: Computes a batch's results, float32 [images, width], in the thread that ran it, from features and maps:
+            the large maps need not be kept.
 
     Returns:
         A thread-safe function of `decode` and `count`. `decode(i)` returns image i of `count` as uint8 [image_size,
@@ -122,9 +126,10 @@ def prepare_engine(
     """
     workers = threads or os.cpu_count() or 1
     if engine == "litert":
-        use = cache.use(converted_file(key))
-        return _LiteRT(convert(model, key), image_size, workers, pool, use, reduce)
-    return _TensorFlow(model(), workers, pool, reduce)
+        use = cache.use(converted_file(key)) if converted is None else None
+        file = convert(model, key) if converted is None else converted
+        return _LiteRT(file, image_size, workers, pool, use, reduce, maps)
+    return _TensorFlow(with_maps(model()) if maps else model(), workers, pool, reduce)
 
 
 class _LiteRT:
@@ -135,13 +140,13 @@ class _LiteRT:
     """
 
     def __init__(
-        self, model: Path, image_size: int, workers: int, pool: Pool | None, use: object, reduce: Reduce
+        self, model: Path, image_size: int, workers: int, pool: Pool | None, use: object, reduce: Reduce, maps: bool
     ) -> None:
         self._pool, self._use, self._reduce = pool, use, reduce
         self._idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
         self._workers = workers + 1
         for _ in range(self._workers):
-            self._idle.put(_Interpreter(image_size, model_path=str(model)))
+            self._idle.put(_Interpreter(image_size, maps=maps, model_path=str(model)))
 
     def __call__(self, decode: Decode, count: int) -> Iterator[tuple[int, np.ndarray]]:
         def infer(start: int) -> tuple[int, np.ndarray]:
@@ -159,7 +164,7 @@ class _LiteRT:
 class _Interpreter:
     """A LiteRT interpreter with one thread and a fixed batch size."""
 
-    def __init__(self, image_size: int, **model: Any) -> None:
+    def __init__(self, image_size: int, *, maps: bool, **model: Any) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         with tensorflow.quiet():
@@ -169,7 +174,8 @@ class _Interpreter:
             self._interpreter.allocate_tensors()
         # The converter calls a model's outputs Identity, Identity_1, Identity_2, ... and lists them in any order.
         outputs = {detail["name"]: detail["index"] for detail in self._interpreter.get_output_details()}
-        self._outputs = [outputs[name] for name in sorted(outputs, key=lambda name: (len(name), name))]
+        names = sorted(outputs, key=lambda name: (len(name), name))
+        self._outputs = [outputs[name] for name in (names if maps else names[:1])]
         self._pixels = np.zeros((LITERT_BATCH, image_size, image_size, 3), np.uint8)
 
     def run(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -303,11 +309,13 @@ def _ordered(
 def converted_file(key: str) -> Path:
     """Return the place of a converted model in the cache; another version of the engine converts it again."""
     digest = hashlib.sha256(engine_versions("litert").encode()).hexdigest()[:8]
-    return cache.folder("litert") / f"{key}-{digest}.tflite"
+    return cache.folder("litert") / f"{key}-maps-{digest}.tflite"
 
 
 def convert(build: Callable[[], keras.Model], key: str) -> Path:
-    """Return a model as a LiteRT file, converted and checked once, then cached as `converted_file`.
+    """Return a network as a LiteRT file, converted and checked once, then cached as `converted_file`.
+
+    The file computes the maps that are pooled, too (`with_maps`): one conversion serves features and heat maps.
 
     Raises:
         ConversionError: If the model does not convert.
@@ -321,7 +329,7 @@ def convert(build: Callable[[], keras.Model], key: str) -> Path:
 
     log.info("converting the model to LiteRT (once)")
     with tensorflow.quiet():  # without a GPU, TensorFlow prints an error when it looks for one
-        model = build()
+        model = with_maps(build())
     logger = logging.getLogger("tensorflow")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -349,9 +357,8 @@ def _check_outputs(content: bytes, image_size: int, model: Callable[[np.ndarray]
     contrast = np.array([1, 0.5, 0.2, 0.05]).reshape(-1, 1, 1, 1)
     noise = np.random.default_rng(0).integers(-128, 128, (LITERT_BATCH, image_size, image_size, 3))
     pixels = (128 + noise * contrast).astype(np.uint8)
-    outputs, expected = _Interpreter(image_size, model_content=content).run(pixels), model(pixels)
-    expected = expected if isinstance(expected, list | tuple) else [expected]
-    for output, tensor in zip(outputs, map(np.asarray, expected), strict=True):
+    outputs = _Interpreter(image_size, maps=True, model_content=content).run(pixels)
+    for output, tensor in zip(outputs, map(np.asarray, model(pixels)), strict=True):
         difference, scale = np.abs(output - tensor).max(), np.abs(tensor).max()
         if not difference <= 1e-4 * scale:
             raise EngineError(

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -136,6 +137,7 @@ def compute(
     recipe: Recipe,
     backbone: Callable[[], keras.Model],
     *,
+    converted: Path | None = None,
     keep: bool = True,
     threads: int | None = None,
     label: str = "features",
@@ -148,6 +150,7 @@ def compute(
         digests: sha256 of each file.
         recipe: How the features are computed.
         backbone: Builds the model; called only if the engine needs it.
+        converted: The converted model, where a saved model holds it.
         keep: Read from and write to the cache.
         threads: CPU threads; None for all cores.
         label: Caption of the progress bar.
@@ -176,7 +179,14 @@ def compute(
             image = read(row) if decoded is None else decoded.get(row, functools.partial(read, row))
             return draw(image, digests[row], recipe) if recipe.view else image
 
-        run = prepare_engine(recipe.engine, backbone, recipe.model_key(), image_size=recipe.image_size, threads=threads)
+        run = prepare_engine(
+            recipe.engine,
+            backbone,
+            recipe.model_key(),
+            image_size=recipe.image_size,
+            converted=converted,
+            threads=threads,
+        )
         with progress.bar(len(rows), label, "img") as bar:
             for _, block in run(pixels, len(rows)):
                 yield block

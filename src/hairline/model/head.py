@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from hairline.model.features import Features
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,38 @@ class Standardisation:
         return cls((origin + mean).astype(np.float32), np.where(constant, 1.0, deviation).astype(np.float32))
 
 
+@dataclass(frozen=True)
+class Linear:
+    """A trained head: features are standardised, then multiplied by a kernel.
+
+    Attributes:
+        standardisation: Mean and deviation of the features.
+        kernel: float32 [width, classes].
+        bias: float32 [classes].
+    """
+
+    standardisation: Standardisation
+    kernel: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, standardisation: Standardisation, head: keras.Model) -> Linear:
+        """Return the weights of a Keras model from `build_head`."""
+        return cls(standardisation, *head.get_layer("logits").get_weights())
+
+    def logits(self, features: Features) -> NDArray[np.float32]:
+        """Return the logits, float32 [n, classes]."""
+        mean, deviation = self.standardisation.mean, self.standardisation.deviation
+        return np.concatenate([((block - mean) / deviation) @ self.kernel + self.bias for block in features.blocks()])
+
+    def folded(self, temperature: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return kernel and bias from features to logits over the temperature, with the standardisation folded in."""
+        # float64: folding multiplies numbers of very different size, such as 1e12 and 1e-12.
+        kernel = self.kernel.astype(np.float64) / self.standardisation.deviation.astype(np.float64)[:, None]
+        bias = self.bias - self.standardisation.mean.astype(np.float64) @ kernel
+        return (kernel / temperature).astype(np.float32), (bias / temperature).astype(np.float32)
+
+
 def build_head(standardisation: Standardisation, *, classes: int, dropout: float) -> keras.Model:
     """Build the trainable head: standardisation, dropout, one dense layer.
 
@@ -54,6 +89,8 @@ def build_head(standardisation: Standardisation, *, classes: int, dropout: float
     Returns:
         A model from float32 [batch, width] to logits float32 [batch, classes].
     """
+    import keras
+
     scale = 1.0 / standardisation.deviation
     inputs = keras.Input((len(scale),), name="features")
     hidden = keras.layers.Rescaling(scale, offset=-standardisation.mean * scale, dtype="float32")(inputs)
@@ -64,33 +101,28 @@ def build_head(standardisation: Standardisation, *, classes: int, dropout: float
     return keras.Model(inputs, logits, name="head")
 
 
-def compute_logits(head: keras.Model, features: Features) -> np.ndarray:
-    """Return the head's logits, float32 [n, classes]."""
-    return np.concatenate([np.asarray(head(block, training=False)) for block in features.blocks()])
+def compute_outputs(model: keras.Model, inputs: Features) -> NDArray[np.float32]:
+    """Return the outputs of a model on the outputs of a frozen network, float32 [n, classes]."""
+    return np.concatenate([np.asarray(model(block, training=False)) for block in inputs.blocks()])
 
 
-def join_model(
-    backbone: keras.Model, head: keras.Model, standardisation: Standardisation, temperature: float = 1.0
-) -> keras.Model:
+def join_model(backbone: keras.Model, head: Linear, temperature: float = 1.0) -> keras.Model:
     """Join backbone and head into one flat model, with standardisation and temperature folded into the dense layer.
 
     Args:
         backbone: Model from uint8 RGB to the layer `features`.
         head: Trained head.
-        standardisation: The one the head was built with.
         temperature: Divisor of the logits.
 
     Returns:
         A model from uint8 [batch, height, width, 3] RGB to probabilities float32 [batch, classes], with the layers
         `features`, `logits` and `probabilities`.
     """
-    # float64: folding multiplies numbers of very different size, such as 1e12 and 1e-12.
-    kernel, bias = (np.asarray(weight, np.float64) for weight in head.get_layer("logits").get_weights())
-    folded = kernel / standardisation.deviation.astype(np.float64)[:, None]
-    offset = bias - standardisation.mean.astype(np.float64) @ folded
-    dense = keras.layers.Dense(kernel.shape[1], dtype="float32", name="logits")
+    import keras
+
+    dense = keras.layers.Dense(len(head.bias), dtype="float32", name="logits")
     scores = dense(backbone.output)
-    dense.set_weights([(folded / temperature).astype(np.float32), (offset / temperature).astype(np.float32)])
+    dense.set_weights(head.folded(temperature))
     outputs = keras.layers.Softmax(dtype="float32", name="probabilities")(scores)
     model = keras.Model(backbone.input, outputs, name="hairline")
     model.trainable = False

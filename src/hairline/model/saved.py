@@ -1,20 +1,23 @@
 """The saved model: a folder with everything needed to use it.
 
-`model.keras` maps uint8 RGB to calibrated probabilities; `bundle.json` describes its input, classes and decision;
-`features.npz` holds the last layer, statistics of the training features and the digests of the images it has seen.
+`model.keras` maps uint8 RGB to calibrated probabilities; `model.tflite` is its network up to the features, as LiteRT
+runs it; `bundle.json` describes input, classes and decision; `features.npz` holds the last layer, statistics of the
+training features and the digests of the images it has seen.
 Evaluation, prediction, export and serving read this folder and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,15 +28,16 @@ from scipy.special import logit
 from hairline.data import images
 from hairline.model import surface
 from hairline.model.decision import Decision
-from hairline.model.engine import EngineName, choose_engine
+from hairline.model.engine import ConversionError, EngineName, choose_engine, convert, converted_file
 from hairline.model.familiarity import Distance
 from hairline.model.features import Recipe
 from hairline.model.predictions import names, predictions_table
-from hairline.system import files, tensorflow
+from hairline.system import cache, files, tensorflow
 from hairline.system.errors import HairlineError
 
 _SPLITS = ("train", "val", "test")
-MODEL, BUNDLE, FEATURES, SUMMARY = "model.keras", "bundle.json", "features.npz", "summary.txt"
+MODEL, CONVERTED = "model.keras", "model.tflite"
+BUNDLE, FEATURES, SUMMARY = "bundle.json", "features.npz", "summary.txt"
 FORMAT = 2
 
 
@@ -55,6 +59,7 @@ class Bundle:
         versions: Versions of the libraries at training time.
         decision: How probabilities become answers; the model already applies its temperature.
         model_sha256: Digest of `model.keras`.
+        converted_sha256: Digest of `model.tflite`; empty where there is none.
         format: Version of this file's format.
         extra: Further values, such as the size of training patches.
     """
@@ -68,6 +73,7 @@ class Bundle:
     versions: dict[str, str]
     decision: Decision = field(default_factory=Decision)
     model_sha256: str = ""
+    converted_sha256: str = ""
     format: int = FORMAT
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -115,21 +121,35 @@ class Bundle:
         return self.decision.describe(self.positive_class)
 
 
-def save_model(folder: Path, model: Any, bundle: Bundle, statistics: dict[str, NDArray[Any]]) -> None:
+def save_model(
+    folder: Path,
+    model: Any,
+    bundle: Bundle,
+    statistics: dict[str, NDArray[Any]],
+    engine: Literal["litert", "tensorflow"] = "tensorflow",
+) -> None:
     """Save a model; the bundle is written last, so a folder with a bundle is complete.
 
     Args:
         folder: Created if necessary.
         model: The joined Keras model.
-        bundle: Its description; `model_sha256` is filled in.
+        bundle: Its description; the digests are filled in.
         statistics: Arrays for `features.npz`: those of `Distance.arrays` and `seen_images`.
+        engine: The engine of its features; for LiteRT the converted network is saved, too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder / MODEL)
+    bundle.model_sha256 = files.sha256(folder / MODEL)
+    if engine == "litert":
+        key = recipe(bundle, engine).model_key()
+        with contextlib.suppress(ConversionError):  # logged; the network then runs in TensorFlow
+            use = cache.use(converted_file(key))
+            shutil.copyfile(convert(lambda: model, key), folder / CONVERTED)
+            bundle.converted_sha256 = files.sha256(folder / CONVERTED)
+            del use
     kernel, bias = (np.asarray(weight, np.float32) for weight in model.get_layer("logits").get_weights())
     # Reading the last layer from the Keras model would take seconds.
     np.savez(folder / FEATURES, **{**statistics, "kernel": kernel, "bias": bias})  # type: ignore[arg-type]
-    bundle.model_sha256 = files.sha256(folder / MODEL)
     files.write_text(folder / BUNDLE, json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -169,20 +189,47 @@ def load_model(folder: Path, bundle: Bundle) -> Any:
 
 
 def verify(folder: Path, bundle: Bundle) -> None:
-    """Check the digest of the Keras model.
+    """Check the digests of the Keras model and of the converted network.
 
     Raises:
-        BundleError: If the file is missing or is not the one that was saved.
+        BundleError: If a file is missing or is not the one that was saved.
     """
-    try:
-        digest = files.sha256(folder / MODEL)
-    except OSError as error:
-        raise BundleError(f"{folder / MODEL} cannot be read ({error.strerror})") from error
-    if digest != bundle.model_sha256:
-        raise BundleError(
-            f"{folder / MODEL} is not the model that was saved: its sha256 is {digest[:16]}..., expected "
-            f"{bundle.model_sha256[:16]}...; copy the whole folder again or train anew"
-        )
+    expected = {MODEL: bundle.model_sha256}
+    if bundle.converted_sha256:
+        expected[CONVERTED] = bundle.converted_sha256
+    for name, digest in expected.items():
+        try:
+            found = files.sha256(folder / name)
+        except OSError as error:
+            raise BundleError(f"{folder / name} cannot be read ({error.strerror})") from error
+        if found != digest:
+            raise BundleError(
+                f"{folder / name} is not the model that was saved: its sha256 is {found[:16]}..., expected "
+                f"{digest[:16]}...; copy the whole folder again or train anew"
+            )
+
+
+def converted_network(folder: Path, bundle: Bundle) -> Path | None:
+    """Return the file of the converted network; None if the saved model has none."""
+    return folder / CONVERTED if bundle.converted_sha256 else None
+
+
+def recipe(bundle: Bundle, engine: EngineName) -> Recipe:
+    """Return the recipe of a saved model's features.
+
+    A frozen backbone shares cached features with its training and with other heads; a fine-tuned one does not.
+    """
+    backbone = bundle.backbone
+    tuned = backbone.get("finetuned", "none") != "none"
+    return Recipe(
+        backbone["name"],
+        bundle.model_sha256 if tuned else backbone["weights_digest"],
+        bundle.image_size,
+        choose_engine(engine, bundle.precision),
+        taps=tuple(backbone["taps"].split()),
+        precision=bundle.precision,
+        scaling="" if tuned else backbone.get("scaling", ""),
+    )
 
 
 def read_statistics(folder: Path) -> dict[str, NDArray[Any]]:
@@ -335,6 +382,11 @@ class Parts:
 
         return keras.Model(model.input, model.get_layer("features").output, name=model.name)
 
+    @property
+    def converted(self) -> Path | None:
+        """File of the converted network up to the features; None if there is none."""
+        return converted_network(self.folder, self.bundle)
+
     @functools.cached_property
     def dense(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Kernel float32 [width, classes] and bias float32 [classes], from features to calibrated logits."""
@@ -372,18 +424,5 @@ class Parts:
         )
 
     def recipe(self, engine: EngineName) -> Recipe:
-        """Return the recipe of the model's features.
-
-        A frozen backbone shares cached features with its training and with other heads; a fine-tuned one does not.
-        """
-        backbone = self.bundle.backbone
-        tuned = backbone.get("finetuned", "none") != "none"
-        return Recipe(
-            backbone["name"],
-            self.bundle.model_sha256 if tuned else backbone["weights_digest"],
-            self.bundle.image_size,
-            choose_engine(engine, self.bundle.precision),
-            taps=tuple(backbone["taps"].split()),
-            precision=self.bundle.precision,
-            scaling="" if tuned else backbone.get("scaling", ""),
-        )
+        """Return the recipe of the model's features."""
+        return recipe(self.bundle, engine)

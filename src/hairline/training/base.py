@@ -97,7 +97,12 @@ class Base:
     def features(self, data: Dataset, settings: PassSettings) -> Frozen:
         """Return the features of the images by the base's backbone."""
         return frozen_features(
-            data, lambda: self.parts.backbone, self.parts.recipe(self.engine), settings, label="features"
+            data,
+            lambda: self.parts.backbone,
+            self.parts.recipe(self.engine),
+            settings,
+            label="features",
+            converted=self.parts.converted,
         )
 
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
@@ -109,7 +114,7 @@ class Base:
             The head with the base's standardisation, out-of-fold logits of the images it was fitted to, and a history
             of one row.
         """
-        from hairline.model.head import Standardisation, build_head, compute_logits
+        from hairline.model.head import Linear, Standardisation
         from hairline.model.logistic import refit
 
         started = time.perf_counter()
@@ -128,10 +133,9 @@ class Base:
             deviation=deviation,
             seed=self.seed,
         )
-        model = build_head(standardisation, classes=len(data.class_names), dropout=0.0)
-        weights = [fitted.kernel * deviation[:, None], fitted.bias + mean @ fitted.kernel]
-        model.get_layer("logits").set_weights([weight.astype(np.float32) for weight in weights])
-        logits = compute_logits(model, frozen.images)
+        weights = (fitted.kernel * deviation[:, None], fitted.bias + mean @ fitted.kernel)
+        linear = Linear(standardisation, *(weight.astype(np.float32) for weight in weights))
+        logits = linear.logits(frozen.images)
         row = _history_row(logits[rows], fitted.held_out, labels)
         logits[rows] = fitted.held_out.astype(np.float32)
         if fitted.kept:
@@ -153,7 +157,7 @@ class Base:
                 row["val_loss"],
             )
         history = pd.DataFrame([{"phase": "refit", "epoch": 1} | row | {"seconds": time.perf_counter() - started}])
-        return Head(model, standardisation, logits, history)
+        return Head(linear, logits, history)
 
     def decide(
         self, predictions: Predictions, settings: config.Decision, *, resamples: int, share: float | None = None

@@ -14,6 +14,7 @@ import numpy as np
 from hairline import config
 from hairline.config import Augment, arguments
 from hairline.data.prepare import Dataset
+from hairline.model.head import Linear, build_head, compute_outputs
 from hairline.system import errors
 from hairline.training.head import (
     FitSettings,
@@ -28,6 +29,7 @@ from hairline.training.head import (
 
 if TYPE_CHECKING:
     import keras
+    import pandas as pd
     import tensorflow as tf
 
 log = logging.getLogger(__name__)
@@ -52,34 +54,43 @@ def finetune(
     import keras
 
     from hairline.model.cut import unfreeze
-    from hairline.model.head import compute_logits
 
     if settings.layers == "none":
         return head
     backbone = frozen.network()
     cut = unfreeze(backbone, settings.layers, settings.from_layer)
+    keras.utils.set_random_seed(fit.seed)
+    tuned = build_head(head.linear.standardisation, classes=len(data.class_names), dropout=fit.dropout)
+    tuned.get_layer("logits").set_weights([head.linear.kernel, head.linear.bias])
     fit = replace(fit, epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate)
     if cut is None:
-        model = keras.Model(backbone.input, head.model(backbone.output))
-        return _train_on_images(model, data, head, fit, hooks, passes.augment, frozen.recipe.image_size)
+        model = keras.Model(backbone.input, tuned(backbone.output))
+        size = frozen.recipe.image_size
+        logits, history = _train_on_images(model, data, head.history, fit, hooks, passes.augment, size)
+        return Head(Linear.of(head.linear.standardisation, tuned), logits, history)
     log.info("fine-tuning from layer %s upwards", cut.layer)
     recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
     below = frozen_features(data, lambda: cut.lower, recipe, passes, label="activations")
-    model = keras.Model(cut.upper.input, head.model(cut.upper.output))
+    model = keras.Model(cut.upper.input, tuned(cut.upper.output))
     history = fit_features(model, data, below, fit, hooks, name="fine-tune", before=head.history)
-    return replace(head, logits=compute_logits(model, below.images), history=history)
+    logits = compute_outputs(model, below.images)
+    return Head(Linear.of(head.linear.standardisation, tuned), logits, history)
 
 
 def _train_on_images(
     model: keras.Model,
     data: Dataset,
-    head: Head,
+    before: pd.DataFrame,
     fit: FitSettings,
     hooks: Hooks,
     augment: Augment,
     image_size: int,
-) -> Head:
-    """Train the whole network on pixels: nothing of it is frozen, so nothing can be cached."""
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Train the whole network on pixels: nothing of it is frozen, so nothing can be cached.
+
+    Returns:
+        Logits of all images, float32 [n, classes], and the history, which includes `before`.
+    """
     from hairline.data import pipeline
     from hairline.training import epochs
 
@@ -112,11 +123,11 @@ def _train_on_images(
             batches(data.rows("val")),
             steps=-(-len(train) // fit.batch_size),
             phase="fine-tune",
-            before=head.history,
+            before=before,
             on_epoch=hooks.on_epoch,
             state=None if hooks.state is None else hooks.state.phase("fine-tune"),
             signals=hooks.signals,
             **fit.phase(),
         )
         logits = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
-    return replace(head, logits=logits, history=history)
+    return logits, history

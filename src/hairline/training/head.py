@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hairline.config import Augment, FeatureSettings, Optimizer, Schedule, argum
 from hairline.data import augmentation
 from hairline.data.decoded import Decoded
 from hairline.data.prepare import Dataset
+from hairline.model.head import Linear, Standardisation, build_head
 from hairline.model.predictions import Predictions
 from hairline.system import errors
 from hairline.system.signals import Signals
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from hairline.model.features import Features, Recipe
-    from hairline.model.head import Standardisation
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -55,14 +56,12 @@ class Head:
     """A trained head and what it computed.
 
     Attributes:
-        model: Keras model from features to logits.
-        standardisation: Mean and deviation that it was built with.
+        linear: From features to logits.
         logits: Logits of all images, float32 [n, classes]; out-of-fold where cross-validation was used.
         history: One row per epoch.
     """
 
-    model: keras.Model
-    standardisation: Standardisation
+    linear: Linear
     logits: np.ndarray
     history: pd.DataFrame
 
@@ -157,7 +156,13 @@ class PassSettings:
 
 
 def frozen_features(
-    data: Dataset, network: Callable[[], keras.Model], recipe: Recipe, settings: PassSettings, *, label: str
+    data: Dataset,
+    network: Callable[[], keras.Model],
+    recipe: Recipe,
+    settings: PassSettings,
+    *,
+    label: str,
+    converted: Path | None = None,
 ) -> Frozen:
     """Pass all images, and further views of the training images, through a frozen network.
 
@@ -167,6 +172,7 @@ def frozen_features(
         recipe: How the outputs are computed.
         settings: Augmentation, cache and threads.
         label: Description for the progress bar.
+        converted: The converted network, where a saved model holds it.
     """
     from hairline.model.features import Features, compute
 
@@ -180,6 +186,7 @@ def frozen_features(
             table["sha256"].tolist(),
             replace(recipe, view=view, augment=varied),
             network,
+            converted=converted,
             keep=keep,
             threads=settings.threads,
             label=label + suffix,
@@ -216,23 +223,22 @@ def train_head(
         part: Positions, among the training images, of those to train on, int64; None: all, and every epoch is logged.
         hooks: What happens after each epoch.
     """
-    import keras
-
-    from hairline.model.head import Standardisation, build_head, compute_logits
-
     plain = frozen.images.rows(data.rows("train"))
     known = plain if settings.fresh_views else frozen.training(1)
     images = len(data.rows("train"))
     rows = None if part is None else np.concatenate([part + view * images for view in range(frozen.views)])
     standardisation = Standardisation.fit(known if rows is None else known.rows(rows))
-    keras.utils.set_random_seed(settings.seed)
-    model = build_head(standardisation, classes=len(data.class_names), dropout=settings.dropout)
     hooks = hooks or Hooks()
     if settings.optimizer.name == "lbfgs":
-        history = _fit_to_convergence(model, standardisation, data, frozen, settings, hooks, part=rows)
+        linear, history = _fit_to_convergence(standardisation, data, frozen, settings, hooks, part=rows)
     else:
+        import keras
+
+        keras.utils.set_random_seed(settings.seed)
+        model = build_head(standardisation, classes=len(data.class_names), dropout=settings.dropout)
         history = fit_features(model, data, frozen, settings, hooks, name="head", part=rows)
-    return Head(model, standardisation, compute_logits(model, frozen.images), history)
+        linear = Linear.of(standardisation, model)
+    return Head(linear, linear.logits(frozen.images), history)
 
 
 def fit_features(
@@ -296,7 +302,6 @@ def fit_features(
 
 
 def _fit_to_convergence(
-    model: keras.Model,
     standardisation: Standardisation,
     data: Dataset,
     frozen: Frozen,
@@ -304,8 +309,12 @@ def _fit_to_convergence(
     hooks: Hooks,
     *,
     part: np.ndarray | None,
-) -> pd.DataFrame:
-    """Fit a head by L-BFGS on features that are read into memory; it takes seconds, so no state is saved."""
+) -> tuple[Linear, pd.DataFrame]:
+    """Fit a head by L-BFGS on features that are read into memory; it takes seconds, so no state is saved.
+
+    Returns:
+        The head, and the history.
+    """
     from hairline.training import solve
 
     train, val = data.rows("train"), data.rows("val")
@@ -329,8 +338,7 @@ def _fit_to_convergence(
         on_epoch=hooks.on_epoch,
         signals=hooks.signals,
     )
-    model.get_layer("logits").set_weights([solution.kernel.astype(np.float32), solution.bias.astype(np.float32)])
-    return history
+    return Linear(standardisation, solution.kernel.astype(np.float32), solution.bias.astype(np.float32)), history
 
 
 def row_weights(data: Dataset, settings: FitSettings, *, views: int = 1) -> np.ndarray | None:

@@ -72,7 +72,7 @@ def join(data: Dataset, frozen: Frozen, head: Head, *, temperature: float, exact
     from hairline.model import predictions
     from hairline.model.head import join_model
 
-    model = join_model(frozen.network(), head.model, head.standardisation, temperature)
+    model = join_model(frozen.network(), head.linear, temperature)
     rows = data.rows("test")[:_PARITY_IMAGES]
     pixels = np.stack([images.decode(path, frozen.recipe.image_size) for path in data.manifest["path"].iloc[rows]])
     # In small batches: an eager call on all of them would more than double the run's peak memory.

@@ -166,7 +166,7 @@ class Pretrained:
 
         # Fit on real images only; drawn ones would shift the statistics.
         rows = {"train": np.intersect1d(data.rows("train"), data.real), "val": data.rows("val")}
-        standardisation = head.standardisation
+        standardisation = head.linear.standardisation
         if self.finetune.layers == "none":
             features = {split: frozen.images.rows(numbers) for split, numbers in rows.items()}
         else:

@@ -7,6 +7,7 @@ are reported first.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import shlex
@@ -160,7 +161,7 @@ def run_stages(
                 write_card(config, data, metrics, directory)
             with seconds("figures"):
                 curve = learning_curve(config, data, frozen, fit, metrics, directory)
-                draw(config, data, head, predictions, decision, model, blocks, leak_report, curve, directory)
+                draw(config, data, frozen, head, predictions, decision, model, blocks, leak_report, curve, directory)
         metrics |= seconds.measured()
         files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         log_to_mlflow(data, metrics, start.origin, directory, run)
@@ -342,7 +343,9 @@ def save_model(
     model, difference = save.join(data, frozen, head, temperature=decision.temperature, exact=exact)
     split, size = config.split.grouping(), config.image_size
     bundle = save.describe(data, decision, start.network(frozen), image_size=size, split=split)
-    saved.save_model(directory / "model", model, bundle, start.statistics(data, frozen, head, model))
+    saved.save_model(
+        directory / "model", model, bundle, start.statistics(data, frozen, head, model), frozen.recipe.engine
+    )
     files.write_text(directory / "model" / saved.SUMMARY, structure.describe(model, trained))
     return model, structure.blocks(model, trained), difference
 
@@ -374,6 +377,7 @@ def learning_curve(
 def draw(
     config: Config,
     data: Dataset,
+    frozen: Frozen,
     head: Head,
     predictions: Predictions,
     decision: Decision,
@@ -385,6 +389,7 @@ def draw(
 ) -> None:
     """Draw the figures of the model, training, split and test predictions."""
     from hairline.evaluation import galleries
+    from hairline.model import attribution
 
     galleries.draw_training(
         directory / "figures",
@@ -407,7 +412,9 @@ def draw(
         image_size=config.image_size,
         title="Test images",
         seed=config.seed,
-        model=lambda: model,
+        heat_maps=functools.partial(
+            attribution.class_maps, directory / "model", engine=frozen.recipe.engine, model=lambda: model
+        ),
     )
 
 

@@ -6,19 +6,16 @@ tap adds `weight * map / cells` to each cell, a max tap adds `weight * maximum` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hairline.model import saved
 from hairline.model.engine import ConversionError, EngineName, Pool, Reduce, Run, choose_engine, prepare_engine
-from hairline.system import tensorflow
-
-if TYPE_CHECKING:
-    import keras
 
 MOST_CELLS = 20  # along a side of a tile: finer maps are summed up
 
@@ -31,17 +28,19 @@ def prepare(
     *,
     threads: int | None = None,
     pool: Pool | None = None,
+    model: Callable[[], Any] | None = None,
 ) -> tuple[EngineName, Run]:
-    """Load a saved model that also returns the maps it pools.
+    """Load the network of a saved model with the maps it pools.
 
     Args:
         folder: The saved model.
         bundle: Its description.
         engine: LiteRT, TensorFlow, or the faster one on this machine.
-        reduce: Computes a batch's results from features joined with probabilities [n, width + classes], and the maps
-            of each tap; no maps if the features are not pooled maps.
+        reduce: Computes a batch's results from the features [n, width] and the maps of each tap; no maps if the
+            features are not pooled maps.
         threads: CPU threads; None for all cores.
         pool: Threads to use; None for threads of each call's own.
+        model: Returns the Keras model, if it is loaded already.
 
     Returns:
         The engine in use, and its function, as `prepare_engine` returns it.
@@ -49,31 +48,24 @@ def prepare(
     Raises:
         ConversionError: If `engine` is `litert` and the model does not convert.
     """
-    key = f"inspector-maps-{bundle.model_sha256[:32]}"
-    settings: dict[str, Any] = {"image_size": bundle.image_size, "threads": threads, "pool": pool, "reduce": reduce}
+    start = functools.partial(
+        prepare_engine,
+        model=model or (lambda: saved.load_model(folder, bundle)),
+        key=f"inspector-{bundle.model_sha256[:32]}",
+        image_size=bundle.image_size,
+        converted=saved.converted_network(folder, bundle),
+        maps=True,
+        threads=threads,
+        pool=pool,
+        reduce=reduce,
+    )
     chosen = choose_engine(engine, bundle.precision)
     try:
-        return chosen, prepare_engine(chosen, lambda: _with_maps(folder, bundle), key, **settings)
+        return chosen, start(chosen)
     except ConversionError:
         if engine == "litert":
             raise
-        return "tensorflow", prepare_engine("tensorflow", lambda: _with_maps(folder, bundle), key, **settings)
-
-
-def _with_maps(folder: Path, bundle: saved.Bundle) -> keras.Model:
-    """Return a saved Keras model with its features, probabilities and pooled maps as outputs."""
-    with tensorflow.quiet_import():
-        import keras
-
-        model = saved.load_model(folder, bundle)
-    both = keras.layers.Concatenate(dtype="float32")([model.get_layer("features").output, model.output])
-    # A copy in float32: a map may also be an input of later layers, in place or in half precision. Its name is its
-    # own: the model may have a layer with the name that Keras would choose.
-    maps = [
-        keras.layers.Activation("linear", dtype="float32", name=f"pooled_map_{number}")(values)
-        for number, (values, _) in enumerate(tap_maps(model))
-    ]
-    return keras.Model(model.input, [both, *maps], name=model.name)
+        return "tensorflow", start("tensorflow")
 
 
 def pooling(bundle: saved.Bundle) -> list[str]:
@@ -81,25 +73,51 @@ def pooling(bundle: saved.Bundle) -> list[str]:
     return [tap.rpartition(":")[2] for tap in str(bundle.backbone["taps"]).split()] or ["average"]
 
 
-def tap_maps(model: keras.Model) -> list[tuple[Any, str]]:
-    """Return the tensors that a saved model pools into its features, in the order of the features.
+def class_maps(
+    folder: Path,
+    pixels: NDArray[np.uint8],
+    classes: NDArray[np.int64],
+    *,
+    engine: EngineName = "auto",
+    model: Callable[[], Any] | None = None,
+) -> NDArray[np.float32] | None:
+    """Return where an image suggests a class (class activation maps, Zhou et al. 2016).
+
+    With a linear head on pooled maps this is Grad-CAM (Selvaraju et al. 2017).
+
+    Each cell holds the score that the class would gain if the whole image looked like it, relative to the mean of the
+    other classes.
 
     Args:
-        model: A saved model, with the layer `features`.
+        folder: The saved model.
+        pixels: uint8 [n, height, width, 3], RGB.
+        classes: The class of each image, int64 [n].
+        engine: LiteRT, TensorFlow, or the faster one on this machine.
+        model: Returns the Keras model, if it is loaded already.
 
     Returns:
-        Tensors float [batch, rows, columns, channels], each with `max` or `average`; none if the features are not
-        pooled maps.
+        float32 [n, rows, columns], 0 to 1; all 0 if nothing speaks for the class. None if the features are not pooled
+        maps.
     """
-    import keras
+    bundle = saved.read_bundle(folder)
+    kernel, bias = saved.last_layer(saved.read_statistics(folder))
+    others = (kernel.sum(axis=1, keepdims=True) - kernel) / (len(bias) - 1)
+    shape: list[tuple[int, ...]] = []
 
-    kinds = {keras.layers.GlobalMaxPooling2D: "max", keras.layers.GlobalAveragePooling2D: "average"}
-    layer = model.get_layer("features")
-    pooled = layer.input if isinstance(layer, keras.layers.Concatenate) else [layer.output]
-    layers = [tensor._keras_history.operation for tensor in pooled]
-    if not all(type(entry) in kinds for entry in layers):
-        return []
-    return [(entry.input, kinds[type(entry)]) for entry in layers]
+    def scores(outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        features, *maps = outputs
+        if not maps:
+            return np.empty((len(features), 0), np.float32)
+        found = responses(maps, kernel - others, np.zeros_like(bias))
+        shape.append(found.shape[1:])
+        return found.reshape(len(found), -1)
+
+    _, run = prepare(folder, bundle, engine, scores, model=model)
+    table = np.concatenate([block for _, block in run(lambda row: pixels[row], len(pixels))])
+    if not table.size:
+        return None
+    found = np.maximum(table.reshape(len(table), *shape[0])[np.arange(len(table)), ..., classes], 0.0)
+    return np.asarray(found / np.maximum(found.max(axis=(1, 2), keepdims=True), 1e-12), np.float32)
 
 
 def contributions(
