@@ -40,7 +40,7 @@ def test_contributions_sum_to_the_logit(taps: list[tuple[int, str]], classes: in
     side = min(max(side for side, _ in taps), attribution.MOST_CELLS)
     assert parts.shape == (2, side, side, classes)
     np.testing.assert_allclose(parts.sum(axis=(1, 2)), pooled(values, pooling) @ kernel, atol=1e-4)
-    single = attribution.contributions(maps, kernel[:, 0], pooling)
+    single = attribution.contributions(values, kernel[:, 0], pooling)
     np.testing.assert_allclose(single, parts[..., 0], atol=1e-5)
 
 

@@ -187,3 +187,26 @@ def test_a_later_job_does_not_keep_the_graphs_of_earlier_ones() -> None:
     for _ in range(3):
         fit()
     assert graphs() <= before
+
+
+def test_a_compiled_head_that_is_used_again_trains_like_a_new_one() -> None:
+    def train(known: dict[str, object], seed: int, **settings: object) -> list[np.ndarray]:
+        chosen = {
+            "steps": 5, "epochs": 3, "optimizer": {"name": "adam"}, "schedule": {"name": "constant"},
+            "label_smoothing": 0.1, **settings,
+        }  # fmt: skip
+        head = epochs.compiled_head(known, Standardisation.fit(FEATURES), classes=2, dropout=0.3, seed=seed, **chosen)
+        epochs.fit(head, lambda number: batches(TRAIN, 32), batches(VAL, 1024), **chosen)
+        return list(head.get_weights())
+
+    decaying = {"schedule": {"name": "cosine", "warmup": 0.1, "final": 0.0}}
+    runs = [
+        (0, {"learning_rate": 0.01}), (3, {"learning_rate": 0.05}), (0, {"learning_rate": 0.01, **decaying}),
+        (3, {"learning_rate": 0.01, "optimizer": {"name": "sgd", "momentum": 0.9}}), (0, {"learning_rate": 0.02}),
+    ]  # fmt: skip
+    known: dict[str, object] = {}
+    together = [train(known, seed, **settings) for seed, settings in runs]
+    assert len(known) == 3
+    for found, (seed, settings) in zip(together, runs, strict=True):
+        for one, other in zip(found, train({}, seed, **settings), strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,16 +52,13 @@ def test_predictions_are_drawn(listed: pd.DataFrame, positive: int | None, tmp_p
     scores = np.random.default_rng(0).random(len(labels))
     table = np.column_stack([scores, 1 - scores])
     folder = darkness.save(tmp_path / "model")
-    galleries.draw_predictions(
-        tmp_path / "figures",
-        rows=listed,
-        predictions=Predictions.of(labels, table, ["cracked", "plain"], positive),
-        decision=Decision(threshold=None if positive is None else 0.4),
-        image_size=darkness.IMAGE_SIZE,
-        title="line\nbreak",
-        seed=0,
-        heat_maps=functools.partial(attribution.class_maps, folder),
-    )
+    shown: dict[str, Any] = {
+        "rows": listed, "predictions": Predictions.of(labels, table, ["cracked", "plain"], positive),
+        "decision": Decision(threshold=None if positive is None else 0.4), "image_size": darkness.IMAGE_SIZE, "seed": 0,
+    }  # fmt: skip
+    galleries.draw_predictions(tmp_path / "figures", **shown, title="line\nbreak")
+    heat_maps = functools.partial(attribution.class_maps, folder, engine="tensorflow")
+    galleries.draw_heat(tmp_path / "figures", **shown, heat_maps=heat_maps)
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
     expected = {"confusion_matrix", "reliability", "predictions", "errors", "gradcam"}
     assert names == expected | (set() if positive is None else {"scores", "ranking"})
@@ -77,7 +75,7 @@ def test_training_is_drawn(listed: pd.DataFrame, mode: str, tmp_path: Path) -> N
     galleries.draw_training(
         tmp_path, manifest=listed, history=history, image_size=32, augment=augment, seed=0, leaks=report,
         split_by="hash", curve=history.rename(columns={"epoch": "images"}).assign(test_accuracy=0.5),
-        blocks=[Block("image", "features", 3, (8,), 20, 0, ()), Block("logits", "logits", 1, (2,), 18, 18, (0,))],
-        network="tiny",
     )  # fmt: skip
+    blocks = [Block("image", "features", 3, (8,), 20, 0, ()), Block("logits", "logits", 1, (2,), 18, 18, (0,))]
+    galleries.draw_model(tmp_path, blocks, "tiny")
     assert {path.stem for path in tmp_path.iterdir()} == {"model", "samples", "curves", "leaks", "learning_curve"}

@@ -66,7 +66,7 @@ def test_a_ratio_of_single_images_has_the_interval_of_wilson() -> None:
     found = intervals.of_ratio(hits, np.ones(40), np.arange(40))
     assert found == (*intervals.wilson(33, 40), 40)
     some = intervals.of_ratio(hits & (np.arange(40) % 2 == 0), np.arange(40) % 2 == 0, np.arange(40))
-    assert some == (*pytest.approx(few(17, 20)), 20)
+    assert some == pytest.approx((*few(17, 20), 20))
 
 
 def few(successes: int, total: int) -> tuple[float, float]:
@@ -104,8 +104,8 @@ def test_the_error_over_groups_is_that_of_the_cluster_bootstrap() -> None:
 
 def test_a_perfect_result_is_as_sure_as_its_groups() -> None:
     groups = np.repeat(np.arange(17), 87)
-    assert intervals.of_ratio(np.ones(17 * 87), np.ones(17 * 87), groups) == (*pytest.approx(few(17, 17)), 17)
-    assert intervals.of_resamples(1.0, np.ones(50), 17) == (*pytest.approx(few(17, 17)), 17)
+    assert intervals.of_ratio(np.ones(17 * 87), np.ones(17 * 87), groups) == pytest.approx((*few(17, 17), 17))
+    assert intervals.of_resamples(1.0, np.ones(50), 17) == pytest.approx((*few(17, 17), 17))
     # One miss shows as little of how misses cluster.
     hits = np.arange(17 * 87) > 0
     assert intervals.of_ratio(hits, np.ones(17 * 87), groups).low < 0.95

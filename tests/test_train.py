@@ -17,15 +17,16 @@ import hairline
 from hairline import tracking
 from hairline.data import images, manifest, prepare
 from hairline.evaluation import metrics
-from hairline.model import backbones
+from hairline.model import backbones, saved
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
-from hairline.system import provenance
+from hairline.system import files, provenance
 from hairline.system.errors import HairlineError
 from hairline.system.process import Process
 from hairline.training import train as experiment
 from hairline.training.checkpoint import CheckpointError
-from tests.running import SMALL, composed, train
+from tests import darkness
+from tests.running import SMALL, composed, run, train
 
 
 @pytest.fixture(scope="module")
@@ -361,3 +362,35 @@ def test_a_learning_rate_that_explodes_ends_failed(
     (run,) = store.search_runs([store.get_experiment_by_name("hairline").experiment_id])
     assert run.info.status == "FAILED"
     assert "traceback.txt" in {item.path for item in store.list_artifacts(run.info.run_id)}
+
+
+@pytest.mark.slow
+def test_nothing_after_a_run_imports_tensorflow(
+    two_classes: Path, tmp_path: Path, no_tensorflow: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ["data=folder", f"data.path={two_classes}"]
+    train(tmp_path / "first", two_classes, "features.engine=litert", "tracking=none")
+    bundle = saved.read_bundle(tmp_path / "first" / "model")
+    assert bundle.converted_sha256 == files.sha256(tmp_path / "first" / "model" / "model.tflite")
+    light = ["optimizer=lbfgs", "report=light", "tracking=none", "features.engine=litert", "hydra.run.dir=second"]
+    small = [setting for setting in SMALL if not setting.startswith(("features", "batch_size", "epochs", "learning"))]
+    done = run(*small, *data, *light, environment=no_tensorflow)  # features are cached
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("HAIRLINE_CACHE", str(tmp_path / "empty"))
+    for script, arguments in (
+        ("evaluate", [*data, "tracking=none"]),
+        ("predict", [f"input={two_classes}", "output=out"]),
+    ):
+        done = run("run=first", *arguments, script=f"{script}.py", environment=no_tensorflow)
+        assert done.returncode == 0, done.stderr
+    figures = Path(json.loads(next(tmp_path.glob("outputs/**/evaluation.json")).read_text())["run"])
+    assert figures == Path("first")
+
+
+def test_a_damaged_converted_network_is_named(tmp_path: Path) -> None:
+    folder = darkness.save(tmp_path / "model", converted_sha256="0" * 64)
+    with pytest.raises(saved.BundleError, match="model.tflite cannot be read"):
+        saved.verify(folder, saved.read_bundle(folder))
+    (folder / "model.tflite").write_bytes(b"damaged")
+    with pytest.raises(saved.BundleError, match="is not the model that was saved"):
+        saved.verify(folder, saved.read_bundle(folder))

@@ -293,14 +293,17 @@ def draw(
     """Draw the figures of the images the model has not seen."""
     from hairline.evaluation import galleries
 
-    galleries.draw_predictions(
+    settings: dict[str, Any] = {
+        "rows": table[~table["seen"]],
+        "predictions": predictions.select("test"),
+        "decision": bundle.decision,
+        "image_size": bundle.image_size,
+        "seed": seed,
+    }
+    galleries.draw_predictions(directory / "figures", **settings, title=title)
+    galleries.draw_heat(
         directory / "figures",
-        rows=table[~table["seen"]],
-        predictions=predictions.select("test"),
-        decision=bundle.decision,
-        image_size=bundle.image_size,
-        title=title,
-        seed=seed,
+        **settings,
         heat_maps=functools.partial(attribution.class_maps, folder, engine=engine),
     )
 

@@ -44,10 +44,8 @@ def draw_training(
     leaks: Leaks,
     split_by: str,
     curve: pd.DataFrame | None,
-    blocks: Sequence[Block],
-    network: str,
 ) -> None:
-    """Draw `model.png`, `samples.png`, `curves.png`, `leaks.png` and `learning_curve.png`.
+    """Draw `samples.png`, `curves.png`, `leaks.png` and `learning_curve.png`.
 
     Args:
         folder: Folder of the PNG files; made if it is missing.
@@ -59,16 +57,24 @@ def draw_training(
         leaks: Leak report of the split.
         split_by: How the images were grouped.
         curve: Columns images, val_accuracy, val_loss, test_accuracy; None: not measured.
-        blocks: The model's blocks in order.
-        network: Name of its backbone.
     """
-    figures.save(figures.model_structure(blocks, title=network), folder / "model.png")
     train = manifest[manifest["split"] == "train"]
     figures.save(training_samples(train, image_size=image_size, augment=augment, seed=seed), folder / "samples.png")
     figures.save(figures.learning_curves(history), folder / "curves.png")
     figures.save(closest_pairs(leaks, image_size=image_size, split_by=split_by), folder / "leaks.png")
     if curve is not None:
         figures.save(figures.training_size(curve), folder / "learning_curve.png")
+
+
+def draw_model(folder: Path, blocks: Sequence[Block], network: str) -> None:
+    """Draw `model.png`.
+
+    Args:
+        folder: Folder of the PNG files; made if it is missing.
+        blocks: The model's blocks in order.
+        network: Name of its backbone.
+    """
+    figures.save(figures.model_structure(blocks, title=network), folder / "model.png")
 
 
 def draw_predictions(
@@ -80,9 +86,8 @@ def draw_predictions(
     image_size: int,
     title: str,
     seed: int,
-    heat_maps: HeatMaps,
 ) -> None:
-    """Draw confusion matrix, ranking, scores, calibration, predictions, the worst errors, and Grad-CAM.
+    """Draw confusion matrix, ranking, scores, calibration, predictions, and the worst errors.
 
     Args:
         folder: Folder of the PNG files; made if it is missing.
@@ -92,10 +97,8 @@ def draw_predictions(
         image_size: Side of the model's input, pixels.
         title: Name of the images.
         seed: Chooses the images.
-        heat_maps: From pixels uint8 [n, height, width, 3] and the answers int64 [n] to what speaks for them, float32
-            [n, rows, columns] from 0 to 1; None if the model has no maps.
     """
-    title, labels, names = printable(title), predictions.labels, predictions.class_names
+    title, labels = printable(title), predictions.labels
     probabilities = predictions.probabilities(decision.temperature)
     answers = replace(decision, abstain=None).classes(probabilities, predictions.positive)
     chosen = {"confusion_matrix": figures.confusion_matrix, "reliability": figures.calibration}
@@ -106,43 +109,84 @@ def draw_predictions(
     for name, draw in chosen.items():
         figures.save(draw(predictions, decision, title=title), folder / f"{name}.png")
 
-    def decoded(picked: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return np.stack([images.decode(path, image_size) for path in rows["path"].iloc[picked]])
-
-    def gallery(
-        picked: NDArray[np.int64], answers: NDArray[np.int64], title: str, pixels: NDArray[np.uint8], columns: int = 6
-    ) -> Figure:
-        return figures.prediction_gallery(
-            pixels,
-            [names[index] for index in labels[picked]],
-            [names[index] for index in answers[picked]],
-            probabilities[picked, answers[picked]].tolist(),
-            [os.path.basename(path) for path in rows["path"].iloc[picked]],
-            title=title,
-            columns=columns,
-        )
-
     likeliest = probabilities.argmax(axis=1)
     picked = errors_and_others(labels, likeliest, probabilities, count=_IMAGES, seed=seed)
     right = int((likeliest == labels).sum())
     counts = f"Test predictions by the most probable class: {right:,} right, {len(labels) - right:,} wrong"
-    figures.save(gallery(picked, likeliest, counts, decoded(picked)), folder / "predictions.png")
+    pixels = decoded(rows, picked, image_size)
+    figure = gallery(rows, predictions, probabilities, picked, likeliest, counts, pixels)
+    figures.save(figure, folder / "predictions.png")
 
     picked = worst_of_each_cell(labels, answers, probabilities)
     errors = int((labels != answers).sum())
     worst = {0: "", 1: "the one error; then "}.get(errors, f"the surest of {errors:,} errors, by kind; then ")
     worst_title = f"{title}: {worst}the least sure right answers"
-    figures.save(gallery(picked, answers, worst_title, decoded(picked)), folder / "errors.png")
+    pixels = decoded(rows, picked, image_size)
+    figures.save(gallery(rows, predictions, probabilities, picked, answers, worst_title, pixels), folder / "errors.png")
 
+
+def draw_heat(
+    folder: Path,
+    *,
+    rows: pd.DataFrame,
+    predictions: Predictions,
+    decision: Decision,
+    image_size: int,
+    seed: int,
+    heat_maps: HeatMaps,
+) -> None:
+    """Draw `gradcam.png`: what speaks for the answers, where in the images.
+
+    Args:
+        folder: Folder of the PNG files; made if it is missing.
+        rows: Manifest rows of the images.
+        predictions: Their labels and logits.
+        decision: Temperature and threshold; the abstain band is ignored.
+        image_size: Side of the model's input, pixels.
+        seed: Chooses the images.
+        heat_maps: From pixels uint8 [n, height, width, 3] and the answers int64 [n] to what speaks for them, float32
+            [n, rows, columns] from 0 to 1; None if the model has no maps.
+    """
+    probabilities, labels = predictions.probabilities(decision.temperature), predictions.labels
+    answers = replace(decision, abstain=None).classes(probabilities, predictions.positive)
     picked = errors_and_others(labels, answers, probabilities, count=_MAPS, seed=seed)
-    pixels = decoded(picked)
+    pixels = decoded(rows, picked, image_size)
     heat = heat_maps(pixels, answers[picked])
     if heat is None:
         log.warning("WARNING: gradcam.png is not drawn: the model's features are not pooled maps")
     else:
         pairs = np.concatenate([pixels, heat_overlays(pixels, heat)], axis=2)
         heat_title = "Evidence for the answer (Grad-CAM: the brighter, the more)"
-        figures.save(gallery(picked, answers, heat_title, pairs, columns=3), folder / "gradcam.png")
+        figure = gallery(rows, predictions, probabilities, picked, answers, heat_title, pairs, columns=3)
+        figures.save(figure, folder / "gradcam.png")
+
+
+def decoded(rows: pd.DataFrame, picked: NDArray[np.int64], image_size: int) -> NDArray[np.uint8]:
+    """Return the pixels of some rows, uint8 [n, image_size, image_size, 3]."""
+    return np.stack([images.decode(path, image_size) for path in rows["path"].iloc[picked]])
+
+
+def gallery(
+    rows: pd.DataFrame,
+    predictions: Predictions,
+    probabilities: NDArray[np.float32],
+    picked: NDArray[np.int64],
+    answers: NDArray[np.int64],
+    title: str,
+    pixels: NDArray[np.uint8],
+    columns: int = 6,
+) -> Figure:
+    """Draw some images with label, answer and its probability."""
+    names = predictions.class_names
+    return figures.prediction_gallery(
+        pixels,
+        [names[index] for index in predictions.labels[picked]],
+        [names[index] for index in answers[picked]],
+        probabilities[picked, answers[picked]].tolist(),
+        [os.path.basename(path) for path in rows["path"].iloc[picked]],
+        title=title,
+        columns=columns,
+    )
 
 
 def errors_and_others(

@@ -77,7 +77,7 @@ class HeatMaps:
             self._margin = margin(self._layer(), self._pool.features[tile])
             ((_, values),) = self._run(lambda row: pixels, 1)
         side = math.isqrt(values.shape[1])
-        return values[0].reshape(side, side)
+        return np.asarray(values[0].reshape(side, side))
 
     def png(self, tile: int) -> bytes:
         """Return a heat map as a transparent PNG with the proportions of the tile's picture: red for, blue against."""
@@ -100,7 +100,7 @@ class HeatMaps:
             raise HeatMapError("this model pools no maps: there is no heat map")
         kernel, bias = self._margin
         values = attribution.contributions(maps, kernel, self._pooling)
-        return (values + bias / values[0].size).reshape(len(values), -1)
+        return np.asarray((values + bias / values[0].size).reshape(len(values), -1))
 
 
 def margin(layer: Layer, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:

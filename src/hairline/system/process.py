@@ -16,12 +16,14 @@ class Process:
         signals: The signals received so far.
         sweep: Session of the sweep whose jobs run in this process; None outside a sweep.
         listings: Lists of images by settings; the jobs of a sweep share them.
+        heads: Compiled heads by their form; later runs use them again.
         needs_person: Whether a photo of any inspection needs a person; the process then ends with status 1.
     """
 
     signals: Signals = field(default_factory=Signals)
     sweep: str | None = None
     listings: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, Any] = field(default_factory=dict)
     needs_person: bool = False
 
     def enter(self, sweep: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -15,6 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from hairline.model import optimizers
+from hairline.model.head import Standardisation, build_head
 from hairline.system import progress
 from hairline.system.errors import HairlineError
 from hairline.system.signals import Signals
@@ -23,6 +25,8 @@ from hairline.training import checkpoint
 log = logging.getLogger(__name__)
 
 EpochRow = dict[str, float]
+
+_MOST_HEADS = 8  # that are kept compiled
 
 
 class TrainingError(HairlineError):
@@ -63,7 +67,7 @@ def fit(
     """Train a model for one phase; its weights change in place.
 
     Args:
-        model: Model to logits [batch, classes].
+        model: Model to logits [batch, classes]; one from `compiled_head` is compiled for these settings.
         train: Returns the batches of an epoch, numbered from 1: pairs of inputs and one-hot labels, or triples with the
             weight of each image in the loss.
         val: Pairs of the validation images, which choose the epoch that is kept.
@@ -92,13 +96,9 @@ def fit(
     Raises:
         TrainingError: If the loss becomes nan or infinite.
     """
-    rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
-    model.compile(
-        optimizer=optimizers.build(**optimizer, learning_rate=rate),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=False,
-    )
+    if not model.compiled:
+        rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
+        _compile(model, rate, optimizer, label_smoothing)
     earlier: list[Any] = [] if before is None else before.to_dict("records")
     course = _Course(train, phase, earlier, epochs, patience, verbose, on_epoch, state, signals)
     course.restore(model)
@@ -117,6 +117,75 @@ def fit(
     if keep == "best":
         model.set_weights(course.best_weights)
     return pd.DataFrame(course.history)
+
+
+def compiled_head(
+    known: dict[str, Any],
+    standardisation: Standardisation,
+    *,
+    classes: int,
+    dropout: float,
+    seed: int,
+    steps: int,
+    epochs: int,
+    learning_rate: float,
+    optimizer: dict[str, Any],
+    schedule: dict[str, Any],
+    label_smoothing: float,
+) -> keras.Model:
+    """Return an untrained head that is compiled for `fit`; a known one of the same form is reset and used again.
+
+    TensorFlow takes longer to compile a head's training step than to train ten epochs.
+
+    Args:
+        known: Heads of earlier calls, by what they were compiled for.
+        standardisation: As for `build_head`.
+        classes: As for `build_head`.
+        dropout: As for `build_head`.
+        seed: Seed of dropout.
+        steps: As for `fit`, like all that follow.
+    """
+    keras.utils.set_random_seed(seed)
+    rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
+    constant = isinstance(rate, float)
+    form = (
+        classes,
+        dropout,
+        optimizer,
+        schedule,
+        label_smoothing,
+        None if constant else (learning_rate, steps * epochs),
+    )
+    digest = hashlib.sha256(repr(form).encode())
+    digest.update(standardisation.mean)
+    digest.update(standardisation.deviation)
+    key = digest.hexdigest()
+    if key not in known:
+        model = build_head(standardisation, classes=classes, dropout=dropout)
+        _compile(model, rate, optimizer, label_smoothing)
+        model.optimizer.build(model.trainable_variables)
+        if len(known) == _MOST_HEADS:
+            known.pop(next(iter(known)))
+        known[key] = model, [keras.ops.convert_to_numpy(entry) for entry in _all_variables(model)]
+        return model
+    model, initial = known[key]
+    for variable, value in zip(_all_variables(model), initial, strict=True):
+        variable.assign(value)
+    if constant:
+        model.optimizer.learning_rate = rate
+    if dropout:  # as a new layer would be seeded
+        (layer,) = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+        layer.seed_generator.state.assign(keras.layers.Dropout(dropout).seed_generator.state)
+    return model
+
+
+def _compile(model: keras.Model, rate: Any, optimizer: dict[str, Any], label_smoothing: float) -> None:
+    model.compile(
+        optimizer=optimizers.build(**optimizer, learning_rate=rate),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=False,
+    )
 
 
 class _Course(keras.callbacks.Callback):
@@ -212,6 +281,10 @@ class _Course(keras.callbacks.Callback):
 def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
     """Return everything that training changes: variables of the model (random generators included) and optimizer."""
     return {"model": model.variables, "optimizer": model.optimizer.variables}
+
+
+def _all_variables(model: keras.Model) -> list[keras.Variable]:
+    return [variable for variables in _variables(model).values() for variable in variables]
 
 
 def _refuse_nan(epoch: int, row: EpochRow) -> None:

@@ -17,7 +17,7 @@ from hairline.config import Augment, FeatureSettings, Optimizer, Schedule, argum
 from hairline.data import augmentation
 from hairline.data.decoded import Decoded
 from hairline.data.prepare import Dataset
-from hairline.model.head import Linear, Standardisation, build_head
+from hairline.model.head import Linear, Standardisation
 from hairline.model.predictions import Predictions
 from hairline.system import errors
 from hairline.system.signals import Signals
@@ -129,11 +129,13 @@ class Hooks:
         on_epoch: Called with the epoch's number and metrics.
         state: Saves the epoch, and resumes from it; None: nothing is saved.
         signals: Checked for a request to stop.
+        heads: Compiled heads, which those of the same form use again.
     """
 
     on_epoch: OnEpoch = lambda epoch, row: None
     state: Checkpoint | None = None
     signals: Signals = field(default_factory=Signals)
+    heads: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -232,10 +234,19 @@ def train_head(
     if settings.optimizer.name == "lbfgs":
         linear, history = _fit_to_convergence(standardisation, data, frozen, settings, hooks, part=rows)
     else:
-        import keras
+        from hairline.training import epochs
 
-        keras.utils.set_random_seed(settings.seed)
-        model = build_head(standardisation, classes=len(data.class_names), dropout=settings.dropout)
+        trained = images * frozen.views if rows is None else len(rows)
+        phase = settings.phase()
+        model = epochs.compiled_head(
+            hooks.heads,
+            standardisation,
+            classes=len(data.class_names),
+            dropout=settings.dropout,
+            seed=settings.seed,
+            steps=-(-trained // settings.batch_size),
+            **{name: value for name, value in phase.items() if name not in ("patience", "keep")},
+        )
         history = fit_features(model, data, frozen, settings, hooks, name="head", part=rows)
         linear = Linear.of(standardisation, model)
     return Head(linear, linear.logits(frozen.images), history)

@@ -120,7 +120,9 @@ class Pretrained:
 
         @functools.cache
         def network() -> keras.Model:
-            with tensorflow.strategy(self.runtime.devices).scope():
+            with tensorflow.quiet_import():
+                strategy = tensorflow.strategy(self.runtime.devices)
+            with strategy.scope():
                 return backbones.build(name, image_size=size, weights=self.weights, seed=self.seed, taps=taps)
 
         if self.finetune.layers == "top" and self.finetune.from_layer is not None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hairline import config as configuration
 from hairline import tracking
@@ -24,10 +24,12 @@ from hairline.data import labels, manifest
 from hairline.data.prepare import Dataset, prepare
 from hairline.evaluation import intervals, leaks, thresholds
 from hairline.evaluation.metrics import measure_splits
+from hairline.model.engine import choose_engine
 from hairline.model.predictions import Predictions, predictions_table
 from hairline.system import cache, files, provenance, tensorflow
 from hairline.system.process import Process
 from hairline.system.signals import Signals
+from hairline.system.worker import Inline, Worker
 from hairline.training import checkpoint, repeats, save, summary
 from hairline.training.base import Base, BaseError
 from hairline.training.checkpoint import Checkpoint
@@ -50,6 +52,7 @@ _NOT_PARAMETERS = ("tracking", "name", "tags", "resume")
 # What conf/config.yaml chooses, and the settings without effect when base= is given.
 _DEFAULTS = {"optimizer.name": "adam", "schedule.name": "constant"}
 _UNUSED_WITH_BASE = (*_DEFAULTS, "model.dropout", "model.label_smoothing", "epochs", "batch_size", "learning_rate")
+_GALLERIES = "hairline.evaluation.galleries"
 _DIFF = "uncommitted.diff"  # may hold what is not meant for a server
 _INPUTS = ("config.yaml", "environment.json", "manifest.csv", "rejected.csv")
 _RESULTS = (
@@ -113,20 +116,24 @@ def run_stages(
         data = start.check(data)
         warn_of_large_batch(config, data)
         state.expect(manifest.digest(data.manifest), len(data.manifest))
-    with tracking.start(
-        **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
-        name=config.name or summary.run_name(overrides, config.model.backbone, solver),
-        tags={**config.tags, "configuration": configuration.identity(config)},
-        directory=directory,
-    ) as run:
+    with (
+        tracking.start(
+            **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
+            name=config.name or summary.run_name(overrides, config.model.backbone, solver),
+            tags={**config.tags, "configuration": configuration.identity(config)},
+            directory=directory,
+        ) as run,
+        drawing_process(config) as drawing,
+    ):
 
         def on_epoch(epoch: int, row: dict[str, float]) -> None:
             run.metrics({key: value for key, value in row.items() if key not in not_curves}, step=epoch)
 
-        hooks = Hooks(on_epoch, state, process.signals)
+        hooks = Hooks(on_epoch, state, process.signals, process.heads)
         with seconds("setup"):
             record_inputs(config, data, start.origin, directory, run)
-            tensorflow.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
+            if needs_tensorflow(config):
+                tensorflow.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
             frozen = start.features(data, passes)
             cache.evict(config.cache.max_gigabytes)
@@ -149,19 +156,28 @@ def run_stages(
         if config.repeats > 1:
             with seconds("repeats"):
                 metrics |= repeats.repeat_heads(
-                    data, frozen, fit, config.decision, repeats=config.repeats, first=metrics, directory=directory
+                    data,
+                    frozen,
+                    fit,
+                    config.decision,
+                    Hooks(heads=process.heads),
+                    repeats=config.repeats,
+                    first=metrics,
+                    directory=directory,
                 )
         if full:
             with seconds("leaks"):
                 leak_report = find_leaks(data, directory)
                 metrics |= leak_report.counts
+                curve = learning_curve(config, data, frozen, fit, metrics, directory)
+            draw_results(drawing, config, data, head, predictions, decision, leak_report, curve, directory)
             with seconds("model"):
                 model, blocks, difference = save_model(config, start, data, frozen, head, decision, directory)
                 metrics["parity_difference"] = difference
                 write_card(config, data, metrics, directory)
             with seconds("figures"):
-                curve = learning_curve(config, data, frozen, fit, metrics, directory)
-                draw(config, data, frozen, head, predictions, decision, model, blocks, leak_report, curve, directory)
+                draw_model(drawing, config, data, frozen, predictions, decision, model, blocks, directory)
+                drawing.finish()
         metrics |= seconds.measured()
         files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         log_to_mlflow(data, metrics, start.origin, directory, run)
@@ -275,7 +291,7 @@ class Stages:
 def warn_of_large_batch(config: Config, data: Dataset) -> None:
     """Log a warning where one batch holds all training images of a head that is trained by epochs."""
     train_images = len(data.rows("train"))
-    if config.base is None and config.optimizer.name != "lbfgs" and config.batch_size > train_images:
+    if trains_by_epochs(config) and config.batch_size > train_images:
         log.warning(
             "WARNING: batch_size=%d is larger than the training split (%d images): each epoch is one step",
             config.batch_size,
@@ -374,24 +390,44 @@ def learning_curve(
     return curve
 
 
-def draw(
+def trains_by_epochs(config: Config) -> bool:
+    """Return whether the head is trained by epochs, instead of being solved for."""
+    return config.base is None and config.optimizer.name != "lbfgs"
+
+
+def needs_tensorflow(config: Config) -> bool:
+    """Return whether the run uses TensorFlow, which takes seconds to import, beyond converting a backbone."""
+    engine = choose_engine(config.features.engine, config.runtime.precision)
+    return (
+        config.report.level == "full"
+        or trains_by_epochs(config)
+        or config.finetune.layers != "none"
+        or engine == "tensorflow"
+    )
+
+
+def drawing_process(config: Config) -> Worker | Inline:
+    """Return what draws the figures: another process, beside this one, where the figures need no TensorFlow."""
+    engine = choose_engine(config.features.engine, config.runtime.precision)
+    return Worker(_GALLERIES) if config.report.level == "full" and engine == "litert" else Inline()
+
+
+def draw_results(
+    drawing: Worker | Inline,
     config: Config,
     data: Dataset,
-    frozen: Frozen,
     head: Head,
     predictions: Predictions,
     decision: Decision,
-    model: keras.Model,
-    blocks: list[Block],
     leak_report: Leaks,
     curve: pd.DataFrame | None,
     directory: Path,
 ) -> None:
-    """Draw the figures of the model, training, split and test predictions."""
+    """Draw the figures of training, split and test predictions."""
     from hairline.evaluation import galleries
-    from hairline.model import attribution
 
-    galleries.draw_training(
+    drawing.submit(
+        galleries.draw_training,
         directory / "figures",
         manifest=data.manifest,
         history=head.history,
@@ -401,21 +437,44 @@ def draw(
         leaks=leak_report,
         split_by=data.split_by,
         curve=curve,
-        blocks=blocks,
-        network=config.model.backbone,
     )
-    galleries.draw_predictions(
-        directory / "figures",
-        rows=data.manifest.iloc[data.rows("test")],
-        predictions=predictions.select("test"),
-        decision=decision,
-        image_size=config.image_size,
-        title="Test images",
-        seed=config.seed,
-        heat_maps=functools.partial(
-            attribution.class_maps, directory / "model", engine=frozen.recipe.engine, model=lambda: model
-        ),
-    )
+    settings = test_settings(config, data, predictions, decision)
+    drawing.submit(galleries.draw_predictions, directory / "figures", **settings, title="Test images")
+
+
+def draw_model(
+    drawing: Worker | Inline,
+    config: Config,
+    data: Dataset,
+    frozen: Frozen,
+    predictions: Predictions,
+    decision: Decision,
+    model: keras.Model,
+    blocks: list[Block],
+    directory: Path,
+) -> None:
+    """Draw the figures of the model: its structure, and where in test images it finds its answers."""
+    from hairline.evaluation import galleries
+    from hairline.model import attribution
+
+    heat_maps = functools.partial(attribution.class_maps, directory / "model")
+    if isinstance(drawing, Inline):
+        heat_maps = functools.partial(heat_maps, engine=frozen.recipe.engine, model=lambda: model)
+
+    drawing.submit(galleries.draw_model, directory / "figures", blocks, config.model.backbone)
+    settings = test_settings(config, data, predictions, decision)
+    drawing.submit(galleries.draw_heat, directory / "figures", **settings, heat_maps=heat_maps)
+
+
+def test_settings(config: Config, data: Dataset, predictions: Predictions, decision: Decision) -> dict[str, Any]:
+    """Return what the figures of test images have in common."""
+    return {
+        "rows": data.manifest.iloc[data.rows("test")],
+        "predictions": predictions.select("test"),
+        "decision": decision,
+        "image_size": config.image_size,
+        "seed": config.seed,
+    }
 
 
 def log_to_mlflow(data: Dataset, metrics: dict[str, float], weights: str, directory: Path, run: tracking.Run) -> None:
@@ -457,6 +516,6 @@ def log_results(
             place,
             full=config.report.level == "full",
             synthetic=config.data.source == "synthetic",
-            by_epochs=config.base is None and config.optimizer.name != "lbfgs",
+            by_epochs=trains_by_epochs(config),
         )
     log.info("\n".join(lines))
