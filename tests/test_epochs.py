@@ -196,7 +196,7 @@ def test_a_compiled_head_that_is_used_again_trains_like_a_new_one() -> None:
             "label_smoothing": 0.1, **settings,
         }  # fmt: skip
         head = epochs.compiled_head(known, Standardisation.fit(FEATURES), classes=2, dropout=0.3, seed=seed, **chosen)
-        epochs.fit(head, lambda number: batches(TRAIN, 32), batches(VAL, 1024), **chosen)
+        epochs.fit(head, lambda number: batches(TRAIN, 32), batches(VAL, 1024), compiled=True, **chosen)
         return list(head.get_weights())
 
     decaying = {"schedule": {"name": "cosine", "warmup": 0.1, "final": 0.0}}

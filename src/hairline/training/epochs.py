@@ -59,6 +59,7 @@ def fit(
     phase: str = "head",
     before: pd.DataFrame | None = None,
     reuse_dataset: bool = False,
+    compiled: bool = False,
     verbose: bool = True,
     on_epoch: Callable[[int, EpochRow], None] = lambda epoch, row: None,
     state: checkpoint.Phase | None = None,
@@ -67,7 +68,7 @@ def fit(
     """Train a model for one phase; its weights change in place.
 
     Args:
-        model: Model to logits [batch, classes]; one from `compiled_head` is compiled for these settings.
+        model: Model to logits [batch, classes].
         train: Returns the batches of an epoch, numbered from 1: pairs of inputs and one-hot labels, or triples with the
             weight of each image in the loss.
         val: Pairs of the validation images, which choose the epoch that is kept.
@@ -84,6 +85,7 @@ def fit(
         before: History of the earlier phases; epoch numbers continue from it.
         reuse_dataset: `train` returns the same dataset object every epoch, updated in place; Keras then runs all epochs
             in one call.
+        compiled: The model is one from `compiled_head`, with these settings.
         verbose: Log one line per epoch.
         on_epoch: Called after each epoch with its number and metrics.
         state: Saves the state after each epoch; a phase that was saved resumes from it, to the same bits.
@@ -96,7 +98,7 @@ def fit(
     Raises:
         TrainingError: If the loss becomes nan or infinite.
     """
-    if not model.compiled:
+    if not compiled:
         rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
         _compile(model, rate, optimizer, label_smoothing)
     earlier: list[Any] = [] if before is None else before.to_dict("records")
@@ -143,19 +145,18 @@ def compiled_head(
         classes: As for `build_head`.
         dropout: As for `build_head`.
         seed: Seed of dropout.
-        steps: As for `fit`, like all that follow.
+        steps: As for `fit`.
+        epochs: As for `fit`.
+        learning_rate: As for `fit`.
+        optimizer: As for `fit`.
+        schedule: As for `fit`.
+        label_smoothing: As for `fit`.
     """
     keras.utils.set_random_seed(seed)
     rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
-    constant = isinstance(rate, float)
-    form = (
-        classes,
-        dropout,
-        optimizer,
-        schedule,
-        label_smoothing,
-        None if constant else (learning_rate, steps * epochs),
-    )
+    constant = schedule["name"] == "constant"
+    course = None if constant else (learning_rate, steps * epochs)
+    form = (classes, dropout, optimizer, schedule, label_smoothing, course)
     digest = hashlib.sha256(repr(form).encode())
     digest.update(standardisation.mean)
     digest.update(standardisation.deviation)

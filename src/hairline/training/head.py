@@ -302,6 +302,7 @@ def fit_features(
             pipeline.feature_batches(in_order, val.width, val_labels, batch_size=1024),
             steps=-(-len(chosen) // batch_size),
             reuse_dataset=True,
+            compiled=name == "head",
             phase=name,
             before=before,
             verbose=part is None,
