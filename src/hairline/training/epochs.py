@@ -158,8 +158,8 @@ def compiled_head(
     course = None if constant else (learning_rate, steps * epochs)
     form = (classes, dropout, optimizer, schedule, label_smoothing, course)
     digest = hashlib.sha256(repr(form).encode())
-    digest.update(standardisation.mean)
-    digest.update(standardisation.deviation)
+    digest.update(standardisation.mean.tobytes())
+    digest.update(standardisation.deviation.tobytes())
     key = digest.hexdigest()
     if key not in known:
         model = build_head(standardisation, classes=classes, dropout=dropout)
