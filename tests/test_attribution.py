@@ -115,7 +115,7 @@ def test_the_heat_map_of_the_label_page_is_exact(tmp_path: Path) -> None:
     parts = saved.Parts(folder)
     pool, _ = pools.compute([tmp_path / "wall.png"], parts.recipe("tensorflow"), lambda: parts.backbone, tile_px=size)
     layer = base_layer(parts)
-    maps = HeatMaps(
+    heat = HeatMaps(
         pool,
         Pictures(pool),
         lambda: layer,
@@ -126,7 +126,7 @@ def test_the_heat_map_of_the_label_page_is_exact(tmp_path: Path) -> None:
     logits = layer.logits(pool.features[0])
     positive = parts.bundle.positive
     assert positive is not None
-    assert maps.cells(0).sum() == pytest.approx(logits[positive] - logits[1 - positive], abs=1e-3)
+    assert heat.cells(0).sum() == pytest.approx(logits[positive] - logits[1 - positive], abs=1e-3)
 
 
 def test_a_heat_map_shows_where_in_a_tile(tmp_path: Path) -> None:
