@@ -26,6 +26,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return lambda name: running.load(FOLDER / f"{name}.py", monkeypatch)
 
 
+@pytest.mark.slow
 def test_every_script_answers_help() -> None:
     assert len(SCRIPTS) == 18
     processes = {

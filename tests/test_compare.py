@@ -76,6 +76,7 @@ def test_differences_agree_with_scikit_learn() -> None:
     assert pair(first, second, "loss").high < 0
 
 
+@pytest.mark.slow
 def test_the_error_of_an_auroc_is_that_of_the_bootstrap() -> None:
     """The pseudo-values' interval against resampled images, each resample measured by scikit-learn."""
     generator = np.random.default_rng(6)
@@ -157,7 +158,9 @@ def draws(generator: np.random.Generator, rates: list[float], images: int) -> tu
     return observed, observed + errors[1:]
 
 
-@pytest.mark.parametrize(("runs", "chosen"), [(20, True), (20, False), (3, True)])
+@pytest.mark.parametrize(
+    ("runs", "chosen"), [*(pytest.param(20, chosen, marks=pytest.mark.slow) for chosen in (True, False)), (3, True)]
+)
 def test_equal_runs_are_rarely_told_apart(runs: int, chosen: bool) -> None:
     generator, trials, beyond, naive = np.random.default_rng(runs), 300, 0, 0
     for _ in range(trials):

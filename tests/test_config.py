@@ -261,18 +261,25 @@ def use(loaded: config.Config, typed: list[str]) -> None:
 # --- identity and saved form ------------------------------------------------------------------------------------------
 
 
+def changed(settings: Any, key: str, value: object) -> Any:
+    name, _, rest = key.partition(".")
+    return dataclasses.replace(settings, **{name: changed(getattr(settings, name), rest, value) if rest else value})
+
+
 def test_identity_changes_exactly_with_what_changes_numbers() -> None:
-    base = config.identity(composed("config"))
+    base = composed("config")
     same = ["name=x", "tags.a=b", "tracking=none", "report.level=light", "tracking.experiment=y", "runtime.threads=1"]
-    for override in ["seed=0", *same]:
-        assert config.identity(composed("config", override)) == base, override
-    different = [
-        "seed=1", "batch_size=65", "image_size=161", "epochs=9", "learning_rate=0.002", "optimizer=sgd",
-        "schedule=cosine", "augment=light", "finetune=top", "model.dropout=0.1", "data.limit=9", "repeats=3",
-        "split.group_by=none", "decision=f1", "decision.threshold=0.4", "decision.calibration=none",
-    ]  # fmt: skip
-    identities = {config.identity(composed("config", override)) for override in different}
-    assert len(identities | {base}) == len(different) + 1
+    assert config.identity(composed("config", "seed=0", *same)) == config.identity(base)
+    values = {
+        "seed": 1, "batch_size": 65, "image_size": 161, "epochs": 9, "learning_rate": 0.002, "model.dropout": 0.1,
+        "data.limit": 9, "repeats": 3, "split.group_by": "none", "decision.threshold": 0.4,
+        "decision.calibration": "none",
+    }  # fmt: skip
+    different = [changed(base, key, value) for key, value in values.items()]
+    groups = composed("config", "optimizer=sgd", "schedule=cosine", "augment=light", "finetune=top", "decision=f1")
+    for name in ("optimizer", "schedule", "augment", "finetune", "decision"):
+        different.append(dataclasses.replace(base, **{name: getattr(groups, name)}))
+    assert len({config.identity(settings) for settings in (base, *different)}) == 17
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_a_run_whose_disk_fills_up_ends_with_a_message(
     refused(run(*TINY, "data=folder", f"data.path={two_classes}", timeout=250), "disk", "full")
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_reported(
     disk: Callable[..., Path], two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_out_of_memory_advises_a_batch_size(error: Exception, size: int, advice:
     assert "out of memory" in str(errors.explained(error))
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_training_ends_the_run_with_advice(
     two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

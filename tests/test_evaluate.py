@@ -122,6 +122,7 @@ def champion(store: str, model: Path) -> None:
     client.set_registered_model_alias("hairline", "champion", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("empty_store")
 def test_every_script_finds_the_champion_of_the_store_that_tracking_uri_names(
     run: Path, two_classes: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -262,6 +262,7 @@ def test_a_damaged_shard_is_computed_again(
     np.testing.assert_array_equal(compute(files, backbone=never), first)
 
 
+@pytest.mark.slow
 def test_a_killed_pass_resumes(files: list[str], own_cache: Path, computed: Counted) -> None:
     code = f"""
 import os, signal

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from hairline.data import images
 from hairline.inspection import exif
+from hairline.model import saved
 
 GENERATOR = np.random.default_rng(0)
 PIXELS = np.kron(GENERATOR.integers(0, 256, (6, 8, 3)), np.ones((5, 5, 1))).astype(np.uint8)  # 30 x 40, blocky
@@ -214,8 +215,11 @@ def test_an_image_that_would_be_black_is_recognised(kind: str, bits: int) -> Non
     peak = images.inspect(narrow)[3]
     assert peak == int(GREY.max()) << (bits - 8)
     assert images.narrow_range(peak)
-    with pytest.raises(images.ImageError, match=f"a {bits}-bit camera.*its values by {2 ** (16 - bits)}$"):
-        images.upright(narrow, narrow=False)
+    message = f"a {bits}-bit camera.*its values by {2 ** (16 - bits)}$"
+    for read in (images.upright, saved.open_image):  # inspection; the Python interface and servers
+        with pytest.raises(images.ImageError, match=message):
+            read(narrow)
+    assert images.decode(narrow).max() == round((int(GREY.max()) << (bits - 8)) / 257)  # of a set that was checked
     assert images.narrow_range(images.inspect(encoded(Image.fromarray(GREY.astype(np.uint16) * 257), kind))[3]) is None
     assert images.inspect(encoded(Image.fromarray(GREY), kind))[3] == 0
 

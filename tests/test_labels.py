@@ -65,6 +65,17 @@ def test_the_last_answer_counts_and_an_empty_one_withdraws(tmp_path: Path) -> No
     assert table["time"].tolist() == ["t2", "t3"]
 
 
+def test_labels_that_a_spreadsheet_saved_are_read(tmp_path: Path) -> None:
+    text = "Path;x;y;width;height;label\r\na.jpg;1;2;3;4;fissuré\r\n"
+    for encoding in ("utf-8-sig", "utf-16", "cp1252"):
+        (tmp_path / "marks.csv").write_bytes(text.encode(encoding))
+        (row,) = labels.read(tmp_path / "marks.csv").itertuples()
+        assert (row.path, row.x, row.height, row.label) == (str(tmp_path / "a.jpg"), 1, 4, "fissuré")
+    (tmp_path / "marks.csv").write_text("path,x,y,w,h,label\n")
+    with pytest.raises(labels.LabelError, match="lacks the columns width, height: it has path, x, y, w, h, label"):
+        labels.read(tmp_path / "marks.csv")
+
+
 def test_marks_without_the_last_columns_are_read(tmp_path: Path) -> None:
     (tmp_path / "marks.csv").write_text("path,x,y,width,height,label\na.jpg,1,2,3,4,cracked\n")
     row = labels.read(labels.find(str(tmp_path / "marks.csv"))).iloc[0]

@@ -101,9 +101,10 @@ def test_csv_gives_back_every_name(paths: list[str], label: str, tmp_path_factor
 
 def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     for content, message in (
-        (b"", "lacks the columns path, label: it has none"),
-        (b"a,b\n1,2\n", "lacks the columns path, label"),
-        (b"\xff\x00,", "lacks|cannot"),
+        (b"", "cannot be read as a CSV table"),
+        (b"a,b\n1,2\n", "changed by another program: expected the columns path, label in each row; it has a, b"),
+        (b"path,label\n1,2,3\n", "changed by another program"),
+        (b"\xff\x00,", "changed|cannot"),
     ):
         (tmp_path / "m.csv").write_bytes(content)
         with pytest.raises(manifest.ManifestError, match=message):

@@ -301,6 +301,7 @@ def test_mistakes_are_answered_without_tensorflow(
     assert not Path("outputs").exists() or not list(Path("outputs").rglob("*.log"))
 
 
+@pytest.mark.slow
 def test_the_command(model: Path, site: Path, no_tensorflow: dict[str, str]) -> None:
     """With a converted model the command needs no TensorFlow and starts in seconds; the exit status tells of faults."""
     hairline.inspect(site / "a.png", run=model, engine="litert")

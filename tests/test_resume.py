@@ -129,8 +129,10 @@ def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) ->
     [
         {},
         pytest.param({"reuse_dataset": False, "keep": "last"}, marks=pytest.mark.slow),
-        {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "constant"}, "learning_rate": 1.5,
-         "epochs": 30, "patience": 4},
+        pytest.param(
+            {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "constant"}, "learning_rate": 1.5,
+             "epochs": 30, "patience": 4}, marks=pytest.mark.slow,
+        ),
         pytest.param({"optimizer": {"name": "rmsprop"}}, marks=pytest.mark.slow),
         pytest.param({"optimizer": {"name": "lion"}}, marks=pytest.mark.slow),
     ],
@@ -248,7 +250,7 @@ def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path
         (entry,) = mirrored()
         assert entry.info.status == status
         if number == signal.SIGTERM:
-            assert f"stopped by SIGTERM. Resume with: python train.py resume={folder}" in said
+            assert f"stopped by SIGTERM. Resume with: python {ROOT}/train.py resume={folder}" in said
             assert "Traceback" not in said
     found = run(f"resume={folder}")
     assert found.returncode == 0, found.stdout + found.stderr
@@ -287,7 +289,7 @@ def test_an_interrupt_ends_killed_and_says_how_to_go_on(two_classes: Path) -> No
     settings = (*WHOLE, f"data.path={two_classes}", "epochs=4000")
     code, said, seconds = stopped(Path("run"), *settings, number=signal.SIGINT, until=1)
     assert code == 130, said
-    assert "stopped by SIGINT. Resume with: python train.py resume=run" in said
+    assert f"stopped by SIGINT. Resume with: python {ROOT}/train.py resume=run" in said
     assert "Traceback" not in said
     assert seconds < 30
     (entry,) = mirrored()

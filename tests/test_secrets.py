@@ -98,7 +98,7 @@ def closed() -> str:
         pytest.param("train.py", ["tracking.uri=http://me:{s}@{h}"], {}, marks=pytest.mark.slow),
         pytest.param("train.py", ["tracking.uri=https://{s}@{h}/x"], {}, marks=pytest.mark.slow),
         pytest.param("train.py", [], {"MLFLOW_TRACKING_URI": "postgresql://me:{s}@{h}/db"}, marks=pytest.mark.slow),
-        ("train.py", ["-m", "seed=1,2", "tracking.uri=http://me:{s}@{h}"], {}),
+        pytest.param("train.py", ["-m", "seed=1,2", "tracking.uri=http://me:{s}@{h}"], {}, marks=pytest.mark.slow),
         ("train.py", ["data=folder", "data.path=https://me:{s}@host/set.zip"], {}),
         pytest.param(
             "train.py",
@@ -139,6 +139,7 @@ def test_a_misspelt_key_does_not_repeat_its_value(closed: str, tmp_path: Path) -
     assert not secrets_in(tmp_path, output)
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_a_failed_run_stores_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed run: command, configuration, parameters, tags, name, note, files, log and traceback."""
     address = f"http://me:{SECRET}@host/?token={SECRET}"

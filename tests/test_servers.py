@@ -245,7 +245,7 @@ def test_a_server_that_dies_or_hangs_gets_every_point(
         repair()
     output = finish(process)
     if permanent:
-        assert "python sync.py run=" in output
+        assert f"python {ROOT}/sync.py run=" in output
         repair()
     check_complete(server)
     check_complete(server)

@@ -70,7 +70,7 @@ def test_the_readme_runs_without_this_project(shipped: Path, finished: Path, two
     (tmp_path / "hairline.py").write_text("raise RuntimeError('hairline was imported')")
     paths = [*sorted(two_classes.glob("*/*.jpg"))[::17], shipped / "example.png"]
     code = block(shipped, "python")
-    assert len(code.splitlines()) == 15
+    assert len(code.splitlines()) == 16
     output = subprocess.run(
         [sys.executable, "-c", code, *map(str, paths)],
         cwd=shipped, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True,

@@ -79,7 +79,7 @@ def test_choices_and_settings_that_are_taken(
 
 def test_a_misspelt_key_is_answered_at_once(nothing_slow: dict[str, str]) -> None:
     said = run("btch_size=3", environment=nothing_slow).stderr
-    assert "Did you mean 'batch_size'?\n  python train.py batch_size=3" in said
+    assert f"Did you mean 'batch_size'?\n  python {ROOT}/train.py batch_size=3" in said
     assert "+btch_size" not in said
 
 
@@ -109,7 +109,7 @@ def test_an_exit_with_a_text_is_printed_without_secrets(
     [
         (["batch_size=many"], "could not be converted to Integer"),
         (["+epoch=3"], "epoch: unknown setting. Did you mean 'epochs'?"),
-        (["data.path={missing}"], "python train.py data=folder data.path={missing}"),
+        (["data.path={missing}"], f"python {ROOT}/train.py data=folder data.path={{missing}}"),
         (["optimizer.momentum=0.5"], "Only optimizer=sgd, optimizer=rmsprop has it"),
         (["data=folder", "data.path={missing}/brücke (1)"], "data.path='{missing}/brücke (1)': nothing is there"),
         (["data=folder", "data.path={missing}", "+tags.site=bridge"], "nothing is there"),
@@ -158,6 +158,7 @@ def test_a_bug_shows_its_traceback(no_tensorflow: dict[str, str]) -> None:
     assert re.search(r"Traceback.*RuntimeError: (tensorflow|keras) was imported", found.stdout, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_an_unreachable_tracking_server_fails_before_training(two_classes: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -166,6 +167,7 @@ def test_an_unreachable_tracking_server_fails_before_training(two_classes: Path)
     assert "epoch" not in refused(found, "does not answer", "tracking=none")
 
 
+@pytest.mark.slow
 def test_a_run_from_start_to_end(two_classes: Path) -> None:
     found = run(*TINY, "data=folder", f"data.path={two_classes}", "batch_size=512")
     said = found.stdout + found.stderr

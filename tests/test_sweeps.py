@@ -94,6 +94,7 @@ def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
     assert statuses(children) == {"FINISHED": 2, "FAILED": 1}
 
 
+@pytest.mark.slow
 def test_another_sweep_of_the_same_name_is_refused() -> None:
     command = ["epochs=2", "learning_rate=0.01,0.02", "name=first"]
     state.Sweep(Path("outputs/sweeps/s").absolute(), "s", command=command).write()

@@ -241,6 +241,7 @@ def test_fine_tuning_improves_on_the_head_and_ships_what_it_tuned(
     np.testing.assert_allclose(again["prob_rust"], table["prob_rust"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_head_that_is_solved_is_better_than_one_that_is_trained_for_some_epochs(
     three_classes: Path, tmp_path: Path
 ) -> None:

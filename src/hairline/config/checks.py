@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hairline.config.schema import Compare, Config, Decision, Evaluate, Predict, Register, Split, Sync, arguments
+from hairline.system import redaction
 from hairline.system.errors import HairlineError
 
 _LARGEST_INT = 2**32 - 1  # the largest seed of NumPy and Keras
@@ -108,6 +109,9 @@ def conflicts(config: Any) -> Iterator[str]:
         if any("\ud800" <= char <= "\udfff" for char in path):
             yield f"data.path={path!r}: is not valid UTF-8, so it cannot be saved; rename the folder or link to it"
         yield from _split_faults(config.split)
+    uri = getattr(getattr(config, "tracking", None), "uri", None) or ""
+    if uri[:1] in ("'", '"'):
+        yield f"tracking.uri={redaction.setting(uri)}: the quote is never closed"
     if isinstance(config, Config):
         yield from _training_faults(config)
     elif isinstance(config, Compare):

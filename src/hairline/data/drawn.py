@@ -152,7 +152,7 @@ def _draw_files(
         file = folder / digest[:2] / f"{digest[:32]}-{number}-{kinds[row]}{suffix}"
         if not file.exists():
             numbers = (seed, number, *(int(digest[start : start + 8], 16) for start in range(0, 32, 8)))
-            content = draw(images.upright(paths[row]), numbers, kinds[row])
+            content = draw(images.upright(paths[row], narrow=True), numbers, kinds[row])
             file.parent.mkdir(exist_ok=True)
             with files.atomic(file) as opened:
                 opened.write(content)

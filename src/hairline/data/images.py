@@ -83,11 +83,11 @@ def decode(source: str | os.PathLike[str] | bytes, image_size: int | None = None
     Raises:
         ImageError: If the file is missing, empty, damaged or not an image.
     """
-    picture = upright(source)
+    picture = upright(source, narrow=True)
     return np.asarray(picture if image_size is None else _resized(picture, image_size))
 
 
-def upright(source: str | os.PathLike[str] | bytes | np.ndarray, *, narrow: bool = True) -> Image.Image:
+def upright(source: str | os.PathLike[str] | bytes | np.ndarray, *, narrow: bool = False) -> Image.Image:
     """Open an image upright, at its own size.
 
     Args:
@@ -216,8 +216,8 @@ def narrow_range(value: int) -> str | None:
     if bits is None:
         return None
     return (
-        f"16-bit image whose values end at {value:,} of {_WHITE_16:,}, as of a {bits}-bit camera: it would be read as "
-        f"nearly black. Save it with 8 bits, or multiply its values by {2 ** (16 - bits)}"
+        f"16-bit image, as of a {bits}-bit camera: its values end at {value:,} of {_WHITE_16:,}, so it would be read "
+        f"as nearly black. Save it with 8 bits, or multiply its values by {2 ** (16 - bits)}"
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hairline.data import images, manifest, splits
+from hairline.data import images, manifest, splits, tables
 from hairline.data.folders import nfc
 from hairline.system import cache, files, progress
 from hairline.system.errors import HairlineError
@@ -53,18 +53,24 @@ def read(file: Path, *, withdrawn: bool = False) -> pd.DataFrame:
         The columns `COLUMNS`, in the order of the answers; paths are absolute, coordinates int64.
 
     Raises:
-        LabelError: If a coordinate is not a whole number, or a window is empty or starts outside its photo.
+        ManifestError: If the file is no CSV table.
+        LabelError: If a column is missing, a coordinate is not a whole number, or a window is empty or starts outside
+            its photo.
     """
-    table = manifest.read(file, required=(*WINDOW, "label"))
-    for name in COLUMNS:
-        table[name] = table[name] if name in table else ""
+    listed = tables.read(file)
+    columns = {name: listed.column(name) for name in COLUMNS}
+    if lacking := [name for name in (*WINDOW, "label") if columns[name] is None]:
+        has = manifest.printable(", ".join(listed.header)) or "none"
+        raise LabelError(f"{file} lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}: it has {has}")
+    empty = [""] * len(listed.rows)
+    table = pd.DataFrame({name: columns[name] or empty for name in COLUMNS}, dtype=object)
     for name in WINDOW[1:]:
         numbers = pd.to_numeric(table[name], errors="coerce")
         wrong = np.flatnonzero(~(numbers >= (1 if name in ("width", "height") else 0)) | (numbers % 1 != 0))
         if wrong.size:
             raise LabelError(
-                f"{file}, line {wrong[0] + 2}: {name} is {str(table[name].iloc[wrong[0]])!r}; expected a whole number "
-                "of pixels of the photo"
+                f"{file}, line {listed.lines[wrong[0]]}: {name} is {str(table[name].iloc[wrong[0]])!r}; expected a "
+                "whole number of pixels of the photo"
             )
         table[name] = numbers.astype(np.int64)
     table["label"] = pd.Series([nfc(label.strip()) for label in table["label"]], index=table.index, dtype=object)
@@ -131,7 +137,7 @@ def cut(table: pd.DataFrame) -> list[str]:
         cache.touch(folder)
 
     def save(path: str) -> None:
-        picture = images.upright(path)
+        picture = images.upright(path, narrow=True)
         for target, box in missing[path]:
             content = io.BytesIO()
             picture.crop(box).save(content, format="PNG", compress_level=3)

@@ -8,7 +8,6 @@ pandas' own text type cannot hold file names that are not UTF-8.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import hashlib
 import os
@@ -27,7 +26,6 @@ from hairline.system.errors import HairlineError
 _Scanned = tuple[str, int, int, str, int, int]
 
 COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
-_USER_COLUMNS = COLUMNS[:4]  # accepted in upper and lower case
 SPLITS = ("train", "val", "test")
 MISSING = "missing: No such file or directory"  # reason of rejection
 _CHUNK = 32  # files per task: threads that switch after every file wait for each other
@@ -134,44 +132,27 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path, required: Iterable[str] = COLUMNS) -> pd.DataFrame:
-    """Read a CSV table; width and height are integers, all other columns text without missing values.
+    """Read a table that `write` wrote; width and height are integers, all other columns text without missing values.
 
     Args:
-        path: A file from `write` or from the user.
+        path: The file. Lists of users are read by `tables.read`.
         required: Required columns.
 
     Raises:
         ManifestError: If the file is not such a table.
     """
     try:
-        with path.open("rb") as raw:
-            if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise ManifestError(f"{path} is encoded as UTF-16: save it as UTF-8 (in Excel: CSV UTF-8)")
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             # Not with pandas: for rows that are too long it takes the first column as index and shifts the others.
-            reader = csv.reader(file, strict=True)
-            header = next(filter(None, reader), [])
-            header = [low if (low := name.strip().lower()) in _USER_COLUMNS else name for name in header]
-            rows = []
-            for row in reader:
-                if len(row) == len(header):
-                    rows.append(row)
-                elif row:
-                    raise ManifestError(
-                        f"{path}, line {reader.line_num}: {len(row)} fields, but the first line names {len(header)} "
-                        "columns. Put texts that contain a comma in double quotes"
-                    )
-    except (OSError, csv.Error) as error:
+            header, *rows = filter(None, csv.reader(file, strict=True))
+    except (OSError, csv.Error, ValueError) as error:  # ValueError: empty
         raise ManifestError(f"{path} cannot be read as a CSV table: {error}") from error
     missing = [name for name in required if name not in header]
-    if missing or len(set(header)) < len(header):
-        columns = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)}"
-        fault = f"lacks {columns}" if missing else "names a column twice"
-        separator = next((mark for mark in ";\t|" if mark in "".join(header)), None)
-        advice = "the first line must name the columns"
-        if separator is not None:
-            advice += f", separated by commas, not {separator!r}"
-        raise ManifestError(f"{path} {fault}: it has {printable(', '.join(header)) or 'none'}; {advice}")
+    if missing or len(set(header)) < len(header) or any(len(row) != len(header) for row in rows):
+        raise ManifestError(
+            f"{path} was changed by another program: expected the columns {', '.join(required)} in each row; it has "
+            f"{printable(', '.join(header))}"
+        )
     table = pd.DataFrame(rows, columns=header, dtype=object)
     for name in {"width", "height"} & set(header):
         try:

@@ -232,7 +232,7 @@ class Recorder:
                 images.too_large(megapixels, self._max_megapixels)
                 + f", or raise max_megapixels (up to {images.MAX_MEGAPIXELS:g}) if memory allows"
             )
-        photo = images.upright(content, narrow=False)
+        photo = images.upright(content)
         del content
         inspection = self.inspector.inspect(photo)
         return header, inspection, overlays.reduced(photo, longest_px=self._longest_px)

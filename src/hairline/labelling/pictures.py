@@ -37,7 +37,7 @@ class Pictures:
         return (x - left) / across, (y - top) / down, width / across, height / down
 
     def _decode(self, photo: int) -> Image.Image:
-        return images.upright(self._pool.photos[photo])
+        return images.upright(self._pool.photos[photo], narrow=True)
 
     def photo(self, tile: int) -> Image.Image:
         """Return the upright photo of a tile.

@@ -162,7 +162,7 @@ class _Decoded:
             if number not in self._pictures:
                 try:
                     content = images.read(self._paths[number], self._digests[number])
-                    self._pictures[number] = images.upright(content)
+                    self._pictures[number] = images.upright(content, narrow=True)
                 except images.ImageError as error:
                     raise images.ImageError(f"{self._paths[number]}: {error}") from error
                 while len(self._pictures) > _DECODED:

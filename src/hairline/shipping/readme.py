@@ -56,6 +56,7 @@ bundle, model = json.load(open("bundle.json", encoding="utf-8")), {opens}
 for path in sys.argv[1:] or ["{example}"]:
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode.startswith("I"):  # 16-bit grey
+        assert np.max(image) >= 2**14, f"{{path}}: the values have fewer than 16 bits"
         image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257.0), 0, 255).astype(np.uint8))
     if "transparency" in image.info or "A" in image.getbands():  # on white
         image = image.convert("RGBA")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import os
 import sys
 import threading
@@ -14,7 +13,6 @@ from typing import Any
 import mlflow.pyfunc
 import pandas as pd
 from mlflow import exceptions
-from PIL import Image
 
 MAX_IMAGES = 64  # per request
 MAX_MEGAPIXELS = 50.0  # per image: decoding takes three bytes per pixel, and rotation as many again
@@ -114,12 +112,8 @@ def _size(content: bytes) -> tuple[int, int]:
     """Return an image's width and height in pixels from its header, without decoding the pixels."""
     from hairline.data import images
 
-    try:
-        with Image.open(io.BytesIO(content), formats=images.FORMATS) as image:
-            return image.size
-    except Exception:  # Pillow's plug-ins raise anything
-        images.decode(content)  # fails for the same reason, with a message for users
-        raise
+    with images.opened(content) as image:
+        return image.size
 
 
 mlflow.models.set_model(CrackClassifier())
