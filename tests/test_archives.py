@@ -243,6 +243,7 @@ def _extract(archive, target):
     extract(archive, target)
 
 
+@pytest.mark.slow
 def test_two_processes_unpack_once(tmp_path):
     archive = make_zip(tmp_path / "a.zip", FILES)
     context = multiprocessing.get_context("spawn")

@@ -80,6 +80,7 @@ def test_random_taps_exist(name: str) -> None:
     assert backbones.build(name, image_size=64, weights=None, taps=row.random_taps).layers[-1].name == "features"
 
 
+@pytest.mark.slow
 def test_smallest_size_works() -> None:
     model = backbones.build("mobilenetv2", image_size=32, weights=None)
     assert np.asarray(model(PIXELS[:, :32, :32])).shape == (2, 1280)

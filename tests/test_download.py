@@ -183,6 +183,7 @@ def _fetch(url, target):
     download.fetch(url, target, sha256=SHA256)
 
 
+@pytest.mark.slow
 def test_two_processes_download_once(site, tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_fetch, args=(site.url, tmp_path / "f")) for _ in range(2)]

@@ -105,6 +105,7 @@ def test_the_best_becomes_champion(runs: dict[str, Path]) -> None:
     assert (len(run.manifest()), run.commit(), run.directory) == (120, "c0ffee", None)
 
 
+@pytest.mark.slow
 def test_a_champion_that_cannot_be_read_stays_champion(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     offer(runs["middling"], "unreadable")
 

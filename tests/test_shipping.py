@@ -199,6 +199,7 @@ def test_an_export_that_differs_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_readme_code_that_decodes_otherwise_is_not_published(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def test_readme_code_that_decodes_otherwise_is_not_published(
 # --- where it goes, and the images it is compared on ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_export_replaces_an_export_and_nothing_else(finished: Path, tmp_path: Path) -> None:
     place = tmp_path / "out"
     place.mkdir()
@@ -261,6 +263,7 @@ def test_a_disk_without_free_space_is_refused_before_the_block(tmp_path: Path) -
         raise AssertionError("the block must not run")
 
 
+@pytest.mark.slow
 def test_missing_images_are_named_and_found_elsewhere(two_classes: Path, tmp_path: Path) -> None:
     data = shutil.copytree(two_classes, tmp_path / "data")
     run = saved_run(tmp_path / "run", data)

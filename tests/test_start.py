@@ -83,6 +83,7 @@ def test_a_misspelt_key_is_answered_at_once(nothing_slow: dict[str, str]) -> Non
     assert "+btch_size" not in said
 
 
+@pytest.mark.slow
 def test_hydra_shows_its_tracebacks_on_request(nothing_slow: dict[str, str]) -> None:
     found = run("batch_size=many", environment={**nothing_slow, "HYDRA_FULL_ERROR": "1"})
     assert found.returncode == 1

@@ -220,6 +220,7 @@ def test_some_composites_show_a_crack_at_their_border_alone():
     assert 0.1 < 1 - np.mean(inner) < 0.3
 
 
+@pytest.mark.slow
 def test_neither_brightness_nor_look_alikes_separate_composites():
     rows, labels = [], []
     for index in range(600):

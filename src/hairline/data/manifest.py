@@ -28,6 +28,7 @@ _Scanned = tuple[str, int, int, str, int, int]
 COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
 SPLITS = ("train", "val", "test")
 MISSING = "missing: No such file or directory"  # reason of rejection
+_QUERIED = 500  # files that one query of the cache names
 _CHUNK = 32  # files per task: threads that switch after every file wait for each other
 
 
@@ -47,19 +48,19 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         The manifest of the readable images with the additional column phash (perceptual hash, uint64), and the
         rejected files with the columns path, label, reason. Both keep the index of `rows`.
     """
-    paths = [Path(path) for path in rows["path"]]
+    paths = [str(Path(path)) for path in rows["path"]]
     known, stamps = _load_scans(paths)
-    unread = [path for path in paths if str(path) not in known]
+    unread = [path for path in paths if path not in known]
     fresh: dict[str, _Scanned] = {}
     if unread:
         chunks = [unread[start : start + _CHUNK] for start in range(0, len(unread), _CHUNK)]
         with ThreadPoolExecutor() as pool, progress.bar(len(unread), "check images", "img") as bar:
             for chunk, results in zip(chunks, pool.map(_inspect, chunks), strict=True):
-                fresh |= {str(path): result for path, result in zip(chunk, results, strict=True)}
+                fresh |= dict(zip(chunk, results, strict=True))
                 bar.update(len(chunk))
         _save_scans(fresh, stamps)
     known |= fresh
-    scanned = [known[str(path)] for path in paths]
+    scanned = [known[path] for path in paths]
     names = ["sha256", "width", "height", "reason", "peak", "phash"]
     table = pd.DataFrame(scanned, columns=names, index=rows.index, dtype=object)
     table = table.astype({"width": np.int64, "height": np.int64, "phash": np.int64}).astype({"phash": np.uint64})
@@ -168,9 +169,9 @@ def digest(manifest: pd.DataFrame) -> str:
     return hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _inspect(paths: list[Path]) -> list[_Scanned]:
+def _inspect(paths: list[str]) -> list[_Scanned]:
     """Scan some files."""
-    results, pictures = zip(*map(_read, paths), strict=True)
+    results, pictures = zip(*map(_read, map(Path, paths)), strict=True)
     hashes = duplicates.perceptual_hashes(np.stack(pictures)).view(np.int64)  # SQLite's integers are signed
     return [(*result, phash) for result, phash in zip(results, hashes.tolist(), strict=True)]
 
@@ -202,22 +203,26 @@ _FILES = (
 _Stamp = tuple[int, int, int]
 
 
-def _load_scans(paths: list[Path]) -> tuple[dict[str, _Scanned], dict[str, _Stamp]]:
+def _load_scans(paths: list[str]) -> tuple[dict[str, _Scanned], dict[str, _Stamp]]:
     """Return the cached results of unchanged files, and the stamps of all files."""
     stamps: dict[str, _Stamp] = {}
     for path in paths:
         try:
-            stat = path.stat()
+            stat = os.stat(path)
         except (OSError, ValueError):
             continue  # missing, unreadable, or a NUL in the name: `_inspect` reports it
-        stamps[str(path)] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        stamps[path] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     known = {}
     with cache.database("files-4.sqlite", _FILES) as connection:
-        query = "SELECT size, mtime_ns, ctime_ns, sha256, width, height, reason, peak, phash FROM files WHERE path = ?"
-        for name, stamp in stamps.items():
-            row = connection.execute(query, (os.fsencode(name),)).fetchone()
-            if row is not None and row[:3] == stamp:
-                known[name] = row[3:]
+        names = {os.fsencode(path): path for path in stamps}
+        ordered = list(names)
+        for start in range(0, len(ordered), _QUERIED):
+            part = ordered[start : start + _QUERIED]
+            query = f"SELECT * FROM files WHERE path IN ({','.join('?' * len(part))})"
+            for name, *row in connection.execute(query, part):
+                path = names[name]
+                if tuple(row[:3]) == stamps[path]:
+                    known[path] = tuple(row[3:])
     return known, stamps
 
 
