@@ -151,7 +151,7 @@ def test_label_studio_tasks_without_an_answer_are_skipped(tmp_path: Path, caplog
         ([{"id": 1, "image": "1.jpg", "site": "x", "surface": "a"}], "fields site, surface may hold the class"),
         ([{"id": 1, "annotations": [], "data": {"text": "x"}}], "names no image; its fields are text"),
         ({"images": [], "annotations": [], "categories": []}, "object boxes .COCO."),
-        ({"a": 1}, "not a list of tasks"),
+        ({"a": 1}, "not a list of images.*From another program"),
         ([task("1.jpg")], "no image with a label"),
     ],
 )

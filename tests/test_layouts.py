@@ -173,9 +173,21 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
 def test_a_list_beside_images_without_class_folders_is_proposed(tmp_path: Path) -> None:
     fill(tmp_path, "train", "test")
     touch(tmp_path, "labels of train.csv")
-    with pytest.raises(QuestionError, match="no class folders. Does a CSV file") as caught:
+    with pytest.raises(QuestionError, match="no class folders. Does a file name") as caught:
         read(tmp_path)
     assert f"data=manifest 'data.path={tmp_path}/labels of train.csv'" in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["labels.json", "images/metadata.jsonl", "export.ndjson", "train.tsv"])
+def test_a_list_beside_or_among_images_is_proposed(file: str, tmp_path: Path) -> None:
+    fill(tmp_path, "images")
+    touch(tmp_path, file)
+    with pytest.raises(QuestionError, match="no class folders. Does a file name") as caught:
+        read(tmp_path)
+    assert f"data=manifest data.path={tmp_path}/{file}" in str(caught.value)
+    fill(tmp_path / "one", "cracked")
+    touch(tmp_path / "one", "readme.json")
+    assert read(tmp_path / "one") == {":cracked": 3}
 
 
 def test_archives_that_are_not_unpacked_are_named(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 ROBOFLOW = "_classes.csv"
 CVAT = "annotations.xml"
-SUFFIXES = (".xml", ".json", ".jsonl")  # of files that are no CSV
+_JSON_LINES = (".jsonl", ".ndjson")
+SUFFIXES = (".xml", ".json", *_JSON_LINES)  # of files that are no CSV
 _STUDIO_KEYS = re.compile(r'"(annotations|completions|annotator|annotation_id)"')
 _SHAPES = ("box", "polygon", "polyline", "points", "mask", "ellipse", "cuboid", "skeleton", "track")
 # Columns of Label Studio beside the data and the answers.
@@ -53,7 +54,7 @@ def read(file: Path) -> list[Entry]:
     """
     if file.suffix.lower() == ".xml":
         return _cvat(file)
-    if file.suffix.lower() in (".json", ".jsonl"):
+    if file.suffix.lower() in (".json", *_JSON_LINES):
         return _label_studio_json(file)
     return read_table(tables.read(file))
 
@@ -138,7 +139,7 @@ def _label_studio_csv(table: tables.Table) -> list[Entry]:
 def _label_studio_json(file: Path) -> list[Entry]:
     try:
         text = tables.decoded(file.read_bytes(), file)
-        by_line = file.suffix.lower() == ".jsonl"
+        by_line = file.suffix.lower() in _JSON_LINES
         tasks = [json.loads(line) for line in text.splitlines() if line.strip()] if by_line else json.loads(text)
     except OSError as error:
         raise ManifestError(f"{file} cannot be read: {error.strerror}") from error
@@ -150,7 +151,10 @@ def _label_studio_json(file: Path) -> list[Entry]:
             "class folders, Label Studio's JSON with choices, or a CSV file with path,label"
         )
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise ManifestError(f"{file} is not a list of tasks as Label Studio exports it (JSON or JSON-MIN)")
+        raise ManifestError(
+            f"{file} is not a list of images as Label Studio exports it (JSON or JSON-MIN). From another program "
+            "export class folders, or a CSV file with path,label"
+        )
     places = [f"{file}, task {task.get('id', number)}" for number, task in enumerate(tasks, start=1)]
     if not any("annotations" in task or "completions" in task for task in tasks):
         return _minimal_tasks(tasks, places)

@@ -372,11 +372,16 @@ def _check_masks(layout: Layout) -> None:
     """Raise if there are only folders of images beside folders of masks."""
     masks = [folder for folder, reason in layout.left_out if reason.endswith("masks")]
     labels = {entry.label.lower() for entry in layout.classes}
-    if masks and labels and all(re.fullmatch(rf"(.*[ _-])?{_MASKED}", label) for label in labels):
+    if masks and labels and all(map(is_images, labels)):
         raise LayoutError(
             f"{layout.root.path} holds images and masks of them ({printable(masks[0].name)}), not classes:\n"
             f"{layout.draw()}\nExpected one folder per class, such as cracked and uncracked"
         )
+
+
+def is_images(name: str) -> bool:
+    """Return whether a folder is named after images in general, such as `photos` or `train_img`, not after a class."""
+    return re.fullmatch(rf"(.*[ _-])?{_MASKED}", name.lower()) is not None
 
 
 # --- folders of folders -----------------------------------------------------------------------------------------------

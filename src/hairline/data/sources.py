@@ -63,7 +63,8 @@ def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
         return pd.concat([_from_export(exports.read(file), file) for file in listed], ignore_index=True)
     layout = layouts.read(tree, class_from)
     names = {entry.label for entry in layout.classes}
-    if not names and (found := _other_exports(tree)):
+    found = _other_exports(tree)
+    if found and not names:
         return _from_only(found)
     if not layout.is_plain:
         log.info("folders as they are read (data.class_from=%s):\n%s", class_from, layout.draw())
@@ -73,21 +74,14 @@ def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
             f"{root} holds {len(packed)} archive{'s' * (len(packed) > 1)} ({', '.join(packed[:3])}) and no class "
             "folders: unpack them there, side by side"
         )
-    if not names and (lists := [file for file in tree.files if file.suffix.lower() == ".csv"]):
-        raise QuestionError(
-            f"{root} holds no class folders. Does a CSV file name the class of each image?",
-            [
-                (f"read {manifest.printable(file.name)}", ["data=manifest", commands.override("data.path", str(file))])
-                for file in lists[:3]
-            ],
-        )
+    if all(map(layouts.is_images, names)) and not found:
+        _ask_for_list(root, tree)
     if not names:
         require_two_classes(names, path, from_table=False)
     _require_text(names, f"{root} holds the class folder", "rename it")
     rows = [(str(file), entry.label, "", entry.split) for entry in layout.classes for file in layout.files(entry)]
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
-    found = _other_exports(tree)
     if found and len({label for _, label, _, _ in rows}) < 2:
         return _from_only(found)
     if found and class_from == "auto" and not any(map(is_known_name, names)):
@@ -233,6 +227,20 @@ def faults(source: str, path: str | None) -> Iterator[str]:
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def _ask_for_list(root: Path, tree: Folder) -> None:
+    """Raise a question if a list lies beside images without class folders: it may name their classes."""
+    files = [file for folder in (tree, *tree.folders) for file in folder.files]
+    lists = [file for file in files if file.suffix.lower() in (".csv", ".tsv", *exports.SUFFIXES)][:3]
+    if lists:
+        raise QuestionError(
+            f"{root} holds no class folders. Does a file name the class of each image?",
+            [
+                (f"read {manifest.printable(file.name)}", ["data=manifest", commands.override("data.path", str(file))])
+                for file in lists
+            ],
+        )
 
 
 def _warn_of_skipped(layout: Layout, empty: set[str]) -> None:
