@@ -260,7 +260,7 @@ def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path
     (again_entry,) = mirrored()
     assert (again_entry.info.run_id, again_entry.info.status) == (entry.info.run_id, "FINISHED")
     store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    assert [point.step for point in store.get_metric_history(entry.info.run_id, "loss")] == list(range(1, 41))
+    assert [point.step for point in store.get_metric_history(entry.info.run_id, "epoch_loss")] == list(range(1, 41))
     assert [path.name for path in Path("outputs").iterdir()] == ["stopped"]
     found = run(f"resume={folder}")
     assert found.returncode == 0

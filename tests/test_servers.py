@@ -175,7 +175,7 @@ def test_every_point_arrives_and_no_secret_stays(
             if name == "good":
                 written = next(Path("outputs").glob("*/*/history.csv"))
                 for key, values in pd.read_csv(written)[["loss", "val_loss", "accuracy"]].items():
-                    points = client.get_metric_history(entry.info.run_id, str(key))
+                    points = client.get_metric_history(entry.info.run_id, f"epoch_{key}")
                     assert [(point.step, point.value) for point in points] == list(enumerate(values, start=1))
                 assert entry.outputs.model_outputs
         assert not secrets_in(Path.cwd(), output)
@@ -203,7 +203,7 @@ def start_training(two_classes: Path, port: int) -> subprocess.Popen[str]:
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if Path("run", FILE).is_file() and Journal(Path("run")).next_step("loss") > 10:
+        if Path("run", FILE).is_file() and Journal(Path("run")).next_step("epoch_loss") > 10:
             return process
         time.sleep(0.05)
     raise AssertionError(process.communicate(timeout=10)[0])
@@ -224,7 +224,7 @@ def check_complete(server: Server) -> None:
     client = mlflow.MlflowClient(uri)
     (entry,) = runs(client, "hairline")
     assert entry.info.status == "FINISHED"
-    for key in ("loss", "val_accuracy"):
+    for key in ("epoch_loss", "epoch_val_accuracy"):
         assert steps(entry.info.run_id, key, client) == list(range(1, 251))
     artifacts = {item.path for item in client.list_artifacts(entry.info.run_id)}
     assert {"metrics.json", "history.csv", "config.yaml", "train.log"} <= artifacts

@@ -67,10 +67,10 @@ def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
     assert "Traceback" in (artifacts / "train.log").read_text()
     assert "Traceback" in (folder / "1" / "train.log").read_text()
     best = min(
-        (entry for entry in children if entry is not broken), key=lambda entry: entry.data.metrics["best_val_loss"]
+        (entry for entry in children if entry is not broken), key=lambda entry: entry.data.metrics["final_val_loss"]
     )
     assert parent.data.tags["best_run_id"] == best.info.run_id
-    assert parent.data.metrics["best_job_val_loss"] == best.data.metrics["best_val_loss"]
+    assert parent.data.metrics["best_job_val_loss"] == best.data.metrics["final_val_loss"]
     assert parent.data.params["learning_rate"] == "0.01,1e38,0.02"
     # Only the best is joined, checked and logged as a model.
     table = pd.read_csv(folder / "sweep.csv")
@@ -79,7 +79,7 @@ def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
     assert json.loads((folder / str(number) / "metrics.json").read_text())["parity_difference"] <= 1e-4
     store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
     assert len(store.search_logged_models([best.info.experiment_id])) == 1
-    for key in ("test_accuracy", "best_val_loss"):
+    for key in ("test_accuracy", "final_val_loss"):
         assert len(store.get_metric_history(best.info.run_id, key)) == 1
 
     # Once more: what finished is skipped, what failed is tried again in its own run, and the table stays.
@@ -192,7 +192,7 @@ def test_a_search_goes_on_where_it_was(two_classes: Path) -> None:
         assert len(numbers(Path("outputs/sweeps/s"))) == trials
     parent, children = runs()
     assert statuses(children) == {"FINISHED": 5}
-    assert parent.data.metrics["best_job_val_loss"] == min(entry.data.metrics["best_val_loss"] for entry in children)
+    assert parent.data.metrics["best_job_val_loss"] == min(entry.data.metrics["final_val_loss"] for entry in children)
 
 
 @pytest.mark.slow
@@ -215,7 +215,7 @@ def test_every_launcher_gives_the_same_numbers(launcher: str, two_classes: Path)
     for entry in children:
         if entry.info.status == "FINISHED":
             for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
-                assert [point.step for point in store.get_metric_history(entry.info.run_id, key)] == [1, 2]
+                assert [point.step for point in store.get_metric_history(entry.info.run_id, f"epoch_{key}")] == [1, 2]
     folder = Path("outputs", "sweeps", "parallel")
     assert sum(path.read_text().count(" to compute, ") for path in folder.glob("*/train.log")) == 1  # engine passes
     assert run(*command, "sweep.name=alone", "tracking=none").returncode == 1

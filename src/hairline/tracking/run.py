@@ -95,7 +95,7 @@ class Run:
     def figures(self, folder: Path) -> None:
         """Log a folder of PNG files, and those of the predictions as images, which MLflow shows side by side."""
         self.artifacts(folder, folder.name)
-        for name in ("curves", "confusion_matrix", "predictions"):
+        for name in ("confusion_matrix", "predictions"):
             if (folder / f"{name}.png").is_file():
                 self._add("image", path=self._relative(folder / f"{name}.png"), key=name)
 

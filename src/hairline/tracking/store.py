@@ -176,7 +176,7 @@ def curves_page(experiment_id: str, parent: str | None) -> str:
     """Return the page that overlays the curves of a parent's children, best first."""
     children = quote(f"tags.`{PARENT}` = '{parent}'")
     # Ordered by time, the default, MLflow hides children behind their parent.
-    order = f"orderByKey={quote('metrics.`best_val_loss`')}&orderByAsc=true"
+    order = f"orderByKey={quote('metrics.`final_val_loss`')}&orderByAsc=true"
     return f"{runs_page(experiment_id)}&compareRunsMode=CHART&searchFilter={children}&{order}"
 
 

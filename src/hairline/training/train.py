@@ -127,7 +127,7 @@ def run_stages(
     ):
 
         def on_epoch(epoch: int, row: dict[str, float]) -> None:
-            run.metrics({key: value for key, value in row.items() if key not in not_curves}, step=epoch)
+            run.metrics({f"epoch_{key}": value for key, value in row.items() if key not in not_curves}, step=epoch)
 
         hooks = Hooks(on_epoch, state, process.signals, process.heads)
         with seconds("setup"):
