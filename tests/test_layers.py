@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,18 @@ HEAVY = {
 MODULES = sorted(path for room in ROOMS for path in (PACKAGE / room).rglob("*.py"))
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imported(path: Path, *, top_level: bool = False) -> set[str]:
     """Return the dotted names that a module imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     found: set[str] = set()
     for node in tree.body if top_level else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -87,7 +93,7 @@ def below_the_stories() -> list[Path]:
 
 @pytest.mark.parametrize("path", below_the_stories(), ids=name_of)
 def test_functions_below_the_stories_take_no_whole_settings(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     taken = {
         name.id if isinstance(name, ast.Name) else name.attr
         for node in ast.walk(tree)
@@ -101,7 +107,7 @@ def test_functions_below_the_stories_take_no_whole_settings(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_keep_no_state(path: Path) -> None:
     """No function reassigns a name of its module, and no module begins with an empty collection to be filled."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
     for node in tree.body:
         value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
