@@ -10,14 +10,12 @@ import io
 import os
 import re
 import stat
-import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from hairline.system.errors import HairlineError
 
@@ -30,6 +28,9 @@ MAX_MEGAPIXELS = 178.0  # Pillow opens nothing larger
 MAX_BYTES = 2**31  # twice the size of the largest image that Pillow opens, with 16 bits per channel
 _LARGE_PIXELS = 50_000_000  # larger images are decoded one at a time, to bound the memory
 
+# Pillow refuses an image for one long text; the limit for all of its texts, 64 MB, remains.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
 # Part of every saved model and cache key: raise the number when the same file gives other pixels.
 RECIPE = "pillow:exif-transpose,white-background,rgb,bilinear:2"
 
@@ -39,8 +40,6 @@ _BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _STILL_FORMATS = ("JPEG", "MPO", "HEIF")  # phones append a preview or a second view to the photo itself
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TEXT_BYTES = 1_000_000  # Pillow refuses longer texts; only two kinds of them hold the orientation
-_TEXTS_READ = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 _DEPTH = "bits per channel"  # key in `Image.info`
 # Tags of TIFF.
 _SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _PLANAR = (
@@ -233,7 +232,7 @@ def opened(content: bytes) -> Iterator[Image.Image]:
             formats = _heif()
         else:
             formats = FORMATS
-        with Image.open(io.BytesIO(_without_long_texts(content)), formats=formats) as image:
+        with Image.open(io.BytesIO(content), formats=formats) as image:
             if content.startswith(_PNG):
                 image.info[_DEPTH] = content[24]
             frame = _photo_frame(image)
@@ -257,35 +256,6 @@ def _heif() -> tuple[str, ...]:
         raise ImageError("HEIC photo: install its reader with pip install pillow-heif, or save the photo as JPEG")
     importlib.import_module("pillow_heif").register_heif_opener()
     return ("HEIF",)
-
-
-def _without_long_texts(content: bytes) -> bytes:
-    """Return a PNG without its colour profile and without texts that Pillow would refuse for their length.
-
-    Only texts that may hold the orientation are kept.
-    """
-    if not content.startswith(_PNG):
-        return content
-    view, parts, place = memoryview(content), [content[:8]], 8
-    while place + 12 <= len(content):
-        (length,) = struct.unpack_from(">I", content, place)
-        kind, end = content[place + 4 : place + 8], place + 12 + length
-        keyword = bytes(view[place + 8 : place + 8 + min(length, 80)]).partition(b"\0")[0]
-        is_text = kind in (b"tEXt", b"zTXt", b"iTXt")
-        wanted = keyword in _TEXTS_READ and _text_length(content[place + 8 : end - 4]) < _TEXT_BYTES
-        if end > len(content) or not (is_text or kind == b"iCCP") or (is_text and wanted):
-            parts.append(bytes(view[place:end]))
-        place = end
-    return b"".join([*parts, content[place:]]) if place <= len(content) else b"".join(parts)
-
-
-def _text_length(data: bytes) -> int:
-    """Return the length of a text of a PNG, after decompression if it is compressed; counted up to the limit."""
-    longest = len(data)
-    for start in (match.start() for match in re.finditer(rb"\x78[\x01\x5e\x9c\xda]", data[:400])):
-        with contextlib.suppress(zlib.error):
-            longest = max(longest, len(zlib.decompressobj().decompress(data[start:], _TEXT_BYTES)))
-    return longest
 
 
 def _photo_frame(image: Image.Image) -> int:
