@@ -17,6 +17,7 @@ from hairline.model.head import Standardisation, build_head, compute_outputs
 from hairline.model.predictions import probabilities
 from hairline.system import tensorflow
 from hairline.training import epochs
+from hairline.training.head import class_weights
 
 GENERATOR = np.random.default_rng(0)
 LABELS = np.tile([0, 1], 100)
@@ -143,7 +144,7 @@ def test_balanced_weights_help_the_rare_class() -> None:
     rare = np.concatenate([np.flatnonzero(LABELS == 0), np.flatnonzero(LABELS == 1)[:8]])
     heads = {}
     for balanced in (False, True):
-        weights = epochs.class_weights(LABELS[rare], 2).astype(np.float32) if balanced else None
+        weights = class_weights(LABELS[rare], 2).astype(np.float32) if balanced else None
         head, _ = fit(train=rare, val=np.arange(200), epochs=10, keep="last", weights=weights)
         scores = probabilities(compute_outputs(head, FEATURES.rows(np.flatnonzero(LABELS == 1))))
         heads[balanced] = scores[:, 1].mean()

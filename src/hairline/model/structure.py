@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    import keras
 
 _HEAD = ("features", "logits", "probabilities")
 
@@ -51,6 +54,8 @@ def blocks(model: keras.Model, trained: Collection[str]) -> list[Block]:
         model: With the layers `features`, `logits` and `probabilities`.
         trained: Names of the layers that the run trained.
     """
+    import keras
+
     layers = list(model.operations)
     features = model.get_layer("features")
     pooling = [layer for layer in _producers(features) if isinstance(features, keras.layers.Concatenate)]
@@ -104,11 +109,13 @@ def describe(model: keras.Model, trained: Collection[str]) -> str:
 
 
 def _parameters(layer: keras.Operation) -> int:
-    return layer.count_params() if isinstance(layer, keras.Layer) else 0  # bare operations have none
+    return layer.count_params() if hasattr(layer, "count_params") else 0  # bare operations have none
 
 
 def _producers(layer: keras.Operation) -> list[keras.Operation]:
     """Return the layers whose outputs a layer takes."""
+    import keras
+
     if isinstance(layer, keras.layers.InputLayer):
         return []
     tensors = layer.input if isinstance(layer.input, list) else [layer.input]
@@ -120,6 +127,8 @@ def _sides(layers: Sequence[keras.Operation]) -> list[int]:
 
     So squeeze-and-excitation, which pools to one pixel, and padding before a stride start no block.
     """
+    import keras
+
     own = [
         layer.output.shape[1]
         if len(layer.output.shape) == 4 and not isinstance(layer, keras.layers.ZeroPadding2D)

@@ -33,16 +33,6 @@ class TrainingError(HairlineError):
     """Training diverged."""
 
 
-def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return weights that make each class count the same: n / (classes x count of the image's class), float64 [n].
-
-    >>> class_weights(np.array([0, 0, 0, 1]), 2).round(4).tolist()
-    [0.6667, 0.6667, 0.6667, 2.0]
-    """
-    counts = np.bincount(labels, minlength=classes)
-    return np.asarray(len(labels) / (classes * counts[labels]))
-
-
 def fit(
     model: keras.Model,
     train: Callable[[int], tf.data.Dataset],

@@ -353,14 +353,20 @@ def _fit_to_convergence(
     return Linear(standardisation, solution.kernel.astype(np.float32), solution.bias.astype(np.float32)), history
 
 
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return weights that make each class count the same: n / (classes x count of the image's class), float64 [n].
+
+    >>> class_weights(np.array([0, 0, 0, 1]), 2).round(4).tolist()
+    [0.6667, 0.6667, 0.6667, 2.0]
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return np.asarray(len(labels) / (classes * counts[labels]))
+
+
 def row_weights(data: Dataset, settings: FitSettings, *, views: int = 1) -> np.ndarray | None:
     """Return the weight of each view of a training image, float32 [views * n], 1 on average; None: all 1."""
-    from hairline.training import epochs
-
     rows = data.rows("train")
-    weights = (
-        epochs.class_weights(data.labels[rows], len(data.class_names)) if settings.balanced else np.ones(len(rows))
-    )
+    weights = class_weights(data.labels[rows], len(data.class_names)) if settings.balanced else np.ones(len(rows))
     weights[~np.isin(rows, data.real)] *= settings.drawn_weight
     if (weights == weights[0]).all():
         return None

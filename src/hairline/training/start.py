@@ -112,7 +112,7 @@ class Pretrained:
 
     def features(self, data: Dataset, settings: PassSettings) -> Frozen:
         """Return the features of all images and of the training images' further views."""
-        from hairline.model import cut, engine
+        from hairline.model import engine
         from hairline.model.features import Recipe
 
         name, size, precision = self.model.backbone, self.image_size, self.runtime.precision
@@ -126,6 +126,8 @@ class Pretrained:
                 return backbones.build(name, image_size=size, weights=self.weights, seed=self.seed, taps=taps)
 
         if self.finetune.layers == "top" and self.finetune.from_layer is not None:
+            from hairline.model import cut
+
             cut.first_layer(network(), self.finetune.from_layer)  # report a wrong name before all the work
         digest = backbones.identify(self.weights, self.seed)
         chosen = engine.choose_engine(self.engine, precision)
