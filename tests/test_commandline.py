@@ -27,8 +27,11 @@ def completed(*arguments: str) -> list[str]:
 def test_a_help_page_and_repeated_commands_start_as_the_user_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python", "/bin/hairline", "train"])
     assert commandline.CommandLine(["seed=1"]).repeated([]) == "hairline train seed=1"
-    page = "  python train.py                 one run\n== Settings ==\n{}\n== Flags =="
-    assert help.explained(page, "train").splitlines()[0] == f"  {'hairline train':15}                 one run"
+    lines = ["  python train.py                 one run", "  python train.py seed=1          another"]
+    page = "\n".join([*lines, "== Settings ==", "{}", "== Flags =="])
+    one, another = help.explained(page, "train").splitlines()[:2]
+    assert one == "  hairline train                  one run"
+    assert another == "  hairline train seed=1           another"
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def explained(page: str, script: str) -> str:
         page: As Hydra printed it: the settings are YAML between two headings.
         script: Name of the script.
     """
-    page = re.sub(r"python (\w+)\.py", lambda found: commands.command(found[1]).ljust(len(found[0])), page)
+    page = re.sub(r"python (\w+)\.py(.*?)(  +|$)", _example, page, flags=re.MULTILINE)
     before, begin, rest = page.partition(_BEGIN)
     heading, _, rest = rest.partition("\n")
     settings, end, after = rest.partition(_END)
@@ -34,6 +34,13 @@ def explained(page: str, script: str) -> str:
     schema = configuration.SCRIPTS["config" if script == "train" else script]
     values = configuration.flatten(yaml.safe_load(settings) or {})
     return "\n".join([f"{before}{begin}{heading}", *_lines(schema, values), "", f"{end}{after}"])
+
+
+def _example(found: re.Match[str]) -> str:
+    """Return a command of the help page as the user starts it; what stands beside it stays in its column."""
+    program = commands.command(found[1])
+    padding = " " * (len(f"python {found[1]}.py") - len(program)) if found[3] else ""
+    return f"{program}{found[2]}{padding}{found[3]}"
 
 
 def _lines(schema: type, values: Mapping[str, Any]) -> Iterator[str]:
