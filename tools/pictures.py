@@ -190,6 +190,8 @@ def picture_mlflow(browser: Any, comparison: str) -> None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             time.sleep(1)
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.click("text=Model training")  # the browser remembers it
         page.goto(f"http://127.0.0.1:{port}/#{comparison}")
         page.wait_for_selector("text=Model metrics")
         if page.is_visible("text=MLflow Assistant"):
