@@ -79,6 +79,7 @@ def race(settings: argparse.Namespace, place: Path) -> dict[str, Any]:
             process = measure.train(folder, overrides, directory, cache)
             metrics = measure.results(directory)
             values[f"{name}_seconds"] = process.seconds
+            values[f"{name}_share_not_features"] = 1 - metrics["seconds_features"] / process.seconds
             if any(metrics[f"{split}_images"] != count for split, count in counts.items()):
                 sys.exit(f"{name} split the images differently from {counts}: the rivals cannot be compared")
         right = round(metrics["test_accuracy"] * counts["test"])
