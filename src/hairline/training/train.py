@@ -136,7 +136,8 @@ def run_stages(
                 tensorflow.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
         with seconds("features"):
             frozen = start.features(data, passes)
-            cache.evict(config.cache.max_gigabytes)
+            if full or process.sweep is None:  # the best job of a sweep does it for all
+                cache.evict(config.cache.max_gigabytes)
             run.parameters({"weights": start.origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
         with seconds("head"):
             head = start.head(data, frozen, fit, hooks)
@@ -151,7 +152,7 @@ def run_stages(
             summary.log_decision(data, decision)
             metrics = measure_splits(predictions, decision, resamples=resamples)
             manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")
-            if config.probe:
+            if config.probe and (full or process.sweep is None):
                 metrics |= repeats.probe_accuracy(data, frozen)
         if config.repeats > 1:
             with seconds("repeats"):
@@ -166,11 +167,12 @@ def run_stages(
                     directory=directory,
                 )
         if full:
+            draw_predictions(drawing, config, data, predictions, decision, directory)
             with seconds("leaks"):
                 leak_report = find_leaks(data, directory)
                 metrics |= leak_report.counts
                 curve = learning_curve(config, data, frozen, fit, metrics, directory)
-            draw_results(drawing, config, data, head, predictions, decision, leak_report, curve, directory)
+            draw_training(drawing, config, data, head, leak_report, curve, directory)
             with seconds("model"):
                 model, blocks, difference = save_model(config, start, data, frozen, head, decision, directory)
                 metrics["parity_difference"] = difference
@@ -412,18 +414,31 @@ def drawing_process(config: Config) -> Worker | Inline:
     return Worker(_GALLERIES) if config.report.level == "full" and engine == "litert" else Inline()
 
 
-def draw_results(
+def draw_predictions(
+    drawing: Worker | Inline,
+    config: Config,
+    data: Dataset,
+    predictions: Predictions,
+    decision: Decision,
+    directory: Path,
+) -> None:
+    """Draw the figures of the test predictions."""
+    from hairline.evaluation import galleries
+
+    settings = test_settings(config, data, predictions, decision)
+    drawing.submit(galleries.draw_predictions, directory / "figures", **settings, title="Test images")
+
+
+def draw_training(
     drawing: Worker | Inline,
     config: Config,
     data: Dataset,
     head: Head,
-    predictions: Predictions,
-    decision: Decision,
     leak_report: Leaks,
     curve: pd.DataFrame | None,
     directory: Path,
 ) -> None:
-    """Draw the figures of training, split and test predictions."""
+    """Draw the figures of training and split."""
     from hairline.evaluation import galleries
 
     drawing.submit(
@@ -438,8 +453,6 @@ def draw_results(
         split_by=data.split_by,
         curve=curve,
     )
-    settings = test_settings(config, data, predictions, decision)
-    drawing.submit(galleries.draw_predictions, directory / "figures", **settings, title="Test images")
 
 
 def draw_model(
