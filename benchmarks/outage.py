@@ -134,7 +134,7 @@ def points(run: Path, port: int, epochs: int) -> dict[str, Any]:
     client = MlflowClient(f"http://127.0.0.1:{port}")
     run_id = (run / "mlflow_run_id.txt").read_text().strip()
     missing = doubled = 0
-    for name in ("loss", "val_loss", "val_accuracy"):
+    for name in ("epoch_loss", "epoch_val_loss", "epoch_val_accuracy"):
         steps = [point.step for point in client.get_metric_history(run_id, name)]
         missing += epochs - len(set(steps))
         doubled += len(steps) - len(set(steps))

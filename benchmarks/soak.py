@@ -110,9 +110,9 @@ def mirrored(place: Path, directory: Path) -> dict[str, int]:
     for run in runs:
         for key in run.data.metrics:
             steps = [point.step for point in client.get_metric_history(run.info.run_id, key)]
-            expected = list(range(1, epochs + 1)) if key in ("loss", "val_loss", "accuracy", "learning_rate") else None
+            expected = list(range(1, epochs + 1)) if key.startswith("epoch_") else None
             wrong += len(steps) != len(set(steps)) if expected is None else steps != expected
-        wrong += "loss" not in run.data.metrics or "test_accuracy" not in run.data.metrics
+        wrong += "epoch_loss" not in run.data.metrics or "test_accuracy" not in run.data.metrics
     statuses = Counter(run.info.status for run in runs)
     models = client.search_logged_models([runs[0].info.experiment_id])
     return {
