@@ -35,7 +35,8 @@ def test_contributions_sum_to_the_logit(taps: list[tuple[int, str]], classes: in
     generator = np.random.default_rng(seed)
     values = [np.maximum(generator.normal(size=(2, side, side, 5)), 0).astype(np.float32) for side, _ in taps]
     pooling = [kind for _, kind in taps]
-    kernel = generator.normal(size=(5 * len(taps), classes)).astype(np.float32)
+    # As large as that of a trained head, whose logits have a deviation of a few units.
+    kernel = (generator.normal(size=(5 * len(taps), classes)) / np.sqrt(5 * len(taps))).astype(np.float32)
     parts = attribution.contributions(values, kernel, pooling)
     side = min(max(side for side, _ in taps), attribution.MOST_CELLS)
     assert parts.shape == (2, side, side, classes)

@@ -36,7 +36,7 @@ def separated(labels: np.ndarray) -> np.ndarray:
 def test_training_metrics_count_real_images_only(data: Dataset) -> None:
     margin = separated(data.labels)
     logits = 5 * np.stack([-margin, margin], axis=1)
-    head = Head(None, None, logits, pd.DataFrame())  # type: ignore[arg-type]
+    head = Head(None, logits, pd.DataFrame())  # type: ignore[arg-type]
     metrics = measure_splits(head.predictions(data), Decision(threshold=0.5), resamples=0)
     assert (metrics["train_accuracy"], metrics["val_accuracy"], metrics["test_accuracy"]) == (1, 1, 1)
     assert metrics["train_loss"] == pytest.approx(np.log1p(np.exp(-10)), rel=1e-3)
