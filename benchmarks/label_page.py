@@ -77,7 +77,7 @@ def serve(folder: str, tiles: str) -> None:
     base = Layer(kernel, np.zeros(2, np.float32), np.zeros(_WIDTH, np.float32), np.ones(_WIDTH, np.float32), 0, 0.5)
     session = Session(Path(folder), pool, base, ["cracked", "sound"], by="benchmark", seed=0, model="")
     facts = {"title": "benchmark", "classes": [], "file": ""}
-    label.serve(session, Pictures(pool), bytes, 0, open_page=False, facts=facts, commands=list)
+    label.serve(session, Pictures(pool), bytes, 0, open_page=False, facts=facts, next_steps=list)
 
 
 def answer(host: str, path: str, count: int, pause: float) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from tests.labelled import wall
 folder = Path(sys.argv[1])
 session = wall(folder, photos=30).open(folder)
 facts = {"title": "wall", "classes": [], "file": "labels.csv"}
-label.serve(session, Pictures(session.pool), bytes, 0, open_page=False, facts=facts, commands=list)
+label.serve(session, Pictures(session.pool), bytes, 0, open_page=False, facts=facts, next_steps=list)
 """
 
 

@@ -152,7 +152,7 @@ def run_stages(
             summary.log_decision(data, decision)
             metrics = measure_splits(predictions, decision, resamples=resamples)
             manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")
-            if config.probe and (full or process.sweep is None):
+            if config.probe:
                 metrics |= repeats.probe_accuracy(data, frozen)
         if config.repeats > 1:
             with seconds("repeats"):
