@@ -138,3 +138,15 @@ def test_what_is_unclear_is_named_without_a_guess(typed: str) -> None:
     message = find(typed)
     assert message is not None
     assert "python" not in message
+
+
+@pytest.mark.parametrize(
+    ("script", "typed"),
+    [
+        ("compare", f"runs=[{','.join(f'runs/{number:03}' for number in range(700))}]"),
+        ("predict", f"run=a input={'photos,' * 700}photos"),
+        ("train", f"data=folder data.path={'x' * 5000} -m seed=1,2"),
+    ],
+)
+def test_values_longer_than_any_file_name_are_taken(script: str, typed: str) -> None:
+    find(typed, script)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.util
+import os  # its `exists` is False for a name that is too long, where that of a Path raises an error
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -230,7 +231,9 @@ def stray_words(command: Command) -> Fault | None:
         )
         words = arguments[place:end]
         alone = (
-            len(words) == 1 and Path(argument).exists() and not Path(f"{before.partition('=')[2]} {argument}").exists()
+            len(words) == 1
+            and os.path.exists(argument)
+            and not os.path.exists(f"{before.partition('=')[2]} {argument}")
         )
         key, equals, value = before.partition("=")
         entry = command.settings.get(key.lstrip("+")) if equals and not before.startswith("-") else None
@@ -312,7 +315,7 @@ def _kind(path: str) -> str:
 
 
 def _looks_like_path(text: str) -> bool:
-    return bool(text) and (any(char in text for char in "/\\~. ") or Path(text).exists())
+    return bool(text) and (any(char in text for char in "/\\~. ") or os.path.exists(text))
 
 
 def unknown_choice(command: Command) -> Fault | None:
@@ -385,7 +388,7 @@ def values_without_multirun(command: Command) -> Fault | None:
 def _are_paths(value: str) -> bool:
     """Return whether a value names several paths, not one with a comma."""
     whole, *parts = (Path(path).expanduser() for path in (value, *value.split(",")))
-    return len(parts) > 1 and not whole.exists() and all(path.exists() for path in parts)
+    return len(parts) > 1 and not os.path.exists(whole) and all(map(os.path.exists, parts))
 
 
 def _kinds(entry: reference.Setting) -> set[object]:
@@ -401,7 +404,9 @@ def path_with_comma(command: Command) -> Fault | None:
         entry = command.settings.get(key.lstrip("+"))
         if entry is None or not (entry.is_path and entry.is_text) or commands.is_quoted(value) or "," not in value:
             continue
-        if Path(value).expanduser().exists() and not all(Path(part).expanduser().exists() for part in value.split(",")):
+        if os.path.exists(Path(value).expanduser()) and not all(
+            os.path.exists(Path(part).expanduser()) for part in value.split(",")
+        ):
             quoted = f"{key}={commands.quoted(value)}"
             corrected = [*command.arguments[:place], quoted, *command.arguments[place + 1 :]]
             return Fault(f"{argument}: with -m a comma separates values, so a path with one is quoted twice", corrected)
