@@ -75,7 +75,8 @@ def compare(config: Compare, directory: Path) -> pd.DataFrame:
         folders = find_runs(
             config.runs, experiment=config.mlflow_experiment, uri=config.tracking.uri, fetched=Path(fetched)
         )
-        runs = [read_run(name, folder) for name, folder in folders]
+        known: dict[str, dict[str, str]] = {}
+        runs = [read_run(name, folder, known) for name, folder in folders]
         reference = None if config.reference is None else find_reference(config.reference, folders)
     metric = find_metric(config.metric, runs)
     highest_first = not metric.removesuffix("_uncalibrated").endswith(_LOWER_IS_BETTER)
@@ -157,8 +158,13 @@ def find_reference(text: str, folders: list[tuple[str, Path]]) -> int:
     return matching[0]
 
 
-def read_run(name: str, folder: Path) -> Run:
+def read_run(name: str, folder: Path, known: dict[str, dict[str, str]]) -> Run:
     """Read the files of a run.
+
+    Args:
+        name: Its name.
+        folder: Its run directory.
+        known: As for `read_groups`.
 
     Raises:
         ComparisonError: If a file is missing or damaged, or a probability is not a number.
@@ -177,11 +183,24 @@ def read_run(name: str, folder: Path) -> Run:
     except (OSError, ValueError) as error:
         raise ComparisonError(f"{folder / 'metrics.json'} cannot be read: {error}") from error
     settings = configuration.flatten(configuration.plain(folder / "config.yaml"))
-    groups: dict[str, str] = {}
-    if (folder / "manifest.csv").is_file():
-        images = manifest.read(folder / "manifest.csv", required=("path", "group"))
-        groups = dict(zip(images["path"], images["group"].where(images["group"] != "", images["path"]), strict=True))
-    return Run(name, settings, results, table, groups)
+    return Run(name, settings, results, table, read_groups(folder / "manifest.csv", known))
+
+
+def read_groups(path: Path, known: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Return the group of each image, by its path; empty without a manifest.
+
+    Args:
+        path: The manifest of a run.
+        known: Groups of other manifests by their digest: the jobs of a sweep share their images.
+    """
+    if not path.is_file():
+        return {}
+    digest = files.sha256(path)
+    if digest not in known:
+        images = manifest.read(path, required=("path", "group"))
+        groups = images["group"].where(images["group"] != "", images["path"])
+        known[digest] = dict(zip(images["path"], groups, strict=True))
+    return known[digest]
 
 
 def find_metric(name: str, runs: list[Run]) -> str:
