@@ -243,7 +243,7 @@ def test_views_differ_and_are_reproducible(files: list[str], own_cache: Path) ->
 def test_a_damaged_shard_is_computed_again(
     damage: str, files: list[str], own_cache: Path, computed: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "SHARD_IMAGES", 32)
+    monkeypatch.setattr(store, "SHARD_IMAGES", 32)
     first = compute(files)
     folder = own_cache / "features" / RECIPE.key()
     arrays = sorted(folder.glob("*.npy"))
@@ -267,7 +267,7 @@ def test_a_killed_pass_resumes(files: list[str], own_cache: Path, computed: Coun
     code = f"""
 import os, signal
 from tests.test_features import *
-features.SHARD_IMAGES = 16
+store.SHARD_IMAGES = 16
 original = store.Store.add
 def add(self, digests, rows):
     original(self, digests, rows)

@@ -17,10 +17,10 @@ from PIL import Image
 
 from hairline.data import images, manifest
 from hairline.inspection import tiles
-from hairline.model.engine import ConversionError, prepare_engine
-from hairline.model.features import SHARD_IMAGES, Recipe
+from hairline.model.engine import ConversionError
+from hairline.model.features import Features, Recipe, run_engine
 from hairline.model.store import Store
-from hairline.system import files, progress
+from hairline.system import files
 
 if TYPE_CHECKING:
     import keras
@@ -116,32 +116,18 @@ def _features(
                 x, y, width, height = boxes[row].tolist()
                 return images.resize(decoded(int(photo[row])), recipe.image_size, (x, y, x + width, y + height))
 
-            run = prepare_engine(
-                recipe.engine,
+            blocks = run_engine(
+                recipe,
                 backbone,
-                recipe.model_key(),
-                image_size=recipe.image_size,
+                tile,
+                len(missing),
                 converted=converted,
                 threads=threads,
+                caption=("features", "tiles"),
             )
-            shard: list[NDArray[np.float32]] = []
-            done = waiting = 0
-            with progress.bar(len(missing), "features", "tiles") as bar:
-                for _, block in run(tile, len(missing)):
-                    shard.append(block)
-                    waiting += len(block)
-                    if waiting >= SHARD_IMAGES or done + waiting == len(missing):
-                        store.add([keys[row] for row in missing[done : done + waiting]], np.concatenate(shard))
-                        done, waiting, shard = done + waiting, 0, []
-                    bar.update(len(block))
+            store.fill([keys[row] for row in missing], blocks)
         store.describe(recipe.description())
-        places = np.array([store.places[key] for key in keys], np.int64)
-        width = store.shards[0].shape[1]
-        features = np.empty((len(keys), width), np.float32)
-        for number, rows in enumerate(store.shards):
-            inside = np.flatnonzero(places[:, 0] == number)
-            features[inside] = rows[places[inside, 1]]
-    return features
+        return Features.stored(store, keys).read()
 
 
 def _key(digest: str, box: list[int]) -> str:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHARD_IMAGES = 512
 _BLOCK_BYTES = 6_000_000  # size of a block of rows; results computed from it take several times as much
 
 
@@ -93,6 +92,11 @@ class Features:
     def of(cls, array: np.ndarray) -> Features:
         """Wrap an array float32 [n, width]."""
         return cls([array], np.stack([np.zeros(len(array), np.int64), np.arange(len(array))], axis=1))
+
+    @classmethod
+    def stored(cls, store: Store, digests: Sequence[str]) -> Features:
+        """Return the features that a store holds of images."""
+        return cls(store.shards, np.array([store.places[digest] for digest in digests], np.int64), [store.use])
 
     @classmethod
     def joined(cls, parts: Sequence[Features]) -> Features:
@@ -166,7 +170,7 @@ def compute(
     first = dict(reversed([(digest, row) for row, digest in enumerate(digests)]))  # one row per distinct image
 
     def infer(rows: Sequence[int], recipe: Recipe) -> Iterator[np.ndarray]:
-        """Run the engine over some rows with a progress bar; yield float32 [images, width]."""
+        """Return the features of some rows in blocks, float32 [images, width]."""
 
         def read(row: int) -> np.ndarray:
             try:
@@ -179,18 +183,9 @@ def compute(
             image = read(row) if decoded is None else decoded.get(row, functools.partial(read, row))
             return draw(image, digests[row], recipe) if recipe.view else image
 
-        run = prepare_engine(
-            recipe.engine,
-            backbone,
-            recipe.model_key(),
-            image_size=recipe.image_size,
-            converted=converted,
-            threads=threads,
+        return run_engine(
+            recipe, backbone, pixels, len(rows), converted=converted, threads=threads, caption=(label, "img")
         )
-        with progress.bar(len(rows), label, "img") as bar:
-            for _, block in run(pixels, len(rows)):
-                yield block
-                bar.update(len(block))
 
     def features(recipe: Recipe) -> Features:
         if keep:
@@ -206,6 +201,35 @@ def compute(
         return features(replace(recipe, engine="tensorflow"))  # a recipe of its own: TensorFlow rounds differently
 
 
+def run_engine(
+    recipe: Recipe,
+    backbone: Callable[[], keras.Model],
+    decode: Callable[[int], np.ndarray],
+    count: int,
+    *,
+    converted: Path | None,
+    threads: int | None,
+    caption: tuple[str, str],
+) -> Iterator[np.ndarray]:
+    """Run the engine of a recipe with a progress bar; yield features in order, float32 [images, width].
+
+    Args:
+        recipe: How the features are computed.
+        backbone: As for `compute`.
+        decode: Returns the pixels of image i of `count`, uint8 [image_size, image_size, 3]; threads call it.
+        count: Number of images.
+        converted: As for `compute`.
+        threads: As for `compute`.
+        caption: Label and unit of the progress bar.
+    """
+    key, size = recipe.model_key(), recipe.image_size
+    run = prepare_engine(recipe.engine, backbone, key, image_size=size, converted=converted, threads=threads)
+    with progress.bar(count, *caption) as bar:
+        for _, block in run(decode, count):
+            yield block
+            bar.update(len(block))
+
+
 def _cached(
     digests: Sequence[str],
     first: Mapping[str, int],
@@ -219,16 +243,10 @@ def _cached(
         missing = [row for digest, row in first.items() if digest not in store]
         cached = f"{len(first) - len(missing):,} from the cache {store.folder}"
         log.info("%s: %s", label, f"{len(missing):,} to compute, {cached}" if missing else f"all {cached}")
-        shard: list[np.ndarray] = []
-        done = waiting = 0
-        for block in infer(missing, recipe) if missing else ():
-            shard.append(block)
-            waiting += len(block)
-            if waiting >= SHARD_IMAGES or done + waiting == len(missing):
-                store.add([digests[row] for row in missing[done : done + waiting]], np.concatenate(shard))
-                done, waiting, shard = done + waiting, 0, []
+        if missing:
+            store.fill([digests[row] for row in missing], infer(missing, recipe))
         store.describe(recipe.description())
-        return Features(store.shards, np.array([store.places[digest] for digest in digests]), [store.use])
+        return Features.stored(store, digests)
 
 
 def draw(pixels: np.ndarray, digest: str, recipe: Recipe) -> np.ndarray:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import zlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import filelock
@@ -17,6 +18,7 @@ from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
+SHARD_IMAGES = 512
 _SHARD = re.compile(r"\d{6}-\d+")
 _TEMPORARY = re.compile(r"\.\d{6}-\d+\.(npy|json)")
 
@@ -44,6 +46,25 @@ class Store:
         if not self._opened:
             self._open()
         return digest in self.places
+
+    def fill(self, digests: Sequence[str], blocks: Iterable[np.ndarray]) -> None:
+        """Write rows as they are computed, shard by shard: a stopped pass resumes from the last one.
+
+        Args:
+            digests: Of the images, in the order of the rows.
+            blocks: The rows in order, float32 [rows, width] each.
+
+        Raises:
+            CacheError: If a shard cannot be written.
+        """
+        shard: list[np.ndarray] = []
+        done = waiting = 0
+        for block in blocks:
+            shard.append(block)
+            waiting += len(block)
+            if waiting >= SHARD_IMAGES or done + waiting == len(digests):
+                self.add(list(digests[done : done + waiting]), np.concatenate(shard))
+                done, waiting, shard = done + waiting, 0, []
 
     def add(self, digests: list[str], rows: np.ndarray) -> None:
         """Write one shard: `rows`, float32 [n, width], of the images with these digests.
