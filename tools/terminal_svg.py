@@ -1,6 +1,6 @@
 """Run a command and draw its output as an animated terminal: python tools/terminal_svg.py OUT.svg -- COMMAND ...
 
-Lines appear as they were printed, with waits cut to a second.
+Lines appear as they were printed, with waits cut to a second and the user's home folder as /home/you.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def record(command: list[str]) -> list[tuple[float, str]]:
             now = time.monotonic()
             clock += min(now - last, _LONGEST_WAIT_SECONDS)
             last = now
-            lines.append((clock, line.rstrip("\n")))
+            lines.append((clock, line.rstrip("\n").replace(str(Path.home()), "/home/you")))
     if process.returncode:
         raise SystemExit("\n".join(text for _, text in lines) + f"\nended with status {process.returncode}")
     return lines
