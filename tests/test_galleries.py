@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,13 +51,12 @@ def test_predictions_are_drawn(listed: pd.DataFrame, positive: int | None, tmp_p
     scores = np.random.default_rng(0).random(len(labels))
     table = np.column_stack([scores, 1 - scores])
     folder = darkness.save(tmp_path / "model")
-    shown: dict[str, Any] = {
-        "rows": listed, "predictions": Predictions.of(labels, table, ["cracked", "plain"], positive),
-        "decision": Decision(threshold=None if positive is None else 0.4), "image_size": darkness.IMAGE_SIZE, "seed": 0,
-    }  # fmt: skip
-    galleries.draw_predictions(tmp_path / "figures", **shown, title="line\nbreak")
+    predictions = Predictions.of(labels, table, ["cracked", "plain"], positive)
+    decision = Decision(threshold=None if positive is None else 0.4)
+    shown = galleries.Shown(listed, predictions, decision, darkness.IMAGE_SIZE, seed=0)
+    galleries.draw_predictions(tmp_path / "figures", shown, "line\nbreak")
     heat_maps = functools.partial(attribution.class_maps, folder, engine="tensorflow")
-    galleries.draw_heat(tmp_path / "figures", **shown, heat_maps=heat_maps)
+    galleries.draw_heat(tmp_path / "figures", shown, heat_maps)
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
     expected = {"confusion_matrix", "reliability", "predictions", "errors", "gradcam"}
     assert names == expected | (set() if positive is None else {"scores", "ranking"})

@@ -30,7 +30,6 @@ from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
     from hairline.model.decision import Decision
-    from hairline.model.engine import EngineName
     from hairline.model.features import Features
 
 log = logging.getLogger(__name__)
@@ -116,8 +115,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         if len(rejected):
             manifest.write(rejected, directory / "rejected.csv")
         if config.report.level == "full" and results["test_images"]:
-            engine = config.features.engine
-            draw(predictions, bundle, table, directory, folder=folder, title=name, seed=config.seed, engine=engine)
+            draw(config, predictions, bundle, table, directory, folder=folder, title=name)
         description = {
             "run": config.run,
             "data": name,
@@ -280,6 +278,7 @@ def write_predictions(
 
 
 def draw(
+    config: Evaluate,
     predictions: Predictions,
     bundle: saved.Bundle,
     table: pd.DataFrame,
@@ -287,25 +286,15 @@ def draw(
     *,
     folder: Path,
     title: str,
-    seed: int,
-    engine: EngineName,
 ) -> None:
     """Draw the figures of the images the model has not seen."""
     from hairline.evaluation import galleries
 
-    settings: dict[str, Any] = {
-        "rows": table[~table["seen"]],
-        "predictions": predictions.select("test"),
-        "decision": bundle.decision,
-        "image_size": bundle.image_size,
-        "seed": seed,
-    }
-    galleries.draw_predictions(directory / "figures", **settings, title=title)
-    galleries.draw_heat(
-        directory / "figures",
-        **settings,
-        heat_maps=functools.partial(attribution.class_maps, folder, engine=engine),
-    )
+    unseen = predictions.select("test")
+    shown = galleries.Shown(table[~table["seen"]], unseen, bundle.decision, bundle.image_size, config.seed)
+    galleries.draw_predictions(directory / "figures", shown, title)
+    heat_maps = functools.partial(attribution.class_maps, folder, engine=config.features.engine)
+    galleries.draw_heat(directory / "figures", shown, heat_maps)
 
 
 def log_results(results: dict[str, float], *, name: str, directory: Path) -> None:

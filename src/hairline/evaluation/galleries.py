@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,30 +78,70 @@ def draw_model(folder: Path, blocks: Sequence[Block], network: str) -> None:
     figures.save(figures.model_structure(blocks, title=network), folder / "model.png")
 
 
-def draw_predictions(
-    folder: Path,
-    *,
-    rows: pd.DataFrame,
-    predictions: Predictions,
-    decision: Decision,
-    image_size: int,
-    title: str,
-    seed: int,
-) -> None:
-    """Draw confusion matrix, ranking, scores, calibration, predictions, and the worst errors.
+@dataclass(frozen=True)
+class Shown:
+    """Images whose predictions are drawn.
 
-    Args:
-        folder: Folder of the PNG files; made if it is missing.
+    Attributes:
         rows: Manifest rows of the images.
         predictions: Their labels and logits.
         decision: Temperature and threshold; the abstain band is ignored.
         image_size: Side of the model's input, pixels.
-        title: Name of the images.
-        seed: Chooses the images.
+        seed: Chooses the images of the galleries.
     """
-    title, labels = printable(title), predictions.labels
-    probabilities = predictions.probabilities(decision.temperature)
-    answers = replace(decision, abstain=None).classes(probabilities, predictions.positive)
+
+    rows: pd.DataFrame
+    predictions: Predictions
+    decision: Decision
+    image_size: int
+    seed: int
+
+    @functools.cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Calibrated probabilities, float32 [n, classes]."""
+        return self.predictions.probabilities(self.decision.temperature)
+
+    @functools.cached_property
+    def answers(self) -> NDArray[np.int64]:
+        """Class of each image at the threshold, int64 [n]."""
+        decision = replace(self.decision, abstain=None)
+        return decision.classes(self.probabilities, self.predictions.positive)
+
+    def pixels(self, picked: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the pixels of some images, uint8 [n, image_size, image_size, 3]."""
+        return np.stack([images.decode(path, self.image_size) for path in self.rows["path"].iloc[picked]])
+
+    def gallery(
+        self,
+        picked: NDArray[np.int64],
+        answers: NDArray[np.int64],
+        title: str,
+        pixels: NDArray[np.uint8],
+        columns: int = 6,
+    ) -> Figure:
+        """Draw some images with label, answer and its probability."""
+        names = self.predictions.class_names
+        return figures.prediction_gallery(
+            pixels,
+            [names[index] for index in self.predictions.labels[picked]],
+            [names[index] for index in answers[picked]],
+            self.probabilities[picked, answers[picked]].tolist(),
+            [os.path.basename(path) for path in self.rows["path"].iloc[picked]],
+            title=title,
+            columns=columns,
+        )
+
+
+def draw_predictions(folder: Path, shown: Shown, title: str) -> None:
+    """Draw confusion matrix, ranking, scores, calibration, predictions, and the worst errors.
+
+    Args:
+        folder: Folder of the PNG files; made if it is missing.
+        shown: The images.
+        title: Name of the images.
+    """
+    title, predictions, decision = printable(title), shown.predictions, shown.decision
+    labels, probabilities, answers = predictions.labels, shown.probabilities, shown.answers
     chosen = {"confusion_matrix": figures.confusion_matrix, "reliability": figures.calibration}
     if predictions.positive is not None and decision.threshold is not None:
         chosen["scores"] = figures.score_histogram
@@ -110,83 +151,37 @@ def draw_predictions(
         figures.save(draw(predictions, decision, title=title), folder / f"{name}.png")
 
     likeliest = probabilities.argmax(axis=1)
-    picked = errors_and_others(labels, likeliest, probabilities, count=_IMAGES, seed=seed)
+    picked = errors_and_others(labels, likeliest, probabilities, count=_IMAGES, seed=shown.seed)
     right = int((likeliest == labels).sum())
     counts = f"Test predictions by the most probable class: {right:,} right, {len(labels) - right:,} wrong"
-    pixels = decoded(rows, picked, image_size)
-    figure = gallery(rows, predictions, probabilities, picked, likeliest, counts, pixels)
-    figures.save(figure, folder / "predictions.png")
+    figures.save(shown.gallery(picked, likeliest, counts, shown.pixels(picked)), folder / "predictions.png")
 
     picked = worst_of_each_cell(labels, answers, probabilities)
     errors = int((labels != answers).sum())
     worst = {0: "", 1: "the one error; then "}.get(errors, f"the surest of {errors:,} errors, by kind; then ")
     worst_title = f"{title}: {worst}the least sure right answers"
-    pixels = decoded(rows, picked, image_size)
-    figures.save(gallery(rows, predictions, probabilities, picked, answers, worst_title, pixels), folder / "errors.png")
+    figures.save(shown.gallery(picked, answers, worst_title, shown.pixels(picked)), folder / "errors.png")
 
 
-def draw_heat(
-    folder: Path,
-    *,
-    rows: pd.DataFrame,
-    predictions: Predictions,
-    decision: Decision,
-    image_size: int,
-    seed: int,
-    heat_maps: HeatMaps,
-) -> None:
+def draw_heat(folder: Path, shown: Shown, heat_maps: HeatMaps) -> None:
     """Draw `gradcam.png`: what speaks for the answers, where in the images.
 
     Args:
         folder: Folder of the PNG files; made if it is missing.
-        rows: Manifest rows of the images.
-        predictions: Their labels and logits.
-        decision: Temperature and threshold; the abstain band is ignored.
-        image_size: Side of the model's input, pixels.
-        seed: Chooses the images.
+        shown: The images.
         heat_maps: From pixels uint8 [n, height, width, 3] and the answers int64 [n] to what speaks for them, float32
             [n, rows, columns] from 0 to 1; None if the model has no maps.
     """
-    probabilities, labels = predictions.probabilities(decision.temperature), predictions.labels
-    answers = replace(decision, abstain=None).classes(probabilities, predictions.positive)
-    picked = errors_and_others(labels, answers, probabilities, count=_MAPS, seed=seed)
-    pixels = decoded(rows, picked, image_size)
+    labels, answers = shown.predictions.labels, shown.answers
+    picked = errors_and_others(labels, answers, shown.probabilities, count=_MAPS, seed=shown.seed)
+    pixels = shown.pixels(picked)
     heat = heat_maps(pixels, answers[picked])
     if heat is None:
         log.warning("WARNING: gradcam.png is not drawn: the model's features are not pooled maps")
     else:
         pairs = np.concatenate([pixels, heat_overlays(pixels, heat)], axis=2)
         heat_title = "Evidence for the answer (Grad-CAM: the brighter, the more)"
-        figure = gallery(rows, predictions, probabilities, picked, answers, heat_title, pairs, columns=3)
-        figures.save(figure, folder / "gradcam.png")
-
-
-def decoded(rows: pd.DataFrame, picked: NDArray[np.int64], image_size: int) -> NDArray[np.uint8]:
-    """Return the pixels of some rows, uint8 [n, image_size, image_size, 3]."""
-    return np.stack([images.decode(path, image_size) for path in rows["path"].iloc[picked]])
-
-
-def gallery(
-    rows: pd.DataFrame,
-    predictions: Predictions,
-    probabilities: NDArray[np.float32],
-    picked: NDArray[np.int64],
-    answers: NDArray[np.int64],
-    title: str,
-    pixels: NDArray[np.uint8],
-    columns: int = 6,
-) -> Figure:
-    """Draw some images with label, answer and its probability."""
-    names = predictions.class_names
-    return figures.prediction_gallery(
-        pixels,
-        [names[index] for index in predictions.labels[picked]],
-        [names[index] for index in answers[picked]],
-        probabilities[picked, answers[picked]].tolist(),
-        [os.path.basename(path) for path in rows["path"].iloc[picked]],
-        title=title,
-        columns=columns,
-    )
+        figures.save(shown.gallery(picked, answers, heat_title, pairs, columns=3), folder / "gradcam.png")
 
 
 def errors_and_others(

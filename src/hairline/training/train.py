@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hairline import config as configuration
 from hairline import tracking
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
+    from hairline.evaluation.galleries import Shown
     from hairline.evaluation.leaks import Leaks
     from hairline.model.decision import Decision
     from hairline.model.structure import Block
@@ -425,8 +426,8 @@ def draw_predictions(
     """Draw the figures of the test predictions."""
     from hairline.evaluation import galleries
 
-    settings = test_settings(config, data, predictions, decision)
-    drawing.submit(galleries.draw_predictions, directory / "figures", **settings, title="Test images")
+    shown = shown_tests(config, data, predictions, decision)
+    drawing.submit(galleries.draw_predictions, directory / "figures", shown, "Test images")
 
 
 def draw_training(
@@ -473,21 +474,17 @@ def draw_model(
     heat_maps = functools.partial(attribution.class_maps, directory / "model")
     if isinstance(drawing, Inline):
         heat_maps = functools.partial(heat_maps, engine=frozen.recipe.engine, model=lambda: model)
-
     drawing.submit(galleries.draw_model, directory / "figures", blocks, config.model.backbone)
-    settings = test_settings(config, data, predictions, decision)
-    drawing.submit(galleries.draw_heat, directory / "figures", **settings, heat_maps=heat_maps)
+    shown = shown_tests(config, data, predictions, decision)
+    drawing.submit(galleries.draw_heat, directory / "figures", shown, heat_maps)
 
 
-def test_settings(config: Config, data: Dataset, predictions: Predictions, decision: Decision) -> dict[str, Any]:
-    """Return what the figures of test images have in common."""
-    return {
-        "rows": data.manifest.iloc[data.rows("test")],
-        "predictions": predictions.select("test"),
-        "decision": decision,
-        "image_size": config.image_size,
-        "seed": config.seed,
-    }
+def shown_tests(config: Config, data: Dataset, predictions: Predictions, decision: Decision) -> Shown:
+    """Return the test images as the figures show them."""
+    from hairline.evaluation.galleries import Shown
+
+    rows = data.manifest.iloc[data.rows("test")]
+    return Shown(rows, predictions.select("test"), decision, config.image_size, config.seed)
 
 
 def log_to_mlflow(data: Dataset, metrics: dict[str, float], weights: str, directory: Path, run: tracking.Run) -> None:
