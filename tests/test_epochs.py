@@ -13,11 +13,12 @@ import tensorflow as tf
 from hairline.data import pipeline
 from hairline.model import optimizers
 from hairline.model.features import Features
-from hairline.model.head import Standardisation, build_head, compute_outputs
+from hairline.model.head import Linear, Standardisation, build_head
 from hairline.model.predictions import probabilities
 from hairline.system import tensorflow
-from hairline.training import epochs
+from hairline.training import epochs, trainers
 from hairline.training.head import class_weights
+from hairline.training.trainers import HeadTrainer, NetworkTrainer
 
 GENERATOR = np.random.default_rng(0)
 LABELS = np.tile([0, 1], 100)
@@ -35,26 +36,56 @@ def batches(
     return pipeline.feature_batches(current, rows.width, one_hot, batch_size=batch_size, weights=weights)
 
 
-def fit(
+SETTINGS = {"epochs": 5, "learning_rate": 0.01, "optimizer": {"name": "adam"}, "schedule": {"name": "constant"}}
+
+
+def head_trainer(
     seed: int = 0,
     batch_size: int = 32,
     train: np.ndarray = TRAIN,
     val: np.ndarray = VAL,
     weights: np.ndarray | None = None,
+    dropout: float = 0.0,
+    label_smoothing: float = 0.0,
     **changed: object,
-) -> tuple[keras.Model, pd.DataFrame]:
-    settings = {
-        "epochs": 5, "learning_rate": 0.01, "optimizer": {"name": "adam"}, "schedule": {"name": "constant"},
-        "steps": -(-len(train) // batch_size),
-    }  # fmt: skip
+) -> HeadTrainer:
+    targets = np.eye(2, dtype=np.float32) * (1 - label_smoothing) + np.float32(label_smoothing / 2)
+    return HeadTrainer(
+        Standardisation.fit(FEATURES), lambda epoch: FEATURES, train, targets[LABELS[train]], FEATURES.rows(val),
+        targets[LABELS[val]], weights=weights, batch_size=batch_size, dropout=dropout, seed=seed,
+        **{**SETTINGS, **changed},
+    )  # fmt: skip
+
+
+COURSE = ("keep", "patience", "phase", "before", "verbose", "on_epoch", "state", "signals")
+
+
+def fit(**settings: object) -> tuple[Linear, pd.DataFrame]:
+    course = {key: settings.pop(key) for key in COURSE if key in settings}
+    trainer = head_trainer(**settings)
+    history = epochs.fit(trainer, epochs=settings.get("epochs", SETTINGS["epochs"]), **course)
+    return trainer.linear, history
+
+
+def network_trainer(
+    seed: int = 0, batch_size: int = 32, weights: np.ndarray | None = None, label_smoothing: float = 0.0,
+    dropout: float = 0.0, **changed: object,
+) -> NetworkTrainer:  # fmt: skip
     keras.utils.set_random_seed(0)
-    head = build_head(Standardisation.fit(FEATURES), classes=2, dropout=0.0)
+    head = build_head(Standardisation.fit(FEATURES), classes=2, dropout=dropout)
 
     def epoch(number: int) -> tf.data.Dataset:
-        return batches(train, batch_size, np.random.default_rng([seed, number]).permutation(len(train)), weights)
+        return batches(TRAIN, batch_size, np.random.default_rng([seed, number]).permutation(len(TRAIN)), weights)
 
-    history = epochs.fit(head, epoch, batches(val, 1024), **{**settings, **changed})
-    return head, history
+    return NetworkTrainer(
+        head, epoch, batches(VAL, 1024), steps=-(-len(TRAIN) // batch_size), label_smoothing=label_smoothing,
+        **{**SETTINGS, **changed},
+    )  # fmt: skip
+
+
+def val_loss(head: Linear) -> float:
+    scores = probabilities(head.logits(FEATURES.rows(VAL)))
+    return float(-np.log(scores[np.arange(50), LABELS[VAL]]).mean())
 
 
 def test_it_learns_and_says_what_it_measured() -> None:
@@ -64,16 +95,10 @@ def test_it_learns_and_says_what_it_measured() -> None:
     assert list(history.columns) == ["phase", "epoch", *measured]
     assert list(history["epoch"]) == seen == [1, 2, 3, 4, 5]
     assert history["val_loss"].iloc[-1] < history["val_loss"].iloc[0]
-    scores = probabilities(compute_outputs(head, FEATURES.rows(VAL)))
-    found = -np.log(scores[np.arange(50), LABELS[VAL]]).mean()
-    assert found == pytest.approx(history["val_loss"].min(), rel=1e-5)  # the best epoch's weights were kept
+    assert val_loss(head) == pytest.approx(history["val_loss"].min(), rel=1e-5)  # the best epoch's weights were kept
 
 
 def test_best_or_last_epoch_is_kept() -> None:
-    def val_loss(head: keras.Model) -> float:
-        scores = probabilities(compute_outputs(head, FEATURES.rows(VAL)))
-        return float(-np.log(scores[np.arange(50), LABELS[VAL]]).mean())
-
     wild = {"learning_rate": 1.5, "epochs": 7}
     best, history = fit(**wild, keep="best")
     assert history["val_loss"].idxmin() < 6
@@ -89,9 +114,44 @@ def test_patience_ends_a_training_that_does_not_improve() -> None:
 
 def test_the_same_seed_gives_the_same_bits() -> None:
     (one, _), (two, _), (other, _) = fit(), fit(), fit(seed=1)
-    for first, second in zip(one.get_weights(), two.get_weights(), strict=True):
-        np.testing.assert_array_equal(first, second)
-    assert not np.array_equal(one.get_weights()[0], other.get_weights()[0])
+    np.testing.assert_array_equal(one.kernel, two.kernel)
+    np.testing.assert_array_equal(one.bias, two.bias)
+    assert not np.array_equal(one.kernel, other.kernel)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"weights": (np.arange(150) % 3 / 1).astype(np.float32), "batch_size": 40},
+        {"optimizer": {"name": "adamw", "weight_decay": 0.1, "global_clipnorm": 0.05}, "label_smoothing": 0.2},
+        {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "cosine", "warmup": 0.2, "final": 0.0}},
+    ],
+)
+def test_a_head_is_trained_as_keras_trains_it(settings: dict[str, object]) -> None:
+    head, network = head_trainer(**settings), network_trainer(**settings)
+    one, other = (epochs.fit(trainer, epochs=5, keep="last") for trainer in (head, network))
+    for found, expected in zip(head.weights(), network.weights()[-2:], strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"), rtol=1e-5)
+
+
+def test_features_that_do_not_fit_into_memory_give_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    (one, history), _ = fit(dropout=0.2), monkeypatch.setattr(trainers, "_MOST_BYTES", 100)
+    other, again = fit(dropout=0.2)
+    np.testing.assert_array_equal(one.kernel, other.kernel)
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), again.drop(columns="seconds"), check_exact=True)
+
+
+def test_dropout_drops_the_share_that_was_asked_for() -> None:
+    trainer, seen = head_trainer(dropout=0.25, train=np.repeat(TRAIN, 20), batch_size=3000), []
+    trainer._update = lambda kernel, bias: seen.append(np.asarray(trainer._batch))  # type: ignore[assignment]
+    trainer.epoch(1, lambda: None)
+    assert (seen[0] == 0).mean() == pytest.approx(0.25, abs=0.01)
+    whole = Standardisation.fit(FEATURES)
+    kept = np.repeat((VALUES[TRAIN] - whole.mean) / whole.deviation, 20, axis=0)
+    order = np.random.default_rng([0, 1]).permutation(3000)
+    np.testing.assert_allclose(seen[0][seen[0] != 0], (kept[order] / 0.75)[seen[0] != 0], rtol=1e-5)
 
 
 def test_a_loss_that_explodes_is_an_error_with_advice() -> None:
@@ -135,8 +195,8 @@ def test_an_image_that_counts_twice_is_as_good_as_two() -> None:
     doubled, _ = fit(train=twice, batch_size=len(twice), **settings)
     counts = np.where(np.arange(len(TRAIN)) < 50, 2, 1)
     weighed, _ = fit(batch_size=len(TRAIN), weights=(counts / counts.mean()).astype(np.float32), **settings)
-    for one, other in zip(doubled.get_weights(), weighed.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_allclose(doubled.kernel, weighed.kernel, atol=1e-5)
+    np.testing.assert_allclose(doubled.bias, weighed.bias, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -146,7 +206,7 @@ def test_balanced_weights_help_the_rare_class() -> None:
     for balanced in (False, True):
         weights = class_weights(LABELS[rare], 2).astype(np.float32) if balanced else None
         head, _ = fit(train=rare, val=np.arange(200), epochs=10, keep="last", weights=weights)
-        scores = probabilities(compute_outputs(head, FEATURES.rows(np.flatnonzero(LABELS == 1))))
+        scores = probabilities(head.logits(FEATURES.rows(np.flatnonzero(LABELS == 1))))
         heads[balanced] = scores[:, 1].mean()
     assert heads[True] > heads[False] + 0.01
 
@@ -155,24 +215,25 @@ def test_balanced_weights_help_the_rare_class() -> None:
 def test_label_smoothing_keeps_probabilities_from_the_ends() -> None:
     settings = {"epochs": 12, "learning_rate": 0.3, "keep": "last"}
     sharp, soft = (
-        probabilities(compute_outputs(fit(**settings, label_smoothing=amount)[0], FEATURES.rows(TRAIN))).max()
+        probabilities(fit(**settings, label_smoothing=amount)[0].logits(FEATURES.rows(TRAIN))).max()
         for amount in (0.0, 0.3)
     )
     assert soft < sharp
 
 
 def test_a_second_phase_numbers_on_and_keeps_the_better_weights() -> None:
-    head, history = fit()
-    best = history["val_loss"].min()
-    before = head.get_weights()
-    again = epochs.fit(
-        head, lambda epoch: batches(TRAIN, 32), batches(VAL, 1024), steps=5, epochs=3, learning_rate=30.0,
-        optimizer={"name": "sgd"}, schedule={"name": "constant"}, phase="fine-tune", before=history,
+    trainer = network_trainer()
+    history = epochs.fit(trainer, epochs=5)
+    best, before = history["val_loss"].min(), trainer.weights()
+    wild = NetworkTrainer(
+        trainer._model, lambda epoch: batches(TRAIN, 32), batches(VAL, 1024), steps=5, label_smoothing=0.0, epochs=3,
+        learning_rate=30.0, optimizer={"name": "sgd"}, schedule={"name": "constant"},
     )  # fmt: skip
+    again = epochs.fit(wild, epochs=3, phase="fine-tune", before=history)
     assert list(again["phase"]) == ["head"] * 5 + ["fine-tune"] * 3
     assert list(again["epoch"]) == list(range(1, 9))
     assert again["val_loss"][5:].min() > best  # far too high a rate
-    for one, two in zip(before, head.get_weights(), strict=True):
+    for one, two in zip(before, wild.weights(), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
@@ -188,26 +249,3 @@ def test_a_later_job_does_not_keep_the_graphs_of_earlier_ones() -> None:
     for _ in range(3):
         fit()
     assert graphs() <= before
-
-
-def test_a_compiled_head_that_is_used_again_trains_like_a_new_one() -> None:
-    def train(known: dict[str, object], seed: int, **settings: object) -> list[np.ndarray]:
-        chosen = {
-            "steps": 5, "epochs": 3, "optimizer": {"name": "adam"}, "schedule": {"name": "constant"},
-            "label_smoothing": 0.1, **settings,
-        }  # fmt: skip
-        head = epochs.compiled_head(known, Standardisation.fit(FEATURES), classes=2, dropout=0.3, seed=seed, **chosen)
-        epochs.fit(head, lambda number: batches(TRAIN, 32), batches(VAL, 1024), compiled=True, **chosen)
-        return list(head.get_weights())
-
-    decaying = {"schedule": {"name": "cosine", "warmup": 0.1, "final": 0.0}}
-    runs = [
-        (0, {"learning_rate": 0.01}), (3, {"learning_rate": 0.05}), (0, {"learning_rate": 0.01, **decaying}),
-        (3, {"learning_rate": 0.01, "optimizer": {"name": "sgd", "momentum": 0.9}}), (0, {"learning_rate": 0.02}),
-    ]  # fmt: skip
-    known: dict[str, object] = {}
-    together = [train(known, seed, **settings) for seed, settings in runs]
-    assert len(known) == 3
-    for found, (seed, settings) in zip(together, runs, strict=True):
-        for one, other in zip(found, train({}, seed, **settings), strict=True):
-            np.testing.assert_array_equal(one, other)

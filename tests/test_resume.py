@@ -10,22 +10,19 @@ import sys
 import time
 from pathlib import Path
 
-import keras
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 
 from hairline import config
-from hairline.data import pipeline
-from hairline.model.head import Standardisation, build_head
 from hairline.system import files, signals
 from hairline.training import checkpoint
 from hairline.training import epochs as training
 from hairline.training.checkpoint import Checkpoint
 from tests.conftest import ROOT
 from tests.running import TINY, composed, refused, run
-from tests.test_epochs import FEATURES, TRAIN, VAL, batches
+from tests.test_epochs import head_trainer, network_trainer
 
 # --- the state file ---------------------------------------------------------------------------------------------------
 
@@ -98,43 +95,36 @@ def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
 # --- phases -----------------------------------------------------------------------------------------------------------
 
 
+COSINE = {"name": "cosine", "warmup": 0.1, "final": 0.0}
+
+
 def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) -> tuple[list[np.ndarray], pd.DataFrame]:
     """Train a head with dropout; stop: the epoch after which the process is as good as killed."""
-    keras.utils.set_random_seed(0)
-    head = build_head(Standardisation.fit(FEATURES), classes=2, dropout=0.4)
-    rows = FEATURES.rows(TRAIN)
-    current = pipeline.Pass(rows.read, TRAIN)
-    one_hot = np.eye(2, dtype=np.float32)[np.tile([0, 1], 100)]
-    fixed = pipeline.feature_batches(current, rows.width, one_hot, batch_size=32)
-
-    def epoch(number: int) -> object:
-        current.order = np.random.default_rng([0, number]).permutation(len(TRAIN))
-        return fixed
 
     def told(number: int, row: dict[str, float]) -> None:
         if number == stop:
             raise KeyboardInterrupt
 
-    settings = {
-        "epochs": 6, "learning_rate": 0.05, "optimizer": {"name": "adam"}, "steps": 5, "reuse_dataset": True,
-        "schedule": {"name": "cosine", "warmup": 0.1, "final": 0.0}, "verbose": False, "on_epoch": told,
-        "state": None if state is None else state.phase("head"),
-    }  # fmt: skip
-    history = training.fit(head, epoch, batches(VAL, 1024), **{**settings, **changed})
-    return head.get_weights(), history.drop(columns="seconds")
+    settings = {"epochs": 6, "learning_rate": 0.05, "schedule": COSINE, "dropout": 0.4, **changed}
+    course = {key: settings.pop(key) for key in ("keep", "patience") if key in settings}
+    trainer = {"head": head_trainer, "network": network_trainer}[settings.pop("trainer", "head")](**settings)
+    history = training.fit(
+        trainer, epochs=settings["epochs"], verbose=False, on_epoch=told,
+        state=None if state is None else state.phase("head"), **course,
+    )  # fmt: skip
+    return trainer.weights(), history.drop(columns="seconds")
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         {},
-        pytest.param({"reuse_dataset": False, "keep": "last"}, marks=pytest.mark.slow),
-        pytest.param(
-            {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "constant"}, "learning_rate": 1.5,
-             "epochs": 30, "patience": 4}, marks=pytest.mark.slow,
-        ),
-        pytest.param({"optimizer": {"name": "rmsprop"}}, marks=pytest.mark.slow),
-        pytest.param({"optimizer": {"name": "lion"}}, marks=pytest.mark.slow),
+        {"trainer": "network"},
+        {"keep": "last"},
+        {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "constant"}, "learning_rate": 1.5,
+         "epochs": 30, "patience": 4},
+        {"optimizer": {"name": "rmsprop"}},
+        {"optimizer": {"name": "lion"}},
     ],
     ids=lambda changed: "-".join(str(value) for value in changed) or "adam",
 )  # fmt: skip
@@ -150,13 +140,6 @@ def test_a_phase_goes_on_to_the_same_bits(changed: dict[str, object], tmp_path: 
         for one, other in zip(found, weights, strict=True):
             np.testing.assert_array_equal(one, other)
         pd.testing.assert_frame_equal(again, history, check_exact=True)
-
-
-def test_one_call_of_keras_gives_what_many_give() -> None:
-    (one, history), (many, other) = fit(None), fit(None, reuse_dataset=False)
-    for first, second in zip(one, many, strict=True):
-        np.testing.assert_array_equal(first, second)
-    pd.testing.assert_frame_equal(history, other, check_exact=True)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from dataclasses import dataclass
 
@@ -44,6 +45,11 @@ class Dataset:
     split_by: str
     share: float | None = None
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of the images, labels and splits, 16 hexadecimal digits."""
+        return manifest.digest(self.manifest)
+
     @property
     def real(self) -> np.ndarray:
         """Row numbers of the source's images, without the drawn ones (`data.mix`, `data.crops`)."""
@@ -64,6 +70,16 @@ def prepare(settings: config.Data, split: config.Split, *, seed: int, process: P
         process: Keeps the listed images, which the jobs of a sweep share so that all see the same ones.
     """
     split = grouping(settings, split)
+    dataset = process.once(
+        "dataset",
+        repr((settings, split, seed)),
+        lambda: _prepared(settings, split, seed=seed, process=process),
+    )
+    _log_dataset(dataset, guessed=settings.positive_class is None)
+    return dataset
+
+
+def _prepared(settings: config.Data, split: config.Split, *, seed: int, process: Process) -> Dataset:
     table, rejected, hashes = _scanned_groups(settings, split, seed=seed, process=process)
     if split.given == "ignore":
         table["split"] = ""
@@ -80,7 +96,7 @@ def prepare(settings: config.Data, split: config.Split, *, seed: int, process: P
     class_names = sorted(table["label"].unique())
     positive = classes.positive_class(class_names, settings.positive_class)
     table = drawn.add_drawn(table, share=settings.mix, crops=settings.crops, positive=positive, seed=settings.mix_seed)
-    dataset = Dataset(
+    return Dataset(
         manifest=table,
         rejected=rejected,
         class_names=class_names,
@@ -90,8 +106,6 @@ def prepare(settings: config.Data, split: config.Split, *, seed: int, process: P
         split_by=split_by,
         share=labels.share(settings.path) if isinstance(settings, config.LabelsData) else None,
     )
-    _log_dataset(dataset, guessed=settings.positive_class is None)
-    return dataset
 
 
 def grouping(settings: config.Data, split: config.Split) -> config.Split:

@@ -48,7 +48,8 @@ def choose_decision(
         calibration: Whether a temperature is fitted.
         abstain: Lowest and highest probability between which the answer is "cannot tell".
         sound_photos_flagged: Share of sound photos that may be called positive.
-        resamples: Bootstrap resamples of the threshold's interval; 0: no interval.
+        resamples: Bootstrap resamples of the threshold's interval; 0: neither an interval nor a rule for photos, which
+            only a saved model needs.
 
     Raises:
         DecisionError: If an abstain band or a numeric threshold is given without a positive class, or the training
@@ -82,11 +83,14 @@ def choose_decision(
         )
     else:
         decision = _measured(positives, scores, float(threshold), groups=predictions.groups)
+    decision = replace(decision, temperature=temperature, abstain=abstain)
+    if not resamples:
+        return decision
     others = np.delete(logits, positive, axis=1) / temperature
     log_odds = logits[:, positive] / temperature - logsumexp(others, axis=1)
     threshold_log_odds = float(logit(decision.threshold if abstain is None else abstain[1]))
     photo = choose_photo_rule(positives, log_odds, least=threshold_log_odds, sound_flagged=sound_photos_flagged)
-    return replace(decision, temperature=temperature, abstain=abstain, photo=photo)
+    return replace(decision, photo=photo)
 
 
 def fit_temperature(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:

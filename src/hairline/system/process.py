@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from hairline.system.signals import Signals
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -16,14 +19,14 @@ class Process:
         signals: The signals received so far.
         sweep: Session of the sweep whose jobs run in this process; None outside a sweep.
         listings: Lists of images by settings; the jobs of a sweep share them.
-        heads: Compiled heads by their form; later runs use them again.
+        latest: Key and value of the last `once`, by name.
         needs_person: Whether a photo of any inspection needs a person; the process then ends with status 1.
     """
 
     signals: Signals = field(default_factory=Signals)
     sweep: str | None = None
     listings: dict[str, Any] = field(default_factory=dict)
-    heads: dict[str, Any] = field(default_factory=dict)
+    latest: dict[str, tuple[str, Any]] = field(default_factory=dict)
     needs_person: bool = False
 
     def enter(self, sweep: str) -> None:
@@ -31,3 +34,16 @@ class Process:
         if sweep != self.sweep:
             self.sweep = sweep
             self.listings.clear()
+            self.latest.clear()
+
+    def once(self, name: str, key: str, compute: Callable[[], T]) -> T:
+        """Return a value; in a sweep, what the job before computed under the same key.
+
+        Args:
+            name: Name of the value; only its last one is kept.
+            key: Whatever the value depends on.
+            compute: Computes the value, which nobody changes afterwards.
+        """
+        if self.latest.get(name, ("", None))[0] != key or self.sweep is None:
+            self.latest[name] = key, compute()
+        return cast(T, self.latest[name][1])

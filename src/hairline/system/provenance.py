@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -70,6 +71,7 @@ def _git() -> dict[str, Any] | None:
     return None if state is None else {"commit": state[0], "dirty": bool(state[1])}
 
 
+@functools.cache  # of the code that this process runs
 def _state() -> tuple[str, str] | None:
     """Return the commit of the code and its uncommitted changes; None if it does not lie in a git repository."""
 

@@ -6,6 +6,7 @@ TensorFlow takes seconds to import, so whatever needs it is imported inside the 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from hairline.training.head import (
     Head,
     Hooks,
     PassSettings,
-    fit_features,
     frozen_features,
     row_weights,
 )
@@ -72,9 +72,32 @@ def finetune(
     recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
     below = frozen_features(data, lambda: cut.lower, recipe, passes, label="activations")
     model = keras.Model(cut.upper.input, tuned(cut.upper.output))
-    history = fit_features(model, data, below, fit, hooks, name="fine-tune", before=head.history)
+    history = _train_on_activations(model, data, head.history, fit, hooks, below)
     logits = compute_outputs(model, below.images)
     return Head(Linear.of(head.linear.standardisation, tuned), logits, history)
+
+
+def _train_on_activations(
+    model: keras.Model, data: Dataset, before: pd.DataFrame, fit: FitSettings, hooks: Hooks, below: Frozen
+) -> pd.DataFrame:
+    """Train a network on the cached outputs of the frozen layers below it; returns the history with `before`."""
+    from hairline.data import pipeline
+
+    one_hot = np.eye(len(data.class_names), dtype=np.float32)
+    labels = np.tile(data.labels[data.rows("train")], below.views)
+    val = below.images.rows(data.rows("val"))
+    current = pipeline.Pass(val.read, np.arange(len(labels)))  # `epoch` sets what it reads
+    weights = row_weights(data, fit, views=below.views)
+    batches = pipeline.feature_batches(current, val.width, one_hot[labels], batch_size=fit.batch_size, weights=weights)
+    in_order = pipeline.Pass(val.read, np.arange(len(val)))
+    val_batches = pipeline.feature_batches(in_order, val.width, one_hot[data.labels[data.rows("val")]], batch_size=1024)
+
+    def epoch(number: int) -> tf.data.Dataset:
+        current.read = below.training(number).read
+        current.order = np.random.default_rng([fit.seed, number]).permutation(len(labels))
+        return batches
+
+    return _train(model, epoch, val_batches, len(labels), before, fit, hooks)
 
 
 def _train_on_images(
@@ -92,7 +115,6 @@ def _train_on_images(
         Logits of all images, float32 [n, classes], and the history, which includes `before`.
     """
     from hairline.data import pipeline
-    from hairline.training import epochs
 
     one_hot = np.eye(len(data.class_names), dtype=np.float32)[data.labels]
     varied = arguments(augment, "mode", "views")
@@ -116,18 +138,26 @@ def _train_on_images(
         seed = int(np.random.default_rng([fit.seed, number]).integers(2**31))
         return batches(train, view=view, shuffle=True, seed=seed, weights=weights)
 
+    history = _train(model, epoch, batches(data.rows("val")), len(train), before, fit, hooks)
     with errors.advised("finetune.batch_size", fit.batch_size):
-        history = epochs.fit(
-            model,
-            epoch,
-            batches(data.rows("val")),
-            steps=-(-len(train) // fit.batch_size),
-            phase="fine-tune",
-            before=before,
-            on_epoch=hooks.on_epoch,
-            state=None if hooks.state is None else hooks.state.phase("fine-tune"),
-            signals=hooks.signals,
-            **fit.phase(),
-        )
         logits = model.predict(batches(np.arange(len(data.manifest))), verbose=0)
     return logits, history
+
+
+def _train(
+    model: keras.Model,
+    epoch: Callable[[int], tf.data.Dataset],
+    val: tf.data.Dataset,
+    images: int,
+    before: pd.DataFrame,
+    fit: FitSettings,
+    hooks: Hooks,
+) -> pd.DataFrame:
+    """Train a network in the phase `fine-tune`; returns the history with `before`."""
+    from hairline.training import epochs
+    from hairline.training.trainers import NetworkTrainer
+
+    steps = -(-images // fit.batch_size)
+    with errors.advised("finetune.batch_size", fit.batch_size):
+        trainer = NetworkTrainer(model, epoch, val, steps=steps, label_smoothing=fit.label_smoothing, **fit.steps())
+        return epochs.fit(trainer, before=before, **fit.course(), **hooks.course("fine-tune"))

@@ -25,7 +25,6 @@ from hairline.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
     from hairline.model.features import Features, Recipe
 
@@ -108,17 +107,23 @@ class FitSettings:
     seed: int
     fresh_views: bool
 
-    def phase(self) -> dict[str, Any]:
-        """Return the keyword arguments of `epochs.fit` that follow from the settings."""
+    def steps(self) -> dict[str, Any]:
+        """Return the keyword arguments of a trainer that follow from the settings."""
         return {
             "epochs": self.epochs,
             "learning_rate": self.learning_rate,
             "optimizer": arguments(self.optimizer),
             "schedule": arguments(self.schedule, "patience", "keep"),
-            "patience": self.schedule.patience,
-            "keep": self.schedule.keep,
-            "label_smoothing": self.label_smoothing,
         }
+
+    def course(self) -> dict[str, Any]:
+        """Return the keyword arguments of `epochs.fit` that follow from the settings."""
+        return {"epochs": self.epochs, "patience": self.schedule.patience, "keep": self.schedule.keep}
+
+    def targets(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """Return the probabilities that the loss asks for, float32 [n, classes]: one-hot, or smoothed."""
+        smoothed = np.eye(classes) * (1 - self.label_smoothing) + self.label_smoothing / classes
+        return np.asarray(smoothed[labels], np.float32)
 
 
 @dataclass(frozen=True)
@@ -129,13 +134,16 @@ class Hooks:
         on_epoch: Called with the epoch's number and metrics.
         state: Saves the epoch, and resumes from it; None: nothing is saved.
         signals: Checked for a request to stop.
-        heads: Compiled heads, which those of the same form use again.
     """
 
     on_epoch: OnEpoch = lambda epoch, row: None
     state: Checkpoint | None = None
     signals: Signals = field(default_factory=Signals)
-    heads: dict[str, Any] = field(default_factory=dict)
+
+    def course(self, phase: str) -> dict[str, Any]:
+        """Return the keyword arguments of `epochs.fit` for a phase."""
+        state = None if self.state is None else self.state.phase(phase)
+        return {"phase": phase, "on_epoch": self.on_epoch, "state": state, "signals": self.signals}
 
 
 @dataclass(frozen=True)
@@ -230,87 +238,47 @@ def train_head(
     images = len(data.rows("train"))
     rows = None if part is None else np.concatenate([part + view * images for view in range(frozen.views)])
     standardisation = Standardisation.fit(known if rows is None else known.rows(rows))
-    hooks = hooks or Hooks()
-    if settings.optimizer.name == "lbfgs":
-        linear, history = _fit_to_convergence(standardisation, data, frozen, settings, hooks, part=rows)
-    else:
-        from hairline.training import epochs
-
-        trained = images * frozen.views if rows is None else len(rows)
-        phase = settings.phase()
-        model = epochs.compiled_head(
-            hooks.heads,
-            standardisation,
-            classes=len(data.class_names),
-            dropout=settings.dropout,
-            seed=settings.seed,
-            steps=-(-trained // settings.batch_size),
-            **{name: value for name, value in phase.items() if name not in ("patience", "keep")},
-        )
-        history = fit_features(model, data, frozen, settings, hooks, name="head", part=rows)
-        linear = Linear.of(standardisation, model)
+    fit = _fit_to_convergence if settings.optimizer.name == "lbfgs" else _fit_by_epochs
+    linear, history = fit(standardisation, data, frozen, settings, hooks or Hooks(), part=rows)
     return Head(linear, linear.logits(frozen.images), history)
 
 
-def fit_features(
-    model: keras.Model,
+def _fit_by_epochs(
+    standardisation: Standardisation,
     data: Dataset,
     frozen: Frozen,
     settings: FitSettings,
     hooks: Hooks,
     *,
-    name: str,
-    part: np.ndarray | None = None,
-    before: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """Train a model on the outputs of a frozen network, batch by batch; returns the history.
+    part: np.ndarray | None,
+) -> tuple[Linear, pd.DataFrame]:
+    """Fit a head by mini-batches.
 
-    Args:
-        model: From outputs of the frozen network to logits; trained in place.
-        data: The images.
-        frozen: The outputs.
-        settings: How to train.
-        hooks: What happens after each epoch.
-        name: Name of the phase.
-        part: Rows of the training features to train on, int64; None: all, and every epoch is logged.
-        before: History of the phases before this one.
+    Returns:
+        The head, and the history.
     """
-    from hairline.data import pipeline
     from hairline.training import epochs
+    from hairline.training.trainers import HeadTrainer
 
-    one_hot = np.eye(len(data.class_names), dtype=np.float32)
-    labels = np.tile(data.labels[data.rows("train")], frozen.views)
-    chosen = np.arange(len(labels)) if part is None else part
-    val = frozen.images.rows(data.rows("val"))
-
-    current = pipeline.Pass(val.read, chosen)  # `epoch` sets what it reads
+    train, val, classes = data.rows("train"), data.rows("val"), len(data.class_names)
+    chosen = np.arange(len(train) * frozen.views) if part is None else part
     weights = row_weights(data, settings, views=frozen.views)
-    batch_size = settings.batch_size
-    batches = pipeline.feature_batches(current, val.width, one_hot[labels], batch_size=batch_size, weights=weights)
-    in_order = pipeline.Pass(val.read, np.arange(len(val)))
-    val_labels = one_hot[data.labels[data.rows("val")]]
-
-    def epoch(number: int) -> tf.data.Dataset:
-        current.read = frozen.training(number).read
-        current.order = chosen[np.random.default_rng([settings.seed, number]).permutation(len(chosen))]
-        return batches
-
-    with errors.advised("batch_size" if name == "head" else "finetune.batch_size", batch_size):
-        return epochs.fit(
-            model,
-            epoch,
-            pipeline.feature_batches(in_order, val.width, val_labels, batch_size=1024),
-            steps=-(-len(chosen) // batch_size),
-            reuse_dataset=True,
-            compiled=name == "head",
-            phase=name,
-            before=before,
-            verbose=part is None,
-            on_epoch=hooks.on_epoch,
-            state=None if hooks.state is None else hooks.state.phase(name),
-            signals=hooks.signals,
-            **settings.phase(),
+    with errors.advised("batch_size", settings.batch_size):
+        trainer = HeadTrainer(
+            standardisation,
+            frozen.training,
+            chosen,
+            settings.targets(np.tile(data.labels[train], frozen.views)[chosen], classes),
+            frozen.images.rows(val),
+            settings.targets(data.labels[val], classes),
+            weights=None if weights is None else weights[chosen],
+            batch_size=settings.batch_size,
+            dropout=settings.dropout,
+            seed=settings.seed,
+            **settings.steps(),
         )
+        history = epochs.fit(trainer, verbose=part is None, **settings.course(), **hooks.course("head"))
+    return trainer.linear, history
 
 
 def _fit_to_convergence(
@@ -332,8 +300,7 @@ def _fit_to_convergence(
     train, val = data.rows("train"), data.rows("val")
     weights = row_weights(data, settings, views=frozen.views)
     chosen = np.arange(len(train) * frozen.views) if part is None else part
-    smoothing = settings.label_smoothing
-    targets = np.eye(len(data.class_names)) * (1 - smoothing) + smoothing / len(data.class_names)
+    classes = len(data.class_names)
 
     def standardised(features: Features, rows: np.ndarray) -> np.ndarray:
         values = features.read(rows) - standardisation.mean
@@ -341,8 +308,11 @@ def _fit_to_convergence(
         return np.asarray(values)
 
     solution, history = solve.solve(
-        (standardised(frozen.training(1), chosen), targets[np.tile(data.labels[train], frozen.views)[chosen]]),
-        (standardised(frozen.images.rows(val), np.arange(len(val))), targets[data.labels[val]]),
+        (
+            standardised(frozen.training(1), chosen),
+            settings.targets(np.tile(data.labels[train], frozen.views)[chosen], classes),
+        ),
+        (standardised(frozen.images.rows(val), np.arange(len(val))), settings.targets(data.labels[val], classes)),
         None if weights is None else weights[chosen],
         **arguments(settings.optimizer, "name"),
         keep=settings.schedule.keep,

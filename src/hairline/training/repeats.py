@@ -15,7 +15,7 @@ from hairline.data import manifest
 from hairline.data.prepare import Dataset
 from hairline.evaluation import metrics, thresholds
 from hairline.model import probe
-from hairline.training.head import FitSettings, Frozen, Hooks, train_head
+from hairline.training.head import FitSettings, Frozen, train_head
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ def repeat_heads(
     frozen: Frozen,
     settings: FitSettings,
     decision: config.Decision,
-    hooks: Hooks,
     *,
     repeats: int,
     first: dict[str, float],
@@ -59,7 +58,6 @@ def repeat_heads(
         frozen: Their features.
         settings: How the first head was trained; seeds count upwards from its own.
         decision: How thresholds are chosen.
-        hooks: Holds the compiled heads.
         repeats: Number of heads, the first one included.
         first: Metrics of the first head.
         directory: `repeats.csv` is written there, one row per head.
@@ -72,7 +70,7 @@ def repeat_heads(
         seed = settings.seed + number
         log.info("repeat %d of %d, seed %d", number + 1, repeats, seed)
         everything = np.arange(len(data.rows("train")))
-        head = train_head(data, frozen, replace(settings, seed=seed), part=everything, hooks=hooks)
+        head = train_head(data, frozen, replace(settings, seed=seed), part=everything)
         predictions = head.predictions(data)
         chosen = thresholds.choose_decision(predictions.select("val"), **arguments(decision), resamples=0)
         rows.append({"seed": seed} | metrics.measure_splits(predictions, chosen, resamples=0))

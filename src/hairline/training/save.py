@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hairline.data import images, manifest
+from hairline.data import images
 from hairline.data.prepare import Dataset
 from hairline.model.decision import Decision
 from hairline.model.saved import Bundle
@@ -42,7 +42,7 @@ def describe(
         image_size=image_size,
         decode=images.RECIPE,
         decision=decision,
-        data_digest=manifest.digest(data.manifest),
+        data_digest=data.digest,
         backbone=network,
         versions=provenance.versions(),
         extra={

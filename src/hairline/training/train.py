@@ -116,7 +116,7 @@ def run_stages(
         start: Start = base or pretrained(config)  # downloads weights: after the images were checked
         data = start.check(data)
         warn_of_large_batch(config, data)
-        state.expect(manifest.digest(data.manifest), len(data.manifest))
+        state.expect(data.digest, len(data.manifest))
     with (
         tracking.start(
             **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
@@ -130,7 +130,7 @@ def run_stages(
         def on_epoch(epoch: int, row: dict[str, float]) -> None:
             run.metrics({f"epoch_{key}": value for key, value in row.items() if key not in not_curves}, step=epoch)
 
-        hooks = Hooks(on_epoch, state, process.signals, process.heads)
+        hooks = Hooks(on_epoch, state, process.signals)
         with seconds("setup"):
             record_inputs(config, data, start.origin, directory, run)
             if needs_tensorflow(config):
@@ -154,7 +154,8 @@ def run_stages(
             metrics = measure_splits(predictions, decision, resamples=resamples)
             manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")
             if config.probe:
-                metrics |= repeats.probe_accuracy(data, frozen)
+                depends = frozen.recipe.key() + data.digest
+                metrics |= process.once("probe", depends, lambda: repeats.probe_accuracy(data, frozen))
         if config.repeats > 1:
             with seconds("repeats"):
                 metrics |= repeats.repeat_heads(
@@ -162,7 +163,6 @@ def run_stages(
                     frozen,
                     fit,
                     config.decision,
-                    Hooks(heads=process.heads),
                     repeats=config.repeats,
                     first=metrics,
                     directory=directory,
@@ -318,7 +318,7 @@ def record_inputs(config: Config, data: Dataset, weights: str, directory: Path, 
     run.parameters({key: value for key, value in leaves.items() if not key.startswith(_NOT_PARAMETERS)})
     if isinstance(config.data, LabelsData):
         run.parameters(labels.describe(config.data.path))
-    run.dataset(data.manifest, manifest.digest(data.manifest), data_name(config))
+    run.dataset(data.manifest, data.digest, data_name(config))
 
 
 def data_name(config: Config) -> str:

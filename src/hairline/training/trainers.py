@@ -1,0 +1,244 @@
+"""What `epochs.fit` trains: a linear head on frozen features, or a Keras network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import log_softmax
+
+from hairline.model import optimizers
+from hairline.model.features import Features
+from hairline.model.head import Linear, Standardisation
+from hairline.training.checkpoint import Arrays
+from hairline.training.epochs import EpochRow
+
+_MOST_BYTES = 400_000_000  # of training features that are held in memory; more are read batch by batch
+
+
+class HeadTrainer:
+    """Trains a linear head on features by mini-batches.
+
+    The gradient of a linear layer is two products of matrices, which NumPy computes ten times as fast as a network of
+    TensorFlow does; the optimizer is the one of Keras.
+    """
+
+    def __init__(
+        self,
+        standardisation: Standardisation,
+        train: Callable[[int], Features],
+        rows: np.ndarray,
+        targets: np.ndarray,
+        val: Features,
+        val_targets: np.ndarray,
+        *,
+        weights: np.ndarray | None,
+        batch_size: int,
+        dropout: float,
+        seed: int,
+        epochs: int,
+        learning_rate: float,
+        optimizer: dict[str, Any],
+        schedule: dict[str, Any],
+    ) -> None:
+        """Start from zeros: the problem is convex, and a random start is noise that ten epochs would have to unlearn.
+
+        Args:
+            standardisation: Mean and deviation of the features.
+            train: Returns the training features of an epoch, numbered from 1; the same object if they do not change.
+            rows: Those of them to train on, int64 [n].
+            targets: Probabilities of their classes, float32 [n, classes].
+            val: Features of the validation images.
+            val_targets: Theirs, float32 [m, classes].
+            weights: Weight of each training row in the loss, float32 [n]; None: all 1.
+            batch_size: Rows per step.
+            dropout: Share of features that are dropped in each step.
+            seed: Seed of the order of rows and of dropout.
+            epochs: Number of epochs over which the schedule runs.
+            learning_rate: Highest learning rate.
+            optimizer: Keys of the configuration group `optimizer`.
+            schedule: Keys of the configuration group `schedule`, less patience and keep.
+        """
+        width, classes = len(standardisation.mean), targets.shape[1]
+        self.steps = -(-len(targets) // batch_size)
+        self._standardisation, self._train, self._rows = standardisation, train, rows
+        self._targets, self._weights = targets, weights
+        self._val, self._val_targets = val, val_targets
+        self._batch_size, self._dropout, self._seed = batch_size, dropout, seed
+        self._features: Features | None = None
+        self._known: np.ndarray | None = None  # the rows, standardised, if they fit into memory
+        self._known_val: np.ndarray | None = None
+        self._batch = np.empty((min(batch_size, len(targets)), width), np.float32)  # allocating it costs as much
+        self._kernel = keras.Variable(np.zeros((width, classes), np.float32), name="kernel")
+        self._bias = keras.Variable(np.zeros(classes, np.float32), name="bias")
+        rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=self.steps * epochs)
+        self._optimizer = optimizers.build(**optimizer, learning_rate=rate)
+        self._optimizer.build([self._kernel, self._bias])
+        self._update = tf.function(self._apply)
+
+    @property
+    def linear(self) -> Linear:
+        """The head as it is now."""
+        return Linear(self._standardisation, *self.weights())
+
+    @np.errstate(over="ignore", invalid="ignore")  # `epochs.fit` refuses a loss that is not finite, with advice
+    def epoch(self, number: int, advance: Callable[[], object]) -> EpochRow:
+        """Train for one epoch, as described in `epochs.Trainer`."""
+        self._load(self._train(number))
+        order = np.random.default_rng([self._seed, number]).permutation(len(self._targets))
+        dropped = np.random.default_rng([self._seed, number, 1])
+        loss = right = 0.0
+        kernel, bias = self.weights()
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
+            inputs, targets = self._inputs(rows, dropped), self._targets[rows]
+            scores = log_softmax(inputs @ kernel + bias, axis=1)
+            weights = np.ones(len(rows), np.float32) if self._weights is None else self._weights[rows]
+            errors = (np.exp(scores) - targets) * (weights / len(rows))[:, None]
+            gradients = tf.constant(inputs.T @ errors), tf.constant(errors.sum(axis=0))
+            kernel, bias = (value.numpy() for value in self._update(*gradients))
+            loss -= float(weights @ (targets * scores).sum(axis=1))
+            right += float((scores.argmax(axis=1) == targets.argmax(axis=1)).sum())
+            advance()
+        known_val = self._known_val
+        scores = self.linear.logits(self._val) if known_val is None else known_val @ kernel + bias
+        scores = log_softmax(scores, axis=1)
+        return {
+            "loss": loss / len(order),
+            "accuracy": right / len(order),
+            "val_loss": -float((self._val_targets * scores).sum(axis=1).mean()),
+            "val_accuracy": float((scores.argmax(axis=1) == self._val_targets.argmax(axis=1)).mean()),
+            "learning_rate": float(self._optimizer.learning_rate),
+        }
+
+    def _apply(self, *gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Take a step of the optimizer, and return the new kernel and bias."""
+        self._optimizer.apply(gradients, [self._kernel, self._bias])
+        return self._kernel.value, self._bias.value
+
+    def _load(self, features: Features) -> None:
+        if features is self._features:
+            return
+        self._features, self._known = features, None
+        if 4 * (len(self._rows) + len(self._val)) * features.width <= _MOST_BYTES:
+            self._known = self._standardised(features.read(self._rows))
+            if self._known_val is None:
+                self._known_val = self._standardised(self._val.read())
+
+    def _inputs(self, rows: np.ndarray, dropped: np.random.Generator) -> np.ndarray:
+        """Return the standardised features of rows, after dropout, in memory that the next batch uses again."""
+        batch = self._batch[: len(rows)]
+        if self._known is not None:
+            np.take(self._known, rows, axis=0, out=batch, mode="clip")  # clip needs no copy
+        else:
+            assert self._features is not None
+            batch = self._standardised(self._features.read(self._rows[rows]))
+        if self._dropout:
+            batch *= dropped.random(batch.shape, np.float32) >= self._dropout
+            batch /= 1 - self._dropout
+        return batch
+
+    def _standardised(self, features: np.ndarray) -> np.ndarray:
+        features -= self._standardisation.mean
+        features /= self._standardisation.deviation
+        return features
+
+    def weights(self) -> list[np.ndarray]:
+        """Return kernel float32 [width, classes] and bias float32 [classes]."""
+        return [keras.ops.convert_to_numpy(variable) for variable in (self._kernel, self._bias)]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Replace kernel and bias."""
+        _assign([self._kernel, self._bias], weights)
+
+    def state(self) -> dict[str, list[np.ndarray]]:
+        """Return the weights and the variables of the optimizer; other randomness follows from the epoch's number."""
+        return {"model": self.weights(), "optimizer": _values(self._optimizer.variables)}
+
+    def restore(self, state: Arrays) -> None:
+        """Continue from what `state` returned."""
+        self.set_weights(state["model"])
+        _assign(self._optimizer.variables, state["optimizer"])
+
+
+class NetworkTrainer:
+    """Trains a Keras network on batches of a tf.data pipeline."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        train: Callable[[int], tf.data.Dataset],
+        val: tf.data.Dataset,
+        *,
+        steps: int,
+        epochs: int,
+        learning_rate: float,
+        optimizer: dict[str, Any],
+        schedule: dict[str, Any],
+        label_smoothing: float,
+    ) -> None:
+        """Compile the network.
+
+        Args:
+            model: Model to logits [batch, classes].
+            train: Returns the batches of an epoch, numbered from 1: pairs of inputs and one-hot labels, or triples with
+                the weight of each image in the loss.
+            val: Pairs of the validation images.
+            steps: Batches per epoch.
+            epochs: Number of epochs over which the schedule runs.
+            learning_rate: Highest learning rate.
+            optimizer: Keys of the configuration group `optimizer`.
+            schedule: Keys of the configuration group `schedule`, less patience and keep.
+            label_smoothing: Share of the probability that is spread over all classes.
+        """
+        self.steps = steps
+        self._model, self._train, self._val = model, train, val
+        rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
+        model.compile(
+            optimizer=optimizers.build(**optimizer, learning_rate=rate),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
+            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+            jit_compile=False,
+        )
+
+    def epoch(self, number: int, advance: Callable[[], object]) -> EpochRow:
+        """Train for one epoch, as described in `epochs.Trainer`."""
+        history = self._model.fit(
+            self._train(number),
+            validation_data=self._val,
+            callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance())],
+            shuffle=False,  # the pipeline does it
+            verbose=0,
+        ).history
+        row = {key: float(history[key][0]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
+        return {**row, "learning_rate": float(self._model.optimizer.learning_rate)}
+
+    def weights(self) -> list[np.ndarray]:
+        """Return the weights in the order of Keras."""
+        return list(self._model.get_weights())
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Replace the weights."""
+        self._model.set_weights(weights)
+
+    def state(self) -> dict[str, list[np.ndarray]]:
+        """Return the variables of the model, the random generators of its layers included, and of the optimizer."""
+        return {"model": _values(self._model.variables), "optimizer": _values(self._model.optimizer.variables)}
+
+    def restore(self, state: Arrays) -> None:
+        """Continue from what `state` returned."""
+        self._model.optimizer.build(self._model.trainable_variables)
+        _assign(self._model.variables, state["model"])
+        _assign(self._model.optimizer.variables, state["optimizer"])
+
+
+def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
