@@ -229,7 +229,9 @@ def test_few_sound_photos_are_flagged_and_small_cracks_are_found() -> None:
 
 def test_the_photo_rule_survives_saving_and_is_dropped_with_another_threshold() -> None:
     scores, labels = logits(3, 400, 1.0)
-    chosen = thresholds.choose_decision(predicted(scores, labels, 1), threshold=0.3, **PLAIN)  # type: ignore[arg-type]
+    settings = {**PLAIN, "threshold": 0.3}
+    assert thresholds.choose_decision(predicted(scores, labels, 1), **settings).photo is None  # no model is saved
+    chosen = thresholds.choose_decision(predicted(scores, labels, 1), **{**settings, "resamples": 10})
     assert chosen.photo is not None
     assert min(chosen.photo.single + chosen.photo.pair) >= np.log(0.3 / 0.7) - 1e-9
     assert Decision.of(json.loads(json.dumps(chosen.values()))) == chosen

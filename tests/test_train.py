@@ -160,7 +160,7 @@ def test_uncommitted_changes_are_sent_only_on_request(
     monkeypatch.setattr(provenance, "_state", lambda: ("c0ffee", "+customer = 'Miller'"))
     settings = composed("config", f"tracking.log_diff={str(log_diff).lower()}", "tracking=none")
     table = pd.DataFrame([{"path": "a.jpg", "label": "a", "group": "", "split": "train", "sha256": "0"}])
-    data = SimpleNamespace(manifest=table, rejected=pd.DataFrame())
+    data = SimpleNamespace(manifest=table, rejected=pd.DataFrame(), digest="0")
     with tracking.start(
         enabled=False, uri=None, experiment="e", system_metrics=False, name="n", tags={}, directory=tmp_path
     ) as run:
