@@ -19,6 +19,7 @@ from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
 
+_NUMBER = re.compile("([0-9]+)")
 _SEPARATE_DEPTH = 2  # of class folders below split folders
 _MOST_COUNTED = 200_000  # files of one skipped folder
 
@@ -121,16 +122,17 @@ def existing(path: Path) -> Path:
     return parent / found
 
 
-def natural_key(name: str | Path) -> tuple[list[tuple[int, int, str]], str]:
+def natural_key(name: str | Path) -> tuple[list[str | int], str]:
     """Return a sort key that puts 2.jpg before 10.jpg; order matters because neighbours often come from one photo."""
     text = name.name if isinstance(name, Path) else name
-    parts = re.split(r"([0-9]+)", text.lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
+    parts: list[str | int] = [*_NUMBER.split(text.lower())]  # text and numbers in turn, so that like meets like
+    parts[1::2] = map(int, parts[1::2])
+    return parts, text
 
 
 def is_image(path: Path) -> bool:
     """Return whether a file has the name of an image that hairline reads."""
-    return os.path.splitext(path)[1].lower() in images.SUFFIXES
+    return path.suffix.lower() in images.SUFFIXES
 
 
 def is_image_like(path: Path) -> bool:

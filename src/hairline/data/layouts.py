@@ -105,21 +105,26 @@ class Layout:
 
     def files(self, entry: ClassFolder) -> Iterator[Path]:
         """Yield the files of a class folder, in natural order, without those of folders that are left out."""
-        yield from self._files(entry.folder, {id(folder) for folder, _ in self.left_out})
+        for folder in self._folders(entry.folder, {id(folder) for folder, _ in self.left_out}):
+            yield from folder.files
 
     def loose(self) -> Iterator[Path]:
         """Yield images that lie beside class folders or splits, in no folder of theirs."""
         above = [self.root, *(child for child in self.root.folders if not self.leaves_out(child))]
-        candidates = [file for folder in above for file in folder.files if is_image(file)]
-        read = {file for entry in self.classes for file in self.files(entry)}
-        yield from (file for file in dict.fromkeys((*candidates, *self.strays)) if file not in read)
+        left_out = {id(folder) for folder, _ in self.left_out}
+        whole = {id(folder) for entry in self.classes for folder in self._folders(entry.folder, left_out)}
+        candidates = [file for folder in above if id(folder) not in whole for file in folder.files if is_image(file)]
+        if candidates := [*dict.fromkeys((*candidates, *self.strays))]:
+            read = {file for entry in self.classes for file in self.files(entry)}  # a merged folder is another object
+            yield from (file for file in candidates if file not in read)
 
-    def _files(self, folder: Folder, left_out: set[int]) -> Iterator[Path]:
+    def _folders(self, folder: Folder, left_out: set[int]) -> Iterator[Folder]:
+        """Yield a folder and those below it that are not left out, in natural order."""
         if id(folder) in left_out:
             return
-        yield from folder.files
+        yield folder
         for child in folder.folders:
-            yield from self._files(child, left_out)
+            yield from self._folders(child, left_out)
 
     def draw(self) -> str:
         """Return the tree, three levels deep, with counts of images and what each folder is read as."""

@@ -48,7 +48,7 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         The manifest of the readable images with the additional column phash (perceptual hash, uint64), and the
         rejected files with the columns path, label, reason. Both keep the index of `rows`.
     """
-    paths = [str(Path(path)) for path in rows["path"]]
+    paths = rows["path"].tolist()
     known, stamps = _load_scans(paths)
     unread = [path for path in paths if path not in known]
     fresh: dict[str, _Scanned] = {}
