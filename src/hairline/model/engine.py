@@ -348,6 +348,8 @@ def convert(build: Callable[[], keras.Model], key: str) -> Path:
         logger.setLevel(level)
     with files.atomic(file) as opened:
         opened.write(content)
+    del model, function, frozen, content
+    tensorflow.release_memory()
     return file
 
 
