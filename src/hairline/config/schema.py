@@ -359,9 +359,6 @@ class Sweep:
     on_error: Literal["continue", "stop"] = setting("continue", "stop: no new jobs after one has failed")
 
 
-_RUN = "a run directory, latest, a sweep's directory (its best job), an MLflow run id, or models:/<name>@<alias>"
-
-
 # --- the scripts ------------------------------------------------------------------------------------------------------
 
 

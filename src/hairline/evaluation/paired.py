@@ -27,7 +27,6 @@ from hairline.system.errors import HairlineError
 RESAMPLES = 2000
 # Probability of a false "beyond chance" anywhere among the comparisons: below 5 %, as resampling is not exact.
 LEVEL = 0.04
-LOWER_IS_BETTER = ("loss", "brier")
 _POSITION = ["path", "x", "y", "width", "height"]
 _SMALLEST_PROBABILITY = 1e-7  # as in `metrics`
 

@@ -321,8 +321,16 @@ def convert(build: Callable[[], keras.Model], key: str) -> Path:
         ConversionError: If the model does not convert.
     """
     file = converted_file(key)
-    if file.is_file():
-        return file
+    if not file.is_file():
+        content = _converted(build)
+        tensorflow.release_memory()
+        with files.atomic(file) as opened:
+            opened.write(content)
+    return file
+
+
+def _converted(build: Callable[[], keras.Model]) -> bytes:
+    """Convert a network and check it; returns the content of the file."""
     with tensorflow.quiet_import():
         import tensorflow as tf
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -338,7 +346,7 @@ def convert(build: Callable[[], keras.Model], key: str) -> Path:
         function = tf.function(lambda images: model(images, training=False)).get_concrete_function(pixels)
         # Conversion takes 4 s from a frozen graph, 19 s through `model.export` (MobileNetV2, 2-core AMD EPYC).
         frozen = convert_variables_to_constants_v2(function)
-        content = tf.lite.TFLiteConverter.from_concrete_functions([frozen], tf.Module()).convert()
+        content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([frozen], tf.Module()).convert()
         _check_outputs(content, model.input_shape[1], lambda images: function(tf.constant(images)))
     except Exception as error:  # the converter may raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -346,11 +354,7 @@ def convert(build: Callable[[], keras.Model], key: str) -> Path:
         raise ConversionError(f"{model.name} does not convert to LiteRT: use features.engine=tensorflow") from error
     finally:
         logger.setLevel(level)
-    with files.atomic(file) as opened:
-        opened.write(content)
-    del model, function, frozen, content
-    tensorflow.release_memory()
-    return file
+    return content
 
 
 def _check_outputs(content: bytes, image_size: int, model: Callable[[np.ndarray], Any]) -> None:

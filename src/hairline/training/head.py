@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from hairline.config import Augment, FeatureSettings, Optimizer, Schedule, arguments
 from hairline.data import augmentation
@@ -263,7 +264,8 @@ def _fit_by_epochs(
     train, val, classes = data.rows("train"), data.rows("val"), len(data.class_names)
     chosen = np.arange(len(train) * frozen.views) if part is None else part
     weights = row_weights(data, settings, views=frozen.views)
-    with errors.advised("batch_size", settings.batch_size):
+    # One thread: more gain nothing on such matrices, and would fight with the other jobs of a parallel sweep.
+    with errors.advised("batch_size", settings.batch_size), threadpool_limits(1, "blas"):
         trainer = HeadTrainer(
             standardisation,
             frozen.training,
