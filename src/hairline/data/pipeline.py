@@ -1,4 +1,4 @@
-"""tf.data pipelines: batches of pixels for fine-tuning, batches of features for the head."""
+"""tf.data pipelines for fine-tuning: batches of pixels, and of activations of the frozen layers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Pass:
 def feature_batches(
     rows: Pass, width: int, labels: np.ndarray, *, batch_size: int, weights: np.ndarray | None = None
 ) -> tf.data.Dataset:
-    """Batch rows of features for the head: order -> batch -> read -> prefetch.
+    """Batch rows of cached activations: order -> batch -> read -> prefetch.
 
     Args:
         rows: The rows of the epoch.
