@@ -8,6 +8,7 @@ import pytest
 
 from hairline.model import backbones
 from hairline.model.cut import TOP_SHARE, FinetuneError, unfreeze
+from hairline.model.maps import with_maps
 
 QUICK = ("mobilenetv2", "mobilenetv3small")
 
@@ -40,6 +41,8 @@ def test_from_layer_is_the_first_trained_layer() -> None:
     assert cut.layer == "block_14_expand"
     trained = {weight.path.split("/")[0] for weight in cut.upper.trainable_weights}
     assert all(name.startswith(("block_14", "block_15", "block_16", "Conv_1")) for name in trained)
+    (converted,) = with_maps(cut.lower).outputs  # the lower half pools nothing
+    assert converted is cut.lower.output
 
 
 @pytest.mark.parametrize(

@@ -228,11 +228,12 @@ def test_a_damaged_model_is_refused(finished: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("finetune", ["top", "all"])
+@pytest.mark.parametrize(("finetune", "engine"), [("top", "litert"), ("all", "tensorflow")])
 def test_fine_tuning_improves_on_the_head_and_ships_what_it_tuned(
-    finetune: str, three_classes: Path, tmp_path: Path
+    finetune: str, engine: str, three_classes: Path, tmp_path: Path
 ) -> None:
-    settings = ("tracking=none", f"finetune={finetune}", "finetune.epochs=3", "finetune.learning_rate=1e-3")
+    tuned = (f"finetune={finetune}", "finetune.epochs=3", "finetune.learning_rate=1e-3")
+    settings = ("tracking=none", f"features.engine={engine}", *tuned)
     found = train(tmp_path / "run", three_classes, *settings, "augment=light", "augment.views=2")
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     assert list(history["phase"]) == ["head"] * 4 + ["fine-tune"] * 3

@@ -33,13 +33,15 @@ def with_maps(model: keras.Model) -> keras.Model:
     """Return a network that ends at its features, with the maps it pools as further outputs.
 
     Args:
-        model: A network with the layer `features`.
+        model: A network with the layer `features`, or the lower part of one that is fine-tuned, which pools nothing.
 
     Returns:
         A model to a list: the features float32 [batch, width], then each map float32 [batch, rows, columns, channels].
     """
     import keras
 
+    if all(layer.name != "features" for layer in model.layers):
+        return keras.Model(model.input, [model.output], name=model.name)
     # A copy in float32: a map may also be an input of later layers, in place or in half precision. Its name is its own:
     # the model may have a layer with the name that Keras would choose.
     maps = [
