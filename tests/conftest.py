@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xdist
 from PIL import Image
 
 from hairline import tracking
@@ -19,15 +21,23 @@ from hairline.system import tensorflow
 
 ROOT = Path(__file__).parents[1]
 
-# Imported here, before pytest turns warnings into errors: what these libraries say at import is not ours to mend.
-with warnings.catch_warnings(), tensorflow.quiet_import():
-    warnings.simplefilter("ignore")
-    import mlflow.pyfunc  # noqa: F401
-    import tensorflow as tf
 
-    tf.config.list_physical_devices()
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Import the large libraries before pytest turns warnings into errors: what they say then is not ours to mend."""
+    if xdist.is_xdist_controller(session):
+        return  # it hands the tests to other processes, which would wait for its imports
+    with warnings.catch_warnings(), tensorflow.quiet_import():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc  # noqa: F401
+        import tensorflow as tf
 
-logging.getLogger("mlflow").setLevel(logging.ERROR)
+        tf.config.list_physical_devices()
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector half a million objects that live to the end."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -34,9 +34,13 @@ def test_the_halves_equal_the_whole(name: str) -> None:
     ]
 
 
-def test_from_layer_is_the_first_trained_layer() -> None:
-    backbone = backbones.build("mobilenetv2", image_size=64, weights=None)
-    cut = unfreeze(backbone, "top", "block_14")
+@pytest.fixture(scope="module")
+def mobilenetv2() -> keras.Model:
+    return backbones.build("mobilenetv2", image_size=64, weights=None)
+
+
+def test_from_layer_is_the_first_trained_layer(mobilenetv2: keras.Model) -> None:
+    cut = unfreeze(mobilenetv2, "top", "block_14")
     assert cut is not None
     assert cut.layer == "block_14_expand"
     trained = {weight.path.split("/")[0] for weight in cut.upper.trainable_weights}
@@ -48,7 +52,6 @@ def test_from_layer_is_the_first_trained_layer() -> None:
 @pytest.mark.parametrize(
     ("layer", "message"), [("blok_14", "no layer has this prefix"), ("block_15_depthwise", "parallel branches")]
 )
-def test_layers_that_cannot_be_cut_at_are_errors(layer: str, message: str) -> None:
-    backbone = backbones.build("mobilenetv2", image_size=64, weights=None)
+def test_layers_that_cannot_be_cut_at_are_errors(layer: str, message: str, mobilenetv2: keras.Model) -> None:
     with pytest.raises(FinetuneError, match=message + ".*mobilenetv2 can be cut at"):
-        unfreeze(backbone, "top", layer)
+        unfreeze(mobilenetv2, "top", layer)

@@ -11,8 +11,7 @@ from hairline.model.head import Linear, Standardisation, build_head, compute_out
 from hairline.model.predictions import probabilities
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e6])
-@pytest.mark.parametrize("temperature", [1.0, 1.7])
+@pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (1e-12, 1.7), (1e6, 1.7)])
 def test_joined_model_equals_the_feature_path(
     scale: float, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

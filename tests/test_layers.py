@@ -36,20 +36,25 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(parsed(path)))
+
+
 def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def imported(path: Path, *, top_level: bool = False) -> set[str]:
+@functools.cache
+def imported(path: Path, *, top_level: bool = False) -> frozenset[str]:
     """Return the dotted names that a module imports."""
-    tree = parsed(path)
     found: set[str] = set()
-    for node in tree.body if top_level else ast.walk(tree):
+    for node in parsed(path).body if top_level else nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)
 
 
 def test_the_package_holds_the_rooms_and_nothing_else() -> None:
@@ -57,11 +62,11 @@ def test_the_package_holds_the_rooms_and_nothing_else() -> None:
     assert len(MODULES) > 80
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_room_imports_its_own_and_lower_rooms(path: Path) -> None:
-    room = name_of(path).split(".")[0]
-    used = {name.split(".")[1] for name in imported(path) if name.startswith("hairline.")} & set(ROOMS)
-    assert used <= set(ROOMS[ROOMS.index(room) :])
+def test_a_room_imports_its_own_and_lower_rooms() -> None:
+    for path in MODULES:
+        room = name_of(path).split(".")[0]
+        used = {name.split(".")[1] for name in imported(path) if name.startswith("hairline.")} & set(ROOMS)
+        assert used <= set(ROOMS[ROOMS.index(room) :]), path
 
 
 @pytest.mark.parametrize("library", USERS)
@@ -85,31 +90,25 @@ STORIES = {
 SETTINGS = {"Config", "Evaluate", "Compare", "Predict", "Label", "Export", "Register", "Sync"}
 
 
-def below_the_stories() -> list[Path]:
-    return [
-        path for path in MODULES if not name_of(path).startswith(("app", "config")) and name_of(path) not in STORIES
-    ]
+def test_functions_below_the_stories_take_no_whole_settings() -> None:
+    for path in MODULES:
+        if name_of(path).startswith(("app", "config")) or name_of(path) in STORIES:
+            continue
+        taken = {
+            name.id if isinstance(name, ast.Name) else name.attr
+            for node in nodes(path)
+            if isinstance(node, ast.arg) and node.annotation is not None
+            for name in ast.walk(node.annotation)
+            if isinstance(name, ast.Name | ast.Attribute)
+        }
+        assert not taken & SETTINGS, path
 
 
-@pytest.mark.parametrize("path", below_the_stories(), ids=name_of)
-def test_functions_below_the_stories_take_no_whole_settings(path: Path) -> None:
-    tree = parsed(path)
-    taken = {
-        name.id if isinstance(name, ast.Name) else name.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.arg) and node.annotation is not None
-        for name in ast.walk(node.annotation)
-        if isinstance(name, ast.Name | ast.Attribute)
-    }
-    assert not taken & SETTINGS
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_keep_no_state(path: Path) -> None:
+def test_modules_keep_no_state() -> None:
     """No function reassigns a name of its module, and no module begins with an empty collection to be filled."""
-    tree = parsed(path)
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
-    for node in tree.body:
-        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-        entries = value.keys if isinstance(value, ast.Dict) else getattr(value, "elts", ["not a collection"])
-        assert entries, ast.unparse(node)
+    for path in MODULES:
+        assert not [node for node in nodes(path) if isinstance(node, ast.Global)], path
+        for node in parsed(path).body:
+            value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+            entries = value.keys if isinstance(value, ast.Dict) else getattr(value, "elts", ["not a collection"])
+            assert entries, f"{path}: {ast.unparse(node)}"

@@ -288,10 +288,12 @@ def test_conflicting_tiles_are_refused(other: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["inptu=x"], "Did you mean 'input'?"),
-        (["run=x"], "input is missing: add input="),
+        pytest.param(["inptu=x"], "Did you mean 'input'?", marks=pytest.mark.slow),
+        pytest.param(["run=x"], "input is missing: add input=", marks=pytest.mark.slow),
         (["run=nowhere", "input=x"], "run=nowhere: no saved model there"),
-        (["run=x", "input=y", "runtime.compute=spark"], "expected one of ['local', 'ray']"),
+        pytest.param(
+            ["run=x", "input=y", "runtime.compute=spark"], "expected one of ['local', 'ray']", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_mistakes_are_answered_without_tensorflow(

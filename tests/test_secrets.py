@@ -108,7 +108,7 @@ def closed() -> str:
         ),
         pytest.param("train.py", ["model.weights='https://host/w.h5?token={s}'"], {}, marks=pytest.mark.slow),
         ("train.py", ["tracking.uri='http://me:{s}@{h}"], {}),  # the quote is never closed
-        ("train.py", ["resume=http://me:{s}@{h}"], {}),
+        pytest.param("train.py", ["resume=http://me:{s}@{h}"], {}, marks=pytest.mark.slow),
         pytest.param("predict.py", ["run=http://me:{s}@{h}", "input=x"], {}, marks=pytest.mark.slow),
         pytest.param(
             "evaluate.py", ["run=http://me:{s}@{h}", "data=folder", "data.path=."], {}, marks=pytest.mark.slow

@@ -39,9 +39,15 @@ def test_help_answers_at_once(nothing_slow: dict[str, str]) -> None:
     ("script", "arguments", "message"),
     [
         ("evaluate.py", ["--help"], "  part=all "),
-        ("evaluate.py", ["data=folder", "data.path=."], "run is missing: add run=... to the command line"),
+        pytest.param(
+            "evaluate.py", ["data=folder", "data.path=."], "run is missing: add run=... to the command line",
+            marks=pytest.mark.slow,
+        ),
         ("evaluate.py", ["run=nowhere", "data=folder", "data.path=."], "run=nowhere: no saved model there"),
-        ("evaluate.py", ["run=here", "data=folder", "data.path=.", "part=tst"], "Invalid value 'tst'"),
+        pytest.param(
+            "evaluate.py", ["run=here", "data=folder", "data.path=.", "part=tst"], "Invalid value 'tst'",
+            marks=pytest.mark.slow,
+        ),
         ("compare.py", ["rnus=[a]"], "Did you mean 'runs'"),
     ],
 )  # fmt: skip
@@ -57,9 +63,11 @@ def test_the_other_scripts_answer_without_tensorflow(
 @pytest.mark.parametrize(
     ("script", "arguments", "shown"),
     [
-        ("train.py", ["+experiment=recipe"], "batch_size: 512"),
+        pytest.param("train.py", ["+experiment=recipe"], "batch_size: 512", marks=pytest.mark.slow),
         ("train.py", ["--config-dir", "mine", "experiment=own"], "epochs: 7"),
-        ("train.py", ["hydra.searchpath=[file://mine]", "experiment=own"], "epochs: 7"),
+        pytest.param(
+            "train.py", ["hydra.searchpath=[file://mine]", "experiment=own"], "epochs: 7", marks=pytest.mark.slow
+        ),
         ("export.py", ["data.path=moved"], "path: moved"),
     ],
 )
@@ -105,12 +113,22 @@ def test_an_exit_with_a_text_is_printed_without_secrets(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["batch_size=many"], "could not be converted to Integer"),
+        pytest.param(["batch_size=many"], "could not be converted to Integer", marks=pytest.mark.slow),
         (["data.path={missing}"], f"python {ROOT}/train.py data=folder data.path={{missing}}"),
-        (["optimizer.momentum=0.5"], "Only optimizer=sgd, optimizer=rmsprop has it"),
-        (["data=folder", "data.path={missing}/brücke (1)"], "data.path='{missing}/brücke (1)': nothing is there"),
-        (["runtime.precision=half", "+tags.site=x"], "expected one of ['float32', 'mixed_float16', 'mixed_bfloat16']"),
-        (["--cfg", "job", "--info"], "Only one of"),
+        pytest.param(
+            ["optimizer.momentum=0.5"], "Only optimizer=sgd, optimizer=rmsprop has it", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["data=folder", "data.path={missing}/brücke (1)"],
+            "data.path='{missing}/brücke (1)': nothing is there",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["runtime.precision=half", "+tags.site=x"],
+            "expected one of ['float32', 'mixed_float16', 'mixed_bfloat16']",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["--cfg", "job", "--info"], "Only one of", marks=pytest.mark.slow),
         (["hydra.run.dir=/dev/null/x"], "the output folder cannot be written"),
     ],
 )
@@ -127,7 +145,7 @@ def test_mistakes_are_answered_without_tensorflow(
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ({"plain": 20, "cracked": 2}, "too few to divide"),
+        pytest.param({"plain": 20, "cracked": 2}, "too few to divide", marks=pytest.mark.slow),
         ({"plain": 20, "cracked": 20}, "identical images have two labels"),
     ],
 )

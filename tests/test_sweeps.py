@@ -110,15 +110,20 @@ def test_another_sweep_of_the_same_name_is_refused() -> None:
     assert state.Sweep.read(Path("outputs/sweeps/s")).command == command
 
 
-def test_faults_of_the_whole_sweep_are_reported_before_it_begins(no_tensorflow: dict[str, str]) -> None:
-    for arguments, message in {
-        ("data=folder", "seed=0,1"): "data.path is missing",
-        ("learning_rate=1e-2,foo",): "could not be converted to Float",
-        ("learning_rate=-1,-2",): "learning_rate=-1: expected a number above 0",
-        ("sweep.name=a/b", "seed=0,1"): "becomes a folder name",
-        ("tracking=none,mlflow",): "belongs to the sweep as a whole",
-    }.items():
-        refused(run("-m", *arguments, environment=no_tensorflow), message)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data=folder", "seed=0,1"], "data.path is missing"),
+        pytest.param(["learning_rate=1e-2,foo"], "could not be converted to Float", marks=pytest.mark.slow),
+        pytest.param(["learning_rate=-1,-2"], "learning_rate=-1: expected a number above 0", marks=pytest.mark.slow),
+        pytest.param(["sweep.name=a/b", "seed=0,1"], "becomes a folder name", marks=pytest.mark.slow),
+        pytest.param(["tracking=none,mlflow"], "belongs to the sweep as a whole", marks=pytest.mark.slow),
+    ],
+)
+def test_faults_of_the_whole_sweep_are_reported_before_it_begins(
+    arguments: list[str], message: str, no_tensorflow: dict[str, str]
+) -> None:
+    refused(run("-m", *arguments, environment=no_tensorflow), message)
     assert not list(Path().rglob("sweep.json"))
 
 
