@@ -175,6 +175,7 @@ def test_one_image_is_measured(run: Path, others: Path, tmp_path: Path) -> None:
     json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_an_empty_part_and_a_missing_model_are_refused(run: Path, others: Path, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"part=val: received no image.*\{'none': 26\}"):
         evaluated(tmp_path / "out", run, others, "part=val", *QUIET)

@@ -89,6 +89,7 @@ def test_saving_makes_folders_replaces_and_repeats_to_the_byte(tmp_path: Path) -
     assert [entry.name for entry in path.parent.iterdir()] == ["b.png"]
 
 
+@pytest.mark.slow
 def test_no_figure_stays_open_and_no_setting_changes(tmp_path: Path) -> None:
     code = """
 import sys, numpy as np, matplotlib, pathlib

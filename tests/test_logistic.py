@@ -180,13 +180,12 @@ def margins(head: Refit | dict[str, np.ndarray], table: np.ndarray) -> np.ndarra
     return np.asarray((table @ kernel + bias) @ [-1, 1])
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("count", [6, 20, 100])
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
-def test_labels_that_the_base_is_unsure_or_wrong_about_do_not_reverse_it(count: int, share: float, seed: int) -> None:
+def test_labels_that_the_base_is_unsure_or_wrong_about_do_not_reverse_it(count: int, share: float) -> None:
     """Some labels are those that the base is wrong about; the rest lie where it is least certain."""
     base = base_head(DIRECTION)
-    table, labels = draw(4000, seed, DIRECTION)
+    table, labels = draw(4000, 0, DIRECTION)
     scores = margins(base, table)
     wrong = np.flatnonzero((scores > 0) != (labels == 1))
     unsure = np.argsort(np.abs(scores))

@@ -117,6 +117,7 @@ def test_a_champion_that_cannot_be_read_stays_champion(runs: dict[str, Path], mo
     assert holders("unreadable") == ("2", "1")
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_an_outage_is_not_taken_for_a_missing_champion(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise MlflowException("nobody is there", INTERNAL_ERROR)

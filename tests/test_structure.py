@@ -57,7 +57,10 @@ def test_the_text_lists_each_layer_and_counts_parameters(small: keras.Model) -> 
 
 @pytest.mark.parametrize(
     ("name", "taps"),
-    [("mobilenetv2", ("block_10_expand_relu:max", "block_13_expand_relu:average")), ("efficientnetv2b0", ())],
+    [
+        ("mobilenetv2", ("block_10_expand_relu:max", "block_13_expand_relu:average")),
+        pytest.param("efficientnetv2b0", (), marks=pytest.mark.slow),
+    ],
 )
 def test_a_backbone_has_one_block_for_each_resolution(name: str, taps: tuple[str, ...]) -> None:
     backbone = backbones.build(name, image_size=96, weights=None, taps=taps)

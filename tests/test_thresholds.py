@@ -65,8 +65,9 @@ def brute_force(labels: np.ndarray, scores: np.ndarray, rule: str, target: float
     positives, negatives = int(labels.sum()), int((1 - labels).sum())
     tried = []
     for value in sorted(set(scores), reverse=True):
-        found = metrics.class_metrics(labels, (scores >= value).astype(int), classes=2, positive=1)
         hits, alarms = (int((scores[labels == label] >= value).sum()) for label in (1, 0))
+        recall, f1 = hits / positives, 2 * hits / (hits + alarms + positives)
+        found = {"recall": recall, "f1": f1, "balanced_accuracy": (recall + 1 - alarms / negatives) / 2}
         shares = [((hits + 1) / (positives + 2), positives), ((alarms + 1) / (negatives + 2), negatives)]
         error = 0.5 * sum(share * (1 - share) / cases for share, cases in shares) ** 0.5
         sure = intervals.wilson(hits, positives)[0] >= target
@@ -75,7 +76,7 @@ def brute_force(labels: np.ndarray, scores: np.ndarray, rule: str, target: float
         certain = [row for row in tried if row[3]]
         tried = certain or [row for row in tried if row[1]["recall"] >= target]
     key = "f1" if rule == "f1" else "balanced_accuracy"
-    merits = np.array([found[key] for _, found, _, _ in tried])
+    merits = np.round([found[key] for _, found, _, _ in tried], 12)
     best = len(merits) - 1 - int(merits[::-1].argmax())
     return min(
         row[0] for row, merit in zip(tried, merits, strict=True) if merit >= merits[best] - tried[best][2] - 1e-12

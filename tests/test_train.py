@@ -30,9 +30,10 @@ from tests.running import SMALL, composed, run, train
 
 
 @pytest.fixture(scope="module")
-def finished(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(two_classes: Path, _empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished run of two classes with everything on, in a working directory of its own."""
     root = tmp_path_factory.mktemp("run")
+    shutil.copyfile(_empty_store, root / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         train(root / "outputs" / "one", two_classes, "augment=light", "augment.views=2", "tags.site=bridge")
@@ -208,6 +209,7 @@ def test_mlflow_serves_the_same_model(
     assert set(found["threshold"]) == {json.loads((finished / "metrics.json").read_text())["threshold"]}
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"run=.*no saved model there.*outputs/<date>/<time>"):
         hairline.load(str(tmp_path))
@@ -358,9 +360,8 @@ def test_unreadable_files_are_listed_and_the_run_goes_on(two_classes: Path, tmp_
     assert "empty" in row.reason
 
 
-def test_a_learning_rate_that_explodes_ends_failed(
-    two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("empty_store")
+def test_a_learning_rate_that_explodes_ends_failed(two_classes: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lower learning_rate"):
         train(tmp_path / "run", two_classes, "optimizer=sgd", "learning_rate=1e38")
     store = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
