@@ -128,7 +128,7 @@ def mirrored(place: Path, directory: Path) -> dict[str, int]:
 def corrupt(cache: Path) -> int:
     """Return the number of damaged cache entries."""
     bad = 0
-    for index in cache.glob("features/*/*-*.json"):
+    for index in cache.glob("features/*/[0-9a-f]*.json"):
         try:
             entry = json.loads(index.read_bytes())
             rows = np.load(index.with_suffix(".npy"), allow_pickle=False)

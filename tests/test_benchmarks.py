@@ -156,7 +156,7 @@ def test_the_result_is_one_json_line(load: Callable[[str], ModuleType], capsys: 
 def test_the_soak_kills_in_a_given_stage_and_detects_damage(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
     soak = load("soak")
     (tmp_path / "cache" / "features" / "key").mkdir(parents=True)
-    index = tmp_path / "cache" / "features" / "key" / "000000-7.json"
+    index = tmp_path / "cache" / "features" / "key" / "0123456789abcdef01234567.json"
     rows = np.zeros((2, 3), np.float32)
     np.save(index.with_suffix(".npy"), rows)
     for crc, bad in ((zlib.crc32(rows.data), 0), (1, 1)):

@@ -138,7 +138,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
         assert names(config.GROUPS[f"data/{name}"]) - shared == keywords(source), name
     assert names(config.Augment, "mode", "views") == keywords(augmentation.view)
     assert names(config.GROUPS["decision"]) == keywords(thresholds.choose_decision) - {"resamples"}
-    assert names(config.Runtime, "devices") == keywords(tensorflow.prepare) - {"seed"}
+    assert names(config.Runtime, "devices", "compute", "ray") == keywords(tensorflow.prepare) - {"seed"}
     run = {"name", "tags", "directory"}
     assert names(config.Tracking, "log_model", "log_diff", "registered_model") == keywords(tracking.start) - run
     assert names(config.Split, "given") == (keywords(splits.group) | keywords(splits.split)) - {"seed", "whole_test"}
@@ -187,6 +187,8 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
             "split.pattern='('": "not a regular expression",
             "decision.threshold=1.5": r"decision.threshold=1.5: expected a number above 0 and below 1",
             "tags={a:b} data.max_rejected=2": r"data.max_rejected=2",
+            "runtime.compute=ray features.keep=false": r"features.keep=false: the processes of runtime.compute=ray",
+            "features.engine=tensorflow": r"run LiteRT; set features.engine=litert",
         },
         {
             "model.taps=[a:mean]": r"'a:mean' is not a tap; expected <layer>:max or <layer>:average",
@@ -285,6 +287,7 @@ def changed(settings: Any, key: str, value: object) -> Any:
 def test_identity_changes_exactly_with_what_changes_numbers() -> None:
     base = composed("config")
     same = ["name=x", "tags.a=b", "tracking=none", "report.level=light", "tracking.experiment=y", "runtime.threads=1"]
+    same += ["runtime.compute=ray", "runtime.ray.workers=3"]
     assert config.identity(composed("config", "seed=0", *same)) == config.identity(base)
     values = {
         "seed": 1, "batch_size": 65, "image_size": 161, "epochs": 9, "learning_rate": 0.002, "model.dropout": 0.1,

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +28,7 @@ from hairline.data import images
 from hairline.data.decoded import Decoded
 from hairline.model import backbones, engine, features, store
 from hairline.model.features import Features, Recipe
-from hairline.system import cache
+from hairline.system import cache, cluster
 from tests.conftest import paint
 
 NAME, SIZE = "mobilenetv3small", 32
@@ -246,7 +248,7 @@ def test_a_damaged_shard_is_computed_again(
     monkeypatch.setattr(store, "SHARD_IMAGES", 32)
     first = compute(files)
     folder = own_cache / "features" / RECIPE.key()
-    arrays = sorted(folder.glob("*.npy"))
+    arrays = sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_size)
     assert len(arrays) == 3
     content = arrays[1].read_bytes()
     if damage == "flip a bit":
@@ -292,11 +294,64 @@ def test_incomplete_files_are_deleted_and_foreign_ones_kept(files: list[str], ow
         (folder / name).write_text("foreign")
     first = compute(files)
     assert json.loads((folder / "recipe.json").read_text())["backbone"] == NAME
-    names = {path.name for path in folder.iterdir()}
-    for name in (".000001-7.npy.7", ".000001-7.json.7", "000001-7.npy"):
+    names, stem = {path.name for path in folder.iterdir()}, "0123456789abcdef01234567"
+    for name in (f".{stem}.npy.7", f".{stem}.json.7", f"{stem}.npy"):
         (folder / name).write_bytes(b"half")
     np.testing.assert_array_equal(compute(files, backbone=never), first)
     assert {path.name for path in folder.iterdir()} == names
+
+
+class StandIn:
+    """In place of Ray: settings and shards are pickled, and the last shard is done first."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.sent = most, 0
+
+    def __call__(self, worker: type, settings: dict[str, Any], shards: list[Any], **_: object) -> Iterator[int]:
+        self.sent = sum(len(paths) for paths, _ in shards)
+        process = worker(**pickle.loads(pickle.dumps(settings)))
+        for shard in shards[::-1][: self.most]:
+            yield process(pickle.loads(pickle.dumps(shard)))
+        if self.most < len(shards):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_a_cluster_writes_the_same_files_and_only_those_that_are_missing(
+    view: int, files: list[str], own_cache: Path, computed: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SHARD_IMAGES", 16)
+    recipe = dataclasses.replace(RECIPE, view=view, augment=AUGMENT if view else {})
+    folder = own_cache / "features" / recipe.key()
+    expected = compute(files, recipe)
+    local = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(local) == 2 * 5 + 1  # 71 images in shards of 16, and recipe.json
+    shutil.rmtree(folder)
+    relative = [os.path.relpath(path) for path in files]
+    stopped, resumed = StandIn(2), StandIn(9)
+    monkeypatch.setattr(cluster, "map_items", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compute(relative, recipe, ray={})
+    assert stopped.sent == len(files)
+    monkeypatch.setattr(cluster, "map_items", resumed)
+    np.testing.assert_array_equal(compute(relative, recipe, ray={}), expected)
+    assert resumed.sent == len(files) - 16 - 7
+    assert computed.images == 2 * len(files)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == local
+
+
+def test_a_shard_that_a_lost_process_finished_is_not_computed_again(
+    files: list[str], own_cache: Path, computed: Counted, tmp_path: Path
+) -> None:
+    writer = features.ShardWriter(tmp_path, RECIPE, engine.convert(never, RECIPE.model_key()), threads=1)
+    shard = (files, digests(files))
+    assert writer(shard) == writer(shard) == len(files)
+    assert computed.images == len(files)
+
+
+def test_a_cluster_runs_litert_only(files: list[str], own_cache: Path) -> None:
+    with pytest.raises(engine.EngineError, match="runtime.compute=ray.*set features.engine=litert"):
+        compute(files, dataclasses.replace(RECIPE, engine="tensorflow"), never, ray={})
 
 
 def test_concurrent_jobs_compute_each_image_once(files: list[str], own_cache: Path, computed: Counted) -> None:

@@ -14,7 +14,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hairline.config.schema import Compare, Config, Decision, Evaluate, Predict, Register, Split, Sync, arguments
+from hairline.config.schema import (
+    Compare,
+    Compute,
+    Config,
+    Decision,
+    Evaluate,
+    FeatureSettings,
+    Predict,
+    Register,
+    Split,
+    Sync,
+    arguments,
+)
 from hairline.system import redaction
 from hairline.system.errors import HairlineError
 
@@ -109,6 +121,7 @@ def conflicts(config: Any) -> Iterator[str]:
         if any("\ud800" <= char <= "\udfff" for char in path):
             yield f"data.path={path!r}: is not valid UTF-8, so it cannot be saved; rename the folder or link to it"
         yield from _split_faults(config.split)
+        yield from _cluster_faults(config.runtime, config.features)
     uri = getattr(getattr(config, "tracking", None), "uri", None) or ""
     if uri[:1] in ("'", '"'):
         yield f"tracking.uri={redaction.setting(uri)}: the quote is never closed"
@@ -124,6 +137,13 @@ def conflicts(config: Any) -> Iterator[str]:
         yield f"tracking.registered_model={config.tracking.registered_model!r}: expected a name without / : and @"
     if isinstance(config, Sync) and not Path(config.run).expanduser().is_dir():
         yield f"run={config.run}: no folder there; expected a run directory, such as outputs/<date>/<time>"
+
+
+def _cluster_faults(runtime: Compute, features: FeatureSettings) -> Iterator[str]:
+    if runtime.compute == "ray" and not features.keep:
+        yield "features.keep=false: the processes of runtime.compute=ray write features to the cache; remove it"
+    if runtime.compute == "ray" and features.engine == "tensorflow":
+        yield "features.engine=tensorflow: the processes of runtime.compute=ray run LiteRT; set features.engine=litert"
 
 
 def _split_faults(split: Split) -> Iterator[str]:

@@ -28,6 +28,8 @@ NOT_IDENTITY = (
     "sweep",
     "probe",
     "runtime.threads",
+    "runtime.compute",
+    "runtime.ray",
     "features.keep",
     "cache",
 )

@@ -312,8 +312,28 @@ class Threads:
 
 
 @dataclass
-class Runtime(Threads):
-    """The machine that trains."""
+class Ray:
+    """The cluster of runtime.compute=ray."""
+
+    address: str | None = setting(None, "address of a running cluster, or auto; null = start one on this machine")
+    workers: int | None = setting(None, "number of processes; null = one per core", low=1)
+
+
+@dataclass
+class Compute(Threads):
+    """The machine or cluster that computes; with compute=ray, `threads` is per process and 1 by default."""
+
+    compute: Literal["local", "ray"] = setting("local", "this process, or processes of a Ray cluster")
+    ray: Ray = field(default_factory=Ray)
+
+    def cluster(self) -> dict[str, Any] | None:
+        """Return address and number of workers of the Ray cluster; None for this process."""
+        return arguments(self.ray) if self.compute == "ray" else None
+
+
+@dataclass
+class Runtime(Compute):
+    """The machine that trains, or the cluster that computes the features it trains on."""
 
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = setting("float32", "Keras's dtype policy")
     devices: Literal["one", "all"] = setting("one", "all: every visible GPU (MirroredStrategy)")
@@ -414,7 +434,7 @@ class Evaluate:
     split: Split = field(default_factory=Split)  # group_by, block_size, pattern: groups of the bootstrap
     features: FeatureSettings = field(default_factory=FeatureSettings)
     cache: Cache = field(default_factory=Cache)
-    runtime: Threads = field(default_factory=Threads)
+    runtime: Compute = field(default_factory=Compute)
     report: Report = field(default_factory=Report)
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = setting(0, "seed of the bootstrap and of data.limit", low=0)
@@ -474,22 +494,6 @@ class ReportPage:
 
 
 @dataclass
-class Ray:
-    """The cluster of runtime.compute=ray."""
-
-    address: str | None = setting(None, "address of a running cluster, or auto; null = start one on this machine")
-    workers: int | None = setting(None, "number of processes; null = one per core", low=1)
-
-
-@dataclass
-class InspectionRuntime(Threads):
-    """The machine or cluster that inspects; with compute=ray, `threads` is per process and 1 by default."""
-
-    compute: Literal["local", "ray"] = setting("local", "this process, or processes of a Ray cluster")
-    ray: Ray = field(default_factory=Ray)
-
-
-@dataclass
 class Predict:
     """Settings of predict.py."""
 
@@ -506,7 +510,7 @@ class Predict:
     scale: Scale = field(default_factory=Scale)
     report: ReportPage = field(default_factory=ReportPage)
     features: Engine = field(default_factory=Engine)
-    runtime: InspectionRuntime = field(default_factory=InspectionRuntime)
+    runtime: Compute = field(default_factory=Compute)
     tracking: Store = field(default_factory=Store)
     adapt: Literal["none", "surface"] = setting("none", "surface: adapt to the photos, without labels")
     threshold: float | None = setting(

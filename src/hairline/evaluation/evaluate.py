@@ -82,7 +82,9 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
             tensorflow.prepare(
                 precision="float32", threads=config.runtime.threads, deterministic=True, seed=config.seed
             )
-        features = compute_features(parts, table, config.features, threads=config.runtime.threads)
+        features = compute_features(
+            parts, table, config.features, threads=config.runtime.threads, ray=config.runtime.cluster()
+        )
         cache.evict(config.cache.max_gigabytes)
         (kernel, bias), adaptation = parts.dense, {}
         if config.adapt == "surface":
@@ -207,7 +209,12 @@ def data_name(data: Data, part: str) -> str:
 
 
 def compute_features(
-    parts: saved.Parts, table: pd.DataFrame, settings: FeatureSettings, *, threads: int | None
+    parts: saved.Parts,
+    table: pd.DataFrame,
+    settings: FeatureSettings,
+    *,
+    threads: int | None,
+    ray: dict[str, Any] | None,
 ) -> Features:
     """Compute the features of the images, or load them from the cache."""
     from hairline.model.features import compute
@@ -220,6 +227,7 @@ def compute_features(
         converted=parts.converted,
         keep=settings.keep,
         threads=threads,
+        ray=ray,
     )
 
 

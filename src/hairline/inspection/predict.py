@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import hairline
 from hairline import tracking
@@ -84,8 +84,8 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
         log.info("%s photos were done before with these settings, %s to do", f"{done:,}", f"{len(waiting):,}")
     ready = time.perf_counter()
 
-    threads, ray = config.runtime.threads, arguments(config.runtime.ray)
-    results = _process(recorder, settings, waiting, compute=config.runtime.compute, threads=threads, ray=ray)
+    threads, ray = config.runtime.threads, config.runtime.cluster()
+    results = _process(recorder, settings, waiting, threads=threads, ray=ray)
     problems, finished = dict(listing.problems), len(listing.photos) - len(waiting)
     try:
         for path, problem in progress.over(results, len(waiting), "photos", "photos"):
@@ -254,17 +254,18 @@ def _process(
     settings: dict[str, Any],
     paths: list[Path],
     *,
-    compute: Literal["local", "ray"],
     threads: int | None,
-    ray: dict[str, Any],
+    ray: dict[str, Any] | None,
 ) -> Iterator[tuple[Path, str | None]]:
     """Process photos in threads or on Ray; yield each with the reason why it cannot be inspected, or None."""
-    if compute == "local" or not paths:
+    if ray is None or not paths:
         # One photo per thread: while one is decoded or drawn, tiles of another go through the engine.
         return recorder.inspector.pool.map_ordered(lambda path: (path, recorder.process(path)), paths)
     threads = threads or 1
     settings = settings | {"inspector": settings["inspector"] | {"threads": threads}}
-    return cluster.map_files(RayRecorder, settings, paths, **ray, threads=threads)
+    named = {path.absolute(): path for path in paths}  # the processes have other working directories
+    results = cluster.map_items(RayRecorder, settings, list(named), **ray, threads=threads)
+    return ((named[path], problem) for path, problem in results)
 
 
 # --- what the user reads ----------------------------------------------------------------------------------------------

@@ -286,21 +286,15 @@ class Recorder:
 
 
 class RayRecorder:
-    """A `Recorder` in a process of Ray, called with one row per photo."""
+    """A `Recorder` in a process of Ray."""
 
     def __init__(self, **settings: Any) -> None:
         """Load the model; the settings are those of `Recorder`."""
         self._recorder = Recorder(**settings)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Process the photo `row["path"]` (bytes), unless a worker that was lost had finished it.
-
-        Returns:
-            The row with `problem`: why the photo cannot be inspected, or "".
-        """
-        path = Path(os.fsdecode(row["path"]))
-        problem = None if self._recorder.is_done(path) else self._process(path)
-        return {"path": row["path"], "problem": problem or ""}
+    def __call__(self, path: Path) -> tuple[Path, str | None]:
+        """Process a photo, unless a worker that was lost had finished it; return it with its problem, or None."""
+        return path, None if self._recorder.is_done(path) else self._process(path)
 
     def _process(self, path: Path) -> str | None:
         tries = record_file(self._recorder.output, path).with_suffix(".tries")

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,9 +21,10 @@ import numpy as np
 
 from hairline.data import augmentation, images
 from hairline.data.decoded import Decoded
-from hairline.model.engine import ConversionError, engine_versions, prepare_engine
+from hairline.model import store as stores
+from hairline.model.engine import ConversionError, EngineError, convert, engine_versions, prepare_engine
 from hairline.model.store import Store
-from hairline.system import files, progress
+from hairline.system import cache, cluster, files, progress
 
 if TYPE_CHECKING:
     import keras
@@ -144,6 +146,7 @@ def compute(
     converted: Path | None = None,
     keep: bool = True,
     threads: int | None = None,
+    ray: Mapping[str, Any] | None = None,
     label: str = "features",
     decoded: Decoded | None = None,
 ) -> Features:
@@ -156,7 +159,9 @@ def compute(
         backbone: Builds the model; called only if the engine needs it.
         converted: The converted model, where a saved model holds it.
         keep: Read from and write to the cache.
-        threads: CPU threads; None for all cores.
+        threads: CPU threads; None for all cores, or with `ray` for one per process.
+        ray: Address and number of workers of a Ray cluster that computes what is missing, as for `cluster.map_items`;
+            it sees the image files and the cache under the same paths. None: computed in this process.
         label: Caption of the progress bar.
         decoded: Caches the decoded pixels of `paths` across calls.
 
@@ -165,6 +170,8 @@ def compute(
 
     Raises:
         CacheError: If the cache cannot be written.
+        ClusterError: If the cluster cannot be used.
+        EngineError: If `ray` is given and the engine is not LiteRT.
         ImageError: If a file is unreadable or has changed since its digest was computed.
     """
     first = dict(reversed([(digest, row) for row, digest in enumerate(digests)]))  # one row per distinct image
@@ -172,24 +179,35 @@ def compute(
     def infer(rows: Sequence[int], recipe: Recipe) -> Iterator[np.ndarray]:
         """Return the features of some rows in blocks, float32 [images, width]."""
 
-        def read(row: int) -> np.ndarray:
-            try:
-                return images.decode(images.read(paths[row], digests[row]), recipe.image_size)
-            except images.ImageError as error:
-                raise images.ImageError(f"{paths[row]}: {error}") from error
-
         def pixels(number: int) -> np.ndarray:
             row = rows[number]
-            image = read(row) if decoded is None else decoded.get(row, functools.partial(read, row))
+            read = functools.partial(_decode, paths[row], digests[row], recipe.image_size)
+            image = read() if decoded is None else decoded.get(row, read)
             return draw(image, digests[row], recipe) if recipe.view else image
 
         return run_engine(
             recipe, backbone, pixels, len(rows), converted=converted, threads=threads, caption=(label, "img")
         )
 
+    def fill(store: Store, rows: Sequence[int], recipe: Recipe) -> None:
+        """Compute some rows and add them to a store, in this process or on the cluster."""
+        missing = [digests[row] for row in rows]
+        if ray is None:
+            store.fill(missing, infer(rows, recipe))
+            return
+        if recipe.engine != "litert":
+            raise EngineError(
+                f"runtime.compute=ray: its processes run LiteRT, but {recipe.backbone} runs on TensorFlow here; set "
+                "features.engine=litert, or runtime.compute=local if it does not convert"
+            )
+        file = convert(backbone, recipe.model_key()) if converted is None else converted
+        cache.hold(file)  # the other processes read it
+        places = [os.path.abspath(paths[row]) for row in rows]
+        fill_on_cluster(store, places, missing, recipe, file.absolute(), threads=threads or 1, label=label, **ray)
+
     def features(recipe: Recipe) -> Features:
         if keep:
-            return _cached(digests, first, recipe, infer, label)
+            return _cached(digests, first, recipe, fill, label)
         rows = {digest: number for number, digest in enumerate(first)}
         table = np.concatenate(list(infer(list(first.values()), recipe)))
         return Features.of(table).rows(np.array([rows[digest] for digest in digests]))
@@ -234,7 +252,7 @@ def _cached(
     digests: Sequence[str],
     first: Mapping[str, int],
     recipe: Recipe,
-    infer: Callable[[Sequence[int], Recipe], Iterator[np.ndarray]],
+    fill: Callable[[Store, Sequence[int], Recipe], None],
     label: str,
 ) -> Features:
     """Return features from the recipe's store after adding the missing ones, shard by shard."""
@@ -244,9 +262,89 @@ def _cached(
         cached = f"{len(first) - len(missing):,} from the cache {store.folder}"
         log.info("%s: %s", label, f"{len(missing):,} to compute, {cached}" if missing else f"all {cached}")
         if missing:
-            store.fill([digests[row] for row in missing], infer(missing, recipe))
+            fill(store, missing, recipe)
         store.describe(recipe.description())
         return Features.stored(store, digests)
+
+
+def fill_on_cluster(
+    store: Store,
+    paths: list[str],
+    digests: list[str],
+    recipe: Recipe,
+    converted: Path,
+    *,
+    threads: int,
+    label: str,
+    **ray: Any,
+) -> None:
+    """Add images to a store on a Ray cluster: its processes write the shards that `Store.fill` would write.
+
+    They use the same engine in batches that begin at the same images, so on the same kind of processor the files are
+    the same to the bit. Shards of an interrupted call are found when the store is opened again.
+
+    Args:
+        store: Open store, locked by this process.
+        paths: Absolute paths of the image files.
+        digests: sha256 of each file, each once.
+        recipe: How the features are computed, by LiteRT.
+        converted: Absolute path of the converted model.
+        threads: CPU threads per process.
+        label: Caption of the progress bar.
+        ray: Address and number of workers, for `cluster.map_items`.
+    """
+    starts = range(0, len(digests), stores.SHARD_IMAGES)
+    parts = [slice(start, start + stores.SHARD_IMAGES) for start in starts]
+    shards = [(paths[part], digests[part]) for part in parts]
+    settings = {"folder": store.folder, "recipe": recipe, "converted": converted, "threads": threads}
+    with progress.bar(len(digests), label, "img") as bar:
+        for count in cluster.map_items(ShardWriter, settings, shards, threads=threads, **ray):
+            bar.update(count)
+    for part in parts:
+        store.admit(digests[part])
+
+
+class ShardWriter:
+    """Computes and writes shards, one per call, in a process of a cluster."""
+
+    def __init__(self, folder: Path, recipe: Recipe, converted: Path, threads: int) -> None:
+        """Load the engine.
+
+        Args:
+            folder: Of the store.
+            recipe: How the features are computed, by LiteRT.
+            converted: The converted model.
+            threads: CPU threads.
+        """
+        self._folder, self._recipe = folder, recipe
+        self._run = prepare_engine(
+            "litert", _no_model, "", image_size=recipe.image_size, converted=converted, threads=threads
+        )
+
+    def __call__(self, shard: tuple[list[str], list[str]]) -> int:
+        """Write the shard of these paths and digests, unless a lost process had written it; return their number."""
+        (paths, digests), recipe = shard, self._recipe
+
+        def pixels(number: int) -> np.ndarray:
+            image = _decode(paths[number], digests[number], recipe.image_size)
+            return draw(image, digests[number], recipe) if recipe.view else image
+
+        if not stores.has_shard(self._folder, digests):
+            rows = np.concatenate([block for _, block in self._run(pixels, len(paths))])
+            stores.write_shard(self._folder, digests, rows)
+        return len(paths)
+
+
+def _no_model() -> keras.Model:
+    raise AssertionError("a converted model needs no other")
+
+
+def _decode(path: str, digest: str, image_size: int) -> np.ndarray:
+    """Return the pixels of an image file, uint8 [image_size, image_size, 3]; an error names the file."""
+    try:
+        return images.decode(images.read(path, digest), image_size)
+    except images.ImageError as error:
+        raise images.ImageError(f"{path}: {error}") from error
 
 
 def draw(pixels: np.ndarray, digest: str, recipe: Recipe) -> np.ndarray:

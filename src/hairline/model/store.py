@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import os
 import re
 import zlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -19,8 +20,8 @@ from hairline.system.errors import HairlineError
 log = logging.getLogger(__name__)
 
 SHARD_IMAGES = 512
-_SHARD = re.compile(r"\d{6}-\d+")
-_TEMPORARY = re.compile(r"\.\d{6}-\d+\.(npy|json)")
+_SHARD = re.compile(r"[0-9a-f]{24}")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{24}\.(npy|json)")
 
 
 class CacheError(HairlineError):
@@ -28,10 +29,7 @@ class CacheError(HairlineError):
 
 
 class Store:
-    """The cached features of one recipe: `<n>.npy` holds the rows of a shard, `<n>.json` the digests of its images.
-
-    The JSON file is written after the array, so a shard with a JSON file is complete.
-    """
+    """The cached features of one recipe, in shards: see `write_shard`."""
 
     def __init__(self, key: str) -> None:
         """Open the store of a recipe's key; shards are read on first use."""
@@ -72,21 +70,12 @@ class Store:
         Raises:
             CacheError: If it cannot be written.
         """
-        name = f"{len(list(self.folder.glob('*.json'))):06d}-{os.getpid()}"
-        array, index = self.folder / f"{name}.npy", self.folder / f"{name}.json"
-        entry = {"digests": digests, "bytes": rows.nbytes, "crc32": _checksum(rows)}
-        try:
-            with files.atomic(array) as file:
-                np.save(file, rows, allow_pickle=False)
-            files.write_text(index, json.dumps(entry))
-        except OSError as error:
-            array.unlink(missing_ok=True)
-            raise CacheError(
-                f"features cannot be cached in {self.folder}: {error.strerror or error}. Free some space, set the "
-                "environment variable HAIRLINE_CACHE to a folder on another disk, or disable the cache with "
-                "features.keep=false"
-            ) from error
-        self._admit(digests, np.load(array, mmap_mode="r", allow_pickle=False))
+        write_shard(self.folder, digests, rows)
+        self.admit(digests)
+
+    def admit(self, digests: list[str]) -> None:
+        """Add the shard of the images with these digests, which is complete on the disk."""
+        self._admit(digests, np.load(_array(self.folder, digests), mmap_mode="r", allow_pickle=False))
 
     def describe(self, recipe: dict[str, Any]) -> None:
         """Write the recipe for human readers."""
@@ -127,6 +116,43 @@ class Store:
         for row, digest in enumerate(digests):
             self.places[digest] = (len(self.shards), row)
         self.shards.append(rows)
+
+
+def write_shard(folder: Path, digests: list[str], rows: np.ndarray) -> None:
+    """Write one shard: `<name>.npy` with the rows, then `<name>.json` with the digests of its images.
+
+    So a shard with a JSON file is complete. The name follows from the digests: processes of several machines need not
+    agree on names, and a repeated write changes nothing.
+
+    Args:
+        folder: Of the store.
+        digests: Of the images, in the order of the rows.
+        rows: float32 [n, width].
+
+    Raises:
+        CacheError: If it cannot be written.
+    """
+    array = _array(folder, digests)
+    entry = {"digests": digests, "bytes": rows.nbytes, "crc32": _checksum(rows)}
+    try:
+        with files.atomic(array) as file:
+            np.save(file, rows, allow_pickle=False)
+        files.write_text(array.with_suffix(".json"), json.dumps(entry))
+    except OSError as error:
+        array.unlink(missing_ok=True)
+        raise CacheError(
+            f"features cannot be cached in {folder}: {error.strerror or error}. Free some space, set the environment "
+            "variable HAIRLINE_CACHE to a folder on another disk, or disable the cache with features.keep=false"
+        ) from error
+
+
+def has_shard(folder: Path, digests: list[str]) -> bool:
+    """Return whether a store's folder holds the shard of the images with these digests."""
+    return _array(folder, digests).with_suffix(".json").exists()
+
+
+def _array(folder: Path, digests: list[str]) -> Path:
+    return folder / f"{hashlib.sha256(' '.join(digests).encode()).hexdigest()[:24]}.npy"
 
 
 def _checksum(rows: np.ndarray) -> int:

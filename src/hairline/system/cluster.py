@@ -5,42 +5,43 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
-from pathlib import Path
+import pickle
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hairline.system.errors import HairlineError
 
 # A block is the unit that Ray schedules, and repeats if its worker is lost.
-_FILES_PER_BLOCK, _MAX_BLOCKS = 8, 20_000
+_ITEMS_PER_BLOCK, _MAX_BLOCKS = 8, 20_000
 
 
 class ClusterError(HairlineError):
     """The cluster cannot be used."""
 
 
-def map_files(
+def map_items(
     worker: type,
     settings: dict[str, Any],
-    paths: list[Path],
+    items: Sequence[Any],
     *,
     address: str | None,
     workers: int | None,
     threads: int,
-) -> Iterator[tuple[Path, str | None]]:
-    """Process files on a Ray cluster; yield each path with its problem, or None, as it is done.
+) -> Iterator[Any]:
+    """Process items on a Ray cluster; yield the results as they are done, in any order.
 
     Args:
-        worker: Class whose instances map a row `{"path": bytes}` to `{"path": bytes, "problem": str}`. All files that
-            it reads and writes must be visible to every machine.
-        settings: Keyword arguments of its constructor, pickled.
-        paths: The files, at least one.
+        worker: Class whose instances map an item to a result. All files that it reads and writes must be visible to
+            every machine. If a process is lost, another one repeats its last items.
+        settings: Keyword arguments of its constructor; pickled, like items and results.
+        items: The items, at least one.
         address: Address of a running cluster; None starts one on this machine for this call.
         workers: Number of worker processes; None for as many as the cluster has cores for.
         threads: CPU threads per worker.
 
     Raises:
         ClusterError: If Ray is not installed, or the cluster does not answer.
+        OSError, ValueError: From a worker.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -53,28 +54,43 @@ def map_files(
     cluster: Any = ray
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and progress; the caller shows progress itself
     try:
-        cluster.init(address=address, include_dashboard=None if address else False, logging_level=logging.WARNING)
+        # Without an address, Ray would join whatever cluster it last knew of on this machine, alive or not.
+        cluster.init(
+            address=address or "local", include_dashboard=None if address else False, logging_level=logging.WARNING
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"runtime.ray.address={address}: the cluster cannot be used: {error}") from error
     try:
         cluster.data.DataContext.get_current().enable_progress_bars = False
         size = workers or max(1, int(cluster.cluster_resources().get("CPU", 1)) // threads)
-        size = min(size, len(paths))
-        by_name = {os.fsencode(path.absolute()): path for path in paths}
+        size = min(size, len(items))
         results = cluster.data.from_items(
-            [{"path": name} for name in by_name],
-            override_num_blocks=min(len(paths), max(4 * size, len(paths) // _FILES_PER_BLOCK), _MAX_BLOCKS),
+            [{"item": pickle.dumps(item)} for item in items],
+            override_num_blocks=min(len(items), max(4 * size, len(items) // _ITEMS_PER_BLOCK), _MAX_BLOCKS),
         ).map(
-            worker,
-            fn_constructor_kwargs=settings,
+            _Process,
+            fn_constructor_kwargs={"worker": worker, "settings": settings},
             compute=cluster.data.ActorPoolStrategy(size=size),
             num_cpus=threads,
         )
         for row in results.iter_rows():
-            yield by_name[row["path"]], row["problem"] or None
-    except cluster.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error.__cause__
-        raise (cause if isinstance(cause, OSError | ValueError) else error) from None
+            result = pickle.loads(row["result"])
+            if isinstance(result, Exception):
+                raise result
+            yield result
     finally:
         with contextlib.suppress(Exception):
             cluster.shutdown()
+
+
+class _Process:
+    """A worker in a process of Ray. Its errors are results: Ray would wrap them in text of its own."""
+
+    def __init__(self, worker: type, settings: dict[str, Any]) -> None:
+        self._worker = worker(**settings)
+
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        try:
+            return {"result": pickle.dumps(self._worker(pickle.loads(row["item"])))}
+        except (OSError, ValueError) as error:
+            return {"result": pickle.dumps(error)}

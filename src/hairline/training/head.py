@@ -157,6 +157,7 @@ class PassSettings:
         threads: CPU threads; None for all cores.
         epochs: Number of epochs that will read fresh views.
         max_gigabytes: Size of the file that holds decoded images for fresh views.
+        ray: Address and number of workers of the Ray cluster that computes what is cached; None: this process.
     """
 
     augment: Augment
@@ -164,6 +165,7 @@ class PassSettings:
     threads: int | None
     epochs: int
     max_gigabytes: float
+    ray: dict[str, Any] | None
 
 
 def frozen_features(
@@ -200,6 +202,7 @@ def frozen_features(
             converted=converted,
             keep=keep,
             threads=settings.threads,
+            ray=settings.ray if keep else None,  # views that are not cached are needed here, in order
             label=label + suffix,
             decoded=decoded,
         )

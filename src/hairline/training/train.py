@@ -108,7 +108,12 @@ def run_stages(
     solver = "refit" if config.base is not None else config.optimizer.name
     fit = fit_settings(config)
     passes = PassSettings(
-        config.augment, config.features, config.runtime.threads, config.epochs, config.cache.max_gigabytes
+        config.augment,
+        config.features,
+        config.runtime.threads,
+        config.epochs,
+        config.cache.max_gigabytes,
+        config.runtime.cluster(),
     )
     not_curves = {"seconds"} | ({"learning_rate"} if config.schedule.name == "constant" else set())
     with seconds("data"):
@@ -134,7 +139,7 @@ def run_stages(
         with seconds("setup"):
             record_inputs(config, data, start.origin, directory, run)
             if needs_tensorflow(config):
-                tensorflow.prepare(**arguments(config.runtime, "devices"), seed=config.seed)
+                tensorflow.prepare(**arguments(config.runtime, "devices", "compute", "ray"), seed=config.seed)
         with seconds("features"):
             frozen = start.features(data, passes)
             if full or process.sweep is None:  # the best job of a sweep does it for all
