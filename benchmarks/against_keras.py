@@ -110,7 +110,7 @@ def divide(images: Path, folder: Path, seed: int) -> dict[str, int]:
 
     table, _ = manifest.scan(sources.from_folder(path=str(images)))
     chosen = config.Split()
-    shares = config.arguments(chosen, *chosen.grouping())
+    shares = config.arguments(chosen, *chosen.grouping(), "given")
     table = splits.split(splits.group(table, **chosen.grouping()), **shares, seed=seed)
     for number, row in enumerate(table.itertuples()):
         source = Path(row.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def test_a_machine_with_64_threads_gets_few_more_threads_and_decoded_photos(
 
     def cut(*arguments: object) -> np.ndarray:
         count("tiles", 1)
+        time.sleep(0.005)  # long enough for threads to pile up, if each photo has its own
         return resize(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(images, "upright", decode)

@@ -54,7 +54,11 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     fresh: dict[str, _Scanned] = {}
     if unread:
         chunks = [unread[start : start + _CHUNK] for start in range(0, len(unread), _CHUNK)]
-        with ThreadPoolExecutor() as pool, progress.bar(len(unread), "check images", "img") as bar:
+        # One more than cores: several more would mostly wait for Python's lock, and take half as long again.
+        with (
+            ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool,
+            progress.bar(len(unread), "check images", "img") as bar,
+        ):
             for chunk, results in zip(chunks, pool.map(_inspect, chunks), strict=True):
                 fresh |= dict(zip(chunk, results, strict=True))
                 bar.update(len(chunk))

@@ -16,7 +16,7 @@ from hairline.model.head import Linear, Standardisation
 from hairline.training.checkpoint import Arrays
 from hairline.training.epochs import EpochRow
 
-_MOST_BYTES = 400_000_000  # of training features that are held in memory; more are read batch by batch
+_MOST_BYTES = 150_000_000  # of features that are held in memory as they are trained on; more are read batch by batch
 
 
 class HeadTrainer:
