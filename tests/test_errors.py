@@ -20,6 +20,7 @@ from PIL import Image
 from hairline.data import folders, manifest, pipeline, sources
 from hairline.model import saved
 from hairline.system import errors, files
+from hairline.training import trainers
 from tests import darkness
 from tests.running import TINY, refused, run, train
 
@@ -142,7 +143,7 @@ def test_out_of_memory_in_training_ends_the_run_with_advice(
     def exhausted(*arguments: object, **keywords: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    monkeypatch.setattr(keras.Model, "fit", exhausted)
+    monkeypatch.setattr(trainers.HeadTrainer, "epoch", exhausted)
     with pytest.raises(errors.OutOfMemoryError, match="with batch_size=16: try batch_size=8"):
         train(tmp_path / "run", two_classes, "tracking=none", "report.level=light")
 

@@ -34,7 +34,7 @@ from hairline.labelling import label
 from hairline.labelling.pictures import Pictures
 from tests.labelled import wall
 folder = Path(sys.argv[1])
-session = wall(folder, photos=30).open(folder)
+session = wall(folder, photos=120).open(folder)
 facts = {"title": "wall", "classes": [], "file": "labels.csv"}
 label.serve(session, Pictures(session.pool), bytes, 0, open_page=False, facts=facts, next_steps=list)
 """
@@ -99,7 +99,7 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     written = {(line.split(",")[0], *map(int, line.split(",")[1:3])): line.split(",")[5] for line in lines}
     from tests.labelled import wall
 
-    pool = wall(tmp_path, photos=30).pool
+    pool = wall(tmp_path, photos=120).pool
     for tile, name in session.saved:
         x, y = pool.boxes[tile, :2].tolist()
         assert written[(pool.photos[pool.photo[tile]], x, y)] == name
