@@ -45,6 +45,12 @@ class Standardisation:
         constant = deviation <= 1e-6 * deviation.max(initial=0.0)
         return cls((origin + mean).astype(np.float32), np.where(constant, 1.0, deviation).astype(np.float32))
 
+    def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardise features float32 [n, width] in place, and return them."""
+        features -= self.mean
+        features /= self.deviation
+        return features
+
 
 @dataclass(frozen=True)
 class Linear:

@@ -44,6 +44,8 @@ class Process:
             key: Whatever the value depends on.
             compute: Computes the value, which nobody changes afterwards.
         """
-        if self.latest.get(name, ("", None))[0] != key or self.sweep is None:
+        if self.sweep is None:
+            return compute()
+        if self.latest.get(name, ("", None))[0] != key:
             self.latest[name] = key, compute()
         return cast(T, self.latest[name][1])

@@ -307,17 +307,12 @@ def _fit_to_convergence(
     chosen = np.arange(len(train) * frozen.views) if part is None else part
     classes = len(data.class_names)
 
-    def standardised(features: Features, rows: np.ndarray) -> np.ndarray:
-        values = features.read(rows) - standardisation.mean
-        values /= standardisation.deviation
-        return np.asarray(values)
-
     solution, history = solve.solve(
         (
-            standardised(frozen.training(1), chosen),
+            standardisation.apply(frozen.training(1).read(chosen)),
             settings.targets(np.tile(data.labels[train], frozen.views)[chosen], classes),
         ),
-        (standardised(frozen.images.rows(val), np.arange(len(val))), settings.targets(data.labels[val], classes)),
+        (standardisation.apply(frozen.images.read(val)), settings.targets(data.labels[val], classes)),
         None if weights is None else weights[chosen],
         **arguments(settings.optimizer, "name"),
         keep=settings.schedule.keep,

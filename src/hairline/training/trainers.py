@@ -124,27 +124,22 @@ class HeadTrainer:
             return
         self._features, self._known = features, None
         if 4 * (len(self._rows) + len(self._val)) * features.width <= _MOST_BYTES:
-            self._known = self._standardised(features.read(self._rows))
+            self._known = self._standardisation.apply(features.read(self._rows))
             if self._known_val is None:
-                self._known_val = self._standardised(self._val.read())
+                self._known_val = self._standardisation.apply(self._val.read())
 
     def _inputs(self, rows: np.ndarray, dropped: np.random.Generator) -> np.ndarray:
         """Return the standardised features of rows, after dropout, in memory that the next batch uses again."""
         batch = self._batch[: len(rows)]
         if self._known is not None:
-            np.take(self._known, rows, axis=0, out=batch, mode="clip")  # clip needs no copy
+            np.take(self._known, rows, axis=0, out=batch, mode="clip")  # other modes make a copy first
         else:
             assert self._features is not None
-            batch = self._standardised(self._features.read(self._rows[rows]))
+            batch = self._standardisation.apply(self._features.read(self._rows[rows]))
         if self._dropout:
             batch *= dropped.random(batch.shape, np.float32) >= self._dropout
             batch /= 1 - self._dropout
         return batch
-
-    def _standardised(self, features: np.ndarray) -> np.ndarray:
-        features -= self._standardisation.mean
-        features /= self._standardisation.deviation
-        return features
 
     def weights(self) -> list[np.ndarray]:
         """Return kernel float32 [width, classes] and bias float32 [classes]."""
