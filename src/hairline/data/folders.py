@@ -28,9 +28,9 @@ class FolderError(HairlineError):
     """A folder that cannot be listed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Folder:
-    """A folder with everything below it that is not clutter.
+    """A folder with everything below it that is not clutter; equal to itself only.
 
     Attributes:
         path: Its path; of the first one if several are merged.

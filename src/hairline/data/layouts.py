@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -52,6 +52,7 @@ BESIDE = "not read: beside the splits"
 _NESTED_SHARE = 0.95  # of its images lie in sub-folders: a folder that only holds these, but for a stray file
 _LEVELS = 3  # of a drawn tree
 _MOST_DRAWN = 12  # sub-folders of one folder
+_MOST_LISTED = 6  # names in a sentence
 
 
 class LayoutError(HairlineError):
@@ -65,12 +66,14 @@ class ClassFolder:
     Attributes:
         split: train, val, test, or empty if the layout gives none.
         label: Name of the class, in NFC.
-        folder: Holds the images, there or below.
+        folder: Holds the images.
+        below: Whether images in its sub-folders are of the class too.
     """
 
     split: str
     label: str
     folder: Folder
+    below: bool = True
 
 
 @dataclass
@@ -87,50 +90,38 @@ class Layout:
 
     root: Folder
     classes: list[ClassFolder] = field(default_factory=list)
-    left_out: list[tuple[Folder, str]] = field(default_factory=list)
+    left_out: dict[Folder, str] = field(default_factory=dict)
     strays: list[Path] = field(default_factory=list)
     is_whole: bool = True
-
-    def leaves_out(self, folder: Folder) -> bool:
-        """Return whether a folder is left out."""
-        return any(folder is other for other, _ in self.left_out)
 
     @property
     def is_plain(self) -> bool:
         """Whether there are only class folders, without sub-folders."""
-        children = {id(child) for child in self.root.folders}
-        read = {id(entry.folder) for entry in self.classes}
         deeper = any(entry.folder.folders or entry.split for entry in self.classes)
-        return self.is_whole and children == read and not deeper
+        return self.is_whole and set(self.root.folders) == {entry.folder for entry in self.classes} and not deeper
 
     def files(self, entry: ClassFolder) -> Iterator[Path]:
         """Yield the files of a class folder, in natural order, without those of folders that are left out."""
-        for folder in self._folders(entry.folder, {id(folder) for folder, _ in self.left_out}):
-            yield from folder.files
+        return self._files_in(entry.folder) if entry.below else iter(entry.folder.files)
 
     def loose(self) -> Iterator[Path]:
         """Yield images that lie beside class folders or splits, in no folder of theirs."""
-        above = [self.root, *(child for child in self.root.folders if not self.leaves_out(child))]
-        left_out = {id(folder) for folder, _ in self.left_out}
-        whole = {id(folder) for entry in self.classes for folder in self._folders(entry.folder, left_out)}
-        candidates = [file for folder in above if id(folder) not in whole for file in folder.files if is_image(file)]
-        if candidates := [*dict.fromkeys((*candidates, *self.strays))]:
-            read = {file for entry in self.classes for file in self.files(entry)}  # a merged folder is another object
-            yield from (file for file in candidates if file not in read)
+        above = [self.root, *(child for child in self.root.folders if child not in self.left_out)]
+        candidates = [*filter(is_image, (file for folder in above for file in folder.files)), *self.strays]
+        read = {file for entry in self.classes for file in self.files(entry)}
+        yield from (file for file in dict.fromkeys(candidates) if file not in read)
 
-    def _folders(self, folder: Folder, left_out: set[int]) -> Iterator[Folder]:
-        """Yield a folder and those below it that are not left out, in natural order."""
-        if id(folder) in left_out:
-            return
-        yield folder
-        for child in folder.folders:
-            yield from self._folders(child, left_out)
+    def _files_in(self, folder: Folder) -> Iterator[Path]:
+        if folder not in self.left_out:
+            yield from folder.files
+            for child in folder.folders:
+                yield from self._files_in(child)
 
     def draw(self) -> str:
         """Return the tree, three levels deep, with counts of images and what each folder is read as."""
-        notes = {id(folder): reason for folder, reason in self.left_out}
-        notes |= {id(entry.folder): f"class {printable(entry.label)}" for entry in self.classes}
-        return draw(self.root, notes)
+        return draw(
+            self.root, self.left_out | {entry.folder: f"class {printable(entry.label)}" for entry in self.classes}
+        )
 
 
 def read(tree: Folder, class_from: ClassFrom = "auto") -> Layout:
@@ -161,20 +152,20 @@ def read(tree: Folder, class_from: ClassFrom = "auto") -> Layout:
     return layout
 
 
-def draw(root: Folder, notes: dict[int, str] | None = None) -> str:
+def draw(root: Folder, notes: Mapping[Folder, str] | None = None) -> str:
     """Return a tree of folders as text: indented names, numbers of images, and a note where there is one.
 
     Args:
         root: The tree.
-        notes: A note for folders, by `id`.
+        notes: A note for some of its folders.
     """
     lines = list(_drawn(root, notes or {}, 0))
     width = max(len(name) for name, _, _ in lines)
     return "\n".join(f"  {name:<{width}}  {count:>7,} images  {note}".rstrip() for name, count, note in lines)
 
 
-def _drawn(folder: Folder, notes: dict[int, str], level: int) -> Iterator[tuple[str, int, str]]:
-    yield "  " * level + printable(folder.name), folder.all_images, notes.get(id(folder), "")
+def _drawn(folder: Folder, notes: Mapping[Folder, str], level: int) -> Iterator[tuple[str, int, str]]:
+    yield "  " * level + printable(folder.name), folder.all_images, notes.get(folder, "")
     if level == _LEVELS:
         return
     for child in folder.folders[:_MOST_DRAWN]:
@@ -214,7 +205,7 @@ def _joined(root: Folder) -> Folder:
         match = _PART.fullmatch(child.name)
         stem = (match["stem"] if match else child.name).strip(" ._-")
         groups.setdefault(stem.lower(), []).append((child, stem if match else ""))
-    joined: dict[int, Folder] = {}
+    joined: dict[Folder, Folder] = {}
     for group in groups.values():
         parts, stems = [child for child, _ in group], [stem for _, stem in group if stem]
         # One may be without a number, as in `archive`, `archive (1)`. Numbered folders of images may be classes.
@@ -226,13 +217,13 @@ def _joined(root: Folder) -> Folder:
         inner = _with_images(whole)
         if len(inner) == 1 and not whole.images:
             whole = inner[0]
-        joined |= {id(part): whole for part in parts}
+        joined |= dict.fromkeys(parts, whole)
     if not joined:
         return root
     if len(groups) == 1:
         return next(iter(joined.values()))
-    children = {id(folder): folder for folder in (joined.get(id(child), child) for child in root.folders)}
-    return Folder(root.path, root.files, list(children.values()))
+    children = dict.fromkeys(joined.get(child, child) for child in root.folders)
+    return Folder(root.path, root.files, list(children))
 
 
 def _with_images(folder: Folder) -> list[Folder]:
@@ -278,19 +269,17 @@ def _with_splits(root: Folder, layout: Layout) -> Iterator[ClassFolder]:
         if any(child.name in inside for child in beside):
             found += _without_splits(beside, "", layout)
             beside = []
-    layout.left_out += [(child, BESIDE) for child in beside if child.all_images and not layout.leaves_out(child)]
+    layout.left_out |= {child: BESIDE for child in beside if child.all_images and child not in layout.left_out}
     in_splits = {
-        id(child): list(_without_splits(unwrapped(child, _split_of(child)).folders, _split_of(child), layout))
+        child: list(_without_splits(unwrapped(child, _split_of(child)).folders, _split_of(child), layout))
         for child in splits
     }
-    for child in splits:
-        entries = in_splits[id(child)]
-        known = {entry.label for other in splits if other is not child for entry in in_splits[id(other)]}
+    for child, entries in in_splits.items():
+        known = {entry.label for other in splits if other is not child for entry in in_splits[other]}
         if not entries and child.images:
-            layout.left_out.append((child, "not read: no class folders, so the images have no labels"))
+            layout.left_out[child] = "not read: no class folders, so the images have no labels"
         elif len(entries) == 1 and len(known) > 1 and entries[0].label not in known:
-            reason = "not read: holds no class of the other splits, so the images have no labels"
-            layout.left_out.append((child, reason))
+            layout.left_out[child] = "not read: holds no class of the other splits, so the images have no labels"
         else:
             found += entries
     yield from found
@@ -300,27 +289,27 @@ def _without_splits(children: Sequence[Folder], split: str, layout: Layout) -> I
     """Yield <class> folders; `layout` notes the folders that are none."""
     alone = all(_split_of(child) for child in children)
     for child in children:
-        if layout.leaves_out(child):
+        if child in layout.left_out:
             continue
         unlabelled = _UNLABELLED.fullmatch(child.name.strip().lower()) and len(children) > 2
         if (unlabelled or (not split and not alone and _split_of(child))) and child.images:
-            layout.left_out.append((child, "not read: no class folders, so the images have no labels"))
+            layout.left_out[child] = "not read: no class folders, so the images have no labels"
         elif child.folders and not child.all_images and any(child.all_files()):
-            layout.left_out.append((child, "not read: no images"))
+            layout.left_out[child] = "not read: no images"
         elif not child.folders and child.files and not any(map(is_image_like, child.files)):
-            layout.left_out.append((child, "not read: no images"))
+            layout.left_out[child] = "not read: no images"
         else:
             yield ClassFolder(split, child.name, child)
 
 
 def _by_parent(top: ClassFolder, layout: Layout) -> Iterator[ClassFolder]:
     """Yield a class for each folder that holds files directly; folders of splits give the split."""
-    if layout.leaves_out(top.folder):
+    if top.folder in layout.left_out:
         return
     if _only_holds_folders(top.folder, layout):
         layout.strays += filter(is_image, top.folder.files)
     elif top.folder.files:
-        yield ClassFolder(top.split, top.label, Folder(top.folder.path, top.folder.files))
+        yield ClassFolder(top.split, top.label, top.folder, below=False)
     for child in top.folder.folders:
         split = _split_of(child)
         yield from _by_parent(ClassFolder(split or top.split, top.label if split else child.name, child), layout)
@@ -328,8 +317,8 @@ def _by_parent(top: ClassFolder, layout: Layout) -> Iterator[ClassFolder]:
 
 def _divided(entry: ClassFolder, layout: Layout) -> list[ClassFolder]:
     """Return a class folder that holds only folders of splits as one class folder for each."""
-    children = [child for child in _with_images(entry.folder) if not layout.leaves_out(child)]
-    if entry.split or entry.folder.images or not children or not all(map(_split_of, children)):
+    children = [child for child in _with_images(entry.folder) if child not in layout.left_out]
+    if entry.split or entry.folder.images or not (entry.below and children and all(map(_split_of, children))):
         return [entry]
     return [ClassFolder(_split_of(child), entry.label, child) for child in children]
 
@@ -355,7 +344,7 @@ def _leave_out_masks(folder: Folder, layout: Layout) -> None:
     """Note all folders of masks, at any depth."""
     for child in folder.folders:
         if _is_masks(child, folder.folders):
-            layout.left_out.append((child, "not read: masks"))
+            layout.left_out[child] = "not read: masks"
         else:
             _leave_out_masks(child, layout)
 
@@ -375,7 +364,7 @@ def _masks_of(name: str, other: str) -> bool:
 
 def _check_masks(layout: Layout) -> None:
     """Raise if there are only folders of images beside folders of masks."""
-    masks = [folder for folder, reason in layout.left_out if reason.endswith("masks")]
+    masks = [folder for folder, reason in layout.left_out.items() if reason.endswith("masks")]
     labels = {entry.label.lower() for entry in layout.classes}
     if masks and labels and all(map(is_images, labels)):
         raise LayoutError(
@@ -419,13 +408,13 @@ def _check_nested(layout: Layout) -> None:
 
 def _only_holds_folders(folder: Folder, layout: Layout) -> bool:
     """Return whether the images of a folder lie in sub-folders, but for a stray one."""
-    below = sum(child.all_images for child in folder.folders if not layout.leaves_out(child))
+    below = sum(child.all_images for child in folder.folders if child not in layout.left_out)
     return below > 0 and below >= _NESTED_SHARE * (folder.images + below)
 
 
 def _branching(folder: Folder, layout: Layout) -> list[Folder]:
     """Return the sub-folders of a folder that only holds these, or of the only folder it holds."""
-    children = [child for child in _with_images(folder) if not layout.leaves_out(child)]
+    children = [child for child in _with_images(folder) if child not in layout.left_out]
     if not _only_holds_folders(folder, layout):
         return []
     if len(children) == 1 and not folder.images:
@@ -462,8 +451,8 @@ def _listed(names: Sequence[str]) -> str:
     return f"{len(names)} classes, {_enumerated(names)}" if len(names) > 1 else f"1 class, {printable(names[0])}"
 
 
-def _enumerated(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(map(printable, names[:most])) + (", ..." if len(names) > most else "")
+def _enumerated(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names[:_MOST_LISTED])) + (", ..." if len(names) > _MOST_LISTED else "")
 
 
 def _pattern(names: dict[str, list[str]]) -> dict[str, str]:

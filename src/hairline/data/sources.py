@@ -63,7 +63,7 @@ def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
         return pd.concat([_from_export(exports.read(file), file) for file in listed], ignore_index=True)
     layout = layouts.read(tree, class_from)
     names = {entry.label for entry in layout.classes}
-    found = _other_exports(tree)
+    found = [file for file in tree.files if exports.is_export(file)]
     if found and not names:
         return _from_only(found)
     if not layout.is_plain:
@@ -171,10 +171,6 @@ def _exports(tree: Folder) -> list[Path]:
     return [file for folder in places for file in folder.files if file.name.lower() == exports.ROBOFLOW]
 
 
-def _other_exports(tree: Folder) -> list[Path]:
-    return [file for file in tree.files if exports.is_export(file)]
-
-
 def _from_only(found: Sequence[Path]) -> pd.DataFrame:
     """Read the only export in a folder without classes; ask which, if there are several."""
     if len(found) == 1:
@@ -245,7 +241,7 @@ def _ask_for_list(root: Path, tree: Folder) -> None:
 
 def _warn_of_skipped(layout: Layout, empty: set[str]) -> None:
     """Log warnings about images that are not used: beside the class folders, or in folders that are no classes."""
-    for folder, reason in layout.left_out:
+    for folder, reason in layout.left_out.items():
         if reason == layouts.BESIDE:
             log.warning(
                 "WARNING: the %s images in %s are %s, which are named train, val or test",
