@@ -47,7 +47,8 @@ def main() -> None:
 
 def race(settings: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Run the rivals one after the other and return their figures."""
-    from hairline.evaluation import intervals
+    from scipy.stats import binomtest
+
     from hairline.model import backbones
 
     try:
@@ -84,7 +85,7 @@ def race(settings: argparse.Namespace, place: Path) -> dict[str, Any]:
                 sys.exit(f"{name} split the images differently from {counts}: the rivals cannot be compared")
         right = round(metrics["test_accuracy"] * counts["test"])
         values[f"{name}_test_accuracy"] = metrics["test_accuracy"]
-        values[f"{name}_test_accuracy_interval"] = intervals.wilson(right, counts["test"])
+        values[f"{name}_test_accuracy_interval"] = list(binomtest(right, counts["test"]).proportion_ci(method="wilson"))
         values[f"{name}_peak_mb"] = process.peak_mb
     return values | speedups(values) | measure.machine()
 

@@ -119,7 +119,7 @@ def simulate(surface: Surface, base: Any, rule: str, seed: int, every: int) -> d
         if count in CHECKPOINTS:
             rows = np.array([*selected, *asked], np.int64)
             honest = np.concatenate([held_out, logits[asked]])
-            found = estimate(honest, classes[rows], photos[rows], logits, photos, positive=base.positive, seed=seed)
+            found = estimate(honest, classes[rows], photos[rows], logits, photos, seed=seed)
             curve[count] = judge(layer, surface, others) | {"cracked": float(surface.cracked[pool][rows].mean())}
             if found is not None:
                 curve[count] |= {"estimate": found.value, "low": found.low, "high": found.high}

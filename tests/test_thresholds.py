@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from hairline.evaluation import intervals, metrics, thresholds
+from hairline.evaluation import metrics, thresholds
+from hairline.evaluation.intervals import Z
 from hairline.model.decision import CANNOT_TELL, Decision, DecisionError
 from hairline.model.predictions import Predictions
 from hairline.model.saved import Bundle
@@ -70,8 +71,9 @@ def brute_force(labels: np.ndarray, scores: np.ndarray, rule: str, target: float
         found = {"recall": recall, "f1": f1, "balanced_accuracy": (recall + 1 - alarms / negatives) / 2}
         shares = [((hits + 1) / (positives + 2), positives), ((alarms + 1) / (negatives + 2), negatives)]
         error = 0.5 * sum(share * (1 - share) / cases for share, cases in shares) ** 0.5
-        sure = intervals.wilson(hits, positives)[0] >= target
-        tried.append((value, found, errors * error if rule == "recall" else 0.0, sure))
+        # Wilson's lower bound is the smallest recall that a score test does not reject.
+        surely = recall >= target and (recall - target) ** 2 * positives >= Z**2 * target * (1 - target)
+        tried.append((value, found, errors * error if rule == "recall" else 0.0, surely))
     if rule == "recall":
         certain = [row for row in tried if row[3]]
         tried = certain or [row for row in tried if row[1]["recall"] >= target]

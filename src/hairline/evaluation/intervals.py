@@ -53,18 +53,6 @@ def number(groups: NDArray[Any]) -> NDArray[np.int64]:
     return np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
-def wilson(successes: float, total: float) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a proportion of independent cases; (0, 1) without any case.
-
-    >>> [round(bound, 4) for bound in wilson(10, 10)]
-    [0.7225, 1.0]
-    """
-    if total == 0:
-        return 0.0, 1.0
-    low, high = _score(np.float64(successes / total), np.float64(total), Z)
-    return float(low), float(high)
-
-
 def of_ratio(hits: NDArray[Any], cases: NDArray[Any], groups: NDArray[np.int64]) -> Interval:
     """Return the interval of a ratio of counts, such as the share of the cases that are hits.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,10 @@ BINS = 15  # of the calibration error
 PER_CLASS = ("precision", "recall", "f1", "specificity", "auroc", "average_precision")
 _UNBOUNDED = ("loss", "brier", "ece")  # lower is better, and 0 is no natural result
 _SMALLEST_PROBABILITY = 1e-7  # epsilon of Keras, so that `loss` equals the loss of training
-_WHEN_ANSWERED = ("accuracy", "precision", "recall", "specificity", "f1", "balanced_accuracy")
+OF_CLASSES = ("accuracy", "precision", "recall", "specificity", "f1", "balanced_accuracy")
+
+# A metric is a mean of ratios of sums over images: numerators and denominators, [n, ratios] each.
+Terms = tuple[NDArray[Any], NDArray[Any]]
 
 
 def measure(predictions: Predictions, decision: Decision, *, resamples: int = intervals.RESAMPLES) -> dict[str, float]:
@@ -62,7 +66,7 @@ def measure(predictions: Predictions, decision: Decision, *, resamples: int = in
             metrics["abstained"] = float(1 - answered.mean())
             if answered.any():
                 values = class_metrics(labels[answered], at_threshold[answered], classes=classes, positive=positive)
-                metrics |= {f"{name}_when_answered": values[name] for name in _WHEN_ANSWERED}
+                metrics |= {f"{name}_when_answered": values[name] for name in OF_CLASSES}
     groups = intervals.number(predictions.groups)
     bounds: dict[str, Interval] = {}
     for suffix, decided in predicted.items():
@@ -141,7 +145,7 @@ def probability_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.flo
     >>> round(metrics["ece"], 6), round(metrics["brier"], 6)
     (0.4, 0.41)
     """
-    loss, brier, *gaps = _image_terms(labels, probabilities).mean(axis=0)
+    loss, brier, *gaps = image_terms(labels, probabilities).mean(axis=0)
     return {"loss": float(loss), "brier": float(brier), "ece": float(np.abs(gaps).sum())}
 
 
@@ -226,7 +230,7 @@ class WeightedMetrics:
             positive: Index of the positive class; None: macro averages.
         """
         self._positive, self._classes = positive, probabilities.shape[1]
-        self._terms = _image_terms(labels, probabilities).astype(np.float32)
+        self._terms = image_terms(labels, probabilities).astype(np.float32)
         # Confusion matrix cells, with a last column for no answer.
         columns = self._classes + 1
         self._cells = {
@@ -343,7 +347,7 @@ def _ranking_metrics(positives: NDArray[np.bool_], scores: NDArray[np.floating])
     }
 
 
-def _image_terms(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+def image_terms(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return what `loss`, `brier` and `ece` average, float64 [n, 2 + BINS].
 
     Columns: log loss, squared error, and accuracy less confidence in the column of the image's bin.
@@ -364,21 +368,35 @@ def _confidence(
     return table.argmax(axis=1) == labels, confidence, index
 
 
+def class_terms(labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None) -> dict[str, Terms]:
+    """Return what each image adds to the metrics of `class_metrics`.
+
+    Args:
+        labels: True classes, int64 [n].
+        predicted: Predicted classes, int64 [n]; -1 for no answer.
+        positive: Index of the positive class; None: macro averages over the classes that have images.
+    """
+    present = np.unique(labels)
+    refers_to = present if positive is None else np.array([positive])
+    inside, called = labels[:, None] == refers_to, predicted[:, None] == refers_to
+    each, right = labels[:, None] == present, (labels == predicted)[:, None]
+    return {
+        "accuracy": (right, np.ones((len(labels), 1))),
+        "balanced_accuracy": (each & right, each),
+        "recall": (inside & called, inside),
+        "specificity": (~inside & ~called, ~inside),
+        "precision": (inside & called, called),
+        "f1": (2.0 * (inside & called), 1.0 * inside + called),
+    }
+
+
 def _ratio_intervals(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None, groups: NDArray[np.int64]
 ) -> dict[str, Interval]:
     """Return the intervals of the metrics that are ratios of counts; a macro average is none."""
-    right, everything = labels == predicted, np.ones(len(labels))
-    ratios = {"accuracy": (right, everything)}
-    if positive is not None:
-        inside, called = labels == positive, predicted == positive
-        ratios |= {
-            "recall": (inside & called, inside),
-            "specificity": (~inside & ~called, ~inside),
-            "precision": (inside & called, called),
-            "f1": (2.0 * (inside & called), 1.0 * inside + called),
-        }
-    return {name: intervals.of_ratio(hits, cases, groups) for name, (hits, cases) in ratios.items()}
+    names = ("accuracy",) if positive is None else ("accuracy", "recall", "specificity", "precision", "f1")
+    terms = class_terms(labels, predicted, positive)
+    return {name: intervals.of_ratio(terms[name][0][:, 0], terms[name][1][:, 0], groups) for name in names}
 
 
 def auroc_interval(

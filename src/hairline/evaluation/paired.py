@@ -9,9 +9,8 @@ difference between any two models, as in Tukey's range test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from hairline.evaluation import intervals
-from hairline.evaluation.metrics import placements
+from hairline.evaluation.metrics import OF_CLASSES, Terms, class_terms, image_terms, placements
 from hairline.model import predictions
 from hairline.system.errors import HairlineError
 
@@ -28,10 +27,7 @@ RESAMPLES = 2000
 # Probability of a false "beyond chance" anywhere among the comparisons: below 5 %, as resampling is not exact.
 LEVEL = 0.04
 _POSITION = ["path", "x", "y", "width", "height"]
-_SMALLEST_PROBABILITY = 1e-7  # as in `metrics`
-
-# A metric is a mean of ratios of sums over images: numerators and denominators, float [n, ratios] each.
-_Terms = tuple[NDArray[Any], NDArray[Any]]
+METRICS = (*OF_CLASSES, *(f"{name}_at_threshold" for name in OF_CLASSES), "loss", "brier", "auroc")
 
 
 class ComparisonError(HairlineError):
@@ -183,7 +179,7 @@ class _Table:
             )
         return rows
 
-    def terms(self, metric: str, positive: str | None) -> _Terms:
+    def terms(self, metric: str, positive: str | None) -> Terms:
         """Return the numerators and denominators of a metric for each image."""
         labels = _codes(self.frame["label"], self.names)
         index = None if positive is None else self.names.index(positive)
@@ -193,9 +189,12 @@ class _Table:
         else:
             predicted = probabilities.argmax(axis=1)
         name = metric.removesuffix("_at_threshold")
-        if name in _OF_CLASSES:
-            return _OF_CLASSES[name](labels, predicted, index)
-        return _OF_PROBABILITIES[name](labels, probabilities, index)
+        if name in OF_CLASSES:
+            return class_terms(labels, predicted, index)[name]
+        if name == "auroc":
+            return _auroc_terms(labels, probabilities, index)
+        column = ("loss", "brier").index(name)
+        return image_terms(labels, probabilities)[:, [column]], np.ones((len(labels), 1))
 
 
 def _compare_aligned(
@@ -299,7 +298,7 @@ def _normal(statistic: float, groups: int) -> float:
     return float(norm.isf(student.sf(statistic, max(groups - 1, 1))))
 
 
-def _by_group(terms: _Terms, groups: NDArray[np.int64], count: int) -> _Terms:
+def _by_group(terms: Terms, groups: NDArray[np.int64], count: int) -> Terms:
     """Return the sums over the images of each group, [groups, ratios] each."""
     above, below = (
         np.stack([np.bincount(groups, side[:, ratio], minlength=count) for ratio in range(side.shape[1])], axis=1)
@@ -322,78 +321,13 @@ def _codes(names: pd.Series[str], class_names: list[str]) -> NDArray[np.int64]:
     return pd.Index(class_names, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)
 
 
-def _accuracy(labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None) -> _Terms:
-    return (labels == predicted)[:, None].astype(float), np.ones((len(labels), 1))
-
-
-def _inside(labels: NDArray[np.int64], positive: int | None) -> NDArray[np.bool_]:
-    """Return whether each image belongs to the positive class, or to each class that has images, [n, classes]."""
-    return np.asarray(labels[:, None] == (np.unique(labels) if positive is None else np.array([positive])))
-
-
-def _balanced_accuracy(labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None) -> _Terms:
-    return _recall(labels, predicted, None)
-
-
-def _recall(labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None) -> _Terms:
-    inside = _inside(labels, positive)
-    return inside & (labels == predicted)[:, None], inside
-
-
-def _specificity(labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None) -> _Terms:
-    inside, called = _inside(labels, positive), _called(labels, predicted, positive)
-    return ~inside & ~called, ~inside
-
-
-def _precision(labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None) -> _Terms:
-    called = _called(labels, predicted, positive)
-    return _inside(labels, positive) & called, called
-
-
-def _f1(labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None) -> _Terms:
-    inside, called = _inside(labels, positive), _called(labels, predicted, positive)
-    return 2.0 * (inside & called), 1.0 * inside + called
-
-
-def _called(labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None) -> NDArray[np.bool_]:
-    """Return whether each image is predicted as the positive class, or as each class that has images, [n, classes]."""
-    return np.asarray(predicted[:, None] == (np.unique(labels) if positive is None else np.array([positive])))
-
-
-def _loss(labels: NDArray[np.int64], probabilities: NDArray[np.float64], positive: int | None) -> _Terms:
-    given = np.clip(probabilities[np.arange(len(labels)), labels], _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
-    return -np.log(given)[:, None], np.ones((len(labels), 1))
-
-
-def _brier(labels: NDArray[np.int64], probabilities: NDArray[np.float64], positive: int | None) -> _Terms:
-    squares = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1, keepdims=True)
-    return squares / (2 if probabilities.shape[1] == 2 else 1), np.ones((len(labels), 1))
-
-
-def _auroc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], positive: int | None) -> _Terms:
+def _auroc_terms(labels: NDArray[np.int64], probabilities: NDArray[np.float64], positive: int | None) -> Terms:
     """Return pseudo-values whose mean is the AUROC (DeLong et al. 1988), one column a class."""
-    inside = _inside(labels, positive)
     columns = []
-    for column, index in enumerate(np.unique(labels) if positive is None else [positive]):
-        member = inside[:, column]
+    for index in np.unique(labels) if positive is None else [positive]:
+        member = labels == index
         share = placements(member, probabilities[:, index])
         area = share[member].mean() if member.any() else np.nan
         sizes = np.where(member, member.sum(), (~member).sum())
         columns.append(area + (share - area) * len(labels) / sizes)
     return np.stack(columns, axis=1), np.ones((len(labels), len(columns)))
-
-
-_OF_CLASSES: dict[str, Callable[[NDArray[np.int64], NDArray[np.int64], int | None], _Terms]] = {
-    "accuracy": _accuracy,
-    "balanced_accuracy": _balanced_accuracy,
-    "recall": _recall,
-    "specificity": _specificity,
-    "precision": _precision,
-    "f1": _f1,
-}
-_OF_PROBABILITIES: dict[str, Callable[[NDArray[np.int64], NDArray[np.float64], int | None], _Terms]] = {
-    "loss": _loss,
-    "brier": _brier,
-    "auroc": _auroc,
-}
-METRICS = (*_OF_CLASSES, *(f"{name}_at_threshold" for name in _OF_CLASSES), *_OF_PROBABILITIES)

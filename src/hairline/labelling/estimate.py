@@ -33,13 +33,11 @@ class Estimate:
         value: Mean recall of the classes.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        prevalence: Estimated share of the positive class, or of the last class, among all tiles.
     """
 
     value: float
     low: float
     high: float
-    prevalence: float
 
 
 def estimate(
@@ -49,7 +47,6 @@ def estimate(
     logits: NDArray[np.floating],
     pool_photos: NDArray[np.int64],
     *,
-    positive: int | None,
     seed: int,
 ) -> Estimate | None:
     """Estimate the balanced accuracy of a model on all tiles, and on further photos of the surface.
@@ -61,7 +58,6 @@ def estimate(
         photos: Their photos, int64 [n].
         logits: Logits of all tiles, relative to the threshold, [tiles, classes].
         pool_photos: Photo of each tile, int64 [tiles].
-        positive: Index of the positive class; None: prevalence is that of the last class.
         seed: Seed of the bootstrap.
 
     Returns:
@@ -77,7 +73,7 @@ def estimate(
     answer_weights = _photo_weights(generator, len(answered))[:, number]
     photo_weights = _photo_weights(generator, int(pool_photos.max()) + 1)
     predicted = logits.argmax(axis=1)
-    recalls, shares = [], []
+    recalls = []
     for label in range(count):
         margin, score = prevalence.margin(honest, label), prevalence.margin(logits, label)
         slope, offset = prevalence.calibrate(margin, classes == label, answer_weights, scale=float(score.std()))
@@ -89,7 +85,6 @@ def estimate(
         everything = photo_weights @ _tiles_per_bin(pool_photos, bins, np.ones(len(bins), bool))
         positives = (probability * everything).sum(axis=1)
         recalls.append((probability * right).sum(axis=1) / np.maximum(positives, 1e-12))
-        shares.append(positives / everything.sum(axis=1))
     values = np.mean(recalls, axis=0)
     low, high = np.quantile(values[1:], [0.025, 0.975])
     # A calibration curve through a few answers is surer of itself than the answers allow: add the error of as many
@@ -99,8 +94,7 @@ def estimate(
     counted = Z * np.sqrt((shares_right * (1 - shares_right) / (answers + 4)).sum()) / count
     low = max(values[0] - np.hypot(values[0] - low, counted), 0.0)
     high = min(values[0] + np.hypot(high - values[0], counted), 1.0)
-    share = shares[-1 if positive is None else positive][0]
-    return Estimate(*(round(float(value), 4) for value in (values[0], low, high, share)))
+    return Estimate(*(round(float(value), 4) for value in (values[0], low, high)))
 
 
 def _photo_weights(generator: np.random.Generator, count: int) -> Array:

@@ -379,7 +379,6 @@ class Session:
             photos[order],
             logits,
             self.pool.photo,
-            positive=layer.positive,
             seed=self._seed,
         )
         with self._lock:
