@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -51,6 +54,20 @@ def view(
     if brightness or contrast or saturation:
         image = _recoloured(image, 1.0 + colour * saturation, 1.0 + spread * contrast, light * brightness * 255.0)
     return np.ascontiguousarray(image)
+
+
+def draw(image: np.ndarray, digest: str, number: int, settings: Mapping[str, Any]) -> np.ndarray:
+    """Draw a numbered view of an image; view 0 is the image itself.
+
+    Args:
+        image: uint8 [height, width, 3], RGB.
+        digest: SHA-256 of its file.
+        number: Of the view.
+        settings: Keyword arguments of `view`, with an integer `seed`.
+    """
+    if not number:
+        return image
+    return view(image, **{**settings, "seed": (settings["seed"], number, int(digest[:16], 16))})
 
 
 def _recoloured(image: np.ndarray, saturation: float, contrast: float, offset: float) -> np.ndarray:

@@ -7,12 +7,9 @@ features like any photo, and other splits and runs reuse it.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +23,6 @@ ORIGIN = "origin"  # column of a manifest with drawn images; empty for images of
 COMPOSITE, CROP = "composite", "crop"  # its other values
 VERSION = 2  # raise it when the same parent and number give other pixels
 _JPEG_QUALITY = (45, 95)
-_CHUNK = 32
 
 _CROP_SIDES = (0.21, 0.62)  # side of a crop relative to the shorter side of the image, log-uniform
 _CROP_CANDIDATES = 4
@@ -90,7 +86,7 @@ def _composites(train: pd.DataFrame, share: float, positive: str | None, seed: i
         scene = synthetic.compose(parent, seed=numbers, cracked=kind == "cracked")
         rng = np.random.default_rng([*numbers, int(kind == "cracked")])
         quality = int(rng.integers(_JPEG_QUALITY[0], _JPEG_QUALITY[1] + 1))
-        return _encoded(Image.fromarray(scene.image), format="JPEG", quality=quality)
+        return images.encoded(Image.fromarray(scene.image), "JPEG", quality=quality)
 
     folder = cache.folder("composites", f"v{VERSION}-{synthetic.GENERATOR_VERSION}-{seed}")
     drawn = _draw_files(rows, rounds, kinds, folder, ".jpg", seed, draw, "draw look-alikes and cracks")
@@ -102,7 +98,7 @@ def _crops(train: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
     rows, rounds, _ = _in_turn(train, round(share * len(train)))
 
     def draw(parent: Image.Image, numbers: tuple[int, ...], kind: str) -> bytes:
-        return _encoded(crop(parent, seed=numbers), format="PNG", compress_level=3)
+        return images.encoded(crop(parent, seed=numbers), "PNG", compress_level=3)
 
     folder = cache.folder("composites", f"v{VERSION}-crops-{seed}")
     drawn = _draw_files(rows, rounds, [CROP] * len(rows), folder, ".png", seed, draw, "crop images")
@@ -114,12 +110,6 @@ def _in_turn(parents: pd.DataFrame, count: int) -> tuple[pd.DataFrame, np.ndarra
     parents = parents.drop_duplicates("sha256")
     rounds, positions = np.divmod(np.arange(count), len(parents))
     return parents.iloc[positions], rounds, positions
-
-
-def _encoded(picture: Image.Image, **options: Any) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, **options)
-    return content.getvalue()
 
 
 def _draw_files(
@@ -154,18 +144,12 @@ def _draw_files(
             numbers = (seed, number, *(int(digest[start : start + 8], 16) for start in range(0, 32, 8)))
             content = draw(images.upright(paths[row], narrow=True), numbers, kinds[row])
             file.parent.mkdir(exist_ok=True)
-            with files.atomic(file) as opened:
-                opened.write(content)
+            files.write_bytes(file, content)
         content = file.read_bytes()
         width, height, *_ = images.inspect(content)
         return str(file), width, height, hashlib.sha256(content).hexdigest()
 
-    chunks = [range(start, min(start + _CHUNK, len(paths))) for start in range(0, len(paths), _CHUNK)]
-    results: list[tuple[str, int, int, str]] = []
-    with ThreadPoolExecutor() as pool, progress.bar(len(paths), description, "img") as bar:
-        for chunk in pool.map(lambda rows: [draw_one(row) for row in rows], chunks):
-            results += chunk
-            bar.update(len(chunk))
+    results = progress.in_threads(lambda rows: [*map(draw_one, rows)], range(len(paths)), description, "img")
     columns = ["path", "width", "height", "sha256"]
     return parents.assign(**pd.DataFrame(results, columns=columns, index=parents.index, dtype=object))
 

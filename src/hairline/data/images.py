@@ -13,6 +13,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -61,7 +62,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = (5, 6, 7, 8)
+SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 _one_large = threading.Lock()
 
 
@@ -84,6 +85,18 @@ def decode(source: str | os.PathLike[str] | bytes, image_size: int | None = None
     """
     picture = upright(source, narrow=True)
     return np.asarray(picture if image_size is None else _resized(picture, image_size))
+
+
+def decode_file(path: str, digest: str, image_size: int) -> np.ndarray:
+    """Return the pixels of a file, uint8 [image_size, image_size, 3]; an error names it.
+
+    Raises:
+        ImageError: If it cannot be decoded, or has another SHA-256 than `digest`.
+    """
+    try:
+        return decode(read(path, digest), image_size)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def upright(source: str | os.PathLike[str] | bytes | np.ndarray, *, narrow: bool = False) -> Image.Image:
@@ -153,6 +166,19 @@ def resize(
     return np.asarray(_resized(picture if box is None else picture.crop(box), image_size))
 
 
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return a picture as the content of a file.
+
+    Args:
+        picture: Any picture.
+        kind: Pillow's name of the format, such as `PNG`.
+        options: Of the format.
+    """
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    return content.getvalue()
+
+
 def inspect(content: bytes, minimum: int = 1) -> tuple[int, int, Image.Image, int]:
     """Check that an image is complete and return it small and grey: several times faster than `decode`.
 
@@ -174,7 +200,7 @@ def inspect(content: bytes, minimum: int = 1) -> tuple[int, int, Image.Image, in
         orientation = _orientation(image)
         is_grey = image.mode == "L" and "transparency" not in image.info
         small = _transposed(image if is_grey else _to_rgb(image).convert("L"), orientation)
-        width, height = (height, width) if orientation in _SIDEWAYS else (width, height)
+        width, height = (height, width) if orientation in SIDEWAYS else (width, height)
         return width, height, small, peak(image)
 
 

@@ -8,11 +8,9 @@ cache, without loss, so that digests, features, figures and exports need to know
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +137,9 @@ def cut(table: pd.DataFrame) -> list[str]:
     def save(path: str) -> None:
         picture = images.upright(path, narrow=True)
         for target, box in missing[path]:
-            content = io.BytesIO()
-            picture.crop(box).save(content, format="PNG", compress_level=3)
-            with files.atomic(target) as opened:
-                opened.write(content.getvalue())
+            files.write_bytes(target, images.encoded(picture.crop(box), "PNG", compress_level=3))
 
-    with ThreadPoolExecutor() as pool:
-        for _ in progress.over(pool.map(save, missing), len(missing), "cut windows", "photos"):
-            pass
+    progress.in_threads(lambda paths: [*map(save, paths)], [*missing], "cut windows", "photos", chunk=1)
     return targets
 
 

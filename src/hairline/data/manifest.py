@@ -11,8 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
 SPLITS = ("train", "val", "test")
 MISSING = "missing: No such file or directory"  # reason of rejection
 _QUERIED = 500  # files that one query of the cache names
-_CHUNK = 32  # files per task: threads that switch after every file wait for each other
+_MOST_DESCRIBED = 5  # rejected files in a message
 
 
 class ManifestError(HairlineError):
@@ -50,20 +49,10 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     paths = rows["path"].tolist()
     known, stamps = _load_scans(paths)
-    unread = [path for path in paths if path not in known]
-    fresh: dict[str, _Scanned] = {}
-    if unread:
-        chunks = [unread[start : start + _CHUNK] for start in range(0, len(unread), _CHUNK)]
-        # One more than cores: several more would mostly wait for Python's lock, and take half as long again.
-        with (
-            ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool,
-            progress.bar(len(unread), "check images", "img") as bar,
-        ):
-            for chunk, results in zip(chunks, pool.map(_inspect, chunks), strict=True):
-                fresh |= dict(zip(chunk, results, strict=True))
-                bar.update(len(chunk))
+    if unread := [path for path in paths if path not in known]:
+        fresh = dict(zip(unread, progress.in_threads(_inspect, unread, "check images", "img"), strict=True))
         _save_scans(fresh, stamps)
-    known |= fresh
+        known |= fresh
     scanned = [known[path] for path in paths]
     names = ["sha256", "width", "height", "reason", "peak", "phash"]
     table = pd.DataFrame(scanned, columns=names, index=rows.index, dtype=object)
@@ -111,11 +100,11 @@ def check_rejected(rejected: pd.DataFrame, total: int, max_rejected: float) -> N
     )
 
 
-def describe_rejected(rejected: pd.DataFrame, most: int = 5) -> str:
-    """Return one line for each of the first `most` rejected files."""
-    lines = [f"  {printable(str(row.path))}: {row.reason}" for row in rejected.head(most).itertuples()]
-    if len(rejected) > most:
-        lines.append(f"  and {len(rejected) - most} more")
+def describe_rejected(rejected: pd.DataFrame) -> str:
+    """Return one line for each of the first rejected files."""
+    lines = [f"  {printable(str(row.path))}: {row.reason}" for row in rejected.head(_MOST_DESCRIBED).itertuples()]
+    if len(rejected) > _MOST_DESCRIBED:
+        lines.append(f"  and {len(rejected) - _MOST_DESCRIBED} more")
     return "\n".join(lines)
 
 
@@ -173,7 +162,7 @@ def digest(manifest: pd.DataFrame) -> str:
     return hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _inspect(paths: list[str]) -> list[_Scanned]:
+def _inspect(paths: Sequence[str]) -> list[_Scanned]:
     """Scan some files."""
     results, pictures = zip(*map(_read, map(Path, paths)), strict=True)
     hashes = duplicates.perceptual_hashes(np.stack(pictures)).view(np.int64)  # SQLite's integers are signed

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,13 @@ from hairline.data import augmentation, images
 
 def batches(
     paths: Sequence[str],
+    digests: Sequence[str],
+    labels: np.ndarray,
     *,
     image_size: int,
     batch_size: int,
-    labels: np.ndarray | None = None,
+    augment: Mapping[str, Any],
     weights: np.ndarray | None = None,
-    digests: Sequence[str] | None = None,
-    augment: dict[str, Any] | None = None,
     view: int = 0,
     seed: int = 0,
     shuffle: bool = False,
@@ -30,52 +29,41 @@ def batches(
 
     Args:
         paths: Image files.
+        digests: SHA-256 of each file, to detect changes, and to seed its views.
+        labels: float32 [n, classes], one-hot.
         image_size: Width and height of the decoded images, in pixels.
         batch_size: Images per batch; the last batch may be smaller.
-        labels: float32 [n, classes], one-hot; elements are then (images, labels) pairs.
-        weights: float32 [n], sample weights; with labels, elements are then (images, labels, weights).
-        digests: SHA-256 of each file, to detect changes; required for augmentation, which it seeds.
-        augment: Keyword arguments of `augmentation.view`, with an integer `seed`; None disables augmentation.
+        augment: Settings of `augmentation.draw`.
+        weights: float32 [n], sample weights.
         view: Number of the drawn view; view 0 is the image itself.
         seed: Seed of the shuffling.
         shuffle: Whether to shuffle, differently in each pass.
 
     Returns:
-        Dataset of uint8 [batch, image_size, image_size, 3], RGB, or of tuples as described above.
+        Dataset of pairs uint8 [batch, image_size, image_size, 3], RGB, and float32 [batch, classes], or of triples with
+        weights float32 [batch].
     """
-    files = [os.fsencode(path) for path in paths]
 
     def decode(row: int) -> np.ndarray:
-        try:
-            content = images.read(os.fsdecode(files[row]), None if digests is None else digests[row])
-            return images.decode(content, image_size)
-        except images.ImageError as error:  # it was readable when scanned: name the changed file
-            raise images.ImageError(f"{paths[row]}: {error}") from error
+        return images.decode_file(paths[row], digests[row], image_size)
 
     def draw(row: int, image: np.ndarray) -> np.ndarray:
-        if digests is None:
-            raise ValueError("augmentation needs the images' digests")
-        name = int(digests[row][:16], 16)
-        settings = dict(augment or {})
-        return augmentation.view(image, seed=(settings.pop("seed"), view, name), **settings)
+        return augmentation.draw(image, digests[row], view, augment)
 
     def shaped(image: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(image, (image_size, image_size, 3))
 
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    dataset = tf.data.Dataset.range(len(files))
+    dataset = tf.data.Dataset.range(len(paths))
     dataset = dataset.map(lambda row: (row, shaped(tf.numpy_function(decode, [row], tf.uint8))), **parallel)
     if shuffle:
-        dataset = dataset.shuffle(min(len(files), 4096), seed=seed, reshuffle_each_iteration=True)
-    if augment is not None and view > 0:
+        dataset = dataset.shuffle(min(len(paths), 4096), seed=seed, reshuffle_each_iteration=True)
+    if view:
         dataset = dataset.map(
             lambda row, image: (row, shaped(tf.numpy_function(draw, [row, image], tf.uint8))), **parallel
         )
-    if labels is None:
-        dataset = dataset.map(lambda row, image: image)
-    else:
-        per_row = [tf.constant(values, tf.float32) for values in (labels, weights) if values is not None]
-        dataset = dataset.map(lambda row, image: (image, *(values[row] for values in per_row)))
+    per_row = [tf.constant(values, tf.float32) for values in (labels, weights) if values is not None]
+    dataset = dataset.map(lambda row, image: (image, *(values[row] for values in per_row)))
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 

@@ -22,7 +22,7 @@ from hairline.config import Data, Evaluate, FeatureSettings, Split, arguments
 from hairline.data import classes, manifest, prepare
 from hairline.evaluation import intervals
 from hairline.evaluation.metrics import interval_of, measure
-from hairline.model import attribution, card, saved
+from hairline.model import attribution, card, saved, surface
 from hairline.model.familiarity import LEAST_SET, Distance
 from hairline.model.predictions import Predictions, predictions_table
 from hairline.system import cache, files, tensorflow
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "evaluation.json"
-_FAR = 0.5  # distance of a set of images from which on adapt=surface adapts to them
 _MOST_ADAPTED = 20_000  # images that a surface is estimated from
 _TABLES = {"test": "predictions.csv", "seen": "predictions_seen.csv"}
 _FILES = (*_TABLES.values(), "metrics.json", "manifest.csv", "rejected.csv", DESCRIPTION)  # what MLflow gets
@@ -328,7 +327,7 @@ def log_results(results: dict[str, float], *, name: str, directory: Path) -> Non
     if "test_distance" in results:
         share = f"{results['test_unfamiliar_share']:.1%} of the images are unlike any of the training"
         lines.append(f"{'distance from the training':32}{results['test_distance']:.2f}  ({share})")
-        if results["test_distance"] > _FAR:
+        if results["test_distance"] > surface.FAR:
             lines.append("these images differ from those of the training as a set: see docs/generalisation.md")
     if not results["test_images"]:
         lines.append("the model was trained or tuned on all of these images: they do not show how it does on others")

@@ -239,15 +239,12 @@ def closest_pairs(leaks: Leaks, *, image_size: int, split_by: str) -> Figure:
 def training_samples(rows: pd.DataFrame, *, image_size: int, augment: dict[str, Any], seed: int) -> Figure:
     """Draw training images as the model sees them: augmented, except view 0."""
     settings = dict(augment)
-    mode, views, view_seed = settings.pop("mode"), settings.pop("views"), settings.pop("seed")
+    mode, views = settings.pop("mode"), settings.pop("views")
     samples, titles = [], []
     for place, row in enumerate(np.random.default_rng(seed).permutation(len(rows))[:_IMAGES]):
         entry = rows.iloc[row]
-        image = images.decode(entry["path"], image_size)
         view = 1 + place if mode == "fresh" else place % views
-        if view:
-            image = augmentation.view(image, seed=(view_seed, view, int(entry["sha256"][:16], 16)), **settings)
-        samples.append(image)
+        samples.append(augmentation.draw(images.decode(entry["path"], image_size), entry["sha256"], view, settings))
         titles.append(f"{entry['label']}, view {view}" if view else entry["label"])
     mode_text = ", fresh views each epoch" if mode == "fresh" else f", {views} views an image" if views > 1 else ""
     title = f"Training images as the model sees them ({image_size} px{mode_text})"

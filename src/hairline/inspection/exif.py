@@ -13,7 +13,6 @@ from PIL import ExifTags, Image
 from hairline.data import images
 from hairline.inspection import xmp
 
-_SIDEWAYS = (5, 6, 7, 8)
 _WGS84 = re.compile(r"wgs[ -]?(19)?84", re.I)
 _TIME = re.compile(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
@@ -56,7 +55,7 @@ def read(content: bytes) -> Header:
         doubts: list[str] = []
         try:
             exif = image.getexif()
-            if exif.get(ExifTags.Base.Orientation) in _SIDEWAYS:
+            if exif.get(ExifTags.Base.Orientation) in images.SIDEWAYS:
                 width, height = height, width
             time, position = _time(exif, doubts), _position(exif, doubts)
         except Exception as error:  # Pillow raises anything on damaged EXIF; the photo itself may be sound

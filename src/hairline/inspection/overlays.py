@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from hairline.data import images
 from hairline.inspection.inspector import Inspection
 from hairline.model.decision import CANNOT_TELL
 
@@ -52,9 +51,7 @@ def heat_png(inspection: Inspection) -> bytes:
         for edges in (heat.x_edges, heat.y_edges)
     )
     values = np.rint(inspection.probabilities[np.ix_(y, x)] * 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG")
-    return buffer.getvalue()
+    return images.encoded(Image.fromarray(values), "PNG")
 
 
 def jpeg(picture: Image.Image, longest_px: int | None = None, quality: int = _QUALITY) -> bytes:
@@ -69,9 +66,7 @@ def jpeg(picture: Image.Image, longest_px: int | None = None, quality: int = _QU
         factor = longest_px / max(picture.size)
         size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
         picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    return images.encoded(picture, "JPEG", quality=quality)
 
 
 def _outline(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import logging
-import mimetypes
 import os
 import time
 from collections import Counter
@@ -207,7 +206,7 @@ def list_photos(text: str, output: Path) -> Listing:
             seen.add(real)
             if folders.is_image(path):
                 listing.photos.append(path)
-            elif (mimetypes.guess_type(path.name)[0] or "").startswith("image/") or path == place:
+            elif folders.is_image_like(path) or path == place:
                 suffix = path.suffix or "no suffix"
                 listing.problems[path] = f"{suffix}: not a kind of image that is read ({suffixes}); convert it"
             else:

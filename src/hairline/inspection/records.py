@@ -216,8 +216,7 @@ class Recorder:
             PHOTOS: overlays.jpeg(small),
         }
         for folder, content in pictures.items():
-            with files.atomic(self.output / picture_path(path, folder)) as file:
-                file.write(content)
+            files.write_bytes(self.output / picture_path(path, folder), content)
         thumbnail = overlays.jpeg(picture, _THUMBNAIL_PX, _THUMBNAIL_QUALITY)
         write_record(self.output, path, stamp, self._record(path, header, inspection, thumbnail))
         return None

@@ -5,7 +5,6 @@ It is computed for one tile when the page asks for it, so that a session without
 
 from __future__ import annotations
 
-import io
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -88,10 +87,7 @@ class HeatMaps:
         width, height = self._pool.boxes[tile, 2:].tolist()
         scale = _LONGEST_PX / max(width, height)
         size = max(round(scale * width), 1), max(round(scale * height), 1)
-        picture = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
-        content = io.BytesIO()
-        picture.save(content, "PNG")
-        return content.getvalue()
+        return images.encoded(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST), "PNG")
 
     def _reduce(self, outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the contributions of the cells of a batch, flat."""

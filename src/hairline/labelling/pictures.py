@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import threading
 from collections.abc import Callable
 
@@ -74,6 +73,4 @@ def _jpeg(picture: Image.Image, longest: int) -> bytes:
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     elif (factor := longest // max(picture.size)) > 1:
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=_QUALITY)
-    return content.getvalue()
+    return images.encoded(picture, "JPEG", quality=_QUALITY)

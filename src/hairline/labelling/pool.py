@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,8 @@ from PIL import Image
 
 from hairline.data import images, manifest
 from hairline.inspection import tiles
-from hairline.model.engine import ConversionError
-from hairline.model.features import Features, Recipe, run_engine
+from hairline.model.features import Recipe, cached, falling_back, run_engine
 from hairline.model.store import Store
-from hairline.system import files
 
 if TYPE_CHECKING:
     import keras
@@ -84,50 +82,24 @@ def compute(
     boxes = [tiles.grid(width, height, tile_px=tile_px, stride_px=tile_px).boxes() for width, height in sizes.tolist()]
     photo = np.repeat(np.arange(len(paths)), [len(part) for part in boxes])
     joined = np.concatenate([np.empty((0, 4), np.int64), *boxes])
-    try:
-        features = _features(paths, digests, photo, joined, recipe, backbone, converted, threads)
-    except ConversionError:
-        other = replace(recipe, engine="tensorflow")
-        features = _features(paths, digests, photo, joined, other, backbone, converted, threads)
+    keys = [_key(digests[number], box) for number, box in zip(photo.tolist(), joined.tolist(), strict=True)]
+
+    def fill(store: Store, rows: Sequence[int], recipe: Recipe) -> None:
+        decoded = _Decoded(paths, digests)
+
+        def tile(number: int) -> NDArray[np.uint8]:
+            row = rows[number]
+            x, y, width, height = joined[row].tolist()
+            return images.resize(decoded(int(photo[row])), recipe.image_size, (x, y, x + width, y + height))
+
+        caption = ("features", "tiles")
+        blocks = run_engine(recipe, backbone, tile, len(rows), converted=converted, threads=threads, caption=caption)
+        store.fill([keys[row] for row in rows], blocks)
+
+    features = np.empty((0, 0), np.float32)
+    if keys:
+        features = falling_back(lambda recipe: cached(keys, recipe, fill, label="features"), recipe).read()
     return Pool(paths, sizes, photo, joined, features), problems
-
-
-def _features(
-    paths: list[str],
-    digests: list[str],
-    photo: NDArray[np.int64],
-    boxes: NDArray[np.int64],
-    recipe: Recipe,
-    backbone: Callable[[], keras.Model],
-    converted: Path | None,
-    threads: int | None,
-) -> NDArray[np.float32]:
-    """Return the features of tiles, float32 [n, width]; a stopped pass resumes from the last shard."""
-    keys = [_key(digests[number], box) for number, box in zip(photo.tolist(), boxes.tolist(), strict=True)]
-    store = Store(recipe.key())
-    with files.waiting(store.lock, "computes the same features"):
-        first = dict(reversed([(key, row) for row, key in enumerate(keys)]))  # one row per distinct tile
-        missing = sorted(row for key, row in first.items() if key not in store)
-        if missing:
-            decoded = _Decoded(paths, digests)
-
-            def tile(number: int) -> NDArray[np.uint8]:
-                row = missing[number]
-                x, y, width, height = boxes[row].tolist()
-                return images.resize(decoded(int(photo[row])), recipe.image_size, (x, y, x + width, y + height))
-
-            blocks = run_engine(
-                recipe,
-                backbone,
-                tile,
-                len(missing),
-                converted=converted,
-                threads=threads,
-                caption=("features", "tiles"),
-            )
-            store.fill([keys[row] for row in missing], blocks)
-        store.describe(recipe.description())
-        return Features.stored(store, keys).read()
 
 
 def _key(digest: str, box: list[int]) -> str:

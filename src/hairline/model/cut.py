@@ -7,6 +7,7 @@ from typing import Literal
 
 import keras
 
+from hairline.model import structure
 from hairline.system.errors import HairlineError
 
 TOP_SHARE = 1 / 3  # least share of the weights above the default cut
@@ -76,9 +77,7 @@ def first_layer(backbone: keras.Model, from_layer: str | None) -> int:
 def cuts(backbone: keras.Model) -> list[int]:
     """Return the indices of layers where the network can be cut: their one input is the only tensor that crosses."""
     number = {layer.name: row for row, layer in enumerate(backbone.operations)}
-    producers = [
-        [number[tensor._keras_history.operation.name] for tensor in _inputs(layer)] for layer in backbone.operations
-    ]
+    producers = [[number[other.name] for other in structure.producers(layer)] for layer in backbone.operations]
     indices = []
     crossing: set[int] = set()
     for row in range(len(backbone.operations) - 1, 0, -1):
@@ -88,21 +87,15 @@ def cuts(backbone: keras.Model) -> list[int]:
     return sorted(indices)
 
 
-def _inputs(layer: keras.Operation) -> list[keras.KerasTensor]:
-    if isinstance(layer, keras.layers.InputLayer):
-        return []
-    return layer.input if isinstance(layer.input, list) else [layer.input]
-
-
 def _upper_third(backbone: keras.Model, candidates: list[int]) -> str:
     """Return the name of the highest layer with at least `TOP_SHARE` of the weights in it and above it."""
-    sizes = [layer.count_params() if isinstance(layer, keras.Layer) else 0 for layer in backbone.operations]
+    sizes = list(map(structure.parameters, backbone.operations))
     enough = [row for row in candidates if sum(sizes[row:]) >= TOP_SHARE * sum(sizes)]
     return str(backbone.operations[max(enough)].name)
 
 
 def _cut(backbone: keras.Model, start: int) -> Cut:
-    (tensor,) = _inputs(backbone.operations[start])
+    (tensor,) = structure.inputs(backbone.operations[start])
     shape = tuple(tensor.shape[1:])
     lower = keras.Model(backbone.input, keras.layers.Flatten(name="activations", dtype="float32")(tensor))
     lower.trainable = False

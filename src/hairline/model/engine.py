@@ -324,8 +324,7 @@ def convert(build: Callable[[], keras.Model], key: str) -> Path:
     if not file.is_file():
         content = _converted(build)
         tensorflow.release_memory()
-        with files.atomic(file) as opened:
-            opened.write(content)
+        files.write_bytes(file, content)
     return file
 
 

@@ -174,16 +174,14 @@ def compute(
         EngineError: If `ray` is given and the engine is not LiteRT.
         ImageError: If a file is unreadable or has changed since its digest was computed.
     """
-    first = dict(reversed([(digest, row) for row, digest in enumerate(digests)]))  # one row per distinct image
 
     def infer(rows: Sequence[int], recipe: Recipe) -> Iterator[np.ndarray]:
         """Return the features of some rows in blocks, float32 [images, width]."""
 
         def pixels(number: int) -> np.ndarray:
             row = rows[number]
-            read = functools.partial(_decode, paths[row], digests[row], recipe.image_size)
-            image = read() if decoded is None else decoded.get(row, read)
-            return draw(image, digests[row], recipe) if recipe.view else image
+            read = functools.partial(images.decode_file, paths[row], digests[row], recipe.image_size)
+            return draw(read() if decoded is None else decoded.get(row, read), digests[row], recipe)
 
         return run_engine(
             recipe, backbone, pixels, len(rows), converted=converted, threads=threads, caption=(label, "img")
@@ -207,16 +205,57 @@ def compute(
 
     def features(recipe: Recipe) -> Features:
         if keep:
-            return _cached(digests, first, recipe, fill, label)
-        rows = {digest: number for number, digest in enumerate(first)}
+            return cached(digests, recipe, fill, label=label)
+        first = _first_rows(digests)
+        place = {digest: number for number, digest in enumerate(first)}
         table = np.concatenate(list(infer(list(first.values()), recipe)))
-        return Features.of(table).rows(np.array([rows[digest] for digest in digests]))
+        return Features.of(table).rows(np.array([place[digest] for digest in digests]))
 
+    return falling_back(features, recipe)
+
+
+def falling_back(features: Callable[[Recipe], Features], recipe: Recipe) -> Features:
+    """Return the features of a recipe, or if its network does not convert to LiteRT, those that TensorFlow computes.
+
+    Args:
+        features: Returns the features of a recipe.
+        recipe: The first one to try.
+    """
     try:
         return features(recipe)
     except ConversionError:
         log.warning("falling back to TensorFlow")
         return features(replace(recipe, engine="tensorflow"))  # a recipe of its own: TensorFlow rounds differently
+
+
+def cached(
+    keys: Sequence[str], recipe: Recipe, fill: Callable[[Store, Sequence[int], Recipe], None], *, label: str
+) -> Features:
+    """Return features from the recipe's store after adding the missing ones, shard by shard.
+
+    Args:
+        keys: Identify the images; one row each. Equal keys are one image.
+        recipe: How the features are computed.
+        fill: Adds the images of some rows to a store.
+        label: For the log.
+    """
+    store, first = Store(recipe.key()), _first_rows(keys)
+    with files.waiting(store.lock, "computes the same features"):
+        missing = [row for key, row in first.items() if key not in store]
+        there = f"{len(first) - len(missing):,} from the cache {store.folder}"
+        log.info("%s: %s", label, f"{len(missing):,} to compute, {there}" if missing else f"all {there}")
+        if missing:
+            fill(store, missing, recipe)
+        store.describe(recipe.description())
+        return Features.stored(store, keys)
+
+
+def _first_rows(keys: Sequence[str]) -> dict[str, int]:
+    """Return the first row of each distinct key, in ascending order."""
+    first: dict[str, int] = {}
+    for row, key in enumerate(keys):
+        first.setdefault(key, row)
+    return first
 
 
 def run_engine(
@@ -246,25 +285,6 @@ def run_engine(
         for _, block in run(decode, count):
             yield block
             bar.update(len(block))
-
-
-def _cached(
-    digests: Sequence[str],
-    first: Mapping[str, int],
-    recipe: Recipe,
-    fill: Callable[[Store, Sequence[int], Recipe], None],
-    label: str,
-) -> Features:
-    """Return features from the recipe's store after adding the missing ones, shard by shard."""
-    store = Store(recipe.key())
-    with files.waiting(store.lock, "computes the same features"):
-        missing = [row for digest, row in first.items() if digest not in store]
-        cached = f"{len(first) - len(missing):,} from the cache {store.folder}"
-        log.info("%s: %s", label, f"{len(missing):,} to compute, {cached}" if missing else f"all {cached}")
-        if missing:
-            fill(store, missing, recipe)
-        store.describe(recipe.description())
-        return Features.stored(store, digests)
 
 
 def fill_on_cluster(
@@ -325,12 +345,12 @@ class ShardWriter:
         """Write the shard of these paths and digests, unless a lost process had written it; return their number."""
         (paths, digests), recipe = shard, self._recipe
 
-        def pixels(number: int) -> np.ndarray:
-            image = _decode(paths[number], digests[number], recipe.image_size)
-            return draw(image, digests[number], recipe) if recipe.view else image
+        def decode(number: int) -> np.ndarray:
+            pixels = images.decode_file(paths[number], digests[number], recipe.image_size)
+            return draw(pixels, digests[number], recipe)
 
         if not stores.has_shard(self._folder, digests):
-            rows = np.concatenate([block for _, block in self._run(pixels, len(paths))])
+            rows = np.concatenate([block for _, block in self._run(decode, len(paths))])
             stores.write_shard(self._folder, digests, rows)
         return len(paths)
 
@@ -339,16 +359,7 @@ def _no_model() -> keras.Model:
     raise AssertionError("a converted model needs no other")
 
 
-def _decode(path: str, digest: str, image_size: int) -> np.ndarray:
-    """Return the pixels of an image file, uint8 [image_size, image_size, 3]; an error names the file."""
-    try:
-        return images.decode(images.read(path, digest), image_size)
-    except images.ImageError as error:
-        raise images.ImageError(f"{path}: {error}") from error
-
-
 def draw(pixels: np.ndarray, digest: str, recipe: Recipe) -> np.ndarray:
-    """Draw the recipe's view of an image; a function of the image's digest, the seed and the view."""
+    """Return the recipe's view of an image; a function of the image's digest, the seed and the view."""
     settings = {key: value for key, value in recipe.augment.items() if key != "recipe"}
-    seed = (settings.pop("seed"), recipe.view, int(digest[:16], 16))
-    return augmentation.view(pixels, seed=seed, **settings)
+    return augmentation.draw(pixels, digest, recipe.view, settings)

@@ -58,11 +58,11 @@ def blocks(model: keras.Model, trained: Collection[str]) -> list[Block]:
 
     layers = list(model.operations)
     features = model.get_layer("features")
-    pooling = [layer for layer in _producers(features) if isinstance(features, keras.layers.Concatenate)]
+    pooling = [layer for layer in producers(features) if isinstance(features, keras.layers.Concatenate)]
     head = {layer.name for layer in pooling} | set(_HEAD)
     body = [layer for layer in layers if layer.name not in head]
     first = next((row for row, layer in enumerate(body) if layer.name in trained), len(body))
-    tapped = {layer.name for pool in pooling for layer in _producers(pool)}
+    tapped = {layer.name for pool in pooling for layer in producers(pool)}
     passed = np.cumsum([0, *(layer.name in tapped for layer in body[:-1])])
     keys = {
         layer.name: (side, row >= first, passed[row])
@@ -77,9 +77,9 @@ def blocks(model: keras.Model, trained: Collection[str]) -> list[Block]:
             last=part[-1].name,
             layers=len(part),
             shape=tuple(part[-1].output.shape[1:]),
-            parameters=sum(map(_parameters, part)),
-            trained=sum(_parameters(layer) for layer in part if layer.name in trained),
-            inputs=tuple(sorted({number[entry.name] for layer in part for entry in _producers(layer)} - {index})),
+            parameters=sum(map(parameters, part)),
+            trained=sum(parameters(layer) for layer in part if layer.name in trained),
+            inputs=tuple(sorted({number[entry.name] for layer in part for entry in producers(layer)} - {index})),
         )
         for index, part in enumerate(parts)
     ]
@@ -97,29 +97,34 @@ def describe(model: keras.Model, trained: Collection[str]) -> str:
             "layer": layer.name,
             "type": type(layer).__name__,
             "output": " x ".join(map(str, layer.output.shape[1:])),
-            "parameters": f"{_parameters(layer):,}",
-            "": "trained" if layer.name in trained else "frozen" if _parameters(layer) else "",
+            "parameters": f"{parameters(layer):,}",
+            "": "trained" if layer.name in trained else "frozen" if parameters(layer) else "",
         }
         for layer in model.operations
     ]
-    total = sum(map(_parameters, model.operations))
-    changed = sum(_parameters(layer) for layer in model.operations if layer.name in trained)
+    total = sum(map(parameters, model.operations))
+    changed = sum(parameters(layer) for layer in model.operations if layer.name in trained)
     table = pd.DataFrame(rows).to_string(index=False)
     return f"{table}\n\n{total:,} parameters: {changed:,} trained, {total - changed:,} frozen\n"
 
 
-def _parameters(layer: keras.Operation) -> int:
+def parameters(layer: keras.Operation) -> int:
+    """Return the number of a layer's parameters."""
     return layer.count_params() if hasattr(layer, "count_params") else 0  # bare operations have none
 
 
-def _producers(layer: keras.Operation) -> list[keras.Operation]:
-    """Return the layers whose outputs a layer takes."""
+def inputs(layer: keras.Operation) -> list[keras.KerasTensor]:
+    """Return the tensors that a layer takes."""
     import keras
 
     if isinstance(layer, keras.layers.InputLayer):
         return []
-    tensors = layer.input if isinstance(layer.input, list) else [layer.input]
-    return [tensor._keras_history.operation for tensor in tensors]
+    return layer.input if isinstance(layer.input, list) else [layer.input]
+
+
+def producers(layer: keras.Operation) -> list[keras.Operation]:
+    """Return the layers whose outputs a layer takes."""
+    return [tensor._keras_history.operation for tensor in inputs(layer)]
 
 
 def _sides(layers: Sequence[keras.Operation]) -> list[int]:

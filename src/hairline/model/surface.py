@@ -27,7 +27,7 @@ LEAST = 64  # images or tiles; fewer say more about one photo than about the sur
 _LEAST_DEVIATION = 0.3
 # Distance up to which the model stays as it is; 1 = 95th percentile of validation sets. These have up to 64 images; the
 # mean of a whole surface varies less. METU's own test split is at 0.2 to 0.4, DeepCrack and UAV75 at 0.55 to 1.3.
-_FAR = 0.5
+FAR = 0.5
 # Exponent of the rescaling towards the training deviation (0 none, 1 full). Cracks add variance themselves, so full
 # rescaling loses more balanced accuracy than half of it, and gains no more (docs/notes/adapting.md).
 _SCALED = 0.5
@@ -88,7 +88,7 @@ def adapt(
         reason = f"too few tiles: {len(features)}, at least {LEAST} are needed"
         return Adapted(kernel, bias, False, reason, 0.0)
     far = distance.mean_shift(features) / float(distance.set_limit)
-    if far <= _FAR:
+    if far <= FAR:
         return Adapted(kernel, bias, False, f"they look like the training images (distance {far:.2f})", far)
     mean = features.mean(axis=0, dtype=np.float64)
     spread = features.std(axis=0, dtype=np.float64) / distance.deviation

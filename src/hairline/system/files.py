@@ -106,8 +106,13 @@ def target_of(name: str) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
     with atomic(path) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def sha256(path: Path) -> str:

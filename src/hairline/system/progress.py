@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -14,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _LINE_SECONDS = 10.0
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
@@ -70,3 +73,30 @@ def over(items: Iterable[_Item], total: int, description: str, unit: str) -> Ite
         for item in items:
             yield item
             updated.update()
+
+
+def in_threads(
+    function: Callable[[Sequence[_Item]], Sequence[_Result]],
+    items: Sequence[_Item],
+    description: str,
+    unit: str,
+    *,
+    chunk: int = 32,
+) -> list[_Result]:
+    """Map work on files over threads, show the progress, and return the results in order.
+
+    Args:
+        function: From a chunk of items to their results: threads that switch after every file wait for each other.
+        items: What is mapped.
+        description: What is being done.
+        unit: Name of an item.
+        chunk: Items per call.
+    """
+    results: list[_Result] = []
+    chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
+    # One more than cores: several more would mostly wait for Python's lock, and take half as long again.
+    with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as threads, bar(len(items), description, unit) as shown:
+        for part in threads.map(function, chunks):
+            results += part
+            shown.update(len(part))
+    return results

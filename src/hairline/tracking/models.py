@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import io
 import json
 import logging
 import os
@@ -79,9 +78,7 @@ def _pixels(file: Path, image_size: int) -> bytes:
 
     from hairline.data import images
 
-    content = io.BytesIO()
-    Image.fromarray(images.decode(file, image_size)).save(content, "PNG")
-    return content.getvalue()
+    return images.encoded(Image.fromarray(images.decode(file, image_size)), "PNG")
 
 
 class _Flavour:

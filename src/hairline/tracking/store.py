@@ -119,8 +119,7 @@ def _create_database(target: str) -> None:
         store: Any = sqlalchemy_store.SqlAlchemyStore(f"sqlite:///{created.as_posix()}", artifacts)  # type: ignore[no-untyped-call]
         store.engine.dispose()
         if not file.exists() or not file.stat().st_size:  # a process with another cache uses another lock
-            with files.atomic(file) as opened:
-                opened.write(created.read_bytes())
+            files.write_bytes(file, created.read_bytes())
 
 
 def _artifact_location(target: str) -> str | None:

@@ -125,10 +125,10 @@ def _train_on_images(
         table = data.manifest.iloc[rows]
         return pipeline.batches(
             table["path"].tolist(),
+            table["sha256"].tolist(),
+            one_hot[rows],
             image_size=image_size,
             batch_size=fit.batch_size,
-            labels=one_hot[rows],
-            digests=table["sha256"].tolist(),
             augment=varied,
             **order,
         )

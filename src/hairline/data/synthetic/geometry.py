@@ -100,14 +100,12 @@ def ribbon(points: np.ndarray, left_px: np.ndarray, right_px: np.ndarray) -> np.
     return np.concatenate([points + normal * left_px[:, None], (points - normal * right_px[:, None])[::-1]])
 
 
-def grains(
-    rng: np.random.Generator, shape: tuple[int, int], count: int, radius_px: float, spread: float = 0.5
-) -> list[np.ndarray]:
+def grains(rng: np.random.Generator, shape: tuple[int, int], count: int, radius_px: float) -> list[np.ndarray]:
     """Draw outlines of `count` irregular, slightly elongated grains with log-normal radii about `radius_px`."""
     height, width = shape
     centres = rng.random((count, 1, 2)) * (width, height)
     angles = np.linspace(0, 2 * math.pi, 9, endpoint=False) + rng.uniform(0, math.pi, (count, 1))
-    radii = radius_px * np.exp(spread * rng.standard_normal((count, 1)) + 0.25 * rng.standard_normal((count, 9)))
+    radii = radius_px * np.exp(0.5 * rng.standard_normal((count, 1)) + 0.25 * rng.standard_normal((count, 9)))
     elongation = rng.uniform(0.5, 1.0, (count, 1))
     turn = rng.uniform(0, math.pi, (count, 1))
     along, across = radii * np.cos(angles), radii * np.sin(angles) * elongation
