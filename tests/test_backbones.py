@@ -17,6 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from hairline.data import download
 from hairline.data.synthetic import invent
 from hairline.model import backbones
+from hairline.training import start
+from tests.running import composed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
 QUICK = ("mobilenetv2", "mobilenetv3small")
@@ -250,3 +252,13 @@ def test_synthetic_weights_separate_cracks_from_look_alikes() -> None:
     features = backbone.predict(pixels, verbose=0)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
     assert probe.fit(features[:100], labels[:100]).score(features[100:], labels[100:]) >= 0.75
+
+
+def test_a_run_keys_its_features_by_the_scaling_of_its_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "frozen_features", lambda data, network, recipe, *_, **__: recipe)
+    config = composed("config", "model=densenet121", "model.weights=random")
+    found = start.Pretrained.find(
+        config.model, image_size=32, seed=0, engine="litert", runtime=config.runtime, finetune=config.finetune
+    )
+    recipe = found.features(None, None)  # type: ignore[arg-type]
+    assert recipe.scaling == backbones.scaling("densenet121")  # type: ignore[attr-defined]

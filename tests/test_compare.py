@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 import sklearn.metrics as oracle
 
-from hairline import config
+from hairline import config, tracking
 from hairline.data import manifest
 from hairline.evaluation import compare, paired
 from hairline.evaluation.paired import ComparisonError, Difference
+from hairline.tracking import models
 from tests.running import composed
+from tests.tracked import tracked
 
 
 def table(labels: np.ndarray, crack: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
@@ -326,3 +328,20 @@ def test_runs_that_cannot_be_compared_are_refused(runs: Path, tmp_path: Path) ->
     broken.to_csv(runs / "1" / "predictions.csv", index=False)
     with pytest.raises(ComparisonError, match=r"probabilities of 80 images are not numbers \(nan\)"):
         compared(runs, tmp_path / "nan")
+
+
+@pytest.mark.usefixtures("empty_store")
+def test_all_runs_of_an_experiment_are_found_whatever_their_names_and_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_PAGE", 2)
+    for number in range(5):
+        place = tmp_path / str(number)
+        place.mkdir()
+        (place / "predictions.csv").write_text("path\n")
+        with tracked(place) as run:
+            run.artifacts(place / "predictions.csv")
+    found = compare.find_runs([], experiment="e", uri=None, fetched=tmp_path / "fetched")
+    assert len({name for name, _ in found}) == len(found) == 5
+    with pytest.raises(tracking.TrackingError, match=r"mlflow_experiment=nothing: no such experiment.* e$"):
+        compare.find_runs([], experiment="nothing", uri=None, fetched=tmp_path / "fetched")

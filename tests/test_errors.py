@@ -156,18 +156,20 @@ def test_bugs_are_not_explained() -> None:
     assert errors.explained(OSError("another fault")) is None
 
 
-def test_an_image_that_changes_during_training_is_named(tmp_path: Path) -> None:
+def test_an_image_that_changes_or_vanishes_during_training_is_named(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     for number, path in enumerate(paths):
         Image.new("RGB", (8, 8), (number,) * 3).save(path)
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     Image.new("RGB", (8, 8), (200,) * 3).save(paths[2])
-    batches = pipeline.batches([str(path) for path in paths], image_size=8, batch_size=2, digests=digests)
-    with (
-        pytest.raises(errors.UnreadableError, match=r"2\.png: changed since it was checked"),
-        errors.advised("batch_size", 2),
-    ):
-        list(batches)
+    paths[3].unlink()
+    for place, fault in ((2, r"2\.png: changed since it was checked"), (3, r"3\.png: cannot be opened")):
+        part = slice(place, place + 1)
+        batches = pipeline.batches(
+            [str(path) for path in paths[part]], digests[part], np.eye(1), image_size=8, batch_size=2, augment={}
+        )
+        with pytest.raises(errors.UnreadableError, match=fault), errors.advised("batch_size", 2):
+            list(batches)
 
 
 @pytest.mark.parametrize("old", [None, b"old"])

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import threading
 from pathlib import Path
 from typing import Any, cast
 
 import filelock
+import numpy as np
 import pytest
 
+from hairline.data import download
+from hairline.model import features
+from hairline.model.features import Recipe
+from hairline.model.store import Store
 from hairline.system import files
+from hairline.tracking import store
 
 
 class Busy:
@@ -68,15 +76,37 @@ def test_a_short_wait_is_silent_and_a_long_one_ends(caplog: pytest.LogCaptureFix
         pass
 
 
-def test_a_real_lock_is_released(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["downloads a.zip", "opens an MLflow store", "computes the same features"])
+def test_downloads_stores_and_features_say_that_they_wait(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HAIRLINE_CACHE", str(tmp_path))
     monkeypatch.setattr(files, "_FIRST_NOTICE", 0.01)
-    first, second = (filelock.FileLock(tmp_path / "a.lock") for _ in range(2))
-    caplog.set_level(logging.INFO)
-    with files.waiting(first, "computes"):
-        with pytest.raises(filelock.Timeout), files.waiting(second, "computes", timeout=0.03):
-            pass
-        assert "waiting for another process that computes" in caplog.text
-    with files.waiting(second, "computes"):
-        assert second.is_locked
+    said, held, noticed = [], threading.Event(), threading.Event()
+    monkeypatch.setattr(files.log, "info", lambda text, *values: said.append(text % values) or noticed.set())
+    (tmp_path / "a.zip").write_bytes(b"a")
+    recipe = Recipe("mobilenetv2", "random-0", 32, "litert")
+    Store(recipe.key()).add(["0"], np.zeros((1, 3), np.float32))
+
+    def work() -> None:
+        if what.startswith("downloads"):
+            download.fetch("http://invalid/a.zip", tmp_path / "a.zip", sha256=hashlib.sha256(b"a").hexdigest())
+        elif what.startswith("opens"):
+            with store.locked():
+                pass
+        else:
+            features.compute(["a.jpg"], ["0"], recipe, lambda: pytest.fail("not needed"))
+
+    place = {"d": tmp_path / "a.zip.lock", "o": tmp_path / "tracking.lock", "c": Store(recipe.key()).lock.lock_file}
+
+    def hold() -> None:
+        with filelock.FileLock(place[what[0]]):
+            held.set()
+            noticed.wait(2)  # two seconds, if nothing is said
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    work()
+    holder.join()
+    assert said[:1] == [f"waiting for another process that {what} (0 s)"]

@@ -60,11 +60,6 @@ def test_unchanged_files_are_not_read_again(two_classes: Path, tmp_path: Path, m
     assert list(before["phash"]) == list(after["phash"])  # the same picture, with bytes behind it
 
 
-def test_a_vanished_file_is_rejected(tmp_path: Path) -> None:
-    _, rejected = manifest.scan(pd.DataFrame({"path": [str(tmp_path / "gone.jpg")], "label": ["a"]}))
-    assert "No such file" in rejected["reason"].iloc[0]
-
-
 def test_too_many_rejected_files_stop_the_run() -> None:
     rejected = pd.DataFrame({"path": [f"/x/{n}.jpg" for n in range(7)], "label": "a", "reason": "empty file (0 bytes)"})
     manifest.check_rejected(rejected, 700, 0.01)
@@ -105,6 +100,7 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
         (b"a,b\n1,2\n", "changed by another program: expected the columns path, label in each row; it has a, b"),
         (b"path,label\n1,2,3\n", "changed by another program"),
         (b"\xff\x00,", "changed|cannot"),
+        (b"path,label,width\n1,2,12x\n", "column width: expected whole numbers"),
     ):
         (tmp_path / "m.csv").write_bytes(content)
         with pytest.raises(manifest.ManifestError, match=message):

@@ -16,7 +16,7 @@ from scipy.special import softmax
 
 import hairline
 from hairline.data import manifest
-from hairline.evaluation import compare, evaluate, metrics
+from hairline.evaluation import evaluate, metrics
 from hairline.model import saved
 from hairline.system.process import Process
 from hairline.training import train as experiment
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.slow
 QUIET = ("tracking=none", "report.level=light")
 
 
-def evaluated(place: Path, run: Path | str, data: Path, *overrides: str, sweep: Path | None = None) -> dict[str, float]:
+def evaluated(place: Path, run: Path | str, data: Path, *overrides: str) -> dict[str, float]:
     chosen = composed(
         "evaluate", f"run={run}", "data=folder", f"data.path={data}", "features.engine=tensorflow", *overrides
     )
     place.mkdir(parents=True)
-    return evaluate.evaluate(chosen, place, sweep)
+    return evaluate.evaluate(chosen, place, None)
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +112,8 @@ def test_evaluation_of_the_own_test_part_gives_the_numbers_of_the_run(
     assert (found["test_images"], found["seen_images"]) == (8, 0)
     for key in ("accuracy", "loss", "auroc", "ece", "recall_at_threshold", "abstained"):
         assert found[f"test_{key}"] == pytest.approx(before[f"test_{key}"], abs=1e-4), key
-    everything = evaluated(tmp_path / "all", finished, two_classes, *QUIET)
-    assert (everything["test_images"], everything["seen_images"]) == (8, 112)
-    assert everything["test_loss"] == pytest.approx(found["test_loss"], abs=1e-6)
     part = evaluated(tmp_path / "train", finished, two_classes, "part=train", *QUIET)
-    assert (part["test_images"], part["seen_images"]) == (0, 84)
     assert part["seen_accuracy"] == pytest.approx(before["train_accuracy"])
-    assert not any(key.startswith("test_acc") for key in part)
 
 
 def test_an_evaluation_adapts_to_a_surface_and_says_so(
@@ -146,24 +141,12 @@ def test_an_evaluation_adapts_to_a_surface_and_says_so(
     assert (own["adapted"], own["test_loss"]) == (0.0, same["test_loss"])
 
 
-def test_a_sweep_of_evaluations_makes_the_cross_table(
+def test_mlflow_ties_an_evaluation_to_the_model_and_the_images(
     finished: Path, two_classes: Path, other_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(finished.parents[1])
-    sweep = tmp_path / "sweep"
-    one = evaluated(sweep / "0", finished, two_classes, "part=test", sweep=sweep)
-    two = evaluated(sweep / "1", finished, other_images, sweep=sweep)
-    table = pd.read_csv(sweep / "cross_table.csv")
-    assert list(table["data"]) == [f"{two_classes.name} test", other_images.name]
-    assert list(table["test_images"]) == [8, 26]
-    assert table["test_loss"].tolist() == pytest.approx([one["test_loss"], two["test_loss"]])
-    for path in (
-        sweep / "cross_table.png",
-        sweep / "1" / "figures" / "gradcam.png",
-        sweep / "1" / "figures" / "errors.png",
-    ):
-        with Image.open(path) as image:
-            assert image.width == 1080
+    one = evaluated(tmp_path / "0", finished, two_classes, "part=test", "report.level=light")
+    two = evaluated(tmp_path / "1", finished, other_images, "report.level=light")
     store = mlflow.MlflowClient(f"sqlite:///{finished.parents[1] / 'mlflow.db'}")
     run = store.get_run((finished / "mlflow_run_id.txt").read_text().strip())
     model = store.get_logged_model(run.outputs.model_outputs[0].model_id)
@@ -199,30 +182,3 @@ def test_test_images_change_nothing_but_the_test(two_classes: Path, tmp_path: Pa
         np.testing.assert_array_equal(one, two)
     assert found[0][4]["val_loss"] == found[1][4]["val_loss"]
     assert found[0][4]["test_loss"] != found[1][4]["test_loss"]
-
-
-@pytest.fixture(scope="module")
-def two_runs(tmp_path_factory: pytest.TempPathFactory, two_classes: Path) -> Path:
-    """A folder of two light runs that differ in their learning rate, like those of a sweep."""
-    root = tmp_path_factory.mktemp("compare")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        # Calibration would mend most of what the lower rate leaves undone.
-        split = (
-            "report.level=light",
-            "decision.calibration=none",
-            "split.train=0.4",
-            "split.val=0.2",
-            "split.test=0.4",
-        )
-        for number, rate in enumerate(("0.01", "1e-6")):
-            train(root / "sweep" / str(number), two_classes, *split, f"learning_rate={rate}", f"name=rate {rate}")
-    return root / "sweep"
-
-
-def test_runs_of_an_experiment_are_compared(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(two_runs.parent)
-    table = compare.compare(composed("compare", "mlflow_experiment=hairline", "metric=test_loss"), tmp_path)
-    assert list(table["run"]) == ["rate 0.01", "rate 1e-6"]
-    with pytest.raises(ValueError, match=r"mlflow_experiment=nothing: no such experiment.*hairline"):
-        compare.compare(composed("compare", "mlflow_experiment=nothing"), tmp_path)
