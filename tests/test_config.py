@@ -27,7 +27,7 @@ from hairline.data import augmentation, prepare, sources, splits
 from hairline.evaluation import thresholds
 from hairline.model import backbones, optimizers
 from hairline.system import errors, tensorflow
-from hairline.training import solve
+from hairline.training import descent, solve
 from tests import fuzzing
 from tests.running import composed
 
@@ -144,12 +144,14 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     assert names(config.Split, "given") == (keywords(splits.group) | keywords(splits.split)) - {"seed", "whole_test"}
     for name, schedule in optimizers.SCHEDULES.items():
         assert names(config.GROUPS[f"schedule/{name}"]) - names(config.Schedule) == keywords(schedule), name
+        assert keywords(descent.SCHEDULES[name]) == keywords(schedule), name
     assert names(config.GROUPS["optimizer/lbfgs"], "name") < keywords(solve.solve)
     for name, optimizer in optimizers.OPTIMIZERS.items():
         group = config.GROUPS[f"optimizer/{name}"]
         assert names(group, "name") <= set(inspect.signature(optimizer).parameters), name
         built = optimizers.build(**config.arguments(group(name=name)), learning_rate=0.1)
         assert isinstance(built, keras.optimizers.Optimizer)
+        assert names(group, "name", "global_clipnorm") <= keywords(descent.RULES[name][0]), name
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

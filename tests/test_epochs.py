@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -10,15 +11,18 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from hairline import config
 from hairline.data import pipeline
 from hairline.model import optimizers
 from hairline.model.features import Features
 from hairline.model.head import Linear, Standardisation, build_head
 from hairline.model.predictions import probabilities
 from hairline.system import tensorflow
-from hairline.training import epochs, trainers
+from hairline.training import descent, epochs
+from hairline.training import head_trainer as heads
 from hairline.training.head import class_weights
-from hairline.training.trainers import HeadTrainer, NetworkTrainer
+from hairline.training.head_trainer import HeadTrainer
+from hairline.training.network_trainer import NetworkTrainer
 
 GENERATOR = np.random.default_rng(0)
 LABELS = np.tile([0, 1], 100)
@@ -36,7 +40,11 @@ def batches(
     return pipeline.feature_batches(current, rows.width, one_hot, batch_size=batch_size, weights=weights)
 
 
-SETTINGS = {"epochs": 5, "learning_rate": 0.01, "optimizer": {"name": "adam"}, "schedule": {"name": "constant"}}
+def optimizer(name: str, **settings: object) -> dict[str, object]:
+    return config.arguments(config.GROUPS[f"optimizer/{name}"](name=name, **settings))
+
+
+SETTINGS = {"epochs": 5, "learning_rate": 0.01, "optimizer": optimizer("adam"), "schedule": {"name": "constant"}}
 
 
 def head_trainer(
@@ -124,8 +132,13 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     [
         {},
         {"weights": (np.arange(150) % 3 / 1).astype(np.float32), "batch_size": 40},
-        {"optimizer": {"name": "adamw", "weight_decay": 0.1, "global_clipnorm": 0.05}, "label_smoothing": 0.2},
-        {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "cosine", "warmup": 0.2, "final": 0.0}},
+        {"optimizer": optimizer("adamw", weight_decay=0.1, global_clipnorm=0.05), "label_smoothing": 0.2},
+        {"optimizer": optimizer("sgd"), "schedule": {"name": "cosine", "warmup": 0.2, "final": 0.1}},
+        {"optimizer": optimizer("rmsprop"), "schedule": {"name": "piecewise", "boundaries": [0.7, 0.4], "factor": 0.3}},
+        {"optimizer": optimizer("sgd", momentum=0.8, nesterov=True), "batch_size": 50},
+        {"optimizer": optimizer("rmsprop", momentum=0.5, rho=0.8), "learning_rate": 0.001},
+        {"optimizer": optimizer("lion", global_clipnorm=0.1)},
+        {"optimizer": optimizer("lion", weight_decay=0.2), "schedule": {"name": "cosine", "warmup": 0, "final": 0}},
     ],
 )
 def test_a_head_is_trained_as_keras_trains_it(settings: dict[str, object]) -> None:
@@ -137,7 +150,7 @@ def test_a_head_is_trained_as_keras_trains_it(settings: dict[str, object]) -> No
 
 
 def test_features_that_do_not_fit_into_memory_give_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    (one, history), _ = fit(dropout=0.2), monkeypatch.setattr(trainers, "_MOST_BYTES", 100)
+    (one, history), _ = fit(dropout=0.2), monkeypatch.setattr(heads, "_MOST_BYTES", 100)
     other, again = fit(dropout=0.2)
     np.testing.assert_array_equal(one.kernel, other.kernel)
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), again.drop(columns="seconds"), check_exact=True)
@@ -156,7 +169,7 @@ def test_dropout_drops_the_share_that_was_asked_for() -> None:
 
 def test_a_loss_that_explodes_is_an_error_with_advice() -> None:
     with pytest.raises(epochs.TrainingError, match="lower learning_rate"):
-        fit(learning_rate=1e38, optimizer={"name": "sgd", "momentum": 0.9})
+        fit(learning_rate=1e38, optimizer=optimizer("sgd"))
 
 
 SCHEDULES = (
@@ -168,16 +181,17 @@ SCHEDULES = (
 
 @pytest.mark.parametrize(
     ("name", "schedule"),
-    [*((name, SCHEDULES[0]) for name in optimizers.OPTIMIZERS), ("adam", SCHEDULES[1]), ("sgd", SCHEDULES[2])],
+    [*((name, SCHEDULES[0]) for name in descent.RULES), ("adam", SCHEDULES[1]), ("sgd", SCHEDULES[2])],
 )
 def test_optimizers_learn_under_schedules(name: str, schedule: dict[str, object]) -> None:
-    _, history = fit(optimizer={"name": name}, schedule=schedule)
+    _, history = fit(optimizer=optimizer(name), schedule=schedule)
     assert history["val_loss"].min() < np.log(2) - 0.03
 
 
-def test_schedules_are_the_published_curves() -> None:
+@pytest.mark.parametrize("schedule", [optimizers.schedule, descent.schedule])
+def test_schedules_are_the_published_curves(schedule: Callable[..., Callable[[int], object]]) -> None:
     def rates(name: str, **settings: object) -> np.ndarray:
-        found = optimizers.schedule(name, 1.0, 100, **settings)
+        found = schedule(name, 1.0, 100, **settings)
         return np.array([float(found(step)) for step in range(101)])
 
     cosine = rates("cosine", warmup=0.1, final=0.1)
@@ -190,7 +204,7 @@ def test_schedules_are_the_published_curves() -> None:
 
 
 def test_an_image_that_counts_twice_is_as_good_as_two() -> None:
-    settings = {"epochs": 3, "optimizer": {"name": "sgd", "momentum": 0.0}, "keep": "last", "learning_rate": 0.5}
+    settings = {"epochs": 3, "optimizer": optimizer("sgd", momentum=0.0), "keep": "last", "learning_rate": 0.5}
     twice = np.concatenate([TRAIN, TRAIN[:50]])
     doubled, _ = fit(train=twice, batch_size=len(twice), **settings)
     counts = np.where(np.arange(len(TRAIN)) < 50, 2, 1)

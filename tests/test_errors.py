@@ -20,7 +20,7 @@ from PIL import Image
 from hairline.data import folders, manifest, pipeline, sources
 from hairline.model import saved
 from hairline.system import errors, files
-from hairline.training import trainers
+from hairline.training import head_trainer
 from tests import darkness
 from tests.running import TINY, refused, run, train
 
@@ -143,7 +143,7 @@ def test_out_of_memory_in_training_ends_the_run_with_advice(
     def exhausted(*arguments: object, **keywords: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    monkeypatch.setattr(trainers.HeadTrainer, "epoch", exhausted)
+    monkeypatch.setattr(head_trainer.HeadTrainer, "epoch", exhausted)
     with pytest.raises(errors.OutOfMemoryError, match="with batch_size=16: try batch_size=8"):
         train(tmp_path / "run", two_classes, "tracking=none", "report.level=light")
 

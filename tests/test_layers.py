@@ -26,7 +26,7 @@ USERS = {
 }
 # The modules that import TensorFlow or Keras when they are loaded; all others import them late or not at all.
 HEAVY = {
-    "model.cut", "model.optimizers", "training.trainers", "data.pipeline",
+    "model.cut", "model.optimizers", "training.network_trainer", "data.pipeline",
 }  # fmt: skip
 MODULES = sorted(path for room in ROOMS for path in (PACKAGE / room).rglob("*.py"))
 

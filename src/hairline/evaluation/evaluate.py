@@ -218,12 +218,13 @@ def compute_features(
     """Compute the features of the images, or load them from the cache."""
     from hairline.model.features import compute
 
+    converted = parts.converted
     return compute(
         table["path"].tolist(),
         table["sha256"].tolist(),
         parts.recipe(settings.engine),
         lambda: parts.backbone,
-        converted=parts.converted,
+        converted=None if converted is None else lambda: converted,
         keep=settings.keep,
         threads=threads,
         ray=ray,

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import (
@@ -548,9 +548,9 @@ def sample_grid(images: NDArray[np.uint8], titles: Sequence[str], *, columns: in
         columns: Images in a row.
         title: Title of the figure.
     """
-    figure, cells, width_points = _image_grid(images, columns, 1, title)
-    for axes, text in zip(cells, titles, strict=True):
-        _caption(axes, 0, fit(text, width_points, 8), size=8)
+    figure, axes, cells = _image_grid(images, columns, 1, title)
+    for cell, text in zip(cells, titles, strict=True):
+        _caption(axes, cell, 0, fit(text, cell.width, 8), size=8)
     return figure
 
 
@@ -570,53 +570,62 @@ def prediction_gallery(
         title: Title of the figure.
         columns: Images in a row.
     """
-    figure, cells, width_points = _image_grid(images, columns, 3, title)
-    for axes, truth, predicted, probability, name in zip(cells, truths, predictions, probabilities, names, strict=True):
+    figure, axes, cells = _image_grid(images, columns, 3, title)
+    for cell, truth, predicted, probability, name in zip(cells, truths, predictions, probabilities, names, strict=True):
         wrong = truth != predicted
         sign, colour = ("✗", VERMILLION) if wrong else ("✓", GREEN)
-        axes.spines[:].set(visible=True, color=colour, linewidth=3)
+        frame = Rectangle((cell.left, cell.bottom), cell.width, cell.height, fill=False, edgecolor=colour, linewidth=3)
+        axes.add_patch(frame)
         badge = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "none"}
-        axes.text(0.07, 0.93, sign, color="white", size=12, ha="center", va="center", bbox=badge,
-                  transform=axes.transAxes)  # fmt: skip
-        _caption(axes, 0, f"{fit(predicted, width_points - 46, 9)} {percent(probability)}", size=9)
+        place = cell.left + 0.07 * cell.width, cell.bottom + 0.93 * cell.height
+        axes.text(*place, sign, color="white", size=12, ha="center", va="center", bbox=badge)
+        _caption(axes, cell, 0, f"{fit(predicted, cell.width - 46, 9)} {percent(probability)}", size=9)
         if wrong:
-            _caption(axes, 1, fit(f"truth: {truth}", width_points, 9), size=9, color=VERMILLION)
-        _caption(axes, 1 + wrong, fit(name, width_points, 7.5), size=7.5, color=GREY)
+            _caption(axes, cell, 1, fit(f"truth: {truth}", cell.width, 9), size=9, color=VERMILLION)
+        _caption(axes, cell, 1 + wrong, fit(name, cell.width, 7.5), size=7.5, color=GREY)
     return figure
 
 
-def _image_grid(images: NDArray[np.uint8], columns: int, lines: int, title: str) -> tuple[Figure, list[Axes], float]:
-    """Return a figure, the axes of its images, and the width of an image in points.
+class _Cell(NamedTuple):
+    """Place of an image on a page, in points from its lower left corner."""
 
-    Positions are computed here: constrained layout takes seconds for 64 images.
+    left: float
+    bottom: float
+    width: float
+    height: float
+
+
+def _image_grid(images: NDArray[np.uint8], columns: int, lines: int, title: str) -> tuple[Figure, Axes, list[_Cell]]:
+    """Return a figure, its axes in points, which cover it, and the places of the images.
+
+    Axes for each image, or constrained layout, would take seconds.
     """
     columns = min(columns, max(len(images), 4))
     rows = -(-len(images) // columns)
-    margin, gap, heading, caption = 0.12, 0.14, 0.5, 0.08 + 0.165 * lines
-    width = (WIDTH_INCHES - 2 * margin - (columns - 1) * gap) / columns
+    margin, gap, heading, caption = 9, 10, 36, 6 + 12 * lines
+    page = 72 * WIDTH_INCHES
+    width = (page - 2 * margin - (columns - 1) * gap) / columns
     height = width * images.shape[1] / images.shape[2]
     total = heading + rows * (height + caption + gap)
-    figure = Figure(figsize=(WIDTH_INCHES, total))
+    figure = Figure(figsize=(WIDTH_INCHES, total / 72))
     figure.text(0.5, 1 - 0.5 * heading / total, fit(title, 600, 13), size=13, ha="center", va="center")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
     cells = []
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        left = margin + column * (width + gap)
-        bottom = total - heading - row * (height + caption + gap) - height
-        axes = figure.add_axes(
-            (left / WIDTH_INCHES, bottom / total, width / WIDTH_INCHES, height / total), xticks=[], yticks=[]
+        cell = _Cell(
+            margin + column * (width + gap), total - heading - row * (height + caption + gap) - height, width, height
         )
-        axes.imshow(image, aspect="auto", interpolation="antialiased")
-        axes.spines[:].set_visible(False)
-        cells.append(axes)
-    return figure, cells, 72 * width
+        cells.append(cell)
+        extent = (cell.left, cell.left + width, cell.bottom, cell.bottom + height)
+        axes.imshow(image, extent=extent, interpolation="antialiased")
+    axes.set(xlim=(0, page), ylim=(0, total), aspect="auto")
+    return figure, axes, cells
 
 
-def _caption(axes: Axes, line: int, text: str, *, size: float, color: str = INK) -> None:
-    axes.annotate(
-        text, (0, 0), (0, -5 - 11.9 * line), xycoords="axes fraction", textcoords="offset points", size=size,
-        color=color, va="top",
-    )  # fmt: skip
+def _caption(axes: Axes, cell: _Cell, line: int, text: str, *, size: float, color: str = INK) -> None:
+    axes.text(cell.left, cell.bottom - 5 - 11.9 * line, text, size=size, color=color, va="top")
 
 
 # Text

@@ -47,7 +47,9 @@ def find(manifest: pd.DataFrame, hashes: NDArray[np.uint64]) -> Leaks:
         for block in duplicates.nearest(hashes, parts[name], np.concatenate([parts[other] for other in others]))
     ]
     rows, partners, distances = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    in_train, in_val = (np.isin(digests[rows], digests[parts[name]]) for name in ("train", "val"))
+    in_train, in_val = (
+        manifest["sha256"].iloc[rows].isin(digests[parts[name]]).to_numpy() for name in ("train", "val")
+    )
     identical = in_train | ((splits[rows] == "test") & in_val)
     near = distances <= duplicates.NEAR_DISTANCE
     group_sizes = manifest["group"].value_counts()

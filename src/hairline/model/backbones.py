@@ -152,6 +152,20 @@ BACKBONES: dict[str, Backbone] = {
 SYNTHETIC = [name for name, row in BACKBONES.items() if row.synthetic_weights]  # backbones with built-in weights
 
 
+def needs_download(name: str, weights: str, image_size: int) -> bool:
+    """Return whether `find_weights` with the same arguments would download a file."""
+    if weights not in ("auto", "imagenet"):
+        return False
+    file = _cached_weights(name, image_size)
+    return not file.is_file() or file_fault(file, BACKBONES[name].digest) is not None
+
+
+def _cached_weights(name: str, image_size: int) -> Path:
+    """Return the place of ImageNet weights in Keras's cache."""
+    home = Path(os.environ.get("KERAS_HOME") or Path(os.path.expanduser("~"), ".keras"))  # as Keras finds it
+    return home / "models" / BACKBONES[name].url(image_size).rpartition("/")[2]
+
+
 def find_weights(name: str, weights: str, image_size: int) -> Path | None:
     """Return the weights file of a backbone, downloading it if necessary.
 
@@ -177,9 +191,7 @@ def find_weights(name: str, weights: str, image_size: int) -> Path | None:
         return synthetic
     if weights not in NAMED_WEIGHTS:
         return Path(weights).expanduser()
-    url = BACKBONES[name].url(image_size)
-    home = Path(os.environ.get("KERAS_HOME") or Path(os.path.expanduser("~"), ".keras"))  # as Keras finds it
-    file = home / "models" / url.rpartition("/")[2]
+    url, file = BACKBONES[name].url(image_size), _cached_weights(name, image_size)
     digest = BACKBONES[name].digest
     try:
         if file.is_file():

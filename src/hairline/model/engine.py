@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import numpy as np
 
 from hairline.model.maps import with_maps
-from hairline.system import cache, files, tensorflow
+from hairline.system import cache, files, memory, tensorflow
 from hairline.system.errors import HairlineError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def prepare_engine(
     """
     workers = threads or os.cpu_count() or 1
     if engine == "litert":
-        use = cache.use(converted_file(key)) if converted is None else None
+        use = cache.use(converted or converted_file(key))
         file = convert(model, key) if converted is None else converted
         return _LiteRT(file, image_size, workers, pool, use, reduce, maps)
     return _TensorFlow(with_maps(model()) if maps else model(), workers, pool, reduce)
@@ -323,7 +323,7 @@ def convert(build: Callable[[], keras.Model], key: str) -> Path:
     file = converted_file(key)
     if not file.is_file():
         content = _converted(build)
-        tensorflow.release_memory()
+        memory.release()
         files.write_bytes(file, content)
     return file
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from hairline.model.features import Features
 
@@ -70,15 +71,15 @@ class Distance:
         sample = np.union1d(sample, [np.flatnonzero(labels == index)[0] for index in range(labels.max() + 1)])
         table = (train.read(sample) - mean) / deviation
         means = [table[labels[sample] == index].mean(axis=0) for index in range(labels.max() + 1)]
-        spectrum, directions = _principal_components(table)
-        count = min(COMPONENTS, len(spectrum) // 2)  # as many components as images would leave no noise
-        noise = max(float(spectrum[count:].sum()) / max(1, len(mean) - count), 1e-6)
+        count = min(COMPONENTS, min(table.shape) // 2)  # as many components as images would leave no noise
+        variances, directions, rest = _principal_components(table, count)
+        noise = max(rest / max(1, len(mean) - count), 1e-6)
         distance = cls(
             mean=mean,
             deviation=deviation,
             # Rounded as in the saved model, so that the limits below fit the distances it computes.
-            components=directions[:count].astype(np.float16).astype(np.float32),
-            variances=np.maximum(spectrum[:count], noise).astype(np.float32),
+            components=directions.astype(np.float16).astype(np.float32),
+            variances=np.maximum(variances, noise).astype(np.float32),
             noise=np.array(noise),
             limit=np.array(1.0),
             class_means=np.array(means, np.float16).astype(np.float32),
@@ -161,19 +162,27 @@ class Distance:
         return max(median, self.mean_shift(features) / float(self.set_limit))
 
 
-def _principal_components(table: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Return descending eigenvalues, float64 [k], and eigenvectors, float32 [k, width], of the second moments about 0.
+def _principal_components(
+    table: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32], float]:
+    """Return the largest eigenvalues and their eigenvectors of the second moments about 0, and the others' sum.
 
-    An eigendecomposition of the smaller Gram matrix takes a second; a singular value decomposition takes ten.
+    An eigendecomposition of the smaller Gram matrix takes a fraction of a second; a singular value decomposition takes
+    ten.
+
+    Returns:
+        float64 [count], descending; float32 [count, width]; the sum of the other eigenvalues.
     """
     wide = table.shape[1] > table.shape[0]
     product = (table @ table.T if wide else table.T @ table).astype(np.float64) / len(table)
-    values, vectors = np.linalg.eigh(product)
+    size = len(product)
+    none = np.empty(0), product[:, :0]
+    values, vectors = linalg.eigh(product, subset_by_index=[size - count, size - 1]) if count else none
     values, directions = np.maximum(values[::-1], 0.0), vectors[:, ::-1].astype(np.float32)
     if wide:
         directions = table.T @ directions
         directions = directions / np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
-    return values, directions.T
+    return values, directions.T, max(float(np.trace(product) - values.sum()), 0.0)
 
 
 _NAMES = [field.name for field in fields(Distance)]

@@ -143,7 +143,7 @@ def compute(
     recipe: Recipe,
     backbone: Callable[[], keras.Model],
     *,
-    converted: Path | None = None,
+    converted: Callable[[], Path] | None = None,
     keep: bool = True,
     threads: int | None = None,
     ray: Mapping[str, Any] | None = None,
@@ -157,7 +157,8 @@ def compute(
         digests: sha256 of each file.
         recipe: How the features are computed.
         backbone: Builds the model; called only if the engine needs it.
-        converted: The converted model, where a saved model holds it.
+        converted: Returns the converted model, where a saved model holds it or another process makes it; called only if
+            the engine needs it.
         keep: Read from and write to the cache.
         threads: CPU threads; None for all cores, or with `ray` for one per process.
         ray: Address and number of workers of a Ray cluster that computes what is missing, as for `cluster.map_items`;
@@ -183,9 +184,8 @@ def compute(
             read = functools.partial(images.decode_file, paths[row], digests[row], recipe.image_size)
             return draw(read() if decoded is None else decoded.get(row, read), digests[row], recipe)
 
-        return run_engine(
-            recipe, backbone, pixels, len(rows), converted=converted, threads=threads, caption=(label, "img")
-        )
+        file = converted() if converted is not None and recipe.engine == "litert" else None
+        return run_engine(recipe, backbone, pixels, len(rows), converted=file, threads=threads, caption=(label, "img"))
 
     def fill(store: Store, rows: Sequence[int], recipe: Recipe) -> None:
         """Compute some rows and add them to a store, in this process or on the cluster."""
@@ -198,7 +198,7 @@ def compute(
                 f"runtime.compute=ray: its processes run LiteRT, but {recipe.backbone} runs on TensorFlow here; set "
                 "features.engine=litert, or runtime.compute=local if it does not convert"
             )
-        file = convert(backbone, recipe.model_key()) if converted is None else converted
+        file = convert(backbone, recipe.model_key()) if converted is None else converted()
         cache.hold(file)  # the other processes read it
         places = [os.path.abspath(paths[row]) for row in rows]
         fill_on_cluster(store, places, missing, recipe, file.absolute(), threads=threads or 1, label=label, **ray)
@@ -275,7 +275,7 @@ def run_engine(
         backbone: As for `compute`.
         decode: Returns the pixels of image i of `count`, uint8 [image_size, image_size, 3]; threads call it.
         count: Number of images.
-        converted: As for `compute`.
+        converted: The converted model; None: the engine converts `backbone` if necessary.
         threads: As for `compute`.
         caption: Label and unit of the progress bar.
     """

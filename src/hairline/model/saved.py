@@ -188,6 +188,14 @@ def load_model(folder: Path, bundle: Bundle) -> Any:
     return keras.models.load_model(folder / MODEL, compile=False, safe_mode=True)
 
 
+def load_backbone(folder: Path, bundle: Bundle) -> Any:
+    """Load the Keras model up to its features; arguments and errors as for `load_model`."""
+    model = load_model(folder, bundle)
+    import keras
+
+    return keras.Model(model.input, model.get_layer("features").output, name=model.name)
+
+
 def verify(folder: Path, bundle: Bundle) -> None:
     """Check the digests of the Keras model and of the converted network.
 
@@ -377,10 +385,7 @@ class Parts:
     @functools.cached_property
     def backbone(self) -> Any:
         """The Keras model up to its features."""
-        model = self.model
-        import keras
-
-        return keras.Model(model.input, model.get_layer("features").output, name=model.name)
+        return load_backbone(self.folder, self.bundle)
 
     @property
     def converted(self) -> Path | None:

@@ -1,22 +1,20 @@
-"""TensorFlow as a process uses it: quiet import, threads, precision, seeds, devices, memory."""
+"""TensorFlow as a process uses it: quiet import, threads, precision, seeds, devices."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
+from hairline.system import memory
+
 if TYPE_CHECKING:
     import tensorflow as tf
-
-_M_ARENA_MAX = -8  # from glibc's malloc.h
 
 
 def prepare(*, precision: str, threads: int | None, deterministic: bool, seed: int) -> None:
@@ -28,7 +26,7 @@ def prepare(*, precision: str, threads: int | None, deterministic: bool, seed: i
         deterministic: Whether operations on a GPU give the same bits every time.
         seed: Seed of Python, NumPy and TensorFlow.
     """
-    _limit_heaps()
+    memory.limit_heaps()
     with quiet_import():
         import keras
         import tensorflow as tf
@@ -52,21 +50,6 @@ def prepare(*, precision: str, threads: int | None, deterministic: bool, seed: i
 def _is_not_retracing(record: logging.LogRecord) -> bool:
     """Filter the warning about retraced functions: every job of a sweep has its own models."""
     return "triggered tf.function retracing" not in record.getMessage()
-
-
-def _limit_heaps() -> None:
-    """Limit glibc's heaps to one per core instead of eight: each keeps freed memory, 150 MB after ten epochs."""
-    if platform.libc_ver()[0] == "glibc":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, max(2, os.cpu_count() or 1))
-
-
-def release_memory() -> None:
-    """Return freed memory to the system: after converting a network, glibc keeps 200 MB of it."""
-    gc.collect()
-    if platform.libc_ver()[0] == "glibc":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _clear_gradient_registry() -> None:

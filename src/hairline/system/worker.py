@@ -1,23 +1,28 @@
-"""A second Python process for work that would otherwise wait for Python's lock, such as drawing figures."""
+"""An object in a second Python process, for work that would otherwise wait for Python's lock or for imports."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import logging
+import os
 import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import tempfile
+import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, BinaryIO
 
-log = logging.getLogger(__name__)
+from hairline.system import tensorflow
 
 
 class Worker:
-    """Runs functions one after the other in a process of its own, which ends with the block, and with this process."""
+    """Holds an object in a process of its own, and calls its methods there, one after the other.
+
+    The process ends with the block, and with this process.
+    """
 
     def __init__(self, *modules: str) -> None:
         """Start the process.
@@ -25,64 +30,79 @@ class Worker:
         Args:
             modules: Names of modules that it imports while it waits.
         """
+        self._messages = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *modules], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-m", __name__, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
         )
-        self._sender = ThreadPoolExecutor(1)  # a pipe holds 64 kB: sending waits for the process to read
-        self._errors = ThreadPoolExecutor(1)
-        assert self._process.stderr is not None
-        self._said = self._errors.submit(self._process.stderr.read)
+        self._caller = ThreadPoolExecutor(1)
 
-    def submit(self, function: Callable[..., object], *arguments: Any, **settings: Any) -> None:
-        """Run a function; it and its arguments are pickled, and its value is discarded."""
-        content = pickle.dumps((function, arguments, settings))
-        self._sender.submit(self._send, content)
+    def hold(self, held: object) -> None:
+        """Pickle an object and hold it in the process; once."""
+        self._caller.submit(self._send, pickle.dumps(held))
 
-    def finish(self) -> None:
-        """Wait for all functions; log what they warned of.
+    def call(self, method: str, *arguments: Any, **settings: Any) -> Future[Any]:
+        """Call a method of the object; arguments and value are pickled, and log records are handled here.
 
-        Raises:
-            RuntimeError: With the traceback, if one of them failed.
+        Returns:
+            The value to come. Its exception is the method's, or a RuntimeError if the process has ended.
         """
-        self._sender.shutdown()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        said = self._said.result().decode(errors="replace").strip()
-        if self._process.wait():
-            raise RuntimeError(f"a process that helps this one failed:\n{said}")
-        if said:
-            log.warning("%s", said)
+        content = pickle.dumps((method, arguments, settings))
+        return self._caller.submit(self._exchange, content)
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._process.kill()  # nothing to do where `finish` was called
-        self._sender.shutdown(cancel_futures=True)
-        self._errors.shutdown()
+        self._process.kill()
+        self._caller.shutdown(cancel_futures=True)
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stderr):
+        for stream in (self._process.stdin, self._process.stdout, self._messages):
             with contextlib.suppress(BrokenPipeError):  # what was not yet sent
                 stream.close()  # type: ignore[union-attr]
 
     def _send(self, content: bytes) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # it failed: `finish` says why
+        with contextlib.suppress(BrokenPipeError, ValueError):  # the process has ended: the answer is missing, too
             self._process.stdin.write(content)
             self._process.stdin.flush()
 
+    def _exchange(self, content: bytes) -> Any:
+        """Send a call, and return its value."""
+        self._send(content)
+        assert self._process.stdout is not None
+        while True:
+            try:
+                kind, value = pickle.load(self._process.stdout)
+            except (EOFError, ValueError) as ended:
+                self._messages.seek(0)
+                said = self._messages.read().decode(errors="replace").strip()
+                raise RuntimeError(f"a process that helps this one has ended:\n{said}") from ended
+            if kind == "record":
+                logging.getLogger(value.name).handle(value)
+            elif kind == "error":
+                error, trace = value
+                raise error from RuntimeError(trace)
+            else:
+                return value
 
-class Inline:
-    """Runs functions at once in this process, with the methods of `Worker`."""
 
-    def submit(self, function: Callable[..., object], *arguments: Any, **settings: Any) -> None:
-        """Run a function."""
-        function(*arguments, **settings)
+class Local:
+    """Holds an object in this process, with the methods of `Worker`."""
 
-    def finish(self) -> None:
-        """Do nothing: all functions have run."""
+    def hold(self, held: object) -> None:
+        """Hold an object."""
+        self._held = held
 
-    def __enter__(self) -> Inline:
+    def call(self, method: str, *arguments: Any, **settings: Any) -> Future[Any]:
+        """Call a method of the object now; what it raises is raised here."""
+        future: Future[Any] = Future()
+        future.set_result(getattr(self._held, method)(*arguments, **settings))
+        return future
+
+    def __enter__(self) -> Local:
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -90,17 +110,48 @@ class Inline:
 
 
 def main() -> None:
-    """Import the modules named on the command line, then run what comes in until the sender is gone."""
+    """Import the modules named on the command line, receive the object, then answer calls until the caller is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the other one ends this one
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in sys.argv[1:]:
-        importlib.import_module(name)
-    while True:
-        try:
-            function, arguments, settings = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        function(*arguments, **settings)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not reach the answers
+    logging.basicConfig(level=logging.INFO, handlers=[_Forwarder(answers)])
+    with tensorflow.quiet_import():
+        for name in sys.argv[1:]:
+            importlib.import_module(name)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        held = pickle.load(sys.stdin.buffer)
+        while True:
+            method, arguments, settings = pickle.load(sys.stdin.buffer)
+            _write(answers, _answer(getattr(held, method), arguments, settings))
+
+
+class _Forwarder(logging.Handler):
+    """Sends log records to the caller."""
+
+    def __init__(self, answers: BinaryIO) -> None:
+        super().__init__()
+        self._answers = answers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record; its arguments, which may be anything, are merged into its message before."""
+        record.msg, record.args, record.exc_info = self.format(record), None, None
+        _write(self._answers, ("record", record))
+
+
+def _answer(function: Any, arguments: tuple[Any, ...], settings: dict[str, Any]) -> tuple[str, Any]:
+    try:
+        return "value", function(*arguments, **settings)
+    except Exception as error:
+        return "error", (error, "".join(traceback.format_exception(error)))
+
+
+def _write(answers: BinaryIO, content: tuple[str, Any]) -> None:
+    try:
+        pickled = pickle.dumps(content)
+    except Exception:  # an exception may hold anything
+        pickled = pickle.dumps(("error", (RuntimeError(str(content[1])), "")))
+    answers.write(pickled)
+    answers.flush()
 
 
 if __name__ == "__main__":

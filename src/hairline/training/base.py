@@ -6,9 +6,12 @@ base's own images are not needed.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,10 +28,12 @@ from hairline.model.engine import EngineName
 from hairline.model.predictions import Predictions, probabilities
 from hairline.model.saved import Bundle
 from hairline.system.errors import HairlineError
-from hairline.training.head import FitSettings, Frozen, Head, Hooks, PassSettings, frozen_features
+from hairline.training.head import FitSettings, Frozen, Head, Hooks
 
 if TYPE_CHECKING:
     import keras
+
+    from hairline.model.features import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +74,21 @@ class Base:
         """Where the backbone's weights come from."""
         return self.bundle.backbone["weights"]
 
+    @functools.cached_property
+    def recipe(self) -> Recipe:
+        """How the features are computed."""
+        return self.parts.recipe(self.engine)
+
+    @property
+    def converted(self) -> Path | None:
+        """The converted backbone, which the base holds; None if it does not."""
+        return self.parts.converted
+
+    @property
+    def builder(self) -> Callable[[], keras.Model]:
+        """Loads the base's backbone."""
+        return functools.partial(saved.load_backbone, self.parts.folder, self.bundle)
+
     def check(self, data: Dataset) -> Dataset:
         """Return the images with the base's positive class.
 
@@ -93,17 +113,6 @@ class Base:
                 len(test),
             )
         return replace(data, positive=self.bundle.positive)
-
-    def features(self, data: Dataset, settings: PassSettings) -> Frozen:
-        """Return the features of the images by the base's backbone."""
-        return frozen_features(
-            data,
-            lambda: self.parts.backbone,
-            self.parts.recipe(self.engine),
-            settings,
-            label="features",
-            converted=self.parts.converted,
-        )
 
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Refit the base's head to all images except the test split.
@@ -187,11 +196,13 @@ class Base:
         )
         return thresholds.choose_decision(fitted, **(chosen | {"threshold": 0.5, "calibration": "none"}))
 
-    def network(self, frozen: Frozen) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         """Return the description of the base's backbone."""
         return dict(self.bundle.backbone)
 
-    def statistics(self, data: Dataset, frozen: Frozen, head: Head, model: keras.Model) -> dict[str, np.ndarray]:
+    def statistics(
+        self, data: Dataset, frozen: Frozen, head: Head, model: Callable[[], keras.Model]
+    ) -> dict[str, np.ndarray]:
         """Return the base's arrays, extended by the run's images."""
         from hairline.model.familiarity import Distance
 

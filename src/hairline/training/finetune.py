@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def finetune(
+    backbone: keras.Model,
     data: Dataset,
     frozen: Frozen,
     head: Head,
@@ -44,7 +45,7 @@ def finetune(
     passes: PassSettings,
     hooks: Hooks,
 ) -> Head:
-    """Train layers of the backbone together with the head; both are changed in place.
+    """Train layers of the backbone together with the head; the backbone is changed in place.
 
     The layers below those that are trained stay frozen: their activations are cached like any features.
 
@@ -57,7 +58,6 @@ def finetune(
 
     if settings.layers == "none":
         return head
-    backbone = frozen.network()
     cut = unfreeze(backbone, settings.layers, settings.from_layer)
     keras.utils.set_random_seed(fit.seed)
     tuned = build_head(head.linear.standardisation, classes=len(data.class_names), dropout=fit.dropout)
@@ -155,7 +155,7 @@ def _train(
 ) -> pd.DataFrame:
     """Train a network in the phase `fine-tune`; returns the history with `before`."""
     from hairline.training import epochs
-    from hairline.training.trainers import NetworkTrainer
+    from hairline.training.network_trainer import NetworkTrainer
 
     steps = -(-images // fit.batch_size)
     with errors.advised("finetune.batch_size", fit.batch_size):

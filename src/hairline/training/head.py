@@ -37,14 +37,12 @@ class Frozen:
     """A frozen network and the outputs it computed.
 
     Attributes:
-        network: Builds the network; the second call returns the same one.
         recipe: How the features are computed.
         images: Features of all images without augmentation.
         training: Returns the training features of an epoch: the same views every epoch, or fresh ones.
         views: Views of each training image among them.
     """
 
-    network: Callable[[], keras.Model]
     recipe: Recipe
     images: Features
     training: Callable[[int], Features]
@@ -174,8 +172,8 @@ def frozen_features(
     recipe: Recipe,
     settings: PassSettings,
     *,
-    label: str,
-    converted: Path | None = None,
+    label: str = "features",
+    converted: Callable[[], Path] | None = None,
 ) -> Frozen:
     """Pass all images, and further views of the training images, through a frozen network.
 
@@ -185,7 +183,7 @@ def frozen_features(
         recipe: How the outputs are computed.
         settings: Augmentation, cache and threads.
         label: Description for the progress bar.
-        converted: The converted network, where a saved model holds it.
+        converted: Returns the converted network, where a saved model holds it or another process makes it.
     """
     from hairline.model.features import Features, compute
 
@@ -212,12 +210,12 @@ def frozen_features(
         room = settings.max_gigabytes if cache.keep and settings.epochs > 1 else 0.0
         decoded = Decoded(len(train_rows), recipe.image_size, max_gigabytes=room)
         return Frozen(
-            network, recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}", decoded), 1
+            recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}", decoded), 1
         )
     count = augment.views
     views = [outputs(view, train_rows, cache.keep, f", view {view + 1}/{count}") for view in range(1, count)]
     joined = Features.joined([everything.rows(train_rows), *views])
-    return Frozen(network, recipe, everything, lambda epoch: joined, count)
+    return Frozen(recipe, everything, lambda epoch: joined, count)
 
 
 def train_head(
@@ -262,7 +260,7 @@ def _fit_by_epochs(
         The head, and the history.
     """
     from hairline.training import epochs
-    from hairline.training.trainers import HeadTrainer
+    from hairline.training.head_trainer import HeadTrainer
 
     train, val, classes = data.rows("train"), data.rows("val"), len(data.class_names)
     chosen = np.arange(len(train) * frozen.views) if part is None else part

@@ -6,6 +6,7 @@ TensorFlow takes seconds to import, so whatever needs it is imported inside the 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,13 +19,12 @@ from hairline.data.prepare import Dataset
 from hairline.model import backbones
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
-from hairline.system import tensorflow
-from hairline.training.head import FitSettings, Frozen, Head, Hooks, PassSettings, frozen_features, train_head
+from hairline.training.head import FitSettings, Frozen, Head, Hooks, train_head
 
 if TYPE_CHECKING:
     import keras
 
-    from hairline.model.features import Features
+    from hairline.model.features import Features, Recipe
 
 _MEASURED_IMAGES = 500  # of training and of validation, whose features are computed again after fine-tuning
 
@@ -36,15 +36,24 @@ class Start(Protocol):
     def origin(self) -> str:
         """Where the backbone's weights come from: `imagenet`, `synthetic`, `random`, or a file."""
 
+    @property
+    def recipe(self) -> Recipe:
+        """How the features are computed."""
+
+    @property
+    def converted(self) -> Path | None:
+        """The converted backbone, where a saved model holds it."""
+
+    @property
+    def builder(self) -> Callable[[], keras.Model]:
+        """Builds the backbone; it can be pickled for another process."""
+
     def check(self, data: Dataset) -> Dataset:
         """Return the images with the positive class that applies.
 
         Raises:
             HairlineError: If the images do not fit.
         """
-
-    def features(self, data: Dataset, settings: PassSettings) -> Frozen:
-        """Return the features of all images, computed or from the cache."""
 
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Return the trained head."""
@@ -61,17 +70,19 @@ class Start(Protocol):
             share: `Dataset.share`.
         """
 
-    def network(self, frozen: Frozen) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         """Return the description of the backbone for `bundle.json`."""
 
-    def statistics(self, data: Dataset, frozen: Frozen, head: Head, model: keras.Model) -> dict[str, np.ndarray]:
+    def statistics(
+        self, data: Dataset, frozen: Frozen, head: Head, model: Callable[[], keras.Model]
+    ) -> dict[str, np.ndarray]:
         """Return the arrays of `features.npz`: digests of the images, and statistics for the familiarity distance.
 
         Args:
             data: The images.
             frozen: Their features.
             head: The trained head.
-            model: The joined model; after fine-tuning its features differ from the frozen ones.
+            model: Returns the joined model; called after fine-tuning, when its features differ from the frozen ones.
         """
 
 
@@ -106,34 +117,48 @@ class Pretrained:
         origin = backbones.origin(model.weights, weights)
         return cls(model=model, image_size=image_size, weights=weights, origin=origin, **settings)
 
-    def check(self, data: Dataset) -> Dataset:
-        """Return the images unchanged: any will do."""
-        return data
-
-    def features(self, data: Dataset, settings: PassSettings) -> Frozen:
-        """Return the features of all images and of the training images' further views."""
+    @functools.cached_property
+    def recipe(self) -> Recipe:
+        """How the features are computed."""
         from hairline.model import engine
         from hairline.model.features import Recipe
 
-        name, size, precision = self.model.backbone, self.image_size, self.runtime.precision
-        taps = tuple(self.model.taps) or (backbones.BACKBONES[name].random_taps if self.weights is None else ())
+        name, precision = self.model.backbone, self.runtime.precision
+        return Recipe(
+            name,
+            backbones.identify(self.weights, self.seed),
+            self.image_size,
+            engine.choose_engine(self.engine, precision),
+            taps=self._taps,
+            precision=precision,
+            scaling=backbones.scaling(name),
+        )
 
-        @functools.cache
-        def network() -> keras.Model:
-            with tensorflow.quiet_import():
-                strategy = tensorflow.strategy(self.runtime.devices)
-            with strategy.scope():
-                return backbones.build(name, image_size=size, weights=self.weights, seed=self.seed, taps=taps)
+    @property
+    def converted(self) -> None:
+        """None: the converted backbone is in the cache, if anywhere."""
+        return None
 
-        if self.finetune.layers == "top" and self.finetune.from_layer is not None:
-            from hairline.model import cut
+    @property
+    def _taps(self) -> tuple[str, ...]:
+        default = backbones.BACKBONES[self.model.backbone].random_taps if self.weights is None else ()
+        return tuple(self.model.taps) or default
 
-            cut.first_layer(network(), self.finetune.from_layer)  # report a wrong name before all the work
-        digest = backbones.identify(self.weights, self.seed)
-        chosen = engine.choose_engine(self.engine, precision)
-        scaling = backbones.scaling(name)
-        recipe = Recipe(name, digest, size, chosen, taps=taps, precision=precision, scaling=scaling)
-        return frozen_features(data, network, recipe, settings, label="features")
+    @property
+    def builder(self) -> Callable[[], keras.Model]:
+        """Builds the backbone with its weights."""
+        return functools.partial(
+            backbones.build,
+            self.model.backbone,
+            image_size=self.image_size,
+            weights=self.weights,
+            seed=self.seed,
+            taps=self._taps,
+        )
+
+    def check(self, data: Dataset) -> Dataset:
+        """Return the images unchanged: any will do."""
+        return data
 
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Train a head on the training images."""
@@ -147,22 +172,24 @@ class Pretrained:
 
         return thresholds.choose_decision(predictions.select("val"), **arguments(settings), resamples=resamples)
 
-    def network(self, frozen: Frozen) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         """Return name, weights, taps and licence of the backbone."""
         name = self.model.backbone
         licences = {"imagenet": backbones.BACKBONES[name].licence, "synthetic": "Apache-2.0"}
         return {
             "name": name,
             "weights": self.origin,
-            "weights_digest": frozen.recipe.weights,
-            "taps": " ".join(frozen.recipe.taps),
-            "scaling": frozen.recipe.scaling,
+            "weights_digest": self.recipe.weights,
+            "taps": " ".join(self.recipe.taps),
+            "scaling": self.recipe.scaling,
             "finetuned": self.finetune.layers,
             "precision": self.runtime.precision,
             "licence": licences.get(self.origin, ""),
         }
 
-    def statistics(self, data: Dataset, frozen: Frozen, head: Head, model: keras.Model) -> dict[str, np.ndarray]:
+    def statistics(
+        self, data: Dataset, frozen: Frozen, head: Head, model: Callable[[], keras.Model]
+    ) -> dict[str, np.ndarray]:
         """Return digests of the images, and statistics of the saved model's features."""
         from hairline.model import saved
         from hairline.model.familiarity import Distance
@@ -175,7 +202,7 @@ class Pretrained:
             features = {split: frozen.images.rows(numbers) for split, numbers in rows.items()}
         else:
             rows = {split: _evenly(numbers, _MEASURED_IMAGES) for split, numbers in rows.items()}
-            features = {split: self._tuned_features(data, frozen, model, numbers) for split, numbers in rows.items()}
+            features = {split: self._tuned_features(data, frozen, model(), numbers) for split, numbers in rows.items()}
             standardisation = Standardisation.fit(features["train"])
         mean, deviation = standardisation.mean, standardisation.deviation
         distance = Distance.fit(features["train"], data.labels[rows["train"]], features["val"], mean, deviation)

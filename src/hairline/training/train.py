@@ -12,7 +12,7 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,21 +24,24 @@ from hairline.data import labels, manifest
 from hairline.data.prepare import Dataset, prepare
 from hairline.evaluation import intervals, leaks, thresholds
 from hairline.evaluation.metrics import measure_splits
-from hairline.model.engine import choose_engine
-from hairline.model.predictions import Predictions, predictions_table
-from hairline.system import cache, files, provenance, tensorflow
+from hairline.model import backbones
+from hairline.model.engine import choose_engine, converted_file
+from hairline.model.predictions import Predictions, predictions_table, probabilities
+from hairline.system import cache, files, memory, provenance
 from hairline.system.process import Process
 from hairline.system.signals import Signals
-from hairline.system.worker import Inline, Worker
+from hairline.system.worker import Local, Worker
 from hairline.training import checkpoint, repeats, save, summary
 from hairline.training.base import Base, BaseError
 from hairline.training.checkpoint import Checkpoint
 from hairline.training.finetune import finetune
-from hairline.training.head import FitSettings, Frozen, Head, Hooks, PassSettings
+from hairline.training.head import FitSettings, Frozen, Head, Hooks, PassSettings, frozen_features
+from hairline.training.networks import PARITY_IMAGES, Networks
 from hairline.training.start import Pretrained, Start
 
 if TYPE_CHECKING:
-    import keras
+    from concurrent.futures import Future
+
     import pandas as pd
 
     from hairline.evaluation.galleries import Shown
@@ -53,7 +56,8 @@ _NOT_PARAMETERS = ("tracking", "name", "tags", "resume")
 # What conf/config.yaml chooses, and the settings without effect when base= is given.
 _DEFAULTS = {"optimizer.name": "adam", "schedule.name": "constant"}
 _UNUSED_WITH_BASE = (*_DEFAULTS, "model.dropout", "model.label_smoothing", "epochs", "batch_size", "learning_rate")
-_GALLERIES = "hairline.evaluation.galleries"
+# What the process of the networks imports while it waits for them.
+_NETWORK_MODULES = ("tensorflow", "keras", "hairline.training.networks")
 _DIFF = "uncommitted.diff"  # may hold what is not meant for a server
 _INPUTS = ("config.yaml", "environment.json", "manifest.csv", "rejected.csv")
 _RESULTS = (
@@ -116,82 +120,88 @@ def run_stages(
         config.runtime.cluster(),
     )
     not_curves = {"seconds"} | ({"learning_rate"} if config.schedule.name == "constant" else set())
-    with seconds("data"):
-        data = prepare(config.data, config.split, seed=config.seed, process=process)
-        start: Start = base or pretrained(config)  # downloads weights: after the images were checked
-        data = start.check(data)
-        warn_of_large_batch(config, data)
-        state.expect(data.digest, len(data.manifest))
-    with (
-        tracking.start(
+    memory.limit_heaps()
+    with networks_place(config) as place:
+        with seconds("data"):
+            # The network is built, and converted where necessary, while the images are checked; weights that need a
+            # download wait until they were.
+            start: Start | None = base or (None if needs_download(config) else pretrained(config))
+            networks = None if start is None else begin_networks(place, start, config)
+            data = prepare(config.data, config.split, seed=config.seed, process=process)
+            start = start or pretrained(config)
+            networks = networks or begin_networks(place, start, config)
+            data = start.check(data)
+            warn_of_large_batch(config, data)
+            state.expect(data.digest, len(data.manifest))
+        with tracking.start(
             **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
             name=config.name or summary.run_name(overrides, config.model.backbone, solver),
             tags={**config.tags, "configuration": configuration.identity(config)},
             directory=directory,
-        ) as run,
-        drawing_process(config) as drawing,
-    ):
+        ) as run:
 
-        def on_epoch(epoch: int, row: dict[str, float]) -> None:
-            run.metrics({f"epoch_{key}": value for key, value in row.items() if key not in not_curves}, step=epoch)
+            def on_epoch(epoch: int, row: dict[str, float]) -> None:
+                values = {f"epoch_{key}": value for key, value in row.items() if key not in not_curves}
+                run.metrics(values, step=epoch)
 
-        hooks = Hooks(on_epoch, state, process.signals)
-        with seconds("setup"):
-            record_inputs(config, data, start.origin, directory, run)
-            if needs_tensorflow(config):
-                tensorflow.prepare(**arguments(config.runtime, "devices", "compute", "ray"), seed=config.seed)
-        with seconds("features"):
-            frozen = start.features(data, passes)
-            if full or process.sweep is None:  # the best job of a sweep does it for all
-                cache.evict(config.cache.max_gigabytes)
-            run.parameters({"weights": start.origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
-        with seconds("head"):
-            head = start.head(data, frozen, fit, hooks)
-            head.history.to_csv(directory / "history.csv", index=False)
-        if config.finetune.layers != "none":
-            with seconds("finetune"):
-                head = finetune(data, frozen, head, config.finetune, fit, passes, hooks)
-                head.history.to_csv(directory / "history.csv", index=False)
-        with seconds("evaluate"):
-            predictions = head.predictions(data)
-            decision = start.decide(predictions, config.decision, resamples=threshold_resamples, share=data.share)
-            summary.log_decision(data, decision)
-            metrics = measure_splits(predictions, decision, resamples=resamples)
-            manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")
-            if config.probe:
-                depends = frozen.recipe.key() + data.digest
-                metrics |= process.once("probe", depends, lambda: repeats.probe_accuracy(data, frozen))
-        if config.repeats > 1:
-            with seconds("repeats"):
-                metrics |= repeats.repeat_heads(
-                    data,
-                    frozen,
-                    fit,
-                    config.decision,
-                    repeats=config.repeats,
-                    first=metrics,
-                    directory=directory,
+            hooks = Hooks(on_epoch, state, process.signals)
+            with seconds("setup"):
+                record_inputs(config, data, start.origin, directory, run)
+            with seconds("features"):
+                check_first_layer(config, networks)
+                frozen = frozen_features(
+                    data, lambda: networks.local.backbone, start.recipe, passes, converted=networks.converted
                 )
-        if full:
-            draw_predictions(drawing, config, data, predictions, decision, directory)
-            with seconds("leaks"):
-                leak_report = find_leaks(data, directory)
-                metrics |= leak_report.counts
-                curve = learning_curve(config, data, frozen, fit, metrics, directory)
-            draw_training(drawing, config, data, head, leak_report, curve, directory)
-            with seconds("model"):
-                model, blocks, difference = save_model(config, start, data, frozen, head, decision, directory)
-                metrics["parity_difference"] = difference
-                write_card(config, data, metrics, directory)
-            with seconds("figures"):
-                draw_model(drawing, config, data, frozen, predictions, decision, model, blocks, directory)
-                drawing.finish()
-        metrics |= seconds.measured()
-        files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        log_to_mlflow(data, metrics, start.origin, directory, run)
-        if full and config.tracking.log_model:
-            # Last: MLflow ties whatever is logged after a model to that model.
-            run.model(directory / "model", Path(data.manifest["path"].iloc[data.rows("test")[0]]))
+                if full or process.sweep is None:  # the best job of a sweep does it for all
+                    cache.evict(config.cache.max_gigabytes)
+                run.parameters({"weights": start.origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
+            with seconds("head"):
+                head = start.head(data, frozen, fit, hooks)
+                head.history.to_csv(directory / "history.csv", index=False)
+            if config.finetune.layers != "none":
+                with seconds("finetune"):
+                    head = finetune(networks.local.backbone, data, frozen, head, config.finetune, fit, passes, hooks)
+                    head.history.to_csv(directory / "history.csv", index=False)
+            with seconds("evaluate"):
+                predictions = head.predictions(data)
+                decision = start.decide(predictions, config.decision, resamples=threshold_resamples, share=data.share)
+                summary.log_decision(data, decision)
+                if full:
+                    saving = save_model(config, start, networks, data, frozen, head, decision, directory)
+                metrics = measure_splits(predictions, decision, resamples=resamples)
+                manifest.write(test_table(data, predictions, decision), directory / "predictions.csv")
+                if config.probe:
+                    depends = frozen.recipe.key() + data.digest
+                    metrics |= process.once("probe", depends, lambda: repeats.probe_accuracy(data, frozen))
+            if config.repeats > 1:
+                with seconds("repeats"):
+                    metrics |= repeats.repeat_heads(
+                        data,
+                        frozen,
+                        fit,
+                        config.decision,
+                        repeats=config.repeats,
+                        first=metrics,
+                        directory=directory,
+                    )
+            if full:
+                with seconds("leaks"):
+                    leak_report = find_leaks(data, directory)
+                    metrics |= leak_report.counts
+                    curve = learning_curve(config, data, frozen, fit, metrics, directory)
+                with seconds("figures"):
+                    shown = shown_tests(config, data, predictions, decision)
+                    draw_training(config, data, head, shown, leak_report, curve, directory)
+                with seconds("model"):
+                    metrics["parity_difference"] = saving.difference.result()
+                    draw_model(config, frozen, networks, shown, saving.blocks.result(), directory)
+                    write_card(config, data, metrics, directory)
+            metrics |= seconds.measured()
+            files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+            log_to_mlflow(data, metrics, start.origin, directory, run)
+            if full and config.tracking.log_model:
+                # Last: MLflow ties whatever is logged after a model to that model.
+                run.model(directory / "model", Path(data.manifest["path"].iloc[data.rows("test")[0]]))
     state.finish(keep=config.report.level == "light")  # keep the weights: a sweep saves the model of its best job later
     notes = [summary.kept_epoch(head.history, config.schedule.keep), summary.weights_note(start.origin)]
     log_results(config, data, metrics, notes, directory, run, in_sweep=process.sweep is not None)
@@ -356,22 +366,97 @@ def find_leaks(data: Dataset, directory: Path) -> Leaks:
     return report
 
 
-def save_model(
-    config: Config, start: Start, data: Dataset, frozen: Frozen, head: Head, decision: Decision, directory: Path
-) -> tuple[keras.Model, list[Block], float]:
-    """Join backbone and head, check the result, and save it; returns model, structure and its largest difference."""
-    from hairline.model import saved, structure
+def networks_place(config: Config) -> Worker | Local:
+    """Return where the networks live: in another process, beside this one, or here where this one needs them, too."""
+    engine = choose_engine(config.features.engine, config.runtime.precision)
+    beside = config.report.level == "full" and engine == "litert" and config.finetune.layers == "none"
+    return Worker(*_NETWORK_MODULES) if beside else Local()
 
-    trained = structure.trained_layers(frozen.network())  # before joining, which freezes all layers
-    exact = config.runtime.precision == "float32"
-    model, difference = save.join(data, frozen, head, temperature=decision.temperature, exact=exact)
-    split, size = config.split.grouping(), config.image_size
-    bundle = save.describe(data, decision, start.network(frozen), image_size=size, split=split)
-    saved.save_model(
-        directory / "model", model, bundle, start.statistics(data, frozen, head, model), frozen.recipe.engine
+
+def needs_download(config: Config) -> bool:
+    """Return whether the weights of the backbone are still to be downloaded."""
+    return backbones.needs_download(config.model.backbone, config.model.weights, config.image_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """The networks of a run and where they live.
+
+    Attributes:
+        place: Calls their methods.
+        local: The networks of this process; built on first use.
+        converted: Returns the converted backbone, where this process need not convert it.
+    """
+
+    place: Worker | Local
+    local: Networks
+    converted: Callable[[], Path] | None
+
+
+def begin_networks(place: Worker | Local, start: Start, config: Config) -> Placed:
+    """Give the networks of a run to their process, which builds and converts them."""
+    settings = arguments(config.runtime, "devices", "compute", "ray")
+    networks = Networks(start.builder, config.runtime.devices, settings | {"seed": config.seed})
+    place.hold(networks)
+    if (known := start.converted) is not None:
+        return Placed(place, networks, lambda: known)
+    if isinstance(place, Local):
+        return Placed(place, networks, None)
+    key = start.recipe.model_key()
+    if converted_file(key).is_file():
+        place.call("load")
+        return Placed(place, networks, None)
+    return Placed(place, networks, place.call("convert", key).result)
+
+
+def check_first_layer(config: Config, networks: Placed) -> None:
+    """Refuse a wrong name of the first layer to fine-tune before all the work."""
+    if config.finetune.layers == "top" and config.finetune.from_layer is not None:
+        from hairline.model import cut
+
+        cut.first_layer(networks.local.backbone, config.finetune.from_layer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """A model that is being saved.
+
+    Attributes:
+        difference: Largest difference of a probability between the saved model and the trained head.
+        blocks: The structure of the saved model.
+    """
+
+    difference: Future[float]
+    blocks: Future[list[Block]]
+
+
+def save_model(
+    config: Config,
+    start: Start,
+    networks: Placed,
+    data: Dataset,
+    frozen: Frozen,
+    head: Head,
+    decision: Decision,
+    directory: Path,
+) -> Saving:
+    """Join backbone and head, check the result, and save it, where the networks live."""
+    rows = data.rows("test")[:PARITY_IMAGES]
+    difference = networks.place.call(
+        "join",
+        head.linear,
+        temperature=decision.temperature,
+        paths=data.manifest["path"].iloc[rows].tolist(),
+        probabilities=probabilities(head.logits[rows], decision.temperature),
+        image_size=config.image_size,
+        exact=config.runtime.precision == "float32",
     )
-    files.write_text(directory / "model" / saved.SUMMARY, structure.describe(model, trained))
-    return model, structure.blocks(model, trained), difference
+    bundle = save.describe(
+        data, decision, start.describe(), image_size=config.image_size, split=config.split.grouping()
+    )
+    statistics = start.statistics(data, frozen, head, lambda: networks.local.model)
+    blocks = networks.place.call("save", directory / "model", bundle, statistics, frozen.recipe.engine)
+    return Saving(difference, blocks)
 
 
 def write_card(config: Config, data: Dataset, metrics: dict[str, float], directory: Path) -> None:
@@ -403,52 +488,20 @@ def trains_by_epochs(config: Config) -> bool:
     return config.base is None and config.optimizer.name != "lbfgs"
 
 
-def needs_tensorflow(config: Config) -> bool:
-    """Return whether the run uses TensorFlow, which takes seconds to import, beyond converting a backbone."""
-    engine = choose_engine(config.features.engine, config.runtime.precision)
-    return (
-        config.report.level == "full"
-        or trains_by_epochs(config)
-        or config.finetune.layers != "none"
-        or engine == "tensorflow"
-    )
-
-
-def drawing_process(config: Config) -> Worker | Inline:
-    """Return what draws the figures: another process, beside this one, where the figures need no TensorFlow."""
-    engine = choose_engine(config.features.engine, config.runtime.precision)
-    return Worker(_GALLERIES) if config.report.level == "full" and engine == "litert" else Inline()
-
-
-def draw_predictions(
-    drawing: Worker | Inline,
-    config: Config,
-    data: Dataset,
-    predictions: Predictions,
-    decision: Decision,
-    directory: Path,
-) -> None:
-    """Draw the figures of the test predictions."""
-    from hairline.evaluation import galleries
-
-    shown = shown_tests(config, data, predictions, decision)
-    drawing.submit(galleries.draw_predictions, directory / "figures", shown, "Test images")
-
-
 def draw_training(
-    drawing: Worker | Inline,
     config: Config,
     data: Dataset,
     head: Head,
+    shown: Shown,
     leak_report: Leaks,
     curve: pd.DataFrame | None,
     directory: Path,
 ) -> None:
-    """Draw the figures of training and split."""
+    """Draw the figures of training, split and test predictions."""
     from hairline.evaluation import galleries
 
-    drawing.submit(
-        galleries.draw_training,
+    galleries.draw_predictions(directory / "figures", shown, "Test images")
+    galleries.draw_training(
         directory / "figures",
         manifest=data.manifest,
         history=head.history,
@@ -462,26 +515,20 @@ def draw_training(
 
 
 def draw_model(
-    drawing: Worker | Inline,
-    config: Config,
-    data: Dataset,
-    frozen: Frozen,
-    predictions: Predictions,
-    decision: Decision,
-    model: keras.Model,
-    blocks: list[Block],
-    directory: Path,
+    config: Config, frozen: Frozen, networks: Placed, shown: Shown, blocks: list[Block], directory: Path
 ) -> None:
-    """Draw the figures of the model: its structure, and where in test images it finds its answers."""
+    """Draw the figures of the saved model: its structure, and where in test images it finds its answers."""
     from hairline.evaluation import galleries
     from hairline.model import attribution
 
-    heat_maps = functools.partial(attribution.class_maps, directory / "model")
-    if isinstance(drawing, Inline):
-        heat_maps = functools.partial(heat_maps, engine=frozen.recipe.engine, model=lambda: model)
-    drawing.submit(galleries.draw_model, directory / "figures", blocks, config.model.backbone)
-    shown = shown_tests(config, data, predictions, decision)
-    drawing.submit(galleries.draw_heat, directory / "figures", shown, heat_maps)
+    galleries.draw_model(directory / "figures", blocks, config.model.backbone)
+    heat_maps = functools.partial(
+        attribution.class_maps,
+        directory / "model",
+        engine=frozen.recipe.engine,
+        model=(lambda: networks.local.model) if isinstance(networks.place, Local) else None,
+    )
+    galleries.draw_heat(directory / "figures", shown, heat_maps)
 
 
 def shown_tests(config: Config, data: Dataset, predictions: Predictions, decision: Decision) -> Shown:

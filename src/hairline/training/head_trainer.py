@@ -1,18 +1,16 @@
-"""What `epochs.fit` trains: a linear head on frozen features, or a Keras network."""
+"""Train a linear head on frozen features by mini-batches, in NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 from scipy.special import log_softmax
 
-from hairline.model import optimizers
 from hairline.model.features import Features
 from hairline.model.head import Linear, Standardisation
+from hairline.training import descent
 from hairline.training.checkpoint import Arrays
 from hairline.training.epochs import EpochRow
 
@@ -23,7 +21,7 @@ class HeadTrainer:
     """Trains a linear head on features by mini-batches.
 
     The gradient of a linear layer is two products of matrices, which NumPy computes ten times as fast as a network of
-    TensorFlow does; the optimizer is the one of Keras.
+    TensorFlow does, and without importing it.
     """
 
     def __init__(
@@ -72,12 +70,9 @@ class HeadTrainer:
         self._known: np.ndarray | None = None  # the rows, standardised, if they fit into memory
         self._known_val: np.ndarray | None = None
         self._batch = np.empty((min(batch_size, len(targets)), width), np.float32)  # allocating it costs as much
-        self._kernel = keras.Variable(np.zeros((width, classes), np.float32), name="kernel")
-        self._bias = keras.Variable(np.zeros(classes, np.float32), name="bias")
-        rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=self.steps * epochs)
-        self._optimizer = optimizers.build(**optimizer, learning_rate=rate)
-        self._optimizer.build([self._kernel, self._bias])
-        self._update = tf.function(self._apply)
+        self._kernel, self._bias = np.zeros((width, classes), np.float32), np.zeros(classes, np.float32)
+        rate = descent.schedule(**schedule, learning_rate=learning_rate, steps=self.steps * epochs)
+        self._optimizer = descent.Optimizer([self._kernel, self._bias], rate, **optimizer)
 
     @property
     def linear(self) -> Linear:
@@ -91,15 +86,14 @@ class HeadTrainer:
         order = np.random.default_rng([self._seed, number]).permutation(len(self._targets))
         dropped = np.random.default_rng([self._seed, number, 1])
         loss = right = 0.0
-        kernel, bias = self.weights()
+        kernel, bias = self._kernel, self._bias
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
             inputs, targets = self._inputs(rows, dropped), self._targets[rows]
             scores = log_softmax(inputs @ kernel + bias, axis=1)
             weights = np.ones(len(rows), np.float32) if self._weights is None else self._weights[rows]
             errors = (np.exp(scores) - targets) * (weights / len(rows))[:, None]
-            gradients = tf.constant(inputs.T @ errors), tf.constant(errors.sum(axis=0))
-            kernel, bias = (value.numpy() for value in self._update(*gradients))
+            self._optimizer.step([inputs.T @ errors, errors.sum(axis=0)])
             loss -= float(weights @ (targets * scores).sum(axis=1))
             right += float((scores.argmax(axis=1) == targets.argmax(axis=1)).sum())
             advance()
@@ -111,13 +105,8 @@ class HeadTrainer:
             "accuracy": right / len(order),
             "val_loss": -float((self._val_targets * scores).sum(axis=1).mean()),
             "val_accuracy": float((scores.argmax(axis=1) == self._val_targets.argmax(axis=1)).mean()),
-            "learning_rate": float(self._optimizer.learning_rate),
+            "learning_rate": self._optimizer.learning_rate,
         }
-
-    def _apply(self, *gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Take a step of the optimizer, and return the new kernel and bias."""
-        self._optimizer.apply(gradients, [self._kernel, self._bias])
-        return self._kernel.value, self._bias.value
 
     def _load(self, features: Features) -> None:
         if features is self._features:
@@ -142,98 +131,18 @@ class HeadTrainer:
         return batch
 
     def weights(self) -> list[np.ndarray]:
-        """Return kernel float32 [width, classes] and bias float32 [classes]."""
-        return [keras.ops.convert_to_numpy(variable) for variable in (self._kernel, self._bias)]
+        """Return copies of kernel float32 [width, classes] and bias float32 [classes]."""
+        return [self._kernel.copy(), self._bias.copy()]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Replace kernel and bias."""
-        _assign([self._kernel, self._bias], weights)
+        self._kernel[...], self._bias[...] = weights
 
     def state(self) -> dict[str, list[np.ndarray]]:
-        """Return the weights and the variables of the optimizer; other randomness follows from the epoch's number."""
-        return {"model": self.weights(), "optimizer": _values(self._optimizer.variables)}
+        """Return the weights and the state of the optimizer; other randomness follows from the epoch's number."""
+        return {"model": self.weights(), "optimizer": self._optimizer.state()}
 
     def restore(self, state: Arrays) -> None:
         """Continue from what `state` returned."""
         self.set_weights(state["model"])
-        _assign(self._optimizer.variables, state["optimizer"])
-
-
-class NetworkTrainer:
-    """Trains a Keras network on batches of a tf.data pipeline."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        train: Callable[[int], tf.data.Dataset],
-        val: tf.data.Dataset,
-        *,
-        steps: int,
-        epochs: int,
-        learning_rate: float,
-        optimizer: dict[str, Any],
-        schedule: dict[str, Any],
-        label_smoothing: float,
-    ) -> None:
-        """Compile the network.
-
-        Args:
-            model: Model to logits [batch, classes].
-            train: Returns the batches of an epoch, numbered from 1: pairs of inputs and one-hot labels, or triples with
-                the weight of each image in the loss.
-            val: Pairs of the validation images.
-            steps: Batches per epoch.
-            epochs: Number of epochs over which the schedule runs.
-            learning_rate: Highest learning rate.
-            optimizer: Keys of the configuration group `optimizer`.
-            schedule: Keys of the configuration group `schedule`, less patience and keep.
-            label_smoothing: Share of the probability that is spread over all classes.
-        """
-        self.steps = steps
-        self._model, self._train, self._val = model, train, val
-        rate = optimizers.schedule(**schedule, learning_rate=learning_rate, steps=steps * epochs)
-        model.compile(
-            optimizer=optimizers.build(**optimizer, learning_rate=rate),
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
-            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-            jit_compile=False,
-        )
-
-    def epoch(self, number: int, advance: Callable[[], object]) -> EpochRow:
-        """Train for one epoch, as described in `epochs.Trainer`."""
-        history = self._model.fit(
-            self._train(number),
-            validation_data=self._val,
-            callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance())],
-            shuffle=False,  # the pipeline does it
-            verbose=0,
-        ).history
-        row = {key: float(history[key][0]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        return {**row, "learning_rate": float(self._model.optimizer.learning_rate)}
-
-    def weights(self) -> list[np.ndarray]:
-        """Return the weights in the order of Keras."""
-        return list(self._model.get_weights())
-
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Replace the weights."""
-        self._model.set_weights(weights)
-
-    def state(self) -> dict[str, list[np.ndarray]]:
-        """Return the variables of the model, the random generators of its layers included, and of the optimizer."""
-        return {"model": _values(self._model.variables), "optimizer": _values(self._model.optimizer.variables)}
-
-    def restore(self, state: Arrays) -> None:
-        """Continue from what `state` returned."""
-        self._model.optimizer.build(self._model.trainable_variables)
-        _assign(self._model.variables, state["model"])
-        _assign(self._model.optimizer.variables, state["optimizer"])
-
-
-def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(variable) for variable in variables]
-
-
-def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+        self._optimizer.restore(state["optimizer"])
