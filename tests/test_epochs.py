@@ -15,11 +15,10 @@ from hairline import config
 from hairline.data import pipeline
 from hairline.model import optimizers
 from hairline.model.features import Features
-from hairline.model.head import Linear, Standardisation, build_head
+from hairline.model.head import Linear, Standardisation, Standardised, build_head
 from hairline.model.predictions import probabilities
 from hairline.system import tensorflow
 from hairline.training import descent, epochs
-from hairline.training import head_trainer as heads
 from hairline.training.head import class_weights
 from hairline.training.head_trainer import HeadTrainer
 from hairline.training.network_trainer import NetworkTrainer
@@ -58,8 +57,10 @@ def head_trainer(
     **changed: object,
 ) -> HeadTrainer:
     targets = np.eye(2, dtype=np.float32) * (1 - label_smoothing) + np.float32(label_smoothing / 2)
+    standardisation = Standardisation.fit(FEATURES)
+    everything = Standardised(standardisation, FEATURES)
     return HeadTrainer(
-        Standardisation.fit(FEATURES), lambda epoch: FEATURES, train, targets[LABELS[train]], FEATURES.rows(val),
+        lambda epoch: everything, train, targets[LABELS[train]], Standardised(standardisation, FEATURES.rows(val)),
         targets[LABELS[val]], weights=weights, batch_size=batch_size, dropout=dropout, seed=seed,
         **{**SETTINGS, **changed},
     )  # fmt: skip
@@ -150,7 +151,7 @@ def test_a_head_is_trained_as_keras_trains_it(settings: dict[str, object]) -> No
 
 
 def test_features_that_do_not_fit_into_memory_give_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    (one, history), _ = fit(dropout=0.2), monkeypatch.setattr(heads, "_MOST_BYTES", 100)
+    (one, history), _ = fit(dropout=0.2), monkeypatch.setattr("hairline.model.head._MOST_BYTES", 100)
     other, again = fit(dropout=0.2)
     np.testing.assert_array_equal(one.kernel, other.kernel)
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), again.drop(columns="seconds"), check_exact=True)
@@ -159,8 +160,9 @@ def test_features_that_do_not_fit_into_memory_give_the_same_head(monkeypatch: py
 def test_dropout_drops_the_share_that_was_asked_for() -> None:
     rows = np.repeat(TRAIN, 20)
     trainer = head_trainer(dropout=0.25, train=rows, batch_size=len(rows))
-    trainer._load(FEATURES)
-    seen = trainer._inputs(np.arange(len(rows)), np.random.default_rng(0))
+    seen = trainer._inputs(
+        Standardised(Standardisation.fit(FEATURES), FEATURES), np.arange(len(rows)), np.random.default_rng(0)
+    )
     assert (seen == 0).mean() == pytest.approx(0.25, abs=0.01)
     whole = Standardisation.fit(FEATURES)
     kept = (VALUES[rows] - whole.mean) / whole.deviation

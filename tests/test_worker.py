@@ -1,4 +1,4 @@
-"""The second process: it runs what it is given in order, says what it warned of, and ends with the first one."""
+"""The second process: its object answers in order, what it logs and raises arrives, and it ends with the first one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,73 @@ from pathlib import Path
 
 import pytest
 
-from hairline.system.worker import Worker
+from hairline.system.errors import HairlineError
+from hairline.system.worker import Local, Worker
 
 
-def test_functions_run_in_order_in_another_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+class Held:
+    """What the processes hold."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, line: str) -> int:
+        self.lines.append(line)
+        return os.getpid()
+
+    def joined(self) -> str:
+        return "".join(self.lines)
+
+    def say(self, number: int) -> None:
+        print("this is no answer")
+        logging.getLogger("hairline.test").warning("mind the %s", number, extra={"anything": print})
+
+    def refuse(self) -> None:
+        raise HairlineError("not today")
+
+    def fail(self) -> None:
+        raise Unpicklable(open(os.devnull))  # noqa: SIM115
+
+    def end(self) -> None:
+        print("the last words", file=sys.stderr, flush=True)
+        os._exit(3)
+
+
+class Unpicklable(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Worker, Local])
+def test_an_object_keeps_its_state_between_calls(kind: type[Worker] | type[Local]) -> None:
+    with kind() as place:
+        place.hold(Held())
+        process = place.call("add", "x" * 1_000_000).result()  # more than a pipe holds
+        place.call("add", line="y")
+        assert place.call("joined").result() == "x" * 1_000_000 + "y"
+    assert (process == os.getpid()) is (kind is Local)
+
+
+def test_what_it_logs_and_raises_arrives(caplog: pytest.LogCaptureFixture) -> None:
     with Worker() as worker:
-        worker.submit(Path.write_text, tmp_path / "a", "x" * 1_000_000)  # more than a pipe holds
-        worker.submit(os.rename, tmp_path / "a", tmp_path / "b")
-        worker.submit(logging.warning, "mind the %s", "gap")
-        worker.finish()
-    assert (tmp_path / "b").stat().st_size == 1_000_000
-    assert "mind the gap" in caplog.text
+        worker.hold(Held())
+        worker.call("say", 7).result()
+        refused, failed = worker.call("refuse"), worker.call("fail")
+        with pytest.raises(HairlineError, match="not today") as caught:
+            refused.result()
+        assert "in refuse" in str(caught.value.__cause__)
+        with pytest.raises(RuntimeError):
+            failed.result()
+        worker.call("add", "goes on").result()
+    assert caplog.messages == ["mind the 7"]
 
 
-def test_a_failure_is_raised_with_its_traceback(tmp_path: Path) -> None:
+def test_a_process_that_ends_is_reported_with_its_last_words() -> None:
     with Worker() as worker:
-        worker.submit(os.mkdir, tmp_path)
-        for _ in range(20):
-            worker.submit(bytes, b"x" * 1_000_000)  # nobody reads these
-        with pytest.raises(RuntimeError, match="FileExistsError"):
-            worker.finish()
+        worker.hold(Held())
+        ended, later = worker.call("end"), worker.call("joined")
+        for future in (ended, later):
+            with pytest.raises(RuntimeError, match="the last words"):
+                future.result()
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

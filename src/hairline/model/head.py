@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from hairline.model.features import Features
 
 if TYPE_CHECKING:
     import keras
+
+_MOST_BYTES = 150_000_000  # of standardised features that are held in memory; more are read batch by batch
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,32 @@ class Standardisation:
         features -= self.mean
         features /= self.deviation
         return features
+
+
+class Standardised:
+    """Standardised features: in memory where they fit, else read as they are needed."""
+
+    def __init__(self, standardisation: Standardisation, features: Features) -> None:
+        """Read nothing yet."""
+        self.standardisation, self._features = standardisation, features
+
+    @functools.cached_property
+    def _table(self) -> NDArray[np.float32] | None:
+        if 4 * len(self._features) * self._features.width > _MOST_BYTES:
+            return None
+        return self.standardisation.apply(self._features.read())
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return rows, float32 [n, width]; `out` of that shape may be used for them."""
+        if self._table is None:
+            return self.standardisation.apply(self._features.read(rows))
+        return np.take(self._table, rows, axis=0, out=out, mode="clip")  # other modes make a copy first
+
+    def logits(self, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of all rows, float32 [n, classes]."""
+        if self._table is not None:
+            return np.asarray(self._table @ kernel + bias)
+        return Linear(self.standardisation, kernel, bias).logits(self._features)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ class Worker:
                 said = self._messages.read().decode(errors="replace").strip()
                 raise RuntimeError(f"a process that helps this one has ended:\n{said}") from ended
             if kind == "record":
-                logging.getLogger(value.name).handle(value)
+                logger = logging.getLogger(value.name)
+                if logger.isEnabledFor(value.levelno):
+                    logger.handle(value)
             elif kind == "error":
                 error, trace = value
                 raise error from RuntimeError(trace)
@@ -114,7 +116,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the other one ends this one
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not reach the answers
-    logging.basicConfig(level=logging.INFO, handlers=[_Forwarder(answers)])
+    logging.root.addHandler(_Forwarder(answers))
+    logging.root.setLevel(logging.INFO)
     with tensorflow.quiet_import():
         for name in sys.argv[1:]:
             importlib.import_module(name)
@@ -133,9 +136,10 @@ class _Forwarder(logging.Handler):
         self._answers = answers
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record; its arguments, which may be anything, are merged into its message before."""
-        record.msg, record.args, record.exc_info = self.format(record), None, None
-        _write(self._answers, ("record", record))
+        """Send a record, with its arguments and traceback merged into its message."""
+        plain = {key: value for key, value in vars(record).items() if isinstance(value, str | int | float)}
+        sent = logging.makeLogRecord({**plain, "msg": self.format(record), "exc_text": None})
+        _write(self._answers, ("record", sent))
 
 
 def _answer(function: Any, arguments: tuple[Any, ...], settings: dict[str, Any]) -> tuple[str, Any]:

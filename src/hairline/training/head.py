@@ -5,6 +5,7 @@ TensorFlow takes seconds to import, so whatever needs it is imported inside the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from hairline.config import Augment, FeatureSettings, Optimizer, Schedule, argum
 from hairline.data import augmentation
 from hairline.data.decoded import Decoded
 from hairline.data.prepare import Dataset
-from hairline.model.head import Linear, Standardisation
+from hairline.model.head import Linear, Standardisation, Standardised
 from hairline.model.predictions import Predictions
 from hairline.system import errors
 from hairline.system.signals import Signals
@@ -39,14 +40,24 @@ class Frozen:
     Attributes:
         recipe: How the features are computed.
         images: Features of all images without augmentation.
+        reference: Those that the head's standardisation is computed from: all views of the training images, or the
+            plain images where every epoch has fresh views.
         training: Returns the training features of an epoch: the same views every epoch, or fresh ones.
         views: Views of each training image among them.
+        fresh: Whether each epoch has views of its own.
     """
 
     recipe: Recipe
     images: Features
+    reference: Features
     training: Callable[[int], Features]
     views: int
+    fresh: bool = False
+
+    @functools.cached_property
+    def standardised(self) -> Standardised:
+        """All images, standardised for a head that is trained on all training images."""
+        return Standardised(Standardisation.fit(self.reference), self.images)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,6 @@ class FitSettings:
         balanced: Weight each class equally in the loss.
         drawn_weight: Weight of a drawn or cropped image in the loss; a real image weighs 1.
         seed: Seed of weights, dropout and the order of images.
-        fresh_views: Draw a new view of each image every epoch.
     """
 
     optimizer: Optimizer
@@ -104,7 +114,6 @@ class FitSettings:
     balanced: bool
     drawn_weight: float
     seed: int
-    fresh_views: bool
 
     def steps(self) -> dict[str, Any]:
         """Return the keyword arguments of a trainer that follow from the settings."""
@@ -209,13 +218,15 @@ def frozen_features(
     if augment.mode == "fresh":
         room = settings.max_gigabytes if cache.keep and settings.epochs > 1 else 0.0
         decoded = Decoded(len(train_rows), recipe.image_size, max_gigabytes=room)
-        return Frozen(
-            recipe, everything, lambda epoch: outputs(epoch, train_rows, False, f", epoch {epoch}", decoded), 1
-        )
+
+        def fresh(epoch: int) -> Features:
+            return outputs(epoch, train_rows, False, f", epoch {epoch}", decoded)
+
+        return Frozen(recipe, everything, everything.rows(train_rows), fresh, views=1, fresh=True)
     count = augment.views
     views = [outputs(view, train_rows, cache.keep, f", view {view + 1}/{count}") for view in range(1, count)]
     joined = Features.joined([everything.rows(train_rows), *views])
-    return Frozen(recipe, everything, lambda epoch: joined, count)
+    return Frozen(recipe, everything, joined, lambda epoch: joined, count)
 
 
 def train_head(
@@ -235,18 +246,18 @@ def train_head(
         part: Positions, among the training images, of those to train on, int64; None: all, and every epoch is logged.
         hooks: What happens after each epoch.
     """
-    plain = frozen.images.rows(data.rows("train"))
-    known = plain if settings.fresh_views else frozen.training(1)
     images = len(data.rows("train"))
     rows = None if part is None else np.concatenate([part + view * images for view in range(frozen.views)])
-    standardisation = Standardisation.fit(known if rows is None else known.rows(rows))
+    everything = frozen.standardised
+    if rows is not None and len(rows) < images * frozen.views:
+        everything = Standardised(Standardisation.fit(frozen.reference.rows(rows)), frozen.images)
     fit = _fit_to_convergence if settings.optimizer.name == "lbfgs" else _fit_by_epochs
-    linear, history = fit(standardisation, data, frozen, settings, hooks or Hooks(), part=rows)
-    return Head(linear, linear.logits(frozen.images), history)
+    linear, history = fit(everything, data, frozen, settings, hooks or Hooks(), part=rows)
+    return Head(linear, everything.logits(linear.kernel, linear.bias), history)
 
 
 def _fit_by_epochs(
-    standardisation: Standardisation,
+    everything: Standardised,
     data: Dataset,
     frozen: Frozen,
     settings: FitSettings,
@@ -268,11 +279,9 @@ def _fit_by_epochs(
     # One thread: more gain nothing on such matrices, and would fight with the other jobs of a parallel sweep.
     with errors.advised("batch_size", settings.batch_size), threadpool_limits(1, "blas"):
         trainer = HeadTrainer(
-            standardisation,
-            frozen.training,
-            chosen,
+            *_training(everything, frozen, train, chosen),
             settings.targets(np.tile(data.labels[train], frozen.views)[chosen], classes),
-            frozen.images.rows(val),
+            Standardised(everything.standardisation, frozen.images.rows(val)),
             settings.targets(data.labels[val], classes),
             weights=None if weights is None else weights[chosen],
             batch_size=settings.batch_size,
@@ -284,8 +293,27 @@ def _fit_by_epochs(
     return trainer.linear, history
 
 
+def _training(
+    everything: Standardised, frozen: Frozen, train: np.ndarray, chosen: np.ndarray
+) -> tuple[Callable[[int], Standardised], np.ndarray]:
+    """Return the standardised training features of an epoch, and the rows of `chosen` in them, int64 [n].
+
+    Args:
+        everything: All images, standardised.
+        frozen: Their features.
+        train: Rows of the training images.
+        chosen: Positions among the training images and their further views.
+    """
+    if frozen.fresh:
+        return lambda epoch: Standardised(everything.standardisation, frozen.training(epoch)), chosen
+    if frozen.views == 1:
+        return lambda epoch: everything, train[chosen]
+    views = Standardised(everything.standardisation, frozen.reference)
+    return lambda epoch: views, chosen
+
+
 def _fit_to_convergence(
-    standardisation: Standardisation,
+    everything: Standardised,
     data: Dataset,
     frozen: Frozen,
     settings: FitSettings,
@@ -307,10 +335,10 @@ def _fit_to_convergence(
 
     solution, history = solve.solve(
         (
-            standardisation.apply(frozen.training(1).read(chosen)),
+            everything.standardisation.apply(frozen.training(1).read(chosen)),
             settings.targets(np.tile(data.labels[train], frozen.views)[chosen], classes),
         ),
-        (standardisation.apply(frozen.images.read(val)), settings.targets(data.labels[val], classes)),
+        (everything.standardisation.apply(frozen.images.read(val)), settings.targets(data.labels[val], classes)),
         None if weights is None else weights[chosen],
         **arguments(settings.optimizer, "name"),
         keep=settings.schedule.keep,
@@ -318,7 +346,8 @@ def _fit_to_convergence(
         on_epoch=hooks.on_epoch,
         signals=hooks.signals,
     )
-    return Linear(standardisation, solution.kernel.astype(np.float32), solution.bias.astype(np.float32)), history
+    fitted = (solution.kernel.astype(np.float32), solution.bias.astype(np.float32))
+    return Linear(everything.standardisation, *fitted), history
 
 
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from hairline.model.features import Features
-from hairline.model.head import Linear, Standardisation
+from hairline.model.head import Linear, Standardised
 from hairline.training import descent
 from hairline.training.checkpoint import Arrays
 from hairline.training.epochs import EpochRow
-
-_MOST_BYTES = 150_000_000  # of features that are held in memory as they are trained on; more are read batch by batch
 
 
 class HeadTrainer:
@@ -26,11 +23,10 @@ class HeadTrainer:
 
     def __init__(
         self,
-        standardisation: Standardisation,
-        train: Callable[[int], Features],
+        train: Callable[[int], Standardised],
         rows: np.ndarray,
         targets: np.ndarray,
-        val: Features,
+        val: Standardised,
         val_targets: np.ndarray,
         *,
         weights: np.ndarray | None,
@@ -45,7 +41,6 @@ class HeadTrainer:
         """Start from zeros: the problem is convex, and a random start is noise that ten epochs would have to unlearn.
 
         Args:
-            standardisation: Mean and deviation of the features.
             train: Returns the training features of an epoch, numbered from 1; the same object if they do not change.
             rows: Those of them to train on, int64 [n].
             targets: Probabilities of their classes, float32 [n, classes].
@@ -60,15 +55,13 @@ class HeadTrainer:
             optimizer: Keys of the configuration group `optimizer`.
             schedule: Keys of the configuration group `schedule`, less patience and keep.
         """
+        standardisation = val.standardisation
         width, classes = len(standardisation.mean), targets.shape[1]
         self.steps = -(-len(targets) // batch_size)
         self._standardisation, self._train, self._rows = standardisation, train, rows
         self._targets, self._weights = targets, weights
         self._val, self._val_targets = val, val_targets
         self._batch_size, self._dropout, self._seed = batch_size, dropout, seed
-        self._features: Features | None = None
-        self._known: np.ndarray | None = None  # the rows, standardised, if they fit into memory
-        self._known_val: np.ndarray | None = None
         self._batch = np.empty((min(batch_size, len(targets)), width), np.float32)  # allocating it costs as much
         self._kernel, self._bias = np.zeros((width, classes), np.float32), np.zeros(classes, np.float32)
         rate = descent.schedule(**schedule, learning_rate=learning_rate, steps=self.steps * epochs)
@@ -82,14 +75,14 @@ class HeadTrainer:
     @np.errstate(over="ignore", invalid="ignore")  # `epochs.fit` refuses a loss that is not finite, with advice
     def epoch(self, number: int, advance: Callable[[], object]) -> EpochRow:
         """Train for one epoch, as described in `epochs.Trainer`."""
-        self._load(self._train(number))
+        features = self._train(number)
         order = np.random.default_rng([self._seed, number]).permutation(len(self._targets))
         dropped = np.random.default_rng([self._seed, number, 1])
         loss = right = 0.0
         kernel, bias = self._kernel, self._bias
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
-            inputs, targets = self._inputs(rows, dropped), self._targets[rows]
+            inputs, targets = self._inputs(features, rows, dropped), self._targets[rows]
             scores = log_softmax(inputs @ kernel + bias, axis=1)
             weights = np.ones(len(rows), np.float32) if self._weights is None else self._weights[rows]
             errors = (np.exp(scores) - targets) * (weights / len(rows))[:, None]
@@ -97,9 +90,7 @@ class HeadTrainer:
             loss -= float(weights @ (targets * scores).sum(axis=1))
             right += float((scores.argmax(axis=1) == targets.argmax(axis=1)).sum())
             advance()
-        known_val = self._known_val
-        scores = self.linear.logits(self._val) if known_val is None else known_val @ kernel + bias
-        scores = log_softmax(scores, axis=1)
+        scores = log_softmax(self._val.logits(kernel, bias), axis=1)
         return {
             "loss": loss / len(order),
             "accuracy": right / len(order),
@@ -108,23 +99,9 @@ class HeadTrainer:
             "learning_rate": self._optimizer.learning_rate,
         }
 
-    def _load(self, features: Features) -> None:
-        if features is self._features:
-            return
-        self._features, self._known = features, None
-        if 4 * (len(self._rows) + len(self._val)) * features.width <= _MOST_BYTES:
-            self._known = self._standardisation.apply(features.read(self._rows))
-            if self._known_val is None:
-                self._known_val = self._standardisation.apply(self._val.read())
-
-    def _inputs(self, rows: np.ndarray, dropped: np.random.Generator) -> np.ndarray:
-        """Return the standardised features of rows, after dropout, in memory that the next batch uses again."""
-        batch = self._batch[: len(rows)]
-        if self._known is not None:
-            np.take(self._known, rows, axis=0, out=batch, mode="clip")  # other modes make a copy first
-        else:
-            assert self._features is not None
-            batch = self._standardisation.apply(self._features.read(self._rows[rows]))
+    def _inputs(self, features: Standardised, rows: np.ndarray, dropped: np.random.Generator) -> np.ndarray:
+        """Return the features of rows, after dropout, in memory that the next batch uses again."""
+        batch = features.take(self._rows[rows], self._batch[: len(rows)])
         if self._dropout:
             batch *= dropped.random(batch.shape, np.float32) >= self._dropout
             batch /= 1 - self._dropout

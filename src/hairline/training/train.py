@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import shlex
@@ -111,14 +112,6 @@ def run_stages(
     resamples, threshold_resamples = (intervals.RESAMPLES, thresholds.RESAMPLES) if full else (0, 0)
     solver = "refit" if config.base is not None else config.optimizer.name
     fit = fit_settings(config)
-    passes = PassSettings(
-        config.augment,
-        config.features,
-        config.runtime.threads,
-        config.epochs,
-        config.cache.max_gigabytes,
-        config.runtime.cluster(),
-    )
     not_curves = {"seconds"} | ({"learning_rate"} if config.schedule.name == "constant" else set())
     memory.limit_heaps()
     with networks_place(config) as place:
@@ -149,9 +142,7 @@ def run_stages(
                 record_inputs(config, data, start.origin, directory, run)
             with seconds("features"):
                 check_first_layer(config, networks)
-                frozen = frozen_features(
-                    data, lambda: networks.local.backbone, start.recipe, passes, converted=networks.converted
-                )
+                frozen = features(config, data, start, networks, process)
                 if full or process.sweep is None:  # the best job of a sweep does it for all
                     cache.evict(config.cache.max_gigabytes)
                 run.parameters({"weights": start.origin, "taps": " ".join(frozen.recipe.taps) or "last layer"})
@@ -160,7 +151,9 @@ def run_stages(
                 head.history.to_csv(directory / "history.csv", index=False)
             if config.finetune.layers != "none":
                 with seconds("finetune"):
-                    head = finetune(networks.local.backbone, data, frozen, head, config.finetune, fit, passes, hooks)
+                    head = finetune(
+                        networks.local.backbone, data, frozen, head, config.finetune, fit, pass_settings(config), hooks
+                    )
                     head.history.to_csv(directory / "history.csv", index=False)
             with seconds("evaluate"):
                 predictions = head.predictions(data)
@@ -279,7 +272,6 @@ def fit_settings(config: Config) -> FitSettings:
         balanced=config.model.class_weights == "balanced",
         drawn_weight=config.data.mix_weight,
         seed=config.seed,
-        fresh_views=config.augment.mode == "fresh",
     )
 
 
@@ -407,6 +399,37 @@ def begin_networks(place: Worker | Local, start: Start, config: Config) -> Place
         place.call("load")
         return Placed(place, networks, None)
     return Placed(place, networks, place.call("convert", key).result)
+
+
+def pass_settings(config: Config) -> PassSettings:
+    """Return how images are passed through the frozen network."""
+    return PassSettings(
+        config.augment,
+        config.features,
+        config.runtime.threads,
+        config.epochs,
+        config.cache.max_gigabytes,
+        config.runtime.cluster(),
+    )
+
+
+def features(config: Config, data: Dataset, start: Start, networks: Placed, process: Process) -> Frozen:
+    """Return the features of all images, computed or from the cache; the jobs of a sweep share them in memory."""
+
+    def compute() -> Frozen:
+        return frozen_features(
+            data,
+            lambda: networks.local.backbone,
+            start.recipe,
+            pass_settings(config),
+            converted=networks.converted,
+        )
+
+    if config.augment.mode == "fresh":
+        return compute()
+    order = hashlib.sha256("".join(data.manifest["sha256"]).encode()).hexdigest()
+    key = f"{start.recipe.key()} {data.digest} {order} {arguments(config.augment)} {config.features.keep}"
+    return process.once("features", key, compute)
 
 
 def check_first_layer(config: Config, networks: Placed) -> None:
