@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +29,8 @@ from hairline.system.process import Process
 from hairline.training import train as experiment
 from hairline.training.checkpoint import CheckpointError
 from tests import darkness
-from tests.running import SMALL, composed, run, train
+from tests.conftest import ROOT
+from tests.running import SMALL, TINY, composed, run, train
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +249,28 @@ def test_fine_tuning_improves_on_the_head_and_ships_what_it_tuned(
     table = pd.read_csv(tmp_path / "run" / "predictions.csv", keep_default_na=False)
     again = hairline.load(str(tmp_path / "run")).predict(table["path"].tolist())
     np.testing.assert_allclose(again["prob_rust"], table["prob_rust"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_process_of_a_head_imports_no_tensorflow(two_classes: Path, tmp_path: Path) -> None:
+    """Its networks live in another process, which converts the backbone here and saves the model."""
+    code = (
+        "import atexit, runpy, sys; sys.argv = sys.argv[1:]; "
+        "atexit.register(lambda: print('heavy:', {'tensorflow', 'keras'} & set(sys.modules))); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    chosen = [*TINY, "features.engine=litert", "data=folder", f"data.path={two_classes}", "tracking=none"]
+    arguments = [str(ROOT / "train.py"), *chosen, f"hydra.run.dir={tmp_path / 'run'}"]
+    environment = os.environ | {"HAIRLINE_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert "heavy: set()" in done.stdout, done.stdout + done.stderr
+    assert "converting the model to LiteRT" in done.stdout
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert found["parity_difference"] <= 1e-4
+    assert (tmp_path / "run" / "model" / "model.tflite").is_file()
+    assert (tmp_path / "run" / "figures" / "gradcam.png").is_file()
 
 
 @pytest.mark.slow

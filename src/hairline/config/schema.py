@@ -178,7 +178,7 @@ class LBFGS(Optimizer):
 
 @dataclass
 class GradientDescent(Optimizer):
-    """Settings of all mini-batch optimizers; fields of the subclasses are arguments of `keras.optimizers`."""
+    """Settings of all mini-batch optimizers; fields of the subclasses are those of `keras.optimizers`."""
 
     global_clipnorm: float | None = setting(None, "largest norm of all gradients together; null = no clipping", above=0)
 
