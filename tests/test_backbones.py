@@ -254,11 +254,9 @@ def test_synthetic_weights_separate_cracks_from_look_alikes() -> None:
     assert probe.fit(features[:100], labels[:100]).score(features[100:], labels[100:]) >= 0.75
 
 
-def test_a_run_keys_its_features_by_the_scaling_of_its_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "frozen_features", lambda data, network, recipe, *_, **__: recipe)
+def test_a_run_keys_its_features_by_the_scaling_of_its_backbone() -> None:
     config = composed("config", "model=densenet121", "model.weights=random")
     found = start.Pretrained.find(
         config.model, image_size=32, seed=0, engine="litert", runtime=config.runtime, finetune=config.finetune
     )
-    recipe = found.features(None, None)  # type: ignore[arg-type]
-    assert recipe.scaling == backbones.scaling("densenet121")  # type: ignore[attr-defined]
+    assert found.recipe.scaling == backbones.scaling("densenet121")
