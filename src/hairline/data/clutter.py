@@ -90,7 +90,9 @@ def is_clutter_file(name: str, siblings: Collection[str] = ()) -> bool:
     if name.startswith(".") or _FILES.fullmatch(name.lower()):
         return True
     stem, dot, suffix = name.rpartition(".")
-    matches = (pattern.fullmatch(stem) for pattern in _COPIES) if dot and _MARK.search(stem) else ()
+    if not dot or not _MARK.search(stem):
+        return False
+    matches = (pattern.fullmatch(stem) for pattern in _COPIES)
     return any(f"{match[1]}.{suffix}" in siblings for match in matches if match)
 
 

@@ -108,6 +108,8 @@ class Layout:
         """Yield images that lie beside class folders or splits, in no folder of theirs."""
         above = [self.root, *(child for child in self.root.folders if child not in self.left_out)]
         candidates = [*filter(is_image, (file for folder in above for file in folder.files)), *self.strays]
+        if not candidates:
+            return
         read = {file for entry in self.classes for file in self.files(entry)}
         yield from (file for file in dict.fromkeys(candidates) if file not in read)
 

@@ -6,6 +6,7 @@ are reported first.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from threadpoolctl import threadpool_limits
 
 from hairline import config as configuration
 from hairline import tracking
@@ -155,7 +158,9 @@ def run_stages(
                         networks.local.backbone, data, frozen, head, config.finetune, fit, pass_settings(config), hooks
                     )
                     head.history.to_csv(directory / "history.csv", index=False)
-            with seconds("evaluate"):
+            # With more threads the products of matrices would wait for the process of the networks, which is busy now.
+            alone = threadpool_limits(1, "blas") if isinstance(place, Worker) else contextlib.nullcontext()
+            with seconds("evaluate"), alone:
                 predictions = head.predictions(data)
                 decision = start.decide(predictions, config.decision, resamples=threshold_resamples, share=data.share)
                 summary.log_decision(data, decision)
