@@ -32,7 +32,7 @@ class Worker:
         """
         self._messages = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *modules],
+            [sys.executable, "-P", "-m", __name__, *modules],  # -P: no module of the folder it is started in
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
