@@ -1,6 +1,7 @@
 """Images per second of decoding, of the engine and of both, against this machine's limit: one JSON line.
 
-The limit is the machine's SGEMM rate divided by the network's floating-point operations per image.
+The limit is the machine's SGEMM rate divided by the network's floating-point operations per image. The network has random
+weights: its size and speed do not depend on them.
 """
 
 from __future__ import annotations
@@ -44,9 +45,8 @@ def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[s
     gemm = [sgemm_gflops()]  # before TensorFlow starts its threads, and again at the end
 
     tensorflow.prepare(precision="float32", threads=None, deterministic=False, seed=0)
-    weights = backbones.find_weights(name, "auto", size)
-    model = backbones.build(name, image_size=size, weights=weights)
-    recipe = features.Recipe(name, backbones.identify(weights, 0), size, engine.choose_engine("litert"))
+    model = backbones.build(name, image_size=size, weights=None)
+    recipe = features.Recipe(name, backbones.identify(None, 0), size, engine.choose_engine("litert"))
 
     def decoded() -> list[np.ndarray]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -76,6 +76,8 @@ def rates(folder: Any, name: str, size: int, limit: int, repeats: int) -> dict[s
     reachable = max(gemm) * 1e9 / (2 * amount)
     return {
         **{"images": count, "backbone": name, "image_size": size, "multiply_adds": amount},
+        "file_mb": engine.converted_file(recipe.model_key()).stat().st_size / 1e6,
+        "engine_milliseconds_per_image": 1000 / values["engine_images_per_second"],
         **values,
         **{"sgemm_gflops_before": gemm[0], "sgemm_gflops_after": gemm[1], "limit_images_per_second": reachable},
         "fraction_of_limit": values["both_images_per_second"] / reachable,

@@ -179,10 +179,9 @@ def picture_mlflow(browser: Any, comparison: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{Path('mlflow.db').resolve()}"]
-    server = subprocess.Popen(
-        [*command, "--port", str(port), "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "mlflow", "ui", "--app-name", "hairline", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", f"sqlite:///{Path('mlflow.db').resolve()}"]
+    server = subprocess.Popen([*command, *store], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.set_default_timeout(180_000)
@@ -190,8 +189,6 @@ def picture_mlflow(browser: Any, comparison: str) -> None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             time.sleep(1)
-        page.goto(f"http://127.0.0.1:{port}/")
-        page.click("text=Model training")  # the browser remembers it
         page.goto(f"http://127.0.0.1:{port}/#{comparison}")
         page.wait_for_selector("text=Model metrics")
         if page.is_visible("text=MLflow Assistant"):

@@ -182,13 +182,16 @@ def curves_page(experiment_id: str, parent: str | None) -> str:
 def ui_hints(uri: str | None, page: str) -> list[str]:
     """Return how to open a page of MLflow's UI: the command that starts a local server, if needed, and the address.
 
-    The command works from any folder, and names another port where 5000 is taken.
+    The command works from any folder, serves MLflow with the pages for model training first (`tracking.ui`), and names
+    another port where 5000 is taken.
     """
     target = redaction.setting(tracking_uri(uri))
     if target.startswith("http"):
         return [f"{target.rstrip('/')}/{page}"]
     port = _free_port()
-    command = f"mlflow ui --backend-store-uri {shlex.quote(target)}" + (f" --port {port}" if port != _UI_PORT else "")
+    command = f"mlflow ui --app-name hairline --backend-store-uri {shlex.quote(target)}"
+    if port != _UI_PORT:
+        command += f" --port {port}"
     return [command, f"http://127.0.0.1:{port}/{page}"]
 
 
