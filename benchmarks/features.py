@@ -1,7 +1,7 @@
 """Images per second of decoding, of the engine and of both, against this machine's limit: one JSON line.
 
-The limit is the machine's SGEMM rate divided by the network's floating-point operations per image. The network has random
-weights: its size and speed do not depend on them.
+The limit is the machine's SGEMM rate divided by the network's floating-point operations per image. The network has
+random weights: its size and speed do not depend on them.
 """
 
 from __future__ import annotations

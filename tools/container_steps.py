@@ -1,7 +1,7 @@
-"""Run the steps of a container file without a container engine: python tools/container_steps.py FILE FOLDER [COMMAND ...].
+"""Run the steps of a container file without an engine: python tools/container_steps.py FILE FOLDER [COMMAND ...].
 
-The base image is this machine with an empty Python environment, below an overlay that keeps all changes in FOLDER/changes;
-COPY, RUN, USER, ENV and WORKDIR then do what they do in an engine. COMMAND, or the file's own, runs last. Linux, as root.
+The base image is this machine with an empty Python environment. An overlay keeps all changes in FOLDER/changes, so
+COPY, RUN, USER, ENV and WORKDIR do what they do in an engine. COMMAND, or the file's own, runs last. Linux, as root.
 """
 
 from __future__ import annotations
