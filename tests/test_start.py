@@ -189,7 +189,7 @@ def test_a_run_from_start_to_end(two_classes: Path) -> None:
     place = Path(re.search(r"Run directory +(\S+)", said)[1])  # type: ignore[index]
     assert (place / "model" / "bundle.json").is_file()
     assert "epoch 1/2" in (place / "train.log").read_text()
-    server = r"mlflow ui --app-name hairline --backend-store-uri sqlite:///\S+mlflow.db(?: --port 50\d\d)?"
+    server = r"mlflow ui --app-name hairline --workers 1 --backend-store-uri sqlite:///\S+mlflow.db(?: --port 50\d\d)?"
     assert re.search(rf"Compare runs +{server} +then open http://127.0.0.1:50\d\d/#/experiments/\d+/runs", said)
     assert "Try next" in said
     assert Path("mlflow.db").is_file()

@@ -103,7 +103,7 @@ def test_an_address_wins_over_the_environment_and_an_empty_file_becomes_a_store(
         command, address = run.ui_hints(f"sqlite:///{place}")
     assert steps(str(run.id), at=mlflow.MlflowClient(f"sqlite:///{place}")) == [1]
     assert not Path("ignored.db").exists()
-    assert command.startswith(f"mlflow ui --app-name hairline --backend-store-uri sqlite:///{place}")
+    assert command.startswith(f"mlflow ui --app-name hairline --workers 1 --backend-store-uri sqlite:///{place}")
     assert address.startswith("http://127.0.0.1:5000/#/experiments/1/runs")
 
 

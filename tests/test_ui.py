@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def address(empty_store: None, tmp_path: Path) -> Iterator[str]:
     """MLflow's server, started by the command that a run prints; its address."""
     command, page = store.ui_hints(f"sqlite:///{tmp_path / 'mlflow.db'}", store.runs_page("1"))
-    words = [str(Path(sys.executable).with_name("mlflow")), *shlex.split(command)[1:], "--workers", "1"]
+    words = [str(Path(sys.executable).with_name("mlflow")), *shlex.split(command)[1:]]
     with subprocess.Popen(words, cwd=os.path.sep, start_new_session=True) as server:
         try:
             port = int(page.split(":")[2].split("/")[0])

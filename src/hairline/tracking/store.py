@@ -189,7 +189,8 @@ def ui_hints(uri: str | None, page: str) -> list[str]:
     if target.startswith("http"):
         return [f"{target.rstrip('/')}/{page}"]
     port = _free_port()
-    command = f"mlflow ui --app-name hairline --backend-store-uri {shlex.quote(target)}"
+    # One worker instead of four starts in half the time.
+    command = f"mlflow ui --app-name hairline --workers 1 --backend-store-uri {shlex.quote(target)}"
     if port != _UI_PORT:
         command += f" --port {port}"
     return [command, f"http://127.0.0.1:{port}/{page}"]
