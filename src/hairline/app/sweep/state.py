@@ -385,7 +385,7 @@ class Sweep:
             lines += ["", f"Best            {files.relative(self.directory(best))}   {best.name}"]
         if self.run_id is not None:
             page = tracking.curves_page(self.experiment_id, self.run_id)
-            lines.append(f"Compare jobs    {'   then open '.join(tracking.ui_hints(self.store, page))}")
+            lines.append("Compare jobs    " + "\n                then open ".join(tracking.ui_hints(self.store, page)))
         failed = [job for job in self.jobs() if job.status == "failed"]
         if failed:
             lines += ["", f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"]
