@@ -1,8 +1,13 @@
 """The lines of a run's end, and its name."""
 
+import math
+from types import SimpleNamespace
+from typing import cast
+
 import pandas as pd
 import pytest
 
+from hairline.data.prepare import Dataset
 from hairline.training import summary
 
 
@@ -42,3 +47,14 @@ def test_only_weights_that_are_not_from_photographs_are_named() -> None:
 )
 def test_names_begin_with_what_differs(overrides: list[str], name: str) -> None:
     assert summary.run_name(overrides, "mobilenetv2", "adam") == name
+
+
+def test_a_metric_that_a_class_without_test_images_leaves_undefined_is_no_number() -> None:
+    data = SimpleNamespace(positive=1, split_by="hash")
+    at_threshold = ("recall", "specificity", "balanced_accuracy")
+    names = ["accuracy", "auroc", "ece", *(f"{name}_at_threshold" for name in at_threshold)]
+    metrics = {f"test_{name}": math.nan if name.startswith("specificity") else 0.75 for name in names}
+    lines = summary.test_lines(cast(Dataset, data), metrics)
+    assert lines[1].split()[-1] == "0.7500"
+    assert lines[2].endswith("not defined: a class has no test images")
+    assert "nan" not in "".join(lines)

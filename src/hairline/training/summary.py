@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,9 @@ def test_lines(data: Dataset, metrics: Mapping[str, float]) -> list[str]:
         names += ["recall_at_threshold", "specificity_at_threshold", "balanced_accuracy_at_threshold", "auroc"]
     lines = []
     for name in [*names, "ece"]:
-        line = f"test {name.replace('_', ' '):32} {metrics[f'test_{name}']:.4f}"
+        value = metrics[f"test_{name}"]
+        text = "not defined: a class has no test images" if math.isnan(value) else f"{value:.4f}"
+        line = f"test {name.replace('_', ' '):32} {text}"
         interval = interval_of(metrics, f"test_{name}")
         if interval is not None:
             line += f"  ({interval.describe()})"

@@ -99,7 +99,7 @@ function panel(state) {
   const curve = state.curve, last = curve[curve.length - 1];
   $("estimate").textContent = last
     ? `${last.value.toFixed(2)} (${last.low.toFixed(2)} to ${last.high.toFixed(2)}) with ${last.answers} labels`
-    : "Estimated from a few labels of each class on.";
+    : "Estimated as soon as each class has a few labels.";
   draw(curve);
   $("changed").textContent = state.photos_changed === null ? ""
     : `${state.photos_changed} of ${state.photos} photos changed their answer with the last ten labels.`;
