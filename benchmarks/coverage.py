@@ -94,6 +94,7 @@ def main() -> None:
     for name, values in defaults.items():
         parser.add_argument(f"--{name}", nargs="+", type=type(values[0]), default=values)
     parser.add_argument("--trials", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
     numbers = parser.parse_args()
     print(f"| groups | images each | accuracy | correlation | {' | '.join(METRICS)} |")
     print("|---" * (4 + len(METRICS)) + "|")
@@ -102,7 +103,7 @@ def main() -> None:
             for accuracy in numbers.accuracies:
                 for correlation in numbers.correlations if size > 1 else [0.0]:
                     case = Case(groups, size, accuracy, correlation)
-                    shares = coverage(case, trials=numbers.trials)
+                    shares = coverage(case, trials=numbers.trials, seed=numbers.seed)
                     cells = " | ".join(f"{100 * shares[name]:.1f}" for name in METRICS)
                     print(f"| {groups} | {size} | {accuracy} | {correlation} | {cells} |", flush=True)
 
