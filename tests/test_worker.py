@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hairline.system.errors import HairlineError
-from hairline.system.worker import Local, Worker
+from hairline.system.worker import Local, Worker, WorkerError
 
 
 class Held:
@@ -76,8 +77,16 @@ def test_a_process_that_ends_is_reported_with_its_last_words() -> None:
         worker.hold(Held())
         ended, later = worker.call("end"), worker.call("joined")
         for future in (ended, later):
-            with pytest.raises(RuntimeError, match="the last words"):
+            with pytest.raises(RuntimeError, match="ended with status 3:\nthe last words"):
                 future.result()
+
+
+def test_a_process_that_is_killed_is_reported() -> None:
+    with Worker() as worker:
+        worker.hold(Held())
+        os.kill(worker.call("add", "").result(), signal.SIGKILL)
+        with pytest.raises(WorkerError, match="killed by signal 9; perhaps memory ran out"):
+            worker.call("joined").result()
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

@@ -16,6 +16,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 from hairline.system import tensorflow
+from hairline.system.errors import HairlineError
+
+
+class WorkerError(HairlineError):
+    """The second process was killed."""
 
 
 class Worker:
@@ -47,7 +52,7 @@ class Worker:
         """Call a method of the object; arguments and value are pickled, and log records are handled here.
 
         Returns:
-            The value to come. Its exception is the method's, or a RuntimeError if the process has ended.
+            The value to come. Its exception is the method's, or WorkerError or RuntimeError if the process has ended.
         """
         content = pickle.dumps((method, arguments, settings))
         return self._caller.submit(self._exchange, content)
@@ -63,6 +68,18 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):  # what was not yet sent
                 stream.close()  # type: ignore[union-attr]
 
+    def _end(self) -> Exception:
+        """Return an error that says how the process has ended, with its last words."""
+        status = self._process.wait()
+        if status < 0:
+            return WorkerError(
+                f"the second process of this run was killed by signal {-status}; perhaps memory ran out. Close other "
+                "programs, then continue the run with resume=<its folder>"
+            )
+        self._messages.seek(0)
+        said = self._messages.read().decode(errors="replace").strip()
+        return RuntimeError(f"the second process of this run ended with status {status}:\n{said}")
+
     def _send(self, content: bytes) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ValueError):  # the process has ended: the answer is missing, too
@@ -77,9 +94,7 @@ class Worker:
             try:
                 kind, value = pickle.load(self._process.stdout)
             except (EOFError, ValueError) as ended:
-                self._messages.seek(0)
-                said = self._messages.read().decode(errors="replace").strip()
-                raise RuntimeError(f"a process that helps this one has ended:\n{said}") from ended
+                raise self._end() from ended
             if kind == "record":
                 logger = logging.getLogger(value.name)
                 if logger.isEnabledFor(value.levelno):
