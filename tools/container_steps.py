@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def main() -> None:
@@ -61,13 +60,12 @@ def steps(text: str, folder: Path, command: list[str]) -> str:
     """
     root = shlex.quote(str(folder / "root"))
     options = f"lowerdir=/,upperdir={folder / 'changes'},workdir={folder / 'work'}"
-    python = shutil.which("python3", path=os.defpath) or sys.executable
     lines = [
         f"mount -t overlay overlay -o {shlex.quote(options)} {root}",
         *(f"mount --rbind /{name} {root}/{name}" for name in ("dev", "proc", "sys")),
-        f"chroot {root} {python} -m venv /opt/python",
+        f"chroot {root} {shlex.quote(sys.executable)} -m venv /opt/python",
     ]
-    user, place, variables = "0", "/", {"PATH": f"/opt/python/bin:{os.defpath}", "HOME": "/root"}
+    user, place, variables = "0", "/", {"PATH": f"/opt/python/bin:{_PATH}", "HOME": "/root"}
     entry: list[str] = []
 
     def run(words: list[str]) -> None:
