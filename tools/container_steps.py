@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
+import stat
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+_USUAL = "bin boot dev etc home media mnt opt proc root run sbin srv sys tmp usr var".split()  # of a root folder
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -28,6 +31,9 @@ def main() -> None:
     folder: Path = asked.folder.resolve()
     for name in ("changes", "work", "root"):
         (folder / name).mkdir(parents=True)
+    for path in Path("/").iterdir():
+        if path.name not in _USUAL and not path.name.startswith("lib"):
+            os.mknod(folder / "changes" / path.name, stat.S_IFCHR, os.makedev(0, 0))  # how an overlay hides a name
     with tarfile.open(folder / "context.tar", "w") as context:
         for name in context_files():
             context.add(ROOT / name, name)
@@ -63,6 +69,9 @@ def steps(text: str, folder: Path, command: list[str]) -> str:
     lines = [
         f"mount -t overlay overlay -o {shlex.quote(options)} {root}",
         *(f"mount --rbind /{name} {root}/{name}" for name in ("dev", "proc", "sys")),
+        # As in a new image: no users, and a Python that users may run.
+        f"sed -i -E '/^[^:]*:[^:]*:[0-9]{{4}}:/d' {root}/etc/passwd {root}/etc/group",
+        f"chmod 755 {root}/root",
         f"chroot {root} {shlex.quote(sys.executable)} -m venv /opt/python",
     ]
     user, place, variables = "0", "/", {"PATH": f"/opt/python/bin:{_PATH}", "HOME": "/root"}
