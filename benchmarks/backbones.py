@@ -1,7 +1,7 @@
 """Size of each backbone and its time per image in turns with MobileNetV2: one JSON line per backbone.
 
-Random weights: size and speed do not depend on them. Each is timed between two passes of MobileNetV2, so that other work
-on the machine slows both; the ratio is the median over the turns.
+Random weights: size and speed do not depend on them. Each is timed between two passes of MobileNetV2, so that other
+work on the machine slows both; the ratio is the median over the turns.
 """
 
 from __future__ import annotations
