@@ -6,7 +6,6 @@ Everything follows from a seed, so that whatever a test finds can be made again.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import random
 import struct
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hairline import config
+from hairline.data import images
 from tests.test_archives import make_rar, make_zip
 
 SEED = int(os.environ.get("HAIRLINE_FUZZ_SEED", "0"))
@@ -87,10 +87,7 @@ def sample_images(photos: list[Path]) -> list[tuple[str, bytes]]:
             (".webp", picture, "WEBP", {"exif": exif}),
             (".webp", picture.convert("RGBA"), "WEBP", {"lossless": True}),
         ]
-        for suffix, image, kind, options in kinds:
-            buffer = io.BytesIO()
-            image.save(buffer, kind, **options)
-            found.append((suffix, buffer.getvalue()))
+        found += [(suffix, images.encoded(image, kind, **options)) for suffix, image, kind, options in kinds]
     return found
 
 

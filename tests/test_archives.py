@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import re
 import shutil
 import stat
 import struct
@@ -132,10 +133,11 @@ UNSAFE_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", UNSAFE_NAMES)
 @pytest.mark.parametrize("make", [make_zip, make_rar])
-def test_paths_outside_the_target_are_refused(tmp_path, make, name):
-    refused(make(tmp_path / "bad.zip", {"fine.jpg": b"x", name: b"evil"}), tmp_path, "not a safe relative path")
+def test_paths_outside_the_target_are_refused(tmp_path, make):
+    for name in UNSAFE_NAMES:
+        archive = make(tmp_path / "bad.zip", {"fine.jpg": b"x", name: b"evil"})
+        refused(archive, tmp_path, f"{re.escape(repr(name))}.*not a safe relative path")
 
 
 def test_a_name_with_a_nul_is_refused(tmp_path):

@@ -168,25 +168,14 @@ def test_latest_is_the_newest_run_with_a_model(tmp_path: Path) -> None:
 def test_a_sweeps_folder_is_its_best_job(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "a sweep", command=["seed=0,1,2"], working_directory=str(tmp_path))
     sweep.write()
-    for script, key in (
-        ("evaluate", "run"),
-        ("export", "run"),
-        ("register", "run"),
-        ("predict", "run"),
-        ("train", "base"),
-    ):
+    keys = {"evaluate": "run", "export": "run", "register": "run", "predict": "run", "train": "base"}
+    for script, key in keys.items():
         with pytest.raises(config.ConfigError, match="no job of this sweep has finished"):
             commandline.parse([f"{key}=a sweep"], CONF, script)
     for number, value in enumerate((0.5, 0.1, float("nan"))):
         sweep.record(Job(number, "", {}, ""), "finished", value=value)
     sweep.record(Job(3, "", {}, ""), "failed")
-    for script, key in (
-        ("evaluate", "run"),
-        ("export", "run"),
-        ("register", "run"),
-        ("predict", "run"),
-        ("train", "base"),
-    ):
+    for script, key in keys.items():
         assert list(commandline.parse([f"{key}=a sweep"], CONF, script).completed) == [f"{key}='a sweep/1'"]
     found = commandline.parse(["-m", f"run={tmp_path}/a sweep,other"], CONF, "evaluate").completed
     assert found == ["-m", "run='a sweep/1',other"]

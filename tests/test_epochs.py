@@ -19,7 +19,6 @@ from hairline.model.head import Linear, Standardisation, Standardised, build_hea
 from hairline.model.predictions import probabilities
 from hairline.system import tensorflow
 from hairline.training import descent, epochs
-from hairline.training.head import class_weights
 from hairline.training.head_trainer import HeadTrainer
 from hairline.training.network_trainer import NetworkTrainer
 
@@ -213,28 +212,6 @@ def test_an_image_that_counts_twice_is_as_good_as_two() -> None:
     weighed, _ = fit(batch_size=len(TRAIN), weights=(counts / counts.mean()).astype(np.float32), **settings)
     np.testing.assert_allclose(doubled.kernel, weighed.kernel, atol=1e-5)
     np.testing.assert_allclose(doubled.bias, weighed.bias, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_balanced_weights_help_the_rare_class() -> None:
-    rare = np.concatenate([np.flatnonzero(LABELS == 0), np.flatnonzero(LABELS == 1)[:8]])
-    heads = {}
-    for balanced in (False, True):
-        weights = class_weights(LABELS[rare], 2).astype(np.float32) if balanced else None
-        head, _ = fit(train=rare, val=np.arange(200), epochs=10, keep="last", weights=weights)
-        scores = probabilities(head.logits(FEATURES.rows(np.flatnonzero(LABELS == 1))))
-        heads[balanced] = scores[:, 1].mean()
-    assert heads[True] > heads[False] + 0.01
-
-
-@pytest.mark.slow
-def test_label_smoothing_keeps_probabilities_from_the_ends() -> None:
-    settings = {"epochs": 12, "learning_rate": 0.3, "keep": "last"}
-    sharp, soft = (
-        probabilities(fit(**settings, label_smoothing=amount)[0].logits(FEATURES.rows(TRAIN))).max()
-        for amount in (0.0, 0.3)
-    )
-    assert soft < sharp
 
 
 def test_a_second_phase_numbers_on_and_keeps_the_better_weights() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import pytest
@@ -31,9 +30,7 @@ def photo(
         data[ExifTags.Base.Orientation] = orientation
     data.get_ifd(ExifTags.IFD.GPSInfo).update(gps or {})
     data.get_ifd(ExifTags.IFD.Exif).update(taken or {})
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 30)).save(buffer, kind, exif=data)
-    return buffer.getvalue()
+    return images.encoded(Image.new("RGB", (40, 30)), kind, exif=data)
 
 
 def test_a_photo_without_exif() -> None:
@@ -121,17 +118,15 @@ def test_the_size_is_that_of_the_upright_photo(orientation: int) -> None:
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG", "TIFF"])
 def test_animations_and_pages_are_refused(kind: str) -> None:
-    buffer = io.BytesIO()
     frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 90, 180)]
-    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    content = images.encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     with pytest.raises(images.ImageError, match=r"animated or of several pages \(3\)"):
-        exif.read(buffer.getvalue())
+        exif.read(content)
 
 
 def test_a_phones_photo_with_preview_is_a_photo() -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 30)).save(buffer, "MPO", save_all=True, append_images=[Image.new("RGB", (20, 15))])
-    header = exif.read(buffer.getvalue())
+    preview = Image.new("RGB", (20, 15))
+    header = exif.read(images.encoded(Image.new("RGB", (40, 30)), "MPO", save_all=True, append_images=[preview]))
     assert (header.width, header.height) == (40, 30)
 
 

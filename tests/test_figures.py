@@ -222,13 +222,6 @@ def test_the_threshold_decides_the_confusion_matrix_and_a_class_may_be_missing()
     laid_out(figure)
 
 
-@pytest.mark.parametrize(
-    ("share", "expected"), [(0.9999, ">99.9%"), (1, "100%"), (0.0001, "<0.1%"), (0, "0%"), (0.5, "50.0%")]
-)
-def test_hundred_percent_only_when_all(share: float, expected: str) -> None:
-    assert figures.percent(share) == expected
-
-
 def test_scores_are_counted_by_class(tmp_path: Path) -> None:
     values = predictions(500)
     figure = figures.score_histogram(values, DECISION, title="Test")

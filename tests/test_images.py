@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import struct
 import sys
 import zlib
@@ -16,17 +15,12 @@ from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from hairline.data import images
+from hairline.data.images import encoded
 from hairline.inspection import exif
 from hairline.model import saved
 
 GENERATOR = np.random.default_rng(0)
 PIXELS = np.kron(GENERATOR.integers(0, 256, (6, 8, 3)), np.ones((5, 5, 1))).astype(np.uint8)  # 30 x 40, blocky
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hairline.data import manifest
+from hairline.data import images, manifest
 from hairline.inspection import exif, records, report, tables
 from hairline.inspection.report.entries import tiles_on
 from hairline.inspection.tiles import grid
@@ -40,16 +39,12 @@ TRACE = [[100, 100], [700, 100]]  # along the middle of the first row of tiles
 
 
 def jpeg(width: int, height: int, seed: int = 0) -> bytes:
-    buffer = io.BytesIO()
     grey = np.random.default_rng(seed).integers(90, 200, (height // 8, width // 8), dtype=np.uint8)
-    Image.fromarray(grey).resize((width, height)).convert("RGB").save(buffer, "JPEG")
-    return buffer.getvalue()
+    return images.encoded(Image.fromarray(grey).resize((width, height)).convert("RGB"), "JPEG")
 
 
 def heat_map() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.tile(np.arange(0, 256, 2, dtype=np.uint8), (96, 1))).save(buffer, "PNG")
-    return buffer.getvalue()
+    return images.encoded(Image.fromarray(np.tile(np.arange(0, 256, 2, dtype=np.uint8), (96, 1))), "PNG")
 
 
 VERDICTS = ["cracked", "not cracked", "cannot tell", "unfamiliar"]

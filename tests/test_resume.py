@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +19,7 @@ from hairline.system import files, signals
 from hairline.training import checkpoint
 from hairline.training import epochs as training
 from hairline.training.checkpoint import Checkpoint
+from tests import tracked
 from tests.conftest import ROOT
 from tests.running import TINY, composed, refused, run
 from tests.test_epochs import head_trainer, network_trainer
@@ -215,35 +215,30 @@ def numbers(folder: Path) -> dict[str, float]:
     return {key: value for key, value in found.items() if not key.startswith("seconds")}
 
 
-def mirrored() -> list[mlflow.entities.Run]:
-    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    return list(store.search_runs([store.get_experiment_by_name("hairline").experiment_id]))
-
-
 @pytest.mark.slow
 def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path) -> None:
     settings = (*WHOLE, f"data.path={two_classes}", "augment=light", "augment.mode=fresh", "augment.seed=1")
     assert run(*settings, "hydra.run.dir=whole", "tracking=none").returncode == 0
     folder = Path("outputs", "stopped")
-    for number, status, until in ((signal.SIGTERM, "KILLED", 3), (signal.SIGKILL, "RUNNING", 6)):
+    codes = {signal.SIGTERM: 143, signal.SIGKILL: -9, signal.SIGINT: 130}
+    for turn, (number, expected) in enumerate(codes.items(), start=1):
         again = (f"resume={folder}",) if folder.exists() else settings
-        code, said, seconds = stopped(folder, *again, number=number, until=until)
-        assert code == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number], said
+        code, said, seconds = stopped(folder, *again, number=number, until=3 * turn)
+        assert code == expected, said
         assert seconds < 30
-        (entry,) = mirrored()
-        assert entry.info.status == status
-        if number == signal.SIGTERM:
-            assert f"stopped by SIGTERM. Resume with: python {ROOT}/train.py resume={folder}" in said
+        (entry,) = tracked.runs(experiment="hairline")
+        assert entry.info.status == ("RUNNING" if number == signal.SIGKILL else "KILLED")
+        if number != signal.SIGKILL:
+            assert f"stopped by {number.name}. Resume with: python {ROOT}/train.py resume={folder}" in said
             assert "Traceback" not in said
     found = run(f"resume={folder}")
     assert found.returncode == 0, found.stdout + found.stderr
     assert numbers(folder) == numbers(Path("whole"))
     one, other = (pd.read_csv(place / "history.csv").drop(columns="seconds") for place in (folder, Path("whole")))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
-    (again_entry,) = mirrored()
+    (again_entry,) = tracked.runs(experiment="hairline")
     assert (again_entry.info.run_id, again_entry.info.status) == (entry.info.run_id, "FINISHED")
-    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    assert [point.step for point in store.get_metric_history(entry.info.run_id, "epoch_loss")] == list(range(1, 41))
+    assert tracked.steps(entry.info.run_id, "epoch_loss") == list(range(1, 41))
     assert [path.name for path in Path("outputs").iterdir()] == ["stopped"]
     found = run(f"resume={folder}")
     assert found.returncode == 0
@@ -265,16 +260,3 @@ def test_fine_tuning_goes_on_as_well(layers: str, two_classes: Path) -> None:
     assert found.returncode == 0, found.stdout + found.stderr
     assert "head: loaded from state.npz, complete" in found.stdout + found.stderr
     assert numbers(Path("killed")) == numbers(Path("whole"))
-
-
-@pytest.mark.slow
-def test_an_interrupt_ends_killed_and_says_how_to_go_on(two_classes: Path) -> None:
-    settings = (*WHOLE, f"data.path={two_classes}", "epochs=4000")
-    code, said, seconds = stopped(Path("run"), *settings, number=signal.SIGINT, until=1)
-    assert code == 130, said
-    assert f"stopped by SIGINT. Resume with: python {ROOT}/train.py resume=run" in said
-    assert "Traceback" not in said
-    assert seconds < 30
-    (entry,) = mirrored()
-    assert entry.info.status == "KILLED"
-    assert len(epochs(Path("run"))) >= 1

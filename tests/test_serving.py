@@ -44,9 +44,7 @@ def model(finished: Path) -> serving.CrackClassifier:
 
 
 def encoded(width: int = 40, height: int = 30, mode: str = "RGB") -> bytes:
-    content = io.BytesIO()
-    Image.new(mode, (width, height)).save(content, "PNG")
-    return content.getvalue()
+    return images.encoded(Image.new(mode, (width, height)), "PNG")
 
 
 def test_it_predicts_what_the_classifier_predicts(

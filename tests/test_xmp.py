@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from hairline.data import images
 from hairline.inspection import exif, xmp
 
 PACKET = (
@@ -89,17 +88,15 @@ def test_no_position_is_no_doubt() -> None:
 
 
 def photo(kind: str, packet: str, gps: bool = False) -> bytes:
-    buffer, picture = io.BytesIO(), Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
     metadata = Image.Exif()
     if gps:
         metadata.get_ifd(0x8825).update({1: "N", 2: (10.0, 0.0, 0.0), 3: "E", 4: (20.0, 0.0, 0.0)})
     if kind == "PNG":
         texts = PngInfo()
         texts.add_itxt("XML:com.adobe.xmp", packet)
-        picture.save(buffer, kind, pnginfo=texts, exif=metadata.tobytes())
-    else:
-        picture.save(buffer, kind, xmp=packet.encode(), exif=metadata)
-    return buffer.getvalue()
+        return images.encoded(picture, kind, pnginfo=texts, exif=metadata.tobytes())
+    return images.encoded(picture, kind, xmp=packet.encode(), exif=metadata)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

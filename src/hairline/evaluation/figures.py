@@ -634,8 +634,8 @@ def _caption(axes: Axes, cell: _Cell, line: int, text: str, *, size: float, colo
 def percent(share: float, decimals: int = 1) -> str:
     """Return a percentage that reads 0 % or 100 % only for exactly none or all.
 
-    >>> percent(0.99999), percent(1), percent(0.5)
-    ('>99.9%', '100%', '50.0%')
+    >>> percent(0.99999), percent(1), percent(0.5), percent(0.0001), percent(0)
+    ('>99.9%', '100%', '50.0%', '<0.1%', '0%')
     """
     smallest = 10.0 ** (-2 - decimals)
     if 0 < share < smallest:
