@@ -49,10 +49,10 @@ class Pictures:
 
     def _tile(self, tile: int) -> bytes:
         x, y, width, height = self._pool.boxes[tile].tolist()
-        return _jpeg(self.photo(tile).crop((x, y, x + width, y + height)), _LONGEST_PX)
+        return _jpeg(self.photo(tile).crop((x, y, x + width, y + height)))
 
     def _surroundings(self, tile: int) -> bytes:
-        return _jpeg(self.photo(tile).crop(self._part(tile)), _LONGEST_PX)
+        return _jpeg(self.photo(tile).crop(self._part(tile)))
 
     def _part(self, tile: int) -> tuple[int, int, int, int]:
         """Return the box of the surroundings, moved into the photo where it would reach beyond its edge."""
@@ -66,11 +66,11 @@ class Pictures:
         return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
-def _jpeg(picture: Image.Image, longest: int) -> bytes:
+def _jpeg(picture: Image.Image) -> bytes:
     """Return a picture as JPEG; larger ones are reduced, smaller ones enlarged by a whole factor."""
-    if max(picture.size) > longest:
+    if max(picture.size) > _LONGEST_PX:
         picture = picture.copy()
-        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    elif (factor := longest // max(picture.size)) > 1:
+        picture.thumbnail((_LONGEST_PX, _LONGEST_PX), Image.Resampling.LANCZOS)
+    elif (factor := _LONGEST_PX // max(picture.size)) > 1:
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
     return images.encoded(picture, "JPEG", quality=_QUALITY)

@@ -371,16 +371,9 @@ class Session:
         )
         logits = layer.logits(self.pool.features)
         # Random tiles are never fitted, so the model's own logits are as honest as out-of-fold ones.
-        honest = np.concatenate([held_out, logits[tiles[random]]])
-        order = np.concatenate([np.flatnonzero(~random), np.flatnonzero(random)])
-        found = estimate.estimate(
-            honest,
-            classes[order],
-            photos[order],
-            logits,
-            self.pool.photo,
-            seed=self._seed,
-        )
+        honest = logits[tiles].astype(np.float64)
+        honest[~random] = held_out
+        found = estimate.estimate(honest, classes, photos, logits, self.pool.photo, seed=self._seed)
         with self._lock:
             self._record(len(tiles), found)
             self._record_photos(len(tiles), layer, logits)
@@ -420,6 +413,6 @@ class Session:
     def _is_enough(self) -> bool:
         """Return whether more labels have stopped changing the answers for photos."""
         answers = max(self._photo_states, default=0)
-        most = max(_QUIET_SHARE * len(self.pool.photos), 0)
+        most = _QUIET_SHARE * len(self.pool.photos)
         changes = [self._photos_changed(ago) for ago in range(0, _QUIET_ANSWERS, _WINDOW)]
         return answers >= _LEAST_ANSWERS and all(change is not None and change <= most for change in changes)
