@@ -22,7 +22,7 @@ from hairline.training.checkpoint import Checkpoint
 from tests import tracked
 from tests.conftest import ROOT
 from tests.running import TINY, composed, refused, run
-from tests.test_epochs import head_trainer, network_trainer
+from tests.test_epochs import head_trainer, network_trainer, optimizer
 
 # --- the state file ---------------------------------------------------------------------------------------------------
 
@@ -121,10 +121,10 @@ def fit(state: Checkpoint | None, stop: int | None = None, **changed: object) ->
         {},
         {"trainer": "network"},
         {"keep": "last"},
-        {"optimizer": {"name": "sgd", "momentum": 0.9}, "schedule": {"name": "constant"}, "learning_rate": 1.5,
+        {"optimizer": optimizer("sgd"), "schedule": {"name": "constant"}, "learning_rate": 1.5,
          "epochs": 30, "patience": 4},
-        {"optimizer": {"name": "rmsprop"}},
-        {"optimizer": {"name": "lion"}},
+        {"optimizer": optimizer("rmsprop")},
+        {"optimizer": optimizer("lion")},
     ],
     ids=lambda changed: "-".join(str(value) for value in changed) or "adam",
 )  # fmt: skip
