@@ -16,7 +16,14 @@ def folder(tmp_path: Path) -> Path:
     images = {"train": 1400, "val": 480, "test": 120}
     metrics = {"test_accuracy": 0.9, "test_accuracy_interval_low": 0.8, "test_accuracy_interval_high": 0.95}
     metrics["test_accuracy_interval_groups"] = 12
-    card.write(tmp_path, data="walls", images=images, split_by="none", metrics=metrics | {"test_auroc": float("nan")})
+    card.write(
+        tmp_path,
+        data="walls",
+        images=images,
+        drawn=2800,
+        split_by="none",
+        metrics=metrics | {"test_auroc": float("nan")},
+    )
     return tmp_path
 
 
@@ -24,6 +31,7 @@ def test_a_new_card_says_what_was_measured_and_what_was_not(folder: Path) -> Non
     text = card.read(folder)
     assert "| accuracy (most probable class) | 0.9000 (0.8000 to 0.9500, few groups: 12) |" in text
     assert "1,400 training, 480 validation and 120 test images" in text
+    assert "Besides, 2,800 training images were drawn" in text
     assert "figures may be too good" in text
     assert "Not measured." in text
     assert "AUROC |" not in text

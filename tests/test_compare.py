@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics as oracle
+from scipy.stats import t as student
 
 from hairline import config, tracking
 from hairline.data import manifest
@@ -99,6 +100,19 @@ def test_a_model_is_no_better_than_itself() -> None:
     for metric in paired.METRICS:
         found = pair(one, one, metric, positive="cracked", resamples=100)
         assert (found.value, found.low, found.high, found.decided, found.p_value) == (0, 0, 0, False, 1)
+
+
+def test_models_that_answer_alike_on_few_images_are_not_surely_equal() -> None:
+    """Eight images without a difference leave one on a further image possible: Wilson's interval of 0 of 8."""
+    labels = np.arange(8) % 2
+    one, two = (table(labels, np.where(labels == 1, score, 1 - score)) for score in (0.9, 0.8))
+    found = pair(one, two)
+    square = student.ppf(0.975, 7) ** 2
+    assert (found.value, found.p_value) == (0, 1)
+    assert (-found.low, found.high) == pytest.approx((square / (8 + square), square / (8 + square)))
+    halves = pair(one, two, "balanced_accuracy")  # counts as its smaller class does
+    square = student.ppf(0.975, 3) ** 2
+    assert halves.high == pytest.approx(square / (4 + square))
 
 
 def test_intervals_cover_the_truth_at_their_rate() -> None:

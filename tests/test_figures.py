@@ -114,6 +114,9 @@ def test_learning_curves_mark_the_best_epoch(tmp_path: Path) -> None:
         (star,) = [line for line in axes.lines if line.get_marker() == "*"]
         assert star.get_xydata().tolist() == [[7, table[f"val_{quantity}"][6]]]
     assert figure.get_suptitle() == "Learning curves: best validation loss 0.01 at epoch 7"
+    solved = figures.learning_curves(table, "iteration")
+    assert solved.get_suptitle() == "Learning curves: best validation loss 0.01 at iteration 7"
+    assert [axes.get_xlabel() for axes in solved.axes] == ["iteration", "iteration"]
     drawn(figure, tmp_path)
     ticks = [tick for tick in figure.axes[0].get_xticks() if 0.5 <= tick <= 12.5]
     assert ticks == [int(tick) for tick in ticks]

@@ -71,8 +71,8 @@ def test_training_is_drawn(listed: pd.DataFrame, mode: str, tmp_path: Path) -> N
     augment = arguments(config.Augment(mode=mode, views=2))  # type: ignore[arg-type]
     report = leaks.find(listed, listed["phash"].to_numpy())
     galleries.draw_training(
-        tmp_path, manifest=listed, history=history, image_size=32, augment=augment, seed=0, leaks=report,
-        split_by="hash", curve=history.rename(columns={"epoch": "images"}).assign(test_accuracy=0.5),
+        tmp_path, manifest=listed, history=history, step="epoch", image_size=32, augment=augment, seed=0,
+        leaks=report, split_by="hash", curve=history.rename(columns={"epoch": "images"}).assign(test_accuracy=0.5),
     )  # fmt: skip
     blocks = [Block("image", "features", 3, (8,), 20, 0, ()), Block("logits", "logits", 1, (2,), 18, 18, (0,))]
     galleries.draw_model(tmp_path, blocks, "tiny")

@@ -103,6 +103,18 @@ def test_a_perfect_result_is_as_sure_as_its_groups() -> None:
     assert intervals.of_ratio(hits, np.ones(17 * 87), groups).low < 0.95
 
 
+@pytest.mark.parametrize("right", [60, 54])
+def test_fewer_groups_never_give_a_narrower_interval(right: int) -> None:
+    """One photo, however many patches it gave, says less than two, and two less than three."""
+    widths = []
+    for count in (1, 2, 3, 4):
+        hits, groups = np.tile(np.arange(60) < right, count), np.repeat(np.arange(count), 60)
+        found = intervals.of_ratio(hits, np.ones(60 * count), groups)
+        widths.append(found.high - found.low)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > 0.9
+
+
 def test_few_groups_are_named() -> None:
     groups = np.repeat(np.arange(29), 2)
     few = intervals.of_ratio(np.arange(58) > 3, np.ones(58), groups)

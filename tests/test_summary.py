@@ -30,6 +30,12 @@ def test_the_kept_epoch_may_lie_in_the_first_phase() -> None:
     assert summary.kept_epoch(history, "best") == "weights of epoch 2 of 2 (head): the lowest validation loss"
 
 
+def test_a_solver_has_iterations() -> None:
+    history = pd.DataFrame({"phase": "head", "epoch": [1, 2, 3], "val_loss": [2.0, 1.0, 3.0]})
+    kept = summary.kept_epoch(history, "best", step="iteration")
+    assert kept == "weights of iteration 2 of 3 (head): the lowest validation loss"
+
+
 def test_only_weights_that_are_not_from_photographs_are_named() -> None:
     assert "RANDOM" in summary.weights_note("random")
     assert "SYNTHETIC" in summary.weights_note("synthetic")

@@ -55,6 +55,13 @@ def test_a_group_takes_at_most_ten_lines() -> None:
     assert "not inspected: 0 megapixels\n" in shown
 
 
+def test_a_reason_without_details_is_not_repeated() -> None:
+    shown = text([], problems={Path("a.jpg"): "not an image", Path("b.jpg"): "big (9 MB)"}, others=[Path("notes.txt")])
+    assert "not inspected: not an image\n         a.jpg\n" in shown
+    assert "not inspected: big\n         b.jpg: big (9 MB)" in shown
+    assert "      1  file that is not an image, skipped: notes.txt" in shown
+
+
 def test_exactly_ten_photos_are_all_named() -> None:
     shown = text([row(f"{number}.jpg", "cannot tell", 0.5) for number in range(10)])
     assert "more" not in shown

@@ -99,12 +99,13 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 @styled
-def learning_curves(history: pd.DataFrame) -> Figure:
+def learning_curves(history: pd.DataFrame, step: str = "epoch") -> Figure:
     """Draw loss and accuracy over the epochs for training and validation, with the epoch of the best validation loss.
 
     Args:
         history: One row an epoch: `epoch loss accuracy val_loss val_accuracy`, losses in nats, and optionally `phase`
             (head, fine-tune), whose later values are shaded. Values may be missing.
+        step: What a row is: an epoch, or an iteration of a solver.
     """
     figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
     epochs = history["epoch"].to_numpy(dtype=float)
@@ -119,16 +120,16 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             (handles[label],) = axes.plot(epochs, values, color=colour, marker=marker, markersize=3.5, linewidth=1.6)
         if best is not None:
             axes.axvline(epochs[best], color=GREY, linewidth=1, linestyle=":")
-            (handles["best epoch (validation loss)"],) = axes.plot(
+            (handles[f"best {step} (validation loss)"],) = axes.plot(
                 epochs[best], columns[1][best], "*", color=VERMILLION, markeredgecolor=INK, markersize=13,
                 clip_on=False, zorder=5, linestyle="none",
             )  # fmt: skip
         _scale_quantity(axes, quantity, np.concatenate(columns))
         axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-        axes.set(xlabel="epoch", title=quantity.capitalize())
+        axes.set(xlabel=step, title=quantity.capitalize())
         axes.grid(axis="y")
-    result = "" if best is None else f": best validation loss {val_loss[best]:.4g} at epoch {epochs[best]:g}"
+    result = "" if best is None else f": best validation loss {val_loss[best]:.4g} at {step} {epochs[best]:g}"
     figure.suptitle(f"Learning curves{result}")
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=6, frameon=False)
     return figure

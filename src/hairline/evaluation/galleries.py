@@ -39,6 +39,7 @@ def draw_training(
     *,
     manifest: pd.DataFrame,
     history: pd.DataFrame,
+    step: str,
     image_size: int,
     augment: dict[str, Any],
     seed: int,
@@ -52,6 +53,7 @@ def draw_training(
         folder: Folder of the PNG files; made if it is missing.
         manifest: With splits.
         history: One row an epoch.
+        step: What a row of the history is: an epoch, or an iteration of a solver.
         image_size: Side of the model's input, pixels.
         augment: Keys of the configuration group `augment`.
         seed: Chooses the images.
@@ -61,7 +63,7 @@ def draw_training(
     """
     train = manifest[manifest["split"] == "train"]
     figures.save(training_samples(train, image_size=image_size, augment=augment, seed=seed), folder / "samples.png")
-    figures.save(figures.learning_curves(history), folder / "curves.png")
+    figures.save(figures.learning_curves(history, step), folder / "curves.png")
     figures.save(closest_pairs(leaks, image_size=image_size, split_by=split_by), folder / "leaks.png")
     if curve is not None:
         figures.save(figures.training_size(curve), folder / "learning_curve.png")

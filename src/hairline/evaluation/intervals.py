@@ -143,7 +143,7 @@ def of_contributions(
     count = len(np.unique(groups))
     squares, fourths = (deviations**2).sum(), (deviations**4).sum()
     if value <= 0 or value >= 1 or squares == 0 or fewest < 2:
-        return _of_cases(value, fewest)
+        return of_cases(value, fewest)
     wrong = len(np.unique(groups[missed]))
     seen, least = squares * count / (count - 1), value * (1 - value) / (fewest * (1 + wrong) ** 2)
     if seen > least:
@@ -170,7 +170,7 @@ def of_resamples(value: float, drawn: NDArray[np.float64], groups: int) -> Inter
     # Resamples of n groups vary by the share (n - 1) / n of what samples of n groups do.
     variance = defined.var() * groups / max(groups - 1, 1)
     if variance == 0 or value in (0, 1):  # a perfect result, or one group: nothing can vary
-        return _of_cases(value, groups)
+        return of_cases(value, groups)
     low, high = _score(np.float64(value), value * (1 - value) / variance, _quantile(groups))
     return Interval(float(low), float(high), groups)
 
@@ -268,15 +268,20 @@ def _of_deviations(
     return np.maximum(low, widest[0]), np.minimum(high, widest[1])
 
 
-def _of_cases(value: float, groups: int) -> Interval:
-    """Return the interval of a share of groups, each of which is one case."""
+def of_cases(value: float, groups: int) -> Interval:
+    """Return the interval of a share of groups, each of which is one case.
+
+    Args:
+        value: The share.
+        groups: Number of groups.
+    """
     low, high = _score(np.float64(value), np.float64(groups), _small_sample(groups))
     return Interval(float(low), float(high), groups)
 
 
 def _small_sample(groups: int) -> float:
     """Return the quantile of Wilson's interval over groups: Student's where they are few."""
-    return Z if groups >= FEW_GROUPS or groups == 1 else _quantile(groups)
+    return Z if groups >= FEW_GROUPS else _quantile(groups)
 
 
 def _score(

@@ -179,11 +179,15 @@ class _Table:
             )
         return rows
 
+    def probabilities(self) -> NDArray[np.float64]:
+        """Return the probability of each class, [n, classes]."""
+        return self.frame[[f"prob_{name}" for name in self.names]].to_numpy(np.float64)
+
     def terms(self, metric: str, positive: str | None) -> Terms:
         """Return the numerators and denominators of a metric for each image."""
         labels = _codes(self.frame["label"], self.names)
         index = None if positive is None else self.names.index(positive)
-        probabilities = self.frame[[f"prob_{name}" for name in self.names]].to_numpy(np.float64)
+        probabilities = self.probabilities()
         if metric.endswith("_at_threshold"):
             predicted = _codes(self.frame["predicted"], self.names)
         else:
@@ -220,11 +224,18 @@ def _compare_aligned(
     observed = values(np.ones((1, count), np.float32))["values"][0]
     drawn = intervals.bootstrap(values, np.arange(count), resamples=resamples, seed=seed)["values"]
     errors, thresholds, p_values = max_t(observed, drawn, groups=count, chosen=chosen, level=level)
+    halves = thresholds * errors
+    # Models that never differed here may differ on further groups, unless they are the same.
+    measured = (stacked[1][:, 0] > 0).sum(axis=0)
+    unseen = intervals.of_cases(0.0, int(measured[measured > 0].min(initial=count))).high
+    probabilities = [table.probabilities() for table in tables]
+    for number in np.flatnonzero(errors[1:] == 0) + 1:
+        halves[number] = 0.0 if np.array_equal(probabilities[0], probabilities[number]) else unseen
     return [
         Difference(
             float(observed[0] - observed[number]),
-            float(observed[0] - observed[number] - thresholds[number] * errors[number]),
-            float(observed[0] - observed[number] + thresholds[number] * errors[number]),
+            float(observed[0] - observed[number] - halves[number]),
+            float(observed[0] - observed[number] + halves[number]),
             len(groups),
             count,
             float(p_values[number]),

@@ -38,7 +38,9 @@ def summary(
             blocks.append(_block(f"{group.name}: {group.meaning} Evidence and photo:", lines))
     by_problem = triage.by_reason({str(path): [reason] for path, reason in problems.items()})
     for reason, texts in by_problem.items():
-        lines = [f"         {printable(path)}: {printable(text)}" for path, text in texts.items()]
+        lines = [
+            f"         {printable(path)}" + f": {printable(text)}" * (text != reason) for path, text in texts.items()
+        ]
         blocks.append(_block(f"{triage.NOT_INSPECTED}: {printable(reason)}", lines))
     warnings = [_warning(texts) for texts in triage.by_reason(remarks).values()]
     if warnings:
@@ -55,7 +57,8 @@ def _counts(rows: Sequence[dict[str, Any]], failed: int, others: Sequence[Path],
     ]
     if others:
         names = ", ".join(printable(path.name) for path in others[:3]) + ", ..." * (len(others) > 3)
-        lines.append(f"{len(others):>7,}  files that are not images, skipped: {names}")
+        what = "file that is not an image" if len(others) == 1 else "files that are not images"
+        lines.append(f"{len(others):>7,}  {what}, skipped: {names}")
     return "\n".join(lines)
 
 

@@ -39,7 +39,7 @@ def groups(positive: str) -> list[Group]:
         positive: The positive class.
     """
     return [
-        Group(positive, "positive", "Found and traced. Confirm by eye.", True),
+        Group(positive, "positive", "Found. Confirm by eye.", True),
         Group(CANNOT_TELL, "doubt", "Too close to the limit. Decide by eye.", True),
         Group(UNFAMILIAR, "unfamiliar", "Unlike the training images. Look at it.", True),
         Group(f"not {positive}", "negative", "Nothing found. Check a few at random.", False),

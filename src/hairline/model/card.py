@@ -31,19 +31,29 @@ _METRICS = {
 }
 
 
-def write(folder: Path, *, data: str, images: Mapping[str, int], split_by: str, metrics: Mapping[str, float]) -> None:
+def write(
+    folder: Path,
+    *,
+    data: str,
+    images: Mapping[str, int],
+    drawn: int,
+    split_by: str,
+    metrics: Mapping[str, float],
+) -> None:
     """Write the card of a model that was just trained.
 
     Args:
         folder: The saved model.
         data: Name of the images.
-        images: Number of images of each split.
+        images: Number of images of each split, without drawn ones.
+        drawn: Number of training images that were drawn on others or cropped from them.
         split_by: How images were grouped before they were divided.
         metrics: Flat metrics of the run; those of the test split are shown.
     """
     facts = {
         "data": data,
         "images": dict(images),
+        "drawn": drawn,
         "split_by": split_by,
         "test": _chosen(metrics),
         "evaluations": [],

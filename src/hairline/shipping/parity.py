@@ -255,8 +255,8 @@ def timings(run: Predictor, image_size: int) -> dict[str, float]:
 def describe(row: dict[str, Any]) -> str:
     """Return the measurements of an export in two lines."""
     return (
-        "Parity          largest difference {difference:.1e}, equal labels {equal_labels:.4f}, accuracy {accuracy:.4f} "
-        "(Keras {keras_accuracy:.4f})\n"
+        "Parity          largest difference {difference:.1e}, equal labels {equal_labels:.4f}, their accuracy "
+        "{accuracy:.4f} (Keras {keras_accuracy:.4f})\n"
         "Size and speed  {megabytes:.1f} MB; {milliseconds_batch_1:.2f} ms per image one by one, "
         "{milliseconds_batch_16:.2f} ms in batches of 16"
     ).format_map(row)

@@ -99,18 +99,19 @@ def split_lines(metrics: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def kept_epoch(history: pd.DataFrame, keep: str) -> str:
+def kept_epoch(history: pd.DataFrame, keep: str, *, step: str = "epoch") -> str:
     """Return which epoch's weights the model has, where they are not simply the last ones; else empty text.
 
     Args:
         history: Columns phase, epoch and val_loss.
         keep: `best` or `last`.
+        step: What a row of the history is: an epoch, or an iteration of a solver.
     """
     if keep == "last" or len(history) < 2:
         return ""
     row = history.iloc[int(history["val_loss"].argmin())]
     count = int((history["phase"] == row["phase"]).sum())
-    return f"weights of epoch {int(row['epoch'])} of {count} ({row['phase']}): the lowest validation loss"
+    return f"weights of {step} {int(row['epoch'])} of {count} ({row['phase']}): the lowest validation loss"
 
 
 def weights_note(origin: str) -> str:

@@ -201,7 +201,8 @@ def run_stages(
                 # Last: MLflow ties whatever is logged after a model to that model.
                 run.model(directory / "model", Path(data.manifest["path"].iloc[data.rows("test")[0]]))
     state.finish(keep=config.report.level == "light")  # keep the weights: a sweep saves the model of its best job later
-    notes = [summary.kept_epoch(head.history, config.schedule.keep), summary.weights_note(start.origin)]
+    kept = summary.kept_epoch(head.history, config.schedule.keep, step=history_step(config))
+    notes = [kept, summary.weights_note(start.origin)]
     log_results(config, data, metrics, notes, directory, run, in_sweep=process.sweep is not None)
     return metrics
 
@@ -494,7 +495,8 @@ def write_card(config: Config, data: Dataset, metrics: dict[str, float], directo
     card.write(
         directory / "model",
         data=data_name(config),
-        images={split: len(data.rows(split)) for split in manifest.SPLITS},
+        images={split: int(metrics[f"{split}_images"]) for split in manifest.SPLITS},
+        drawn=len(data.rows("train")) - int(metrics["train_images"]),
         split_by=data.split_by,
         metrics=metrics,
     )
@@ -516,6 +518,11 @@ def trains_by_epochs(config: Config) -> bool:
     return config.base is None and config.optimizer.name != "lbfgs"
 
 
+def history_step(config: Config) -> str:
+    """Return what a row of the history is."""
+    return "epoch" if trains_by_epochs(config) else "iteration"
+
+
 def draw_training(
     config: Config,
     data: Dataset,
@@ -533,6 +540,7 @@ def draw_training(
         directory / "figures",
         manifest=data.manifest,
         history=head.history,
+        step=history_step(config),
         image_size=config.image_size,
         augment=arguments(config.augment),
         seed=config.seed,
