@@ -79,6 +79,7 @@ def test_a_base_is_adapted_to_twenty_images_in_seconds(base: Path, other_surface
     bundle, old = (saved.read_bundle(place / "model") for place in (tmp_path / "adapted", base))
     assert bundle.backbone == old.backbone
     assert (bundle.threshold, bundle.image_size) == (0.5, 48)
+    assert bundle.decision.chosen.startswith("for even odds: on validation recall ")  # nobody gave it
     assert bundle.model_sha256 != old.model_sha256
     assert found["parity_difference"] <= 1e-4
     assert config.read(tmp_path / "adapted" / "config.yaml").model.taps == list(TAPS)

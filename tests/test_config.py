@@ -134,7 +134,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
     for name, source in sources.SOURCES.items():
         assert names(config.GROUPS[f"data/{name}"]) - shared == keywords(source), name
     assert names(config.Augment, "mode", "views") == keywords(augmentation.view)
-    assert names(config.GROUPS["decision"]) == keywords(thresholds.choose_decision) - {"resamples"}
+    assert names(config.GROUPS["decision"]) == keywords(thresholds.choose_decision) - {"resamples", "rule"}
     assert names(config.Runtime, "devices", "compute", "ray") == keywords(tensorflow.prepare) - {"seed"}
     run = {"name", "tags", "directory"}
     assert names(config.Tracking, "log_model", "log_diff", "registered_model") == keywords(tracking.start) - run

@@ -166,6 +166,8 @@ def test_training_size_draws_every_part(tmp_path: Path) -> None:
     drawn(figure, tmp_path)
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[0.7, 0.8, 0.9], [0.85] * 3]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()][:3] == ["10", "20", "40"]
+    perfect = figures.training_size(curve.assign(val_accuracy=1.0, test_accuracy=1.0))
+    assert perfect.axes[0].get_ylim()[1] < 1.01  # no accuracy lies above 1
 
 
 def test_a_sweep_ranks_its_jobs(tmp_path: Path) -> None:
@@ -307,10 +309,22 @@ def test_metric_intervals_hold_any_names_and_gaps(rows: int, tmp_path: Path) -> 
     figure = figures.metric_intervals(table, shown, names=names, groups=groups, title="x")
     drawn(figure, tmp_path)
     assert not overlaps(figure, figure.axes[0].get_yticklabels())
-    points = sorted(float(y) for line in figure.axes[0].lines for y in line.get_xdata())
+    full = [line for line in figure.axes[0].lines if line.get_markeredgecolor() == "white"]
+    points = sorted(float(y) for line in full for y in line.get_xdata())
     np.testing.assert_allclose(points, values)
     assert "at the threshold" in figure.axes[1].get_xlabel()
     assert "few groups: 12" in figure.axes[0].get_xlabel()
+
+
+def test_a_value_without_an_interval_does_not_look_certain() -> None:
+    table = pd.DataFrame({"test_f1": [0.7, 0.8, np.nan], "test_f1_interval_low": [0.6, np.nan, np.nan]})
+    table["test_f1_interval_high"] = [0.9, np.nan, np.nan]
+    figure = figures.metric_intervals(table, ["test_f1"], names=list("abc"), title="x")
+    laid_out(figure)
+    (axes,) = figure.axes
+    (hollow,) = [line for line in axes.lines if line.get_markeredgecolor() != "white"]
+    assert hollow.get_xydata().tolist() == [[0.8, 1.0]]
+    assert "hollow: interval not computed" in axes.get_xlabel()
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 8), (9, 4)])

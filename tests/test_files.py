@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +19,7 @@ from hairline.model import features
 from hairline.model.features import Recipe
 from hairline.model.store import Store
 from hairline.system import files
+from hairline.system.errors import explained
 from hairline.tracking import store
 
 
@@ -51,6 +54,20 @@ def test_a_project_is_followed_with_the_folder_inside(tmp_path: Path) -> None:
     assert files.followed(str(old), "", new) == str(old)
     (tmp_path / "link").symlink_to(old)
     assert files.followed(str(old), run, tmp_path / "link" / "outputs" / "one") == str(old)
+
+
+def test_a_full_disk_is_reported_with_the_file(tmp_path: Path) -> None:
+    """A write that fails does not name its file, and the user may write to several disks."""
+    path = tmp_path / "table.csv"
+    path.write_text("before")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left") as caught, files.atomic(path):
+        raise full
+    message = str(explained(caught.value))
+    assert message.startswith(f"the disk is full: {path} cannot be written; ")
+    assert "output=<folder>" in message
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
+    assert path.read_text() == "before"
 
 
 def test_waiting_is_reported_after_two_seconds_and_every_minute(caplog: pytest.LogCaptureFixture) -> None:

@@ -194,7 +194,7 @@ def test_held_out_images_are_seen_by_neither() -> None:
         (None, float("nan"), float("nan"), float("nan"), (0.0, 0.0, 0.0), False, "cannot be compared"),
         (0.005, 0.0, 0.0, 0.0, (0.0, -0.1, 0.1), True, "not worse by more than the margin of 0.50 points"),
         (0.005, -0.002, -0.0049, 0.001, (0.0, -0.1, 0.1), True, "not worse by more than the margin of 0.50 points"),
-        (0.005, 0.002, -0.0051, 0.009, (0.0, -0.1, 0.1), False, "not surely not worse by more than the margin"),
+        (0.005, 0.002, -0.0051, 0.009, (0.0, -0.1, 0.1), False, "may be worse by more than the margin of 0.50 points"),
         (0.005, 0.0, -0.001, 0.001, (0.1, 0.05, 0.2), False, "surer of its wrong answers (log loss +0.1"),
         (0.005, -0.02, -0.03, -0.01, (0.0, 0.0, 0.0), False, "worse, beyond chance"),
     ],

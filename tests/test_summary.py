@@ -25,9 +25,10 @@ def test_the_kept_epoch_is_named(losses: list[float], keep: str, text: str) -> N
     assert summary.kept_epoch(history, keep) == text
 
 
-def test_the_kept_epoch_may_lie_in_the_first_phase() -> None:
-    history = pd.DataFrame({"phase": ["head", "head", "top"], "epoch": [1, 2, 1], "val_loss": [2.0, 1.0, 3.0]})
-    assert summary.kept_epoch(history, "best") == "weights of epoch 2 of 2 (head): the lowest validation loss"
+@pytest.mark.parametrize(("last", "text"), [(3.0, "epoch 2 of 3 (head)"), (0.5, "epoch 3 of 3 (fine-tune)")])
+def test_the_kept_epoch_may_lie_in_each_phase(last: float, text: str) -> None:
+    history = pd.DataFrame({"phase": ["head", "head", "fine-tune"], "epoch": [1, 2, 3], "val_loss": [2.0, 1.0, last]})
+    assert summary.kept_epoch(history, "best") == f"weights of {text}: the lowest validation loss"
 
 
 def test_a_solver_has_iterations() -> None:

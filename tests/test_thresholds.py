@@ -169,6 +169,9 @@ def test_a_given_threshold_is_kept_and_measured() -> None:
     found = thresholds.choose_decision(predicted(scores, labels, 1), threshold=0.3, **PLAIN)  # type: ignore[arg-type]
     assert found.point is not None
     assert (found.temperature, found.threshold, found.point.rule) == (1.0, 0.3, "given")
+    assert found.chosen.startswith("as given: on validation recall ")
+    shared = thresholds.choose_decision(predicted(scores, labels, 1), threshold=0.3, rule="share", **PLAIN)  # type: ignore[arg-type]
+    assert shared.chosen == found.chosen.replace("as given", "for the share of positives on the labelled surface")
     inside = softmax(scores.astype(float), axis=1)[labels == 1, 1]
     assert found.point.recall == pytest.approx((inside >= 0.3).mean())
 

@@ -198,6 +198,7 @@ def training_size(curve: pd.DataFrame) -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(_SHORT)
         axes.grid(axis="y")
+    _scale_quantity(accuracy, "accuracy", curve[["val_accuracy", "test_accuracy"]].to_numpy(dtype=float).ravel())
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle("Would more images help? The head trained on parts of them")
     return figure
@@ -484,6 +485,8 @@ def metric_intervals(
 ) -> Figure:  # fmt: skip
     """Draw metrics with their intervals: one row a model or data set, one panel a metric.
 
+    A hollow marker is a value whose interval was not computed: a full one would look certain.
+
     Args:
         table: One row an entry; one column a metric, and `<metric>_interval_low`, `_high` and `_groups` where known.
         metric_names: Columns to draw, at most five.
@@ -500,14 +503,19 @@ def metric_intervals(
         values = _numbers(table, metric)
         low = np.fmin(_numbers(table, f"{metric}_interval_low"), values)
         high = np.fmax(_numbers(table, f"{metric}_interval_high"), values)
+        hollow = np.isnan(_numbers(table, f"{metric}_interval_low")) & ~np.isnan(values)
         for number, group in enumerate(dict.fromkeys(members)):
             chosen = members == group
             colour = COLOURS[number % len(COLOURS)]
             axes.hlines(places[chosen], low[chosen], high[chosen], color=colour, linewidth=2)
             axes.plot(values[chosen], places[chosen], _MARKERS[number % len(_MARKERS)], color=colour,
                       markeredgecolor="white", markersize=8, label=fit(group, 200, 9), clip_on=False)  # fmt: skip
+            if (rest := chosen & hollow).any():
+                axes.plot(values[rest], places[rest], _MARKERS[number % len(_MARKERS)], color="white",
+                          markeredgecolor=colour, markersize=6, clip_on=False)  # fmt: skip
         label = metric.removeprefix("test_").replace("_at_threshold", "\nat the threshold").replace("_", " ")
-        axes.set_xlabel(label + _groups_behind(table, metric), size=9)
+        note = "\nhollow: interval not computed" if hollow.any() else ""
+        axes.set_xlabel(label + _groups_behind(table, metric) + note, size=9)
         axes.set_ylim(rows - 0.5, -0.5)
         axes.grid(axis="x")
         axes.locator_params(axis="x", nbins=3)

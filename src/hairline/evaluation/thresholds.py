@@ -16,7 +16,7 @@ from hairline.evaluation.metrics import Ranking
 from hairline.model.decision import Decision, DecisionError, OperatingPoint, PhotoRule, highest_pair
 from hairline.model.predictions import Predictions
 
-Rule = Literal["recall", "f1", "given"]
+Rule = Literal["recall", "f1", "given", "even", "share"]
 RESAMPLES = 500
 _TEMPERATURES = (0.02, 50.0)
 PHOTO_TILES = [1, 2, 4, 9, 24, 63, 252, 1008]  # a 12-megapixel photo has 252 tiles of 227 pixels
@@ -36,6 +36,7 @@ def choose_decision(
     calibration: Literal["temperature", "none"],
     abstain: list[float] | None,
     sound_photos_flagged: float,
+    rule: Rule = "given",
     resamples: int = RESAMPLES,
 ) -> Decision:
     """Choose temperature and threshold, and when a photo of several tiles is positive.
@@ -48,6 +49,7 @@ def choose_decision(
         calibration: Whether a temperature is fitted.
         abstain: Lowest and highest probability between which the answer is "cannot tell".
         sound_photos_flagged: Share of sound photos that may be called positive.
+        rule: Where a numeric threshold comes from.
         resamples: Bootstrap resamples of the threshold's interval; 0: neither an interval nor a rule for photos, which
             only a saved model needs.
 
@@ -82,7 +84,7 @@ def choose_decision(
             resamples=resamples,
         )
     else:
-        decision = _measured(positives, scores, float(threshold), groups=predictions.groups)
+        decision = _measured(positives, scores, float(threshold), groups=predictions.groups, rule=rule)
     decision = replace(decision, temperature=temperature, abstain=abstain)
     if not resamples:
         return decision

@@ -32,7 +32,7 @@ class OperatingPoint:
     """What a threshold gave on the validation images it was chosen on.
 
     Attributes:
-        rule: `recall`, `f1` or `given`.
+        rule: `recall`, `f1`, `given`, or of a run that adapts another one: `even`, `share`.
         target_recall: Target of the rule `recall`; None with another rule.
         reached: Whether the lower bound of the recall meets the target; None with another rule.
         images: Number of positive validation images.
@@ -67,6 +67,8 @@ class OperatingPoint:
             "recall": f"for a recall of {self.target_recall}",
             "f1": "for the highest F1",
             "given": "as given",
+            "even": "for even odds",
+            "share": "for the share of positives on the labelled surface",
         }[self.rule]
         single = self.groups == self.images
         behind = f"{self.images:,} positives" + ("" if single else f" in {self.groups:,} groups")

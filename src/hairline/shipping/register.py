@@ -209,10 +209,10 @@ def judge(difference: Difference, loss: Difference, champion: int, *, margin: fl
         f"{difference.low * 100:+.2f} to {difference.high * 100:+.2f}) on {difference.images:,} test images "
         f"({describe_groups(difference.groups)}) that neither was trained on"
     )
-    allowed = ""
+    limit = ""
     if margin is not None:
         figures["margin"] = margin
-        allowed = f"not worse by more than the margin of {margin * 100:.2f} points"
+        limit = f"worse by more than the margin of {margin * 100:.2f} points"
     promoted = False
     if not np.isfinite(difference.low):
         outcome = "cannot be compared"
@@ -223,9 +223,9 @@ def judge(difference: Difference, loss: Difference, champion: int, *, margin: fl
     elif margin is None:
         outcome = "not better beyond chance (promote=not_worse promotes a model that is not worse by more than margin)"
     elif difference.low < -margin:
-        outcome = f"not surely {allowed}"
+        outcome = f"may be {limit}"
     elif loss.decided and loss.value > 0:
-        outcome = f"{allowed}, but surer of its wrong answers (log loss {loss.value:+.4f})"
+        outcome = f"not {limit}, but surer of its wrong answers (log loss {loss.value:+.4f})"
     else:
-        promoted, outcome = True, allowed
+        promoted, outcome = True, f"not {limit}"
     return Verdict(promoted, f"{outcome}: {evidence}", figures)

@@ -15,8 +15,9 @@ _DISK_FULL_TEXTS = ("disk is full", "No space left on device", "errno = 28")
 _READ_ONLY_TEXTS = ("readonly database", "Read-only file system")
 _OUT_OF_MEMORY_TEXTS = ("OOM when allocating", "ran out of memory", "bad_alloc", "Unable to allocate")
 _ADVICE = (
-    "free some space, or write elsewhere: hydra.run.dir=<folder> for the run (hydra.sweep.dir with -m), tracking.uri "
-    "or tracking=none for MLflow, the environment variable HAIRLINE_CACHE for the cache, TMPDIR for temporary files"
+    "free some space, or write elsewhere: hydra.run.dir=<folder> for a run (hydra.sweep.dir with -m), output=<folder> "
+    "for photos, labels or an export, tracking.uri or tracking=none for MLflow, the environment variable "
+    "HAIRLINE_CACHE for the cache, TMPDIR for temporary files"
 )
 _FREE_BYTES = 1 << 20  # a disk with less free space is full
 _IMAGE_ERROR = re.compile(r"ImageError: (.+)")

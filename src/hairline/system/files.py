@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import filelock
 
+from hairline.system import errors
 from hairline.system.errors import HairlineError
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ def atomic(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None and errors.is_disk_full(error):
+            error.filename = str(path)  # Python names only files that it cannot open
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -194,7 +194,9 @@ class Base:
             point.needed,
             point.groups,
         )
-        return thresholds.choose_decision(fitted, **(chosen | {"threshold": 0.5, "calibration": "none"}))
+        return thresholds.choose_decision(
+            fitted, **(chosen | {"threshold": 0.5, "calibration": "none", "rule": "even"})
+        )
 
     def describe(self) -> dict[str, str]:
         """Return the description of the base's backbone."""
@@ -232,7 +234,7 @@ def _decide_at_share(fitted: Predictions, chosen: dict[str, Any], share: float) 
         manifest.printable(str(fitted.positive_class)),
         100 * share,
     )
-    return thresholds.choose_decision(fitted, **chosen | {"threshold": threshold})
+    return thresholds.choose_decision(fitted, **chosen | {"threshold": threshold, "rule": "share"})
 
 
 def _fitted_rows(data: Dataset) -> np.ndarray:

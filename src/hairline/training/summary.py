@@ -103,15 +103,14 @@ def kept_epoch(history: pd.DataFrame, keep: str, *, step: str = "epoch") -> str:
     """Return which epoch's weights the model has, where they are not simply the last ones; else empty text.
 
     Args:
-        history: Columns phase, epoch and val_loss.
+        history: Columns phase, epoch and val_loss; epochs are numbered through all phases.
         keep: `best` or `last`.
         step: What a row of the history is: an epoch, or an iteration of a solver.
     """
     if keep == "last" or len(history) < 2:
         return ""
     row = history.iloc[int(history["val_loss"].argmin())]
-    count = int((history["phase"] == row["phase"]).sum())
-    return f"weights of {step} {int(row['epoch'])} of {count} ({row['phase']}): the lowest validation loss"
+    return f"weights of {step} {int(row['epoch'])} of {len(history)} ({row['phase']}): the lowest validation loss"
 
 
 def weights_note(origin: str) -> str:
