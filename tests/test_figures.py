@@ -324,7 +324,7 @@ def test_a_value_without_an_interval_does_not_look_certain() -> None:
     (axes,) = figure.axes
     (hollow,) = [line for line in axes.lines if line.get_markeredgecolor() != "white"]
     assert hollow.get_xydata().tolist() == [[0.8, 1.0]]
-    assert "hollow: interval not computed" in axes.get_xlabel()
+    assert "hollow: no interval" in axes.get_xlabel()
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 8), (9, 4)])

@@ -158,6 +158,8 @@ def test_a_valid_request_passes_unchanged() -> None:
         ([b'{"dataframe_records": []}'], "application/json", 400, "or is empty"),
         ([b'{"dataframe_records": [5]}'], "application/json", 400, "dataframe_records[0] has no text 'image'"),
         ([b'{"dataframe_records": [{"image": 5}]}'], "application/json", 400, "has no text 'image'"),
+        ([b'{"dataframe_records": [{"image": "data:image/png;base64,AA=="}]}'], "application/json", 400, "holds ':'"),
+        ([b'{"dataframe_records": [{"image": "!!!"}]}'], "application/json", 400, "[0]: 'image' is not base64"),
     ],
 )
 def test_an_invalid_request_is_rejected_before_the_model(parts: list[bytes], kind: str, status: int, says: str) -> None:

@@ -514,7 +514,7 @@ def metric_intervals(
                 axes.plot(values[rest], places[rest], _MARKERS[number % len(_MARKERS)], color="white",
                           markeredgecolor=colour, markersize=6, clip_on=False)  # fmt: skip
         label = metric.removeprefix("test_").replace("_at_threshold", "\nat the threshold").replace("_", " ")
-        note = "\nhollow: interval not computed" if hollow.any() else ""
+        note = "\nhollow: no interval" if hollow.any() else ""
         axes.set_xlabel(label + _groups_behind(table, metric) + note, size=9)
         axes.set_ylim(rows - 0.5, -0.5)
         axes.grid(axis="x")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -179,8 +180,8 @@ class _Table:
             )
         return rows
 
-    def probabilities(self) -> NDArray[np.float64]:
-        """Return the probability of each class, [n, classes]."""
+    def probabilities(self) -> NDArray[Any]:
+        """Return the probability of each class, float64 [n, classes]."""
         return self.frame[[f"prob_{name}" for name in self.names]].to_numpy(np.float64)
 
     def terms(self, metric: str, positive: str | None) -> Terms:

@@ -7,6 +7,7 @@ and answers a request without a content type with status 500. `guard` adds an AS
 from __future__ import annotations
 
 import json
+import re
 import types
 from typing import Any
 
@@ -21,6 +22,7 @@ _UNKNOWN_SERVER = (
 MAX_BYTES = 64_000_000  # of a request's body; base64 makes an image a third larger
 _JSON = "application/json"
 _EXPECTED = 'expected {"dataframe_records": [{"image": "<base64 of an image file>"}, ...]}'
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=\s]")
 _OTHER_FORMATS = {"dataframe_split": dict, "inputs": dict, "instances": list}
 
 
@@ -95,6 +97,8 @@ def _format_fault(request: Any) -> str | None:
     for number, record in enumerate(records):
         if not isinstance(record, dict) or not isinstance(record.get("image"), str):
             return f"{name}[{number}] has no text 'image'"
+        if (stray := _NOT_BASE64.search(record["image"])) is not None:  # MLflow leaves such characters out
+            return f"{name}[{number}]: 'image' is not base64, as it holds {stray[0]!r}"
     return None
 
 
