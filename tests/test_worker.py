@@ -14,6 +14,13 @@ import pytest
 
 from hairline.system.errors import HairlineError
 from hairline.system.worker import Local, Worker, WorkerError
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _import_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process finds this module."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 class Held:
