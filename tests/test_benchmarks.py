@@ -28,7 +28,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 @pytest.mark.slow
 def test_every_script_answers_help() -> None:
-    assert len(SCRIPTS) == 18
+    assert len(SCRIPTS) == 19
     processes = {
         name: subprocess.Popen([sys.executable, FOLDER / f"{name}.py", "--help"], stdout=subprocess.PIPE, text=True)
         for name in SCRIPTS
