@@ -190,7 +190,7 @@ def test_a_run_from_start_to_end(two_classes: Path) -> None:
     assert (place / "model" / "bundle.json").is_file()
     assert "epoch 1/2" in (place / "train.log").read_text()
     server = r"mlflow ui --app-name hairline --workers 1 --backend-store-uri sqlite:///\S+mlflow.db(?: --port 50\d\d)?"
-    assert re.search(rf"Compare runs +{server} +then open http://127.0.0.1:50\d\d/#/experiments/\d+/runs", said)
+    assert re.search(rf"Compare runs +{server}\s+then open http://127.0.0.1:50\d\d/#/experiments/\d+/runs", said)
     assert "Try next" in said
     assert Path("mlflow.db").is_file()
     assert Path("mlruns").is_dir()

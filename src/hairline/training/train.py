@@ -609,7 +609,7 @@ def log_results(
     lines += ["", summary.seconds_line(metrics), "", f"Run directory   {place}"]
     if not in_sweep:  # a sweep prints the rest at its end
         if run.id is not None:
-            lines.append("Compare runs    " + "   then open ".join(run.ui_hints(config.tracking.uri)))
+            lines.append("Compare runs    " + "\n                then open ".join(run.ui_hints(config.tracking.uri)))
         lines += summary.next_steps(
             place,
             full=config.report.level == "full",
