@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -45,6 +46,11 @@ class Held:
 
     def fail(self) -> None:
         raise Unpicklable(open(os.devnull))  # noqa: SIM115
+
+    def die_answering(self) -> None:
+        (answers,) = (handler._answers for handler in logging.root.handlers if hasattr(handler, "_answers"))
+        os.write(answers.fileno(), pickle.dumps(("value", "x" * 1000))[:500])
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def end(self) -> None:
         print("the last words", file=sys.stderr, flush=True)
@@ -89,6 +95,10 @@ def test_a_process_that_ends_is_reported_with_its_last_words() -> None:
 
 
 def test_a_process_that_is_killed_is_reported() -> None:
+    with Worker() as worker:
+        worker.hold(Held())
+        with pytest.raises(WorkerError, match="killed by signal 9"):
+            worker.call("die_answering").result()
     with Worker() as worker:
         worker.hold(Held())
         os.kill(worker.call("add", "").result(), signal.SIGKILL)

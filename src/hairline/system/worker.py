@@ -93,7 +93,7 @@ class Worker:
         while True:
             try:
                 kind, value = pickle.load(self._process.stdout)
-            except (EOFError, ValueError) as ended:
+            except (EOFError, ValueError, pickle.UnpicklingError) as ended:  # an answer may have stopped half-way
                 raise self._end() from ended
             if kind == "record":
                 logger = logging.getLogger(value.name)

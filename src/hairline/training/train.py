@@ -392,7 +392,7 @@ class Placed:
 
 
 def begin_networks(place: Worker | Local, start: Start, config: Config) -> Placed:
-    """Give the networks of a run to their process, which builds and converts them."""
+    """Send the networks of a run to where they live; a second process builds and converts them at once."""
     settings = arguments(config.runtime, "devices", "compute", "ray")
     networks = Networks(start.builder, config.runtime.devices, settings | {"seed": config.seed})
     place.hold(networks)
