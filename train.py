@@ -16,9 +16,12 @@ except ModuleNotFoundError as error:
 @start.job
 def main(config: Config, call: Call) -> float:
     """Train and report; return the validation loss, the objective of a search."""
-    from hairline.training import train
+    from hairline.training.place import place
 
-    return train.train(config, call.directory, call.overrides, call.process)["val_loss"]
+    with place(config.features, config.runtime, config.report, config.finetune) as networks:
+        from hairline.training import train
+
+        return train.train(config, call.directory, call.overrides, call.process, networks)["val_loss"]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 
 from hairline.app import settings, start
 from hairline.system.process import Process
+from hairline.training import place
 from hairline.training import train as experiment
 from tests.conftest import ROOT
 
@@ -45,12 +47,18 @@ def _register() -> None:
     start.register(ConfigStore.instance())
 
 
-def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
+def train(directory: Path, data: Path, *overrides: str) -> dict[str, float]:
     """Train a small run on a folder of images, into a new run directory."""
     chosen = [*SMALL, "data=folder", f"data.path={data}", *overrides]
     settings = composed("config", *chosen)
-    place.mkdir(parents=True)
-    return experiment.train(settings, place, chosen, Process())
+    directory.mkdir(parents=True)
+    return train_with(settings, directory, chosen)
+
+
+def train_with(settings: Any, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Train a run with composed settings, as train.py does."""
+    with place.place(settings.features, settings.runtime, settings.report, settings.finetune) as networks:
+        return experiment.train(settings, directory, list(overrides), Process(), networks)
 
 
 def run(

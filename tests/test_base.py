@@ -15,12 +15,10 @@ import hairline
 from hairline import config
 from hairline.model import maps, saved
 from hairline.model.familiarity import Distance
-from hairline.system.process import Process
-from hairline.training import train as experiment
 from hairline.training.base import Base, BaseError
 from hairline.training.train import with_base
 from tests.conftest import paint
-from tests.running import composed
+from tests.running import composed, train_with
 
 pytestmark = pytest.mark.slow  # a base is trained first
 
@@ -32,7 +30,7 @@ def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
     chosen = [*QUICK, "data=folder", f"data.path={data}", *overrides]
     settings = composed("config", *chosen)
     place.mkdir(parents=True)
-    return experiment.train(settings, place, chosen, Process())
+    return train_with(settings, place, chosen)
 
 
 @pytest.fixture(scope="module")

@@ -70,10 +70,11 @@ def test_training_is_drawn(listed: pd.DataFrame, mode: str, tmp_path: Path) -> N
     history = pd.DataFrame({"epoch": [1], "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5})
     augment = arguments(config.Augment(mode=mode, views=2))  # type: ignore[arg-type]
     report = leaks.find(listed, listed["phash"].to_numpy())
-    galleries.draw_training(
-        tmp_path, manifest=listed, history=history, step="epoch", image_size=32, augment=augment, seed=0,
-        leaks=report, split_by="hash", curve=history.rename(columns={"epoch": "images"}).assign(test_accuracy=0.5),
-    )  # fmt: skip
+    galleries.draw_images(
+        tmp_path, manifest=listed, image_size=32, augment=augment, seed=0, leaks=report, split_by="hash"
+    )
+    curve = history.rename(columns={"epoch": "images"}).assign(test_accuracy=0.5)
+    galleries.draw_training(tmp_path, history, "epoch", curve)
     blocks = [Block("image", "features", 3, (8,), 20, 0, ()), Block("logits", "logits", 1, (2,), 18, 18, (0,))]
     galleries.draw_model(tmp_path, blocks, "tiny")
     assert {path.stem for path in tmp_path.iterdir()} == {"model", "samples", "curves", "leaks", "learning_curve"}

@@ -16,8 +16,7 @@ from hairline.data import images, labels
 from hairline.data.prepare import prepare
 from hairline.model import saved
 from hairline.system.process import Process
-from hairline.training import train as experiment
-from tests.running import composed
+from tests.running import composed, train_with
 from tests.saved_runs import saved_run
 
 HEADER = ",".join(labels.COLUMNS)
@@ -155,7 +154,7 @@ def test_a_base_is_adapted_to_labels(tmp_path: Path, two_classes: Path) -> None:
     run.mkdir()
     settings = ["data=labels", f"data.path={file.parent}", f"base={base}", "tracking=none"]
     settings += ["features.engine=tensorflow"]
-    found = experiment.train(composed("config", *settings), run, settings, Process())
+    found = train_with(composed("config", *settings), run, settings)
     assert (found["train_images"] + found["val_images"], found["test_images"]) == (24, 12)
     assert np.isnan(found["test_auroc"])  # no random tile is cracked
     bundle = saved.read_bundle(run / "model")

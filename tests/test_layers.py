@@ -84,8 +84,8 @@ def test_few_modules_load_tensorflow_or_mlflow() -> None:
 
 # The stories read a script's whole settings; functions below them take keyword arguments.
 STORIES = {
-    "training.train", "evaluation.evaluate", "evaluation.compare", "inspection.predict", "shipping.export",
-    "shipping.register", "labelling.label",
+    "training.train", "training.results", "evaluation.evaluate", "evaluation.compare", "inspection.predict",
+    "shipping.export", "shipping.register", "labelling.label",
 }  # fmt: skip
 SETTINGS = {"Config", "Evaluate", "Compare", "Predict", "Label", "Export", "Register", "Sync"}
 

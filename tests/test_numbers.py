@@ -18,10 +18,8 @@ import hairline
 from hairline.data import manifest
 from hairline.evaluation import evaluate, metrics
 from hairline.model import saved
-from hairline.system.process import Process
-from hairline.training import train as experiment
 from tests.conftest import paint
-from tests.running import SMALL, composed, train
+from tests.running import SMALL, composed, train, train_with
 
 # Whole trainings, evaluations and sweeps: two minutes.
 pytestmark = pytest.mark.slow
@@ -172,7 +170,7 @@ def test_test_images_change_nothing_but_the_test(two_classes: Path, tmp_path: Pa
         (tmp_path / name).mkdir()
         place = f"data.path={tmp_path / name}.csv"
         chosen = composed("config", *SMALL, "data=manifest", place, "tracking=none", "features.keep=false")
-        experiment.train(chosen, tmp_path / name, [], Process())
+        train_with(chosen, tmp_path / name)
         bundle = saved.read_bundle(tmp_path / name / "model")
         weights = saved.load_model(tmp_path / name / "model", bundle).get_weights()
         results = json.loads((tmp_path / name / "metrics.json").read_text())

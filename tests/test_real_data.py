@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hairline.system.process import Process
-from hairline.training import train
-from tests.running import composed
+from tests.running import composed, train_with
 
 
 @pytest.mark.slow
@@ -23,7 +21,7 @@ def test_the_recipe_tells_cracks_from_none(real_data: Path, tmp_path: Path, monk
     ]
     settings = composed("config", *chosen)
     (tmp_path / "run").mkdir()
-    found = train.train(settings, tmp_path / "run", chosen, Process())
+    found = train_with(settings, tmp_path / "run", chosen)
     assert found["val_accuracy"] >= 0.98
     assert found["test_auroc"] >= 0.99
     assert found["parity_difference"] <= 1e-4

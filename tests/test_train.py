@@ -30,7 +30,7 @@ from hairline.training import train as experiment
 from hairline.training.checkpoint import CheckpointError
 from tests import darkness
 from tests.conftest import ROOT
-from tests.running import SMALL, TINY, composed, run, train
+from tests.running import SMALL, TINY, composed, run, train, train_with
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +356,7 @@ def test_seed_zero_repeats_and_differs_from_seed_one(two_classes: Path, tmp_path
 def test_a_finished_runs_folder_is_not_written_over(finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     with pytest.raises(CheckpointError, match=f"holds a finished run.*resume={finished}"):
-        experiment.train(composed("config", *SMALL, "data=synthetic"), finished, [], Process())
+        train_with(composed("config", *SMALL, "data=synthetic"), finished)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 

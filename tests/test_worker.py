@@ -117,3 +117,28 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("the process is still there")
+
+
+@pytest.mark.parametrize("kind", [Worker, Local])
+def test_functions_run_after_the_methods_called_before(kind: type[Worker] | type[Local], tmp_path: Path) -> None:
+    with kind() as place:
+        place.hold(Held())
+        place.call("add", "a")
+        assert place.run(os.path.join, "one", "two").result() == os.path.join("one", "two")
+        with pytest.raises(FileNotFoundError):
+            place.run(os.listdir, tmp_path / "nowhere").result()
+
+
+def test_packages_that_keras_can_do_without_are_missing_only_meanwhile() -> None:
+    code = """
+from hairline.system import tensorflow
+with tensorflow.without_plots():
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        print("missing")
+import pandas
+print(pandas.DataFrame({"a": [1]}).size)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.split() == ["missing", "1"]

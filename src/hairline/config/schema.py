@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import MISSING
@@ -50,6 +51,10 @@ class Data:
     crops: float = setting(0.0, "enlarged crops of training images per training image; 0 = none", low=0, high=4)
     mix_weight: float = setting(0.1, "weight of a synthetic image or crop in the loss; others: 1", above=0, high=100)
     mix_seed: int = setting(0, "seed of the synthetic images and crops; independent of the run's seed", low=0)
+
+    def name(self) -> str:
+        """Return the name of the images: their folder's or file's, or that of the source."""
+        return Path(getattr(self, "path", None) or self.source).name
 
 
 @dataclass
@@ -414,6 +419,10 @@ class Config:
     resume: str | None = setting(None, "a run directory: continue that run, with its own settings", path=True)
     name: str | None = setting(None, "name of the MLflow run; null = made from the overrides")
     tags: dict[str, str] = setting({}, "tags of the MLflow run: {site: bridge}")
+
+    def by_epochs(self) -> bool:
+        """Return whether the head is trained by epochs, instead of being solved for."""
+        return self.base is None and self.optimizer.name != "lbfgs"
 
 
 @dataclass

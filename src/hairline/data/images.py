@@ -12,7 +12,6 @@ import re
 import stat
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,7 +139,10 @@ def read(path: str | os.PathLike[str], digest: str | None = None) -> bytes:
     try:
         status = os.stat(path)
         regular, small = stat.S_ISREG(status.st_mode), status.st_size <= MAX_BYTES
-        content = Path(path).read_bytes() if regular and small else b""
+        content = b""
+        if regular and small:
+            with open(path, "rb") as file:
+                content = file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     if not regular:

@@ -35,13 +35,14 @@ class ManifestError(HairlineError):
     """Images or labels that do not form a manifest."""
 
 
-def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def scan(rows: pd.DataFrame, *, threads: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read every file once: digest, size, perceptual hash, and whether the image is complete.
 
     Results are cached by path, size and time of the last change, so that a second scan opens no unchanged file.
 
     Args:
         rows: Columns path and label, optionally group and split.
+        threads: Threads that read files; None for one more than cores.
 
     Returns:
         The manifest of the readable images with the additional column phash (perceptual hash, uint64), and the
@@ -50,7 +51,8 @@ def scan(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     paths = rows["path"].tolist()
     known, stamps = _load_scans(paths)
     if unread := [path for path in paths if path not in known]:
-        fresh = dict(zip(unread, progress.in_threads(_inspect, unread, "check images", "img"), strict=True))
+        results = progress.in_threads(_inspect, unread, "check images", "img", threads=threads)
+        fresh = dict(zip(unread, results, strict=True))
         _save_scans(fresh, stamps)
         known |= fresh
     scanned = [known[path] for path in paths]
@@ -164,17 +166,17 @@ def digest(manifest: pd.DataFrame) -> str:
 
 def _inspect(paths: Sequence[str]) -> list[_Scanned]:
     """Scan some files."""
-    results, pictures = zip(*map(_read, map(Path, paths)), strict=True)
+    results, pictures = zip(*map(_read, paths), strict=True)
     hashes = duplicates.perceptual_hashes(np.stack(pictures)).view(np.int64)  # SQLite's integers are signed
     return [(*result, phash) for result, phash in zip(results, hashes.tolist(), strict=True)]
 
 
-def _read(path: Path) -> tuple[tuple[str, int, int, str, int], np.ndarray]:
+def _read(path: str) -> tuple[tuple[str, int, int, str, int], np.ndarray]:
     """Return digest, width, height, reason of rejection ("" = readable) and peak of a file, and its shrunk picture."""
     blank = np.zeros(duplicates.SHAPE, np.uint8)
     if not os.path.lexists(path):
         return ("", 0, 0, MISSING, 0), blank
-    if path.suffix.lower() not in images.SUFFIXES:
+    if os.path.splitext(path)[1].lower() not in images.SUFFIXES:
         return ("", 0, 0, f"not an image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}", 0), blank
     try:
         content = images.read(path)

@@ -60,7 +60,9 @@ class Dataset:
         return np.flatnonzero(self.manifest["split"] == split)
 
 
-def prepare(settings: config.Data, split: config.Split, *, seed: int, process: Process) -> Dataset:
+def prepare(
+    settings: config.Data, split: config.Split, *, seed: int, process: Process, threads: int | None = None
+) -> Dataset:
     """List, check, group and split the images of a source, and add drawn training images.
 
     Args:
@@ -68,19 +70,22 @@ def prepare(settings: config.Data, split: config.Split, *, seed: int, process: P
         split: The configuration group `split`.
         seed: Seed of the split and of `data.limit`.
         process: Keeps the listed images, which the jobs of a sweep share so that all see the same ones.
+        threads: Threads that read files; None for one more than cores.
     """
     split = grouping(settings, split)
     dataset = process.once(
         "dataset",
         repr((settings, split, seed)),
-        lambda: _prepared(settings, split, seed=seed, process=process),
+        lambda: _prepared(settings, split, seed=seed, process=process, threads=threads),
     )
     _log_dataset(dataset, guessed=settings.positive_class is None)
     return dataset
 
 
-def _prepared(settings: config.Data, split: config.Split, *, seed: int, process: Process) -> Dataset:
-    table, rejected, hashes = _scanned_groups(settings, split, seed=seed, process=process)
+def _prepared(
+    settings: config.Data, split: config.Split, *, seed: int, process: Process, threads: int | None
+) -> Dataset:
+    table, rejected, hashes = _scanned_groups(settings, split, seed=seed, process=process, threads=threads)
     if split.given == "ignore":
         table["split"] = ""
     given = set(table["split"]) - {""}
@@ -115,7 +120,7 @@ def grouping(settings: config.Data, split: config.Split) -> config.Split:
 
 
 def _scanned_groups(
-    settings: config.Data, split: config.Split, *, seed: int, process: Process
+    settings: config.Data, split: config.Split, *, seed: int, process: Process, threads: int | None
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
     """Return the grouped manifest, the rejected files and the perceptual hashes; cached for the jobs of a sweep."""
     limit_seed = None if settings.limit is None else seed
@@ -136,7 +141,7 @@ def _scanned_groups(
     )
     if split.group_by != "column" and (rows["group"] != "").any():
         log.info("the column group is not used: split.group_by=column keeps the images of a group together")
-    table, rejected = scan_images(rows, max_rejected=settings.max_rejected)
+    table, rejected = scan_images(rows, max_rejected=settings.max_rejected, threads=threads)
     table, hashes = group_images(table, split)
     if process.sweep is not None:
         process.listings[key] = table.copy(), rejected.copy(), hashes
@@ -162,13 +167,15 @@ def list_images(settings: config.Data, *, seed: int) -> pd.DataFrame:
     return classes.subsample(rows, settings.limit, seed)
 
 
-def scan_images(rows: pd.DataFrame, *, max_rejected: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def scan_images(
+    rows: pd.DataFrame, *, max_rejected: float, threads: int | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read every file once; return the manifest and the rejected files as `manifest.scan` does.
 
     Raises:
         ManifestError: If more than the share `max_rejected` is unreadable, or identical images have two labels.
     """
-    table, rejected = manifest.scan(rows)
+    table, rejected = manifest.scan(rows, threads=threads)
     lookup.check_missing(rejected, len(rows), max_rejected)
     manifest.check_rejected(rejected[rejected["reason"] != manifest.MISSING], len(rows), max_rejected)
     manifest.check_labels(table)

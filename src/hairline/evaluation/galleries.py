@@ -34,37 +34,42 @@ HeatMaps = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32] 
 _IMAGES, _PAIRS, _MAPS = 24, 12, 12
 
 
-def draw_training(
+def draw_images(
     folder: Path,
     *,
     manifest: pd.DataFrame,
-    history: pd.DataFrame,
-    step: str,
     image_size: int,
     augment: dict[str, Any],
     seed: int,
     leaks: Leaks,
     split_by: str,
-    curve: pd.DataFrame | None,
 ) -> None:
-    """Draw `samples.png`, `curves.png`, `leaks.png` and `learning_curve.png`.
+    """Draw `samples.png` and `leaks.png`: training images, and the closest pairs across the split.
 
     Args:
         folder: Folder of the PNG files; made if it is missing.
         manifest: With splits.
-        history: One row an epoch.
-        step: What a row of the history is: an epoch, or an iteration of a solver.
         image_size: Side of the model's input, pixels.
         augment: Keys of the configuration group `augment`.
         seed: Chooses the images.
         leaks: Leak report of the split.
         split_by: How the images were grouped.
-        curve: Columns images, val_accuracy, val_loss, test_accuracy; None: not measured.
     """
     train = manifest[manifest["split"] == "train"]
     figures.save(training_samples(train, image_size=image_size, augment=augment, seed=seed), folder / "samples.png")
-    figures.save(figures.learning_curves(history, step), folder / "curves.png")
     figures.save(closest_pairs(leaks, image_size=image_size, split_by=split_by), folder / "leaks.png")
+
+
+def draw_training(folder: Path, history: pd.DataFrame, step: str, curve: pd.DataFrame | None) -> None:
+    """Draw `curves.png` and `learning_curve.png`.
+
+    Args:
+        folder: Folder of the PNG files; made if it is missing.
+        history: One row an epoch.
+        step: What a row of the history is: an epoch, or an iteration of a solver.
+        curve: Columns images, val_accuracy, val_loss, test_accuracy; None: not measured.
+    """
+    figures.save(figures.learning_curves(history, step), folder / "curves.png")
     if curve is not None:
         figures.save(figures.training_size(curve), folder / "learning_curve.png")
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hairline.model.decision import CANNOT_TELL, Decision
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ def from_table(table: pd.DataFrame, *, positive: int | None, groups: NDArray[Any
         positive: Index of the positive class in `class_names`; None: macro averages.
         groups: Group of each row.
     """
+    import pandas as pd
+
     names = class_names(table)
     labels = pd.Categorical(table["label"], categories=names).codes.astype(np.int64)
     return Predictions.of(labels, table[[f"prob_{name}" for name in names]].to_numpy(float), names, positive, groups)

@@ -17,10 +17,9 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import logit
@@ -34,6 +33,9 @@ from hairline.model.features import Recipe
 from hairline.model.predictions import names, predictions_table
 from hairline.system import cache, files, tensorflow
 from hairline.system.errors import HairlineError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SPLITS = ("train", "val", "test")
 MODEL, CONVERTED = "model.keras", "model.tflite"
@@ -334,6 +336,8 @@ class Classifier:
         Raises:
             ImageError: If an image cannot be read.
         """
+        import pandas as pd
+
         single = isinstance(sources, str | os.PathLike | bytes) or getattr(sources, "ndim", 0) == 3
         items: list[Any] = [sources] if single else list(sources)  # type: ignore[arg-type]
         rows, parts = [], [np.empty((0, len(self.bundle.class_names)), np.float32)]

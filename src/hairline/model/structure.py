@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 if TYPE_CHECKING:
     import keras
@@ -92,19 +91,22 @@ def describe(model: keras.Model, trained: Collection[str]) -> str:
         model: A saved model.
         trained: Names of the layers that the run trained.
     """
-    rows = [
-        {
-            "layer": layer.name,
-            "type": type(layer).__name__,
-            "output": " x ".join(map(str, layer.output.shape[1:])),
-            "parameters": f"{parameters(layer):,}",
-            "": "trained" if layer.name in trained else "frozen" if parameters(layer) else "",
-        }
+    rows = [("layer", "type", "output", "parameters", "")]
+    rows += [
+        (
+            layer.name,
+            type(layer).__name__,
+            " x ".join(map(str, layer.output.shape[1:])),
+            f"{parameters(layer):,}",
+            "trained" if layer.name in trained else "frozen" if parameters(layer) else "",
+        )
         for layer in model.operations
     ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     total = sum(map(parameters, model.operations))
     changed = sum(parameters(layer) for layer in model.operations if layer.name in trained)
-    table = pd.DataFrame(rows).to_string(index=False)
+    table = "\n".join(lines)
     return f"{table}\n\n{total:,} parameters: {changed:,} trained, {total - changed:,} frozen\n"
 
 

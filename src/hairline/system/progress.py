@@ -82,6 +82,7 @@ def in_threads(
     unit: str,
     *,
     chunk: int = 32,
+    threads: int | None = None,
 ) -> list[_Result]:
     """Map work on files over threads, show the progress, and return the results in order.
 
@@ -91,12 +92,14 @@ def in_threads(
         description: What is being done.
         unit: Name of an item.
         chunk: Items per call.
+        threads: Their number; None for one more than cores: several more would mostly wait for Python's lock, and take
+            half as long again.
     """
     results: list[_Result] = []
     chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
-    # One more than cores: several more would mostly wait for Python's lock, and take half as long again.
-    with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as threads, bar(len(items), description, unit) as shown:
-        for part in threads.map(function, chunks):
+    workers = threads or (os.cpu_count() or 1) + 1
+    with ThreadPoolExecutor(workers) as executor, bar(len(items), description, unit) as shown:
+        for part in executor.map(function, chunks):
             results += part
             shown.update(len(part))
     return results

@@ -84,6 +84,22 @@ def quiet_import() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_plots() -> Iterator[None]:
+    """Import TensorFlow in the block without the packages that Keras imports only for plots, data frames and wrappers.
+
+    It takes 4.5 instead of 8 s (2-core AMD EPYC). For a process that has one thread so far: for any other, the packages
+    would be missing meanwhile. They can be imported after the block.
+    """
+    hidden = [name for name in ("matplotlib", "pandas", "sklearn") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: importing it raises ModuleNotFoundError
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
 def uncollected() -> Iterator[None]:
     """Run imports without garbage collection, and exempt their objects from it: saves 1 s of TensorFlow's 6."""
     enabled = gc.isenabled()

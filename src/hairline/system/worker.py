@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
 
@@ -24,7 +25,7 @@ class WorkerError(HairlineError):
 
 
 class Worker:
-    """Holds an object in a process of its own, and calls its methods there, one after the other.
+    """Holds an object in a process of its own, and calls its methods and functions there, one after the other.
 
     The process ends with the block, and with this process.
     """
@@ -33,7 +34,7 @@ class Worker:
         """Start the process.
 
         Args:
-            modules: Names of modules that it imports while it waits.
+            modules: Names of modules that it imports while it waits, under `tensorflow.without_plots`.
         """
         self._messages = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
@@ -55,6 +56,11 @@ class Worker:
             The value to come. Its exception is the method's, or WorkerError or RuntimeError if the process has ended.
         """
         content = pickle.dumps((method, arguments, settings))
+        return self._caller.submit(self._exchange, content)
+
+    def run(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Future[Any]:
+        """Call a function of a module, as `call` does with a method."""
+        content = pickle.dumps((function, arguments, settings))
         return self._caller.submit(self._exchange, content)
 
     def __enter__(self) -> Worker:
@@ -115,8 +121,12 @@ class Local:
 
     def call(self, method: str, *arguments: Any, **settings: Any) -> Future[Any]:
         """Call a method of the object now; what it raises is raised here."""
+        return self.run(getattr(self._held, method), *arguments, **settings)
+
+    def run(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Future[Any]:
+        """Call a function now; what it raises is raised here."""
         future: Future[Any] = Future()
-        future.set_result(getattr(self._held, method)(*arguments, **settings))
+        future.set_result(function(*arguments, **settings))
         return future
 
     def __enter__(self) -> Local:
@@ -133,14 +143,15 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not reach the answers
     logging.root.addHandler(_Forwarder(answers))
     logging.root.setLevel(logging.INFO)
-    with tensorflow.quiet_import():
+    with tensorflow.quiet_import(), tensorflow.without_plots():
         for name in sys.argv[1:]:
             importlib.import_module(name)
     with contextlib.suppress(EOFError, BrokenPipeError):
         held = pickle.load(sys.stdin.buffer)
         while True:
-            method, arguments, settings = pickle.load(sys.stdin.buffer)
-            _write(answers, _answer(getattr(held, method), arguments, settings))
+            called, arguments, settings = pickle.load(sys.stdin.buffer)
+            function = getattr(held, called) if isinstance(called, str) else called
+            _write(answers, _answer(function, arguments, settings))
 
 
 class _Forwarder(logging.Handler):

@@ -1,4 +1,4 @@
-"""The Keras networks of a run: what of training a head needs TensorFlow.
+"""The Keras networks of a run, here or in a second process: what of training a head needs TensorFlow.
 
 TensorFlow takes seconds to import, so whatever needs it is imported inside the functions.
 """
@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hairline.config import Runtime, arguments
 from hairline.data import images
 from hairline.model import engine, saved
 from hairline.model.head import Linear
 from hairline.model.saved import Bundle
 from hairline.system import files, tensorflow
+from hairline.system.worker import Local, Worker
 
 if TYPE_CHECKING:
     import keras
 
     from hairline.model.structure import Block
+    from hairline.training.start import Start
 
 PARITY_LIMIT = 1e-4  # largest allowed difference of probabilities between the joined model and the feature path
 PARITY_IMAGES = 16
@@ -126,3 +131,36 @@ class Networks:
         saved.save_model(folder, self.model, bundle, statistics, engine)
         files.write_text(folder / saved.SUMMARY, structure.describe(self.model, self._trained))
         return structure.blocks(self.model, self._trained)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The networks of a run and where they live.
+
+    Attributes:
+        place: Calls their methods.
+        local: The networks of this process; built on first use.
+        converted: The converted backbone to come, where this process need not convert it.
+    """
+
+    place: Worker | Local
+    local: Networks
+    converted: Future[Path] | None
+
+
+def begin(place: Worker | Local, start: Start, runtime: Runtime, seed: int) -> Placed:
+    """Send the networks of a run to where they live; a second process builds and converts them at once."""
+    settings = arguments(runtime, "devices", "compute", "ray")
+    networks = Networks(start.builder, runtime.devices, settings | {"seed": seed})
+    place.hold(networks)
+    if start.converted is not None:
+        known: Future[Path] = Future()
+        known.set_result(start.converted)
+        return Placed(place, networks, known)
+    if isinstance(place, Local):
+        return Placed(place, networks, None)
+    key = start.recipe.model_key()
+    if engine.converted_file(key).is_file():
+        place.call("load")
+        return Placed(place, networks, None)
+    return Placed(place, networks, place.call("convert", key))

@@ -11,7 +11,6 @@ from hairline.config import commands
 from hairline.config.names import short_name
 from hairline.data import manifest
 from hairline.data.prepare import Dataset
-from hairline.evaluation.metrics import interval_of
 from hairline.model.decision import Decision
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ def headlines(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def test_lines(data: Dataset, metrics: Mapping[str, float]) -> list[str]:
     """Return the test metrics with their intervals and groups, the spread over repeats, and how the split was made."""
+    from hairline.evaluation.metrics import interval_of
+
     names = ["accuracy"]
     if data.positive is not None:
         names += ["recall_at_threshold", "specificity_at_threshold", "balanced_accuracy_at_threshold", "auroc"]

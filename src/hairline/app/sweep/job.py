@@ -226,6 +226,7 @@ def _complete_best(sweep: Sweep, application: Application) -> int:
     if config.report.level == "none" or complete:
         return 0
     from hairline.training import train
+    from hairline.training.place import place
 
     config = dataclasses.replace(
         config,
@@ -241,8 +242,9 @@ def _complete_best(sweep: Sweep, application: Application) -> int:
             quiet,
             logs.also_to(directory / "train.log"),
             tracking.keep_end_time(sweep.store, tracking.run_id(directory)),
+            place(config.features, config.runtime, config.report, config.finetune) as networks,
         ):
-            train.train(config, directory, best.overrides, application.process)
+            train.train(config, directory, best.overrides, application.process, networks)
     except Exception as error:
         logs.report(error)
         print(f"the best run {directory} could not be completed: {error}", file=sys.stderr)
