@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 @pytest.fixture(autouse=True)
 def _import_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second process finds this module."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
 
 
 class Held:
