@@ -55,10 +55,10 @@ def train(directory: Path, data: Path, *overrides: str) -> dict[str, float]:
     return train_with(settings, directory, chosen)
 
 
-def train_with(settings: Any, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+def train_with(config: Any, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Train a run with composed settings, as train.py does."""
-    with place.place(settings.features, settings.runtime, settings.report, settings.finetune) as networks:
-        return experiment.train(settings, directory, list(overrides), Process(), networks)
+    with place.place(config.features, config.runtime, config.report, config.finetune) as networks:
+        return experiment.train(config, directory, list(overrides), Process(), networks)
 
 
 def run(
