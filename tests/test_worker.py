@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hairline.system import worker as worker_module
 from hairline.system.errors import HairlineError
 from hairline.system.worker import Local, Worker, WorkerError
 from tests.conftest import ROOT
@@ -47,6 +48,13 @@ class Held:
     def fail(self) -> None:
         raise Unpicklable(open(os.devnull))  # noqa: SIM115
 
+    def ask_twice(self) -> None:
+        raise TwoArguments("one", "two")
+
+    def babble(self) -> None:
+        (answers,) = (handler._answers for handler in logging.root.handlers if hasattr(handler, "_answers"))
+        os.write(answers.fileno(), b"this is no pickle")
+
     def die_answering(self) -> None:
         (answers,) = (handler._answers for handler in logging.root.handlers if hasattr(handler, "_answers"))
         os.write(answers.fileno(), pickle.dumps(("value", "x" * 1000))[:500])
@@ -55,6 +63,11 @@ class Held:
     def end(self) -> None:
         print("the last words", file=sys.stderr, flush=True)
         os._exit(3)
+
+
+class TwoArguments(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
 
 
 class Unpicklable(Exception):
@@ -79,8 +92,10 @@ def test_what_it_logs_and_raises_arrives(caplog: pytest.LogCaptureFixture) -> No
         with pytest.raises(HairlineError, match="not today") as caught:
             refused.result()
         assert "in refuse" in str(caught.value.__cause__)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="Unpicklable: <"):
             failed.result()
+        with pytest.raises(RuntimeError, match="TwoArguments: one and two"):
+            worker.call("ask_twice").result()
         worker.call("add", "goes on").result()
     assert caplog.messages == ["mind the 7"]
 
@@ -104,6 +119,14 @@ def test_a_process_that_is_killed_is_reported() -> None:
         os.kill(worker.call("add", "").result(), signal.SIGKILL)
         with pytest.raises(WorkerError, match="killed by signal 9; perhaps memory ran out"):
             worker.call("joined").result()
+
+
+def test_a_process_that_babbles_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_END_SECONDS", 0.5)
+    with Worker() as worker:
+        worker.hold(Held())
+        with pytest.raises(RuntimeError, match="an answer that cannot be read"):
+            worker.call("babble").result()
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

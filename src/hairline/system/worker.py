@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 from hairline.system import tensorflow
 from hairline.system.errors import HairlineError
 
+_END_SECONDS = 10.0  # for a process to end after it has closed its pipe
+
 
 class WorkerError(HairlineError):
     """The second process was killed."""
@@ -76,7 +78,12 @@ class Worker:
 
     def _end(self) -> Exception:
         """Return an error that says how the process has ended, with its last words."""
-        status = self._process.wait()
+        try:
+            status = self._process.wait(timeout=_END_SECONDS)
+        except subprocess.TimeoutExpired:  # it sent what cannot be read, and lives
+            self._process.kill()
+            self._process.wait()
+            return RuntimeError("the second process of this run sent an answer that cannot be read")
         if status < 0:
             return WorkerError(
                 f"the second process of this run was killed by signal {-status}; perhaps memory ran out. Close other "
@@ -178,8 +185,11 @@ def _answer(function: Any, arguments: tuple[Any, ...], settings: dict[str, Any])
 def _write(answers: BinaryIO, content: tuple[str, Any]) -> None:
     try:
         pickled = pickle.dumps(content)
-    except Exception:  # an exception may hold anything
-        pickled = pickle.dumps(("error", (RuntimeError(str(content[1])), "")))
+        if content[0] == "error":
+            pickle.loads(pickled)
+    except Exception:  # an exception may hold anything, and ask for more arguments than it passes on
+        value = content[1][0] if content[0] == "error" else content[1]
+        pickled = pickle.dumps(("error", (RuntimeError(f"{type(value).__name__}: {value}"), "")))
     answers.write(pickled)
     answers.flush()
 

@@ -37,7 +37,7 @@ class Networks:
     """Builds, converts, joins and saves; an object can be sent to another process before it is first used.
 
     Attributes:
-        model: The joined model, after `join`.
+        model: The joined model, after `join` has checked it.
     """
 
     model: keras.Model
@@ -105,7 +105,7 @@ class Networks:
         from hairline.model.head import join_model
 
         self._trained = structure.trained_layers(self.backbone)  # before joining, which freezes all layers
-        self.model = model = join_model(self.backbone, head, temperature)
+        model = join_model(self.backbone, head, temperature)
         pixels = np.stack([images.decode(path, image_size) for path in paths])
         # Eager calls, as tracing the model takes longer, in small batches, as one on all takes more memory.
         batches = np.array_split(pixels, -(-len(pixels) // _PARITY_BATCH))
@@ -116,6 +116,7 @@ class Networks:
                 f"the joined model's probabilities differ from the trained head's by {difference:.2g} on test images; "
                 f"expected at most {PARITY_LIMIT:g}: the model was not saved"
             )
+        self.model = model  # not before the check: `save` may already be waiting
         return difference
 
     def save(
@@ -125,7 +126,11 @@ class Networks:
         statistics: dict[str, np.ndarray],
         engine: Literal["litert", "tensorflow"],
     ) -> list[Block]:
-        """Save the joined model with its description; returns its structure. Arguments as for `saved.save_model`."""
+        """Save the joined model with its description; returns its structure. Arguments as for `saved.save_model`.
+
+        Raises:
+            AttributeError: If no model was joined, or the joined one did not pass the check.
+        """
         from hairline.model import structure
 
         saved.save_model(folder, self.model, bundle, statistics, engine)
@@ -149,7 +154,10 @@ class Placed:
 
 
 def begin(place: Worker | Local, start: Start, runtime: Runtime, seed: int) -> Placed:
-    """Send the networks of a run to where they live; a second process builds and converts them at once."""
+    """Send the networks of a run to where they live.
+
+    A second process builds them at once, and converts the backbone where neither a saved model nor the cache holds it.
+    """
     settings = arguments(runtime, "devices", "compute", "ray")
     networks = Networks(start.builder, runtime.devices, settings | {"seed": seed})
     place.hold(networks)

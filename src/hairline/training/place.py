@@ -9,7 +9,7 @@ from hairline.config import FeatureSettings, Finetune, Report, Runtime
 from hairline.model.engine import choose_engine
 from hairline.system.worker import Local, Worker
 
-# What the second process imports while it waits for the networks.
+# What the second process imports while it waits for the networks, under `tensorflow.without_plots`.
 _MODULES = ("tensorflow", "keras", "hairline.training.networks")
 
 

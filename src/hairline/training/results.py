@@ -101,9 +101,9 @@ def evaluate(
     """
     config, directory, data, full = trained.config, trained.directory, trained.data, trained.full
     resamples, threshold_resamples = (intervals.RESAMPLES, thresholds.RESAMPLES) if full else (0, 0)
-    # With more threads the products of matrices would wait for the process of the networks, which is busy now.
-    alone = threadpool_limits(1, "blas") if isinstance(trained.placed.place, Worker) else contextlib.nullcontext()
-    with seconds("evaluate"), alone:
+    # With more threads the products of matrices would wait for the process of the networks, which saves the model.
+    one_thread = threadpool_limits(1, "blas") if isinstance(trained.placed.place, Worker) else contextlib.nullcontext()
+    with one_thread, seconds("evaluate"):
         predictions = trained.head.predictions(data)
         decision = trained.start.decide(predictions, config.decision, resamples=threshold_resamples, share=data.share)
         summary.log_decision(data, decision)
@@ -130,14 +130,14 @@ def evaluate(
         with seconds("leaks"):
             leak_report = find_leaks(data, directory)
             metrics |= leak_report.counts
-            images = draw_images(trained, leak_report)
+            samples = draw_images(trained, leak_report)
         curve = learning_curve(trained, fit, metrics)
         with seconds("figures"):
             draw_results(trained, shown, curve)
         with seconds("model"):
             metrics["parity_difference"] = saving.difference.result()
             draw_model(trained, saving.blocks.result())
-            for drawn in (saving.heat, images):
+            for drawn in (saving.heat, samples):
                 drawn.result()
             write_card(trained, metrics)
     metrics |= seconds.measured()

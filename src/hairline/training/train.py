@@ -174,7 +174,7 @@ def begin(config: Config, directory: Path) -> Checkpoint:
 
 
 def with_base(config: Config, base: Base) -> Config:
-    """Return the settings with backbone and image size replaced by the base's.
+    """Return the settings with those that the base brings: backbone, taps, image size, precision; without a probe.
 
     Raises:
         BaseError: If they name another backbone, or set how a head is trained by epochs.
