@@ -56,6 +56,15 @@ def _working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _precision() -> Iterator[None]:
+    """Undo what a run with another precision leaves in Keras, for tests that build networks of their own."""
+    yield
+    import keras
+
+    keras.config.set_dtype_policy("float32")
+
+
 @pytest.fixture
 def no_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of a script in which importing TensorFlow, Keras or MLflow fails."""
