@@ -293,6 +293,19 @@ def test_runs_are_ranked_and_compared(runs: Path, tmp_path: Path, caplog: pytest
     assert pd.read_csv(tmp_path / "loss" / "differences.csv")["verdict"][1] == "better"
 
 
+def test_jobs_of_a_sweep_over_optimizers_show_what_differs_and_all_intervals(runs: Path, tmp_path: Path) -> None:
+    for number, settings in enumerate(("name: adam\n  beta_1: 0.9", "name: sgd\n  momentum: 0.9", "name: lbfgs")):
+        with (runs / str(number) / "config.yaml").open("a") as file:
+            file.write(f"optimizer:\n  {settings}\n")
+        place = runs / str(number) / "metrics.json"
+        metrics = json.loads(place.read_text()) | {"test_auroc_interval_low": 0.5, "test_auroc_interval_high": 1.0}
+        place.write_text(json.dumps(metrics))
+    found = compared(runs, tmp_path / "out", "metric=accuracy")
+    assert {"optimizer.name", "learning_rate"} <= set(found.columns)
+    assert not {"optimizer.beta_1", "optimizer.momentum"} & set(found.columns)  # the optimizer's name says as much
+    assert found["test_balanced_accuracy_interval_low"].notna().all()
+
+
 def test_a_reference_is_compared_instead_of_the_best(
     runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -223,7 +223,7 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
             cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-    run = tmp_path / "labels-run"
+    (run,) = (path.parent for path in (tmp_path / "outputs").glob("*/*/model"))
     images = json.loads((run / "metrics.json").read_text())
     assert images["train_images"] + images["val_images"] + images["test_images"] == 40
     assert images["test_images"] == (table["chosen"] == labels.RANDOM).sum()

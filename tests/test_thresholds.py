@@ -114,7 +114,7 @@ def test_a_target_out_of_reach_is_reported() -> None:
     point = decision.point
     assert point is not None
     assert point.reached is False
-    assert "out of reach: being sure of it takes 381 positive validation images, 281 more" in point.describe()
+    assert "; to be sure of 0.99 takes 381 positive validation images, 281 more" in point.describe()
     assert (point.recall, point.specificity) == (1.0, 1.0)  # perfect on what there is, all the same
     assert decision.threshold is not None
     assert 0.1 < decision.threshold < 0.9

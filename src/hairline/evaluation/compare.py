@@ -217,13 +217,17 @@ def find_metric(name: str, runs: list[Run]) -> str:
 
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
-    """Return one row a run: the settings that are not the same for all, and every test metric with its interval."""
+    """Return one row a run: the settings in which they differ, and every test metric with its interval.
+
+    A setting that only some of the runs have comes with another one, as an optimizer's own do; it is listed if these
+    runs differ in it.
+    """
     ignored = configuration.NOT_IDENTITY
     settings = [
         key
         for key in sorted({key for run in runs for key in run.settings})
         if not any(key == name or key.startswith(f"{name}.") for name in ignored)
-        and len({str(run.settings.get(key)) for run in runs}) > 1
+        and len({str(run.settings[key]) for run in runs if key in run.settings}) > 1
     ]
     rows = []
     for run in runs:
@@ -234,8 +238,8 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
 
 
 def missing_intervals(run: Run) -> dict[str, float]:
-    """Return the intervals of a run that computed no bootstrap, from its predictions."""
-    if "test_auroc_interval_low" in run.metrics:
+    """Return the intervals of a run that computed no bootstrap, as the jobs of a sweep, from its predictions."""
+    if "test_balanced_accuracy_interval_low" in run.metrics:
         return {}
     names = predictions.class_names(run.predictions)
     positive = classes.positive_class(names, run.settings.get("data.positive_class"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import itertools
 import logging
 import socket
 import webbrowser
@@ -143,11 +142,8 @@ def base_layer(parts: saved.Parts) -> Layer:
 def next_commands(config: Label, output: Path) -> list[str]:
     """Return the commands that train on the labels and inspect the photos with the new run."""
     folder = files.relative(output)
-    # A new one each time: a finished run is not overwritten.
-    names = (f"{folder}-run{f'-{number}' if number else ''}" for number in itertools.count())
-    run = next(name for name in names if not Path(name).exists())
-    train = {"base": config.run, "data": "labels", "data.path": folder, "hydra.run.dir": run}
-    inspect = {"run": run, "input": config.input, "output": f"{folder}-inspection"}
+    train = {"base": config.run, "data": "labels", "data.path": folder}
+    inspect = {"run": "latest", "input": config.input, "output": f"{folder}-inspection"}
     if config.tiles.size_px:
         inspect["tiles.size_px"] = str(config.tiles.size_px)
     return [

@@ -79,12 +79,12 @@ class OperatingPoint:
             f"{behind}, specificity {self.specificity:.4f}"
         )
         if self.reached is False and self.needed is not None:
-            line += "; the target is out of reach: "
             if self.groups < self.needed:
                 kind = "positive validation images" if single else "groups of positive validation images"
-                line += f"being sure of it takes {self.needed:,} {kind}, {self.needed - self.groups:,} more"
+                more = self.needed - self.groups
+                line += f"; to be sure of {self.target_recall} takes {self.needed:,} {kind}, {more:,} more"
             else:
-                line += "no threshold finds enough positives to be sure of it"
+                line += f"; no threshold finds enough positives to be sure of {self.target_recall}"
         return line
 
 

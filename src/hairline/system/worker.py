@@ -57,13 +57,11 @@ class Worker:
         Returns:
             The value to come. Its exception is the method's, or WorkerError or RuntimeError if the process has ended.
         """
-        content = pickle.dumps((method, arguments, settings))
-        return self._caller.submit(self._exchange, content)
+        return self._submit(method, arguments, settings)
 
     def run(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Future[Any]:
         """Call a function of a module, as `call` does with a method."""
-        content = pickle.dumps((function, arguments, settings))
-        return self._caller.submit(self._exchange, content)
+        return self._submit(function, arguments, settings)
 
     def __enter__(self) -> Worker:
         return self
@@ -75,6 +73,12 @@ class Worker:
         for stream in (self._process.stdin, self._process.stdout, self._messages):
             with contextlib.suppress(BrokenPipeError):  # what was not yet sent
                 stream.close()  # type: ignore[union-attr]
+
+    def _submit(
+        self, called: str | Callable[..., Any], arguments: tuple[Any, ...], settings: dict[str, Any]
+    ) -> Future[Any]:
+        # Pickled now: the caller may change its arguments later.
+        return self._caller.submit(self._exchange, pickle.dumps((called, arguments, settings)))
 
     def _end(self) -> Exception:
         """Return an error that says how the process has ended, with its last words."""

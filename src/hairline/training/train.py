@@ -6,6 +6,7 @@ are reported first.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -107,12 +108,15 @@ def run_stages(
         data = start.check(data)
         warn_of_large_batch(config, data)
         state.expect(data.digest, len(data.manifest))
-    with tracking.start(
-        **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
-        name=config.name or summary.run_name(overrides, config.model.backbone, solver),
-        tags={**config.tags, "configuration": configuration.identity(config)},
-        directory=directory,
-    ) as run:
+    with contextlib.ExitStack() as stack:
+        with seconds("tracking"):  # MLflow takes seconds to import
+            tracked = tracking.start(
+                **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
+                name=config.name or summary.run_name(overrides, config.model.backbone, solver),
+                tags={**config.tags, "configuration": configuration.identity(config)},
+                directory=directory,
+            )
+            run = stack.enter_context(tracked)
 
         def on_epoch(epoch: int, row: dict[str, float]) -> None:
             values = {f"epoch_{key}": value for key, value in row.items() if key not in not_curves}
