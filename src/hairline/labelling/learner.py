@@ -86,7 +86,6 @@ def fit(
         groups,
         kernel=base.kernel,
         bias=base.relative(base.bias),
-        mean=base.mean,
         deviation=base.deviation,
         seed=seed,
     )

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-RULE = "score range and least certain, spread over photos and features"
+RULE = "score range, then least certain and score ranks, spread over photos and features"
 RANDOM_EVERY = 5  # of so many tiles one is chosen at random
 _MOST_RANDOM = 0.25  # of all tiles are set aside for random choice, at most
 _RANDOM_TILES = 400
@@ -14,6 +14,7 @@ _COMPONENTS, _SAMPLE = 32, 3000  # of the features in which distances are measur
 _NEAR = 20  # tiles nearest to the wanted score, among which the most different one is chosen
 _FIRST = 20  # selected tiles before the first one that is chosen for its uncertainty
 _RANGE = (0.02, 0.99)  # quantiles of the scores between which the wanted score moves
+_CERTAIN_EVERY = 3  # later, of so many tiles one is chosen for its score's rank and the others for their uncertainty
 
 
 def random_order(count: int, seed: int) -> NDArray[np.int64]:
@@ -28,9 +29,10 @@ def random_order(count: int, seed: int) -> NDArray[np.int64]:
 class Selector:
     """Chooses the tile whose answer teaches most.
 
-    The first tiles spread over the range of the scores, which finds both classes and where they part. Later every
-    second one is the least certain. Among the tiles nearest to the wanted score it takes the one that differs most from
-    all answered ones, from photos with few answers (compare TypiClust, arXiv 2202.02794, and TCM, arXiv 2403.03728).
+    The first tiles spread over the range of the scores, which finds both classes and where they part. Later two of
+    three are the least certain, and the third ones spread over the ranks of the scores, so that they resemble all
+    tiles. Among the tiles nearest to the wanted score it takes the one that differs most from all answered ones, from
+    photos with few answers (compare TypiClust, arXiv 2202.02794, and TCM, arXiv 2403.03728).
     """
 
     def __init__(
@@ -64,14 +66,19 @@ class Selector:
             positive: Index of the positive class; None: the classes take turns.
         """
         count, turn = logits.shape[1], len(selected)
-        wanted = turn % count if positive is None else positive
+        wanted, step = (turn % count, turn // count) if positive is None else (positive, turn)
         others = np.delete(logits[free], wanted, axis=1).max(axis=1)
         scores = logits[free, wanted] - others
-        if turn >= _FIRST and turn % 2:
-            distance = np.abs(scores)
+        low, high = _RANGE
+        share = radical_inverse(step + 1)
+        if turn < _FIRST:
+            lowest, highest = np.quantile(scores, _RANGE)
+            target = lowest + share * (highest - lowest)
+        elif step % _CERTAIN_EVERY:
+            target = 0.0
         else:
-            low, high = np.quantile(scores, _RANGE)
-            distance = np.abs(scores - (low + radical_inverse(turn + 1) * (high - low)))
+            target = np.quantile(scores, low + share * (high - low))
+        distance = np.abs(scores - target)
         near = free[np.argsort(distance, kind="stable")[:_NEAR]]
         if not turn:
             return int(near[0])

@@ -5,7 +5,6 @@ On frozen features the head's problem is convex: its solution depends on neither
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from threadpoolctl import threadpool_limits
 
 # The prior of a refit: deviations of the factor on the base's scores from 1, and of the shift of a logit from 0. Its
 # tails are long (pseudo-Huber): a surface on which the base calls everything cracked needs a shift of many deviations.
 SCALE_DEVIATION, OFFSET_DEVIATION = 0.12, 0.15
 LEAST_SCALE = 0.1  # of the base's scores: a few misleading labels could turn a correction alone around
-# Candidate penalties on the correction of the features, per standardised feature: from nearly free to none at all.
+# Penalties on the correction of the features, per standardised feature: from nearly free to none at all.
 STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 2.0))
+BASE_IMAGES = 50  # labelled images that the base's deviation of a feature counts as much as
 FOLDS = 10
 # The base is kept if the mean recall of its answers is below this (0.5 is chance), or if the covariance of its scores
 # with the labels is this many standard errors below 0.
@@ -145,8 +145,6 @@ class Refit:
         kernel: float64 [width, classes].
         bias: float64 [classes].
         scale: Factor of the base's scores, from `LEAST_SCALE`.
-        strength: Penalty on the correction of the features, chosen by cross-validation among `STRENGTHS`; inf where the
-            base is kept.
         held_out: Out-of-fold logits, float64 [n, classes].
         kept: Nearly all labels contradict the base or its ranking, or a class has none, so the base is kept as it is.
     """
@@ -154,7 +152,6 @@ class Refit:
     kernel: Table
     bias: Table
     scale: float
-    strength: float
     held_out: Table
     kept: bool
 
@@ -166,15 +163,18 @@ def refit(
     *,
     kernel: NDArray[Any],
     bias: NDArray[Any],
-    mean: NDArray[np.float32],
     deviation: NDArray[np.float32],
     seed: int,
 ) -> Refit:
     """Refit a head to a few labelled images by logistic regression with a prior around the base head.
 
-    The logits are those of the base head times a factor above 0, plus an offset and a correction that is linear
-    in the base's standardised features. All three are pulled towards the base as it is (1, 0, 0); how far the last one
-    may go is chosen by cross-validation. Classes are balanced (see `balance`).
+    The logits are those of the base head times a factor above 0, plus an offset and a correction that is linear in
+    standardised features. All three are pulled towards the base as it is (1, 0, 0). How far the last one may go is not
+    decided: the heads of all `STRENGTHS` are averaged, weighted by their out-of-fold likelihood (pseudo-Bayesian model
+    averaging, Geisser & Eddy 1979). Classes are balanced (see `balance`).
+
+    Features are standardised as they vary among the labelled images, since a surface of its own varies in other
+    features than the base's images did; with few images the base's deviation counts as well.
 
     Labels that are chosen because the base is wrong about them are no sample of the surface: a fit to them would turn
     the base's ranking around. If nearly all contradict it, or rank the other way round, the base is kept.
@@ -185,18 +185,18 @@ def refit(
         groups: Group of each image; a group is held out as a whole.
         kernel: The base head's kernel for unstandardised features, float [width, classes].
         bias: float [classes]; the class of the highest logit is the base's answer.
-        mean: Mean of the base's training features, float32 [width].
-        deviation: float32 [width].
+        deviation: Deviation of the base's training features, float32 [width].
         seed: Seed of the folds.
     """
     base = features.astype(np.float64) @ kernel + bias
     classes = base.shape[1]
     counts = np.bincount(labels, minlength=classes)
     if not counts.all() or _contradicted(base, labels):
-        return Refit(np.asarray(kernel, np.float64), np.asarray(bias, np.float64), 1.0, math.inf, base, kept=True)
+        return Refit(np.asarray(kernel, np.float64), np.asarray(bias, np.float64), 1.0, base, kept=True)
     # The matrices are so small that threads of the linear algebra library cost far more than they save.
     with threadpool_limits(1, user_api="blas"):
-        table = (features - mean).astype(np.float64) / deviation / np.sqrt(features.shape[1])
+        mean, unit = _standardisation(features, deviation)
+        table = (features - mean) / unit / np.sqrt(features.shape[1])
         # The correction lies in the span of the images, so n columns suffice, whatever the width.
         left, values, right = np.linalg.svd(table, full_matrices=False)
         reduced = left * values
@@ -210,7 +210,7 @@ def refit(
             )
 
         everything = np.arange(len(labels))
-        losses, held_out = [], []
+        losses, held_out, solutions = [], [], []
         starts: dict[int, Solution] = {}
         for strength in reversed(STRENGTHS):  # each solution is the start for the next weaker strength
             logits = np.empty_like(base)
@@ -221,21 +221,28 @@ def refit(
                     continue
                 starts[fold] = solve(others, strength, starts.get(fold))
                 logits[rows] = starts[fold].logits(reduced[rows], base[rows])
+            solutions.append(solve(everything, strength, solutions[-1] if solutions else None))
             losses.append(-log_softmax(logits, axis=1)[everything, labels])
             held_out.append(logits)
-        weights = balance(labels, classes)
-        best = _strongest(np.array(losses), weights / weights.sum())
-        strength = STRENGTHS[::-1][best]
-        solution = solve(everything, strength, None)
-        change = (right.T @ solution.kernel) / deviation[:, None] / np.sqrt(features.shape[1])
-    return Refit(
-        kernel=solution.scale * kernel + change,
-        bias=solution.scale * bias + solution.bias - mean @ change,
-        scale=solution.scale,
-        strength=strength,
-        held_out=held_out[best],
-        kept=False,
-    )
+        shares = softmax(-np.array(losses) @ balance(labels, classes))
+        scale, change, offset, logits = (
+            np.tensordot(shares, values, axes=1)
+            for values in (
+                [solution.scale for solution in solutions],
+                [solution.kernel for solution in solutions],
+                [solution.bias for solution in solutions],
+                held_out,
+            )
+        )
+        change = (right.T @ change) / unit[:, None] / np.sqrt(features.shape[1])
+    return Refit(scale * kernel + change, scale * bias + offset - mean @ change, float(scale), logits, kept=False)
+
+
+def _standardisation(features: NDArray[np.float32], deviation: NDArray[np.float32]) -> tuple[Table, Table]:
+    """Return mean and deviation of labelled images; the deviation includes the base's as that of `BASE_IMAGES`."""
+    count = len(features)
+    variance = count * features.var(axis=0, dtype=np.float64) + BASE_IMAGES * np.square(deviation, dtype=np.float64)
+    return features.mean(axis=0, dtype=np.float64), np.sqrt(variance / (count + BASE_IMAGES))
 
 
 def balance(labels: NDArray[np.int64], classes: int) -> Table:
@@ -263,22 +270,6 @@ def _contradicted(logits: Table, labels: NDArray[np.int64]) -> bool:
     mean = weights @ agreement
     error = np.sqrt(np.square(weights * (agreement - mean)).sum())
     return bool(recall < CONTRADICTED or mean < -REVERSED * error)
-
-
-def _strongest(losses: Table, weights: Table) -> int:
-    """Return the index of the strongest penalty whose loss is within one standard error of the lowest.
-
-    With 20 images the lowest loss is often an accident (one-standard-error rule, Breiman et al. 1984). The standard
-    error is that of the paired differences, which is smaller than that of each loss.
-
-    Args:
-        losses: Loss for each strength, in descending order, and each image, float64 [strengths, n].
-        weights: Sample weights, which sum to 1.
-    """
-    differences = losses - losses[np.argmin(losses @ weights)]
-    means = differences @ weights
-    errors = np.sqrt(np.square(weights * (differences - means[:, None])).sum(axis=1))
-    return int(np.argmax(means <= errors))
 
 
 def _folds(labels: NDArray[np.int64], groups: Sequence[object], seed: int) -> NDArray[np.int64]:

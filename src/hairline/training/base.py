@@ -138,7 +138,6 @@ class Base:
             data.manifest["group"].iloc[rows].tolist(),
             kernel=kernel,
             bias=bias,
-            mean=mean,
             deviation=deviation,
             seed=self.seed,
         )
@@ -156,12 +155,11 @@ class Base:
             )
         else:
             log.info(
-                "refitted the head of %s to %d images, factor %.2f on its scores, penalty %.3g: out-of-fold accuracy "
-                "%.4f, log loss %.4f",
+                "refitted the head of %s to %d images, factor %.2f on its scores: out-of-fold accuracy %.4f, log loss "
+                "%.4f",
                 self.parts.folder,
                 len(rows),
                 fitted.scale,
-                fitted.strength,
                 row["val_accuracy"],
                 row["val_loss"],
             )
