@@ -75,7 +75,7 @@ def test_ray_gives_what_this_process_gives_and_a_killed_worker_loses_nothing(tmp
     # A cluster that stops altogether: what is there is not done again.
     for path in sorted(Path("ray", "records").rglob("*.json"))[:5]:
         path.unlink()
-    assert f"{PHOTOS - 5} photos were done before" in finished(
+    assert f"done before with these settings: {PHOTOS - 5} of {PHOTOS} photos" in finished(
         start(model, "ray", "runtime.compute=ray", "runtime.ray.workers=1")
     )
     assert Path("ray", "predictions.csv").read_bytes() == Path("local", "predictions.csv").read_bytes()

@@ -97,7 +97,9 @@ def test_the_positive_class_of_a_model_without_one() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_run_directories_of_any_name(name: str, tmp_path: Path) -> None:
     place = f"outputs/{name}/a run"
-    (step, *_) = summary.next_steps(place, full=True, synthetic=False, by_epochs=False)
+    (step,) = summary.next_steps(place, full=True, synthetic=False, by_epochs=False, positive=True)
+    (asking,) = summary.next_steps(place, full=True, synthetic=False, by_epochs=False, positive=False)
+    assert asking == f"{step} positive_class=<class to find>"
     assert value("run", *words(step.replace("<photos>", "x"), "python predict.py "), script="predict") == place
     folder = tmp_path / place
     folder.mkdir(parents=True)

@@ -106,6 +106,7 @@ def base_head(direction: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "kernel": weights.astype(np.float32),
         "bias": (-MEAN @ weights).astype(np.float32),
+        "mean": MEAN,
         "deviation": DEVIATION,
     }
 
@@ -151,7 +152,7 @@ def test_the_refit_minimises_the_loss_with_its_prior(
     labels[: count // 4] = 0  # unequal classes are balanced
     base = base_head(np.random.default_rng(9).normal(size=WIDTH).astype(np.float32))
     refitted = refit(table, labels, list(range(count)), **base, seed=0)
-    mean = table.mean(axis=0)
+    mean = MEAN if count < 20 else table.mean(axis=0)
     deviation = np.sqrt((count * table.var(axis=0) + 50 * DEVIATION**2) / (count + 50))
     sizes = np.bincount(labels)
     worth = 4 * sizes[0] * sizes[1] / count  # 1 / mean of the classes' variances
@@ -272,5 +273,5 @@ def test_refit_of_three_classes() -> None:
     labels = np.arange(45) % 3
     table = (MEAN + DEVIATION * (centres[labels] + 0.5 * generator.normal(size=(45, WIDTH)))).astype(np.float32)
     base = {"kernel": np.zeros((WIDTH, 3), np.float32), "bias": np.zeros(3, np.float32)}
-    refitted = refit(table, labels, list(range(45)), **base, deviation=DEVIATION, seed=0)
+    refitted = refit(table, labels, list(range(45)), **base, mean=MEAN, deviation=DEVIATION, seed=0)
     assert np.mean(np.argmax(table @ refitted.kernel + refitted.bias, axis=1) == labels) == 1

@@ -87,7 +87,7 @@ def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
     code = f"from hairline.system import files\nfrom pathlib import Path\nwith files.locked(Path({str(tmp_path)!r})): 1"
     with files.locked(tmp_path):
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "another process is working on this run" in found.stderr
+    assert "another process is working in this folder" in found.stderr
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert not list(tmp_path.iterdir())
 

@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -165,3 +166,17 @@ print(pandas.DataFrame({"a": [1]}).size)
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.split() == ["missing", "1"]
+
+
+def leave_a_file() -> str:
+    descriptor, name = tempfile.mkstemp()
+    os.close(descriptor)
+    return name
+
+
+def test_the_process_leaves_no_temporary_files() -> None:
+    with Worker() as worker:
+        worker.hold(None)
+        left = Path(worker.run(leave_a_file).result())
+        assert left.is_file()
+    assert not left.parent.exists()

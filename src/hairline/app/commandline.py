@@ -317,4 +317,6 @@ def explain(error: Exception) -> str:
         ]
         if choices:
             lines.append(f"Only {', '.join(choices)} has it: add that as well")
+        else:
+            return f"{unknown[1]}: unknown setting; --help lists all"
     return "\n".join(lines)

@@ -29,7 +29,7 @@ from hairline.app import log as logs
 from hairline.app.process import Application, Call, current
 from hairline.app.sweep import job as sweep_job
 from hairline.config import commands
-from hairline.system import cache, files, redaction, signals
+from hairline.system import cache, errors, files, redaction, signals
 from hairline.system.errors import HairlineError
 from hairline.training import checkpoint
 from hairline.training.checkpoint import Checkpoint
@@ -50,7 +50,6 @@ def start(script: str, main: Callable[[], None]) -> None:
         script: The calling script's `__file__`.
         main: Its function decorated with `hydra.main`.
     """
-    _set_up()
     application = current()
     code = 1
     try:
@@ -97,13 +96,14 @@ def _run(application: Application, conf: Path, script: str, main: Callable[[], N
     full = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints its errors itself
     try:
+        application.process.signals.listen()
+        _set_up()
         application.command = command = commandline.parse(sys.argv[1:], conf, script)
         for note in command.notes:
             print(note)
         if command.directory is not None and os.path.isdir(command.directory):
             os.chdir(command.directory)
         sys.argv[1:] = command.completed  # Hydra reads it from there
-        application.process.signals.listen()
         if {"--help", "-h"} & set(command.typed):
             with contextlib.redirect_stdout(io.StringIO()) as page, contextlib.suppress(SystemExit):
                 main()
@@ -117,6 +117,7 @@ def _run(application: Application, conf: Path, script: str, main: Callable[[], N
             return 2
         return ending.code or 0
     except KeyboardInterrupt as ending:
+        print(f"stopped by {ending}", file=sys.stderr)
         return signals.exit_code(ending)
     except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -138,6 +139,11 @@ def _refuse(error: Exception) -> int:
         return logs.refuse(error)
     if isinstance(error, ValueError):  # about its flags
         print(redaction.redacted(f"ERROR: {error}"), file=sys.stderr)
+    elif isinstance(error, FileExistsError):
+        print(
+            redaction.redacted(f"ERROR: {error.filename} is a file; expected a folder, which is created"),
+            file=sys.stderr,
+        )
     else:
         advice = (
             "Free space or correct its permissions, or choose another: hydra.run.dir=<folder> (hydra.sweep.dir with -m)"
@@ -203,6 +209,9 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
         sys.exit(signals.exit_code(ending))
     except Exception as error:
         logs.report(error)
+        if errors.explained(error) is not None and (directory / checkpoint.FILE).is_file():
+            resume = commands.override("resume", files.relative(directory))
+            log.error("then resume with: %s", commands.command("train", resume))
         if multirun:
             application.failures.append((f"{files.relative(directory)} ({' '.join(overrides)})", str(error)))
             return None

@@ -325,6 +325,9 @@ def log_results(results: dict[str, float], *, name: str, directory: Path) -> Non
             if interval is not None:
                 line += f"  ({interval.describe()})"
         lines.append(line)
+    if "test_abstained" in results:
+        line = f"{'images without an answer':32}{results['test_abstained']:.4f}"
+        lines.append(f"{line}  (inside decision.abstain; the metrics count them by the threshold)")
     if "test_distance" in results:
         share = f"{results['test_unfamiliar_share']:.1%} of the images are unlike any of the training"
         lines.append(f"{'distance from the training':32}{results['test_distance']:.2f}  ({share})")

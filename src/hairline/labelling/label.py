@@ -84,13 +84,13 @@ def label_tiles(config: Label, directory: Path) -> Path:
                 config.port,
                 open_page=config.open,
                 facts=page_facts(config, parts, output),
-                next_steps=lambda: next_commands(config, output),
+                next_steps=lambda: next_commands(config, parts, output),
             )
         finally:
             session.close()
     answers = len(labels.read(output / labels.FILE))
     log.info("\n%d labels in %s\n", answers, files.relative(output / labels.FILE))
-    log.info("\n".join(["Next", *(f"  {command}" for command in next_commands(config, output))]))
+    log.info("\n".join(["Next", *(f"  {command}" for command in next_commands(config, parts, output))]))
     return output
 
 
@@ -139,11 +139,13 @@ def base_layer(parts: saved.Parts) -> Layer:
     )
 
 
-def next_commands(config: Label, output: Path) -> list[str]:
+def next_commands(config: Label, parts: saved.Parts, output: Path) -> list[str]:
     """Return the commands that train on the labels and inspect the photos with the new run."""
     folder = files.relative(output)
     train = {"base": config.run, "data": "labels", "data.path": folder}
     inspect = {"run": "latest", "input": config.input, "output": f"{folder}-inspection"}
+    if parts.bundle.positive is None:
+        inspect["positive_class"] = "<class to find>"
     if config.tiles.size_px:
         inspect["tiles.size_px"] = str(config.tiles.size_px)
     return [

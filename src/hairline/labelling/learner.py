@@ -86,6 +86,7 @@ def fit(
         groups,
         kernel=base.kernel,
         bias=base.relative(base.bias),
+        mean=base.mean,
         deviation=base.deviation,
         seed=seed,
     )

@@ -21,7 +21,8 @@ SCALE_DEVIATION, OFFSET_DEVIATION = 0.12, 0.15
 LEAST_SCALE = 0.1  # of the base's scores: a few misleading labels could turn a correction alone around
 # Penalties on the correction of the features, per standardised feature: from nearly free to none at all.
 STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 2.0))
-BASE_IMAGES = 50  # labelled images that the base's deviation of a feature counts as much as
+FEW = 20  # with fewer labelled images, features are centred as the base's were
+BASE_IMAGES = 50  # images that the base's deviation of a feature counts as much as
 FOLDS = 10
 # The base is kept if the mean recall of its answers is below this (0.5 is chance), or if the covariance of its scores
 # with the labels is this many standard errors below 0.
@@ -163,6 +164,7 @@ def refit(
     *,
     kernel: NDArray[Any],
     bias: NDArray[Any],
+    mean: NDArray[np.float32],
     deviation: NDArray[np.float32],
     seed: int,
 ) -> Refit:
@@ -173,8 +175,8 @@ def refit(
     decided: the heads of all `STRENGTHS` are averaged, weighted by their out-of-fold likelihood (pseudo-Bayesian model
     averaging, Geisser & Eddy 1979). Classes are balanced (see `balance`).
 
-    Features are standardised as they vary among the labelled images, since a surface of its own varies in other
-    features than the base's images did; with few images the base's deviation counts as well.
+    Features are standardised as they vary among the labelled images, since another surface varies in other features
+    than the base's images do; with few labels the base's statistics count for more.
 
     Labels that are chosen because the base is wrong about them are no sample of the surface: a fit to them would turn
     the base's ranking around. If nearly all contradict it, or rank the other way round, the base is kept.
@@ -185,7 +187,8 @@ def refit(
         groups: Group of each image; a group is held out as a whole.
         kernel: The base head's kernel for unstandardised features, float [width, classes].
         bias: float [classes]; the class of the highest logit is the base's answer.
-        deviation: Deviation of the base's training features, float32 [width].
+        mean: Mean of the base's training features, float32 [width].
+        deviation: float32 [width].
         seed: Seed of the folds.
     """
     base = features.astype(np.float64) @ kernel + bias
@@ -195,8 +198,8 @@ def refit(
         return Refit(np.asarray(kernel, np.float64), np.asarray(bias, np.float64), 1.0, base, kept=True)
     # The matrices are so small that threads of the linear algebra library cost far more than they save.
     with threadpool_limits(1, user_api="blas"):
-        mean, unit = _standardisation(features, deviation)
-        table = (features - mean) / unit / np.sqrt(features.shape[1])
+        centre, unit = _standardisation(features, mean, deviation)
+        table = (features - centre) / unit / np.sqrt(features.shape[1])
         # The correction lies in the span of the images, so n columns suffice, whatever the width.
         left, values, right = np.linalg.svd(table, full_matrices=False)
         reduced = left * values
@@ -210,7 +213,8 @@ def refit(
             )
 
         everything = np.arange(len(labels))
-        losses, held_out, solutions = [], [], []
+        losses, held_out = [], []
+        solutions: list[Solution] = []
         starts: dict[int, Solution] = {}
         for strength in reversed(STRENGTHS):  # each solution is the start for the next weaker strength
             logits = np.empty_like(base)
@@ -235,14 +239,17 @@ def refit(
             )
         )
         change = (right.T @ change) / unit[:, None] / np.sqrt(features.shape[1])
-    return Refit(scale * kernel + change, scale * bias + offset - mean @ change, float(scale), logits, kept=False)
+    return Refit(scale * kernel + change, scale * bias + offset - centre @ change, float(scale), logits, kept=False)
 
 
-def _standardisation(features: NDArray[np.float32], deviation: NDArray[np.float32]) -> tuple[Table, Table]:
+def _standardisation(
+    features: NDArray[np.float32], mean: NDArray[np.float32], deviation: NDArray[np.float32]
+) -> tuple[Table, Table]:
     """Return mean and deviation of labelled images; the deviation includes the base's as that of `BASE_IMAGES`."""
     count = len(features)
+    centre = mean.astype(np.float64) if count < FEW else features.mean(axis=0, dtype=np.float64)
     variance = count * features.var(axis=0, dtype=np.float64) + BASE_IMAGES * np.square(deviation, dtype=np.float64)
-    return features.mean(axis=0, dtype=np.float64), np.sqrt(variance / (count + BASE_IMAGES))
+    return centre, np.sqrt(variance / (count + BASE_IMAGES))
 
 
 def balance(labels: NDArray[np.int64], classes: int) -> Table:

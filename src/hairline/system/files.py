@@ -193,7 +193,7 @@ def locked(directory: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise LockedError(
-            f"{directory}: another process is working on this run; wait until it ends, or stop it"
+            f"{directory}: another process is working in this folder; wait until it ends, or stop it"
         ) from None
     try:
         yield

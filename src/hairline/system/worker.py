@@ -39,11 +39,14 @@ class Worker:
             modules: Names of modules that it imports while it waits, under `tensorflow.without_plots`.
         """
         self._messages = tempfile.TemporaryFile()
+        # Libraries leave files behind in a process that is killed, as this one is in the end.
+        self._temporary = tempfile.TemporaryDirectory(prefix="hairline-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, *modules],  # -P: no module of the folder it is started in
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
+            env=os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._temporary.name),
         )
         self._caller = ThreadPoolExecutor(1)
 
@@ -73,6 +76,7 @@ class Worker:
         for stream in (self._process.stdin, self._process.stdout, self._messages):
             with contextlib.suppress(BrokenPipeError):  # what was not yet sent
                 stream.close()  # type: ignore[union-attr]
+        self._temporary.cleanup()
 
     def _submit(
         self, called: str | Callable[..., Any], arguments: tuple[Any, ...], settings: dict[str, Any]

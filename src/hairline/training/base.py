@@ -138,6 +138,7 @@ class Base:
             data.manifest["group"].iloc[rows].tolist(),
             kernel=kernel,
             bias=bias,
+            mean=mean,
             deviation=deviation,
             seed=self.seed,
         )

@@ -311,6 +311,7 @@ def log_results(trained: Trained, metrics: dict[str, float], run: tracking.Run, 
             full=trained.full,
             synthetic=config.data.source == "synthetic",
             by_epochs=config.by_epochs(),
+            positive=trained.data.positive is not None,
         )
     log.info("\n".join(lines))
 

@@ -144,7 +144,7 @@ def log_decision(data: Dataset, decision: Decision) -> None:
         log.info("decision.abstain=%s: no answer in between, so %s is answered from %.4g on", band, name, band[1])
 
 
-def next_steps(place: str, *, full: bool, synthetic: bool, by_epochs: bool) -> list[str]:
+def next_steps(place: str, *, full: bool, synthetic: bool, by_epochs: bool, positive: bool) -> list[str]:
     """Return the commands to try next.
 
     Args:
@@ -152,6 +152,7 @@ def next_steps(place: str, *, full: bool, synthetic: bool, by_epochs: bool) -> l
         full: The run saved a model.
         synthetic: The images were generated.
         by_epochs: The head was trained by epochs.
+        positive: One of the classes is the one to find.
     """
     run = commands.override("run", place)
     if not full:
@@ -160,7 +161,8 @@ def next_steps(place: str, *, full: bool, synthetic: bool, by_epochs: bool) -> l
     if synthetic:
         own = commands.command("train", "data=folder", "data.path=<folder with one sub-folder per class>")
         return [f"Try next        {own}"]
-    steps = [f"Try next        {commands.command('predict', run, 'input=<photos>')}"]
+    settings = [] if positive else ["positive_class=<class to find>"]
+    steps = [f"Try next        {commands.command('predict', run, 'input=<photos>', *settings)}"]
     if by_epochs:
         sweep = "-m optimizer=adam,sgd learning_rate=1e-2,1e-3"
         steps.append(f"                or repeat the training with {sweep}: one run per combination")

@@ -371,7 +371,9 @@ class Sweep:
     def describe(self, table: pd.DataFrame, limit: int = 10) -> str:
         """Return the best `limit` jobs and all failed ones as text for the screen."""
         summary = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
-        lines = ["", f"Sweep           {files.relative(self.folder)}   {len(table)} jobs: {summary or 'none'}"]
+        stopped = len(table) < self.count
+        jobs = f"{len(table)} of {self.count} jobs" if stopped else f"{len(table)} job{'s' * (len(table) != 1)}"
+        lines = ["", f"Sweep           {files.relative(self.folder)}   {jobs}: {summary or 'none'}"]
         ranked = table[table["status"] == "finished"].sort_values("val_loss").head(limit)
         if len(ranked):
             formats: dict[str, Callable[..., str]] = {key: short_value for key in self.swept if key in ranked}
@@ -390,9 +392,9 @@ class Sweep:
         if failed:
             lines += ["", f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"]
             lines += [f"  {files.relative(self.directory(job))} ({job.name}): {job.error}" for job in failed]
-        if (table["status"] != "finished").any():
+        if stopped or (table["status"] != "finished").any():
             resume = commands.override("sweep.resume", files.relative(self.folder))
-            lines.append(f"Try again       {commands.command('train', resume)}")
+            lines.append(f"{'Go on' if stopped else 'Try again':<16}{commands.command('train', resume)}")
         return "\n".join(lines)
 
 
