@@ -152,7 +152,7 @@ def test_the_refit_minimises_the_loss_with_its_prior(
     labels[: count // 4] = 0  # unequal classes are balanced
     base = base_head(np.random.default_rng(9).normal(size=WIDTH).astype(np.float32))
     refitted = refit(table, labels, list(range(count)), **base, seed=0)
-    mean = MEAN if count < 20 else table.mean(axis=0)
+    mean = MEAN if count < 40 else table.mean(axis=0)
     deviation = np.sqrt((count * table.var(axis=0) + 50 * DEVIATION**2) / (count + 50))
     sizes = np.bincount(labels)
     worth = 4 * sizes[0] * sizes[1] / count  # 1 / mean of the classes' variances

@@ -21,7 +21,7 @@ SCALE_DEVIATION, OFFSET_DEVIATION = 0.12, 0.15
 LEAST_SCALE = 0.1  # of the base's scores: a few misleading labels could turn a correction alone around
 # Penalties on the correction of the features, per standardised feature: from nearly free to none at all.
 STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 2.0))
-FEW = 20  # with fewer labelled images, features are centred as the base's were
+FEW = 40  # with fewer labelled images, features are centred as the base's were
 BASE_IMAGES = 50  # images that the base's deviation of a feature counts as much as
 FOLDS = 10
 # The base is kept if the mean recall of its answers is below this (0.5 is chance), or if the covariance of its scores
