@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,9 +61,8 @@ def _working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _precision() -> Iterator[None]:
     """Undo what a run with another precision leaves in Keras, for tests that build networks of their own."""
     yield
-    import keras
-
-    keras.config.set_dtype_policy("float32")
+    if "keras" in sys.modules:  # most tests do without
+        sys.modules["keras"].config.set_dtype_policy("float32")
 
 
 @pytest.fixture

@@ -140,6 +140,8 @@ def test_many_labels_that_contradict_the_base_override_it() -> None:
     few, many = refit_to(20, DIRECTION, other), refit_to(400, DIRECTION, other)
     assert accuracy(many, other) > 0.88
     assert accuracy(many, other) > accuracy(few, other)
+    correction = (many.kernel - many.scale * base_head(DIRECTION)["kernel"]) @ [-1, 1]
+    assert np.linalg.norm(correction) > 0.1 * np.linalg.norm(many.kernel @ [-1, 1])  # not the base with a factor
 
 
 @pytest.mark.parametrize("count", [8, 60])

@@ -203,15 +203,13 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
             settings.check(config)  # what was found when the run began may be gone
         return function(config, Call(directory, overrides, multirun, application.process))
     except KeyboardInterrupt as ending:
-        resume = commands.override("resume", files.relative(directory))
-        advice = f". Resume with: {commands.command('train', resume)}"
-        log.error("stopped by %s%s", ending, advice if (directory / checkpoint.FILE).is_file() else "")
+        resume = _resume_command(directory)
+        log.error("stopped by %s%s", ending, f". Resume with: {resume}" if resume else "")
         sys.exit(signals.exit_code(ending))
     except Exception as error:
         logs.report(error)
-        if errors.explained(error) is not None and (directory / checkpoint.FILE).is_file():
-            resume = commands.override("resume", files.relative(directory))
-            log.error("then resume with: %s", commands.command("train", resume))
+        if errors.explained(error) is not None and (resume := _resume_command(directory)):
+            log.error("then resume with: %s", resume)
         if multirun:
             application.failures.append((f"{files.relative(directory)} ({' '.join(overrides)})", str(error)))
             return None
@@ -219,6 +217,13 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
         if not resumed:
             logs.remove_if_empty(directory)
         sys.exit(logs.exit_code(error))
+
+
+def _resume_command(directory: Path) -> str | None:
+    """Return the command that resumes the run in a folder; None if there is nothing to resume."""
+    if not (directory / checkpoint.FILE).is_file():
+        return None
+    return commands.command("train", commands.override("resume", files.relative(directory)))
 
 
 def _is_complete(directory: Path, config: configuration.Config) -> bool:

@@ -80,7 +80,7 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
     waiting = [path for path in listing.photos if not recorder.is_done(path)]
     if len(waiting) < len(listing.photos):
         done = len(listing.photos) - len(waiting)
-        log.info("done before with these settings: %s of %s photos", f"{done:,}", f"{done + len(waiting):,}")
+        log.info("done before with these settings: %s of %s photos", f"{done:,}", f"{len(listing.photos):,}")
     ready = time.perf_counter()
 
     threads, ray = config.runtime.threads, config.runtime.cluster()
