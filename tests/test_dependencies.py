@@ -17,7 +17,7 @@ BY_FILE = {"namex": "Apache-2.0", "huey": "MIT", "skops": "MIT"}
 
 
 def installed() -> dict[str, metadata.Distribution]:
-    """Give hairline and all it asks for, directly or by way of others, as far as it is installed here."""
+    """Return hairline and all it asks for, directly or by way of others, as far as it is installed here."""
     found: dict[str, metadata.Distribution] = {}
     waiting = [Requirement("hairline[dev,postgres,ray,browser,heic]")]
     while waiting:
@@ -41,8 +41,8 @@ def installed() -> dict[str, metadata.Distribution]:
 def licence(distribution: metadata.Distribution) -> str:
     about = distribution.metadata
     kinds = [entry.split("::")[-1].strip() for entry in about.get_all("Classifier") or [] if "License ::" in entry]
-    told = about.get("License-Expression") or ", ".join(kinds) or (about.get("License") or "").strip()[:60]
-    return BY_FILE.get(about["Name"].lower(), told)
+    named = about.get("License-Expression") or ", ".join(kinds) or (about.get("License") or "").strip()[:60]
+    return BY_FILE.get(about["Name"].lower(), named)
 
 
 def test_all_licences_go_with_apache() -> None:

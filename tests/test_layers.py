@@ -28,6 +28,12 @@ USERS = {
 HEAVY = {
     "model.cut", "model.optimizers", "training.network_trainer", "data.pipeline",
 }  # fmt: skip
+# Functions whose result lasts as long as the process: state first (docs/decisions/0008), then what never changes.
+CACHED = {
+    "app.process.current", "tracking.run._unreachable", "system.cache.hold", "system.redaction._passwords",
+    "evaluation.figures._font_characters", "evaluation.figures._character_width", "config.reference._kinds",
+    "system.provenance._state",
+}  # fmt: skip
 MODULES = sorted(path for room in ROOMS for path in (PACKAGE / room).rglob("*.py"))
 
 
@@ -112,3 +118,15 @@ def test_modules_keep_no_state() -> None:
             value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
             entries = value.keys if isinstance(value, ast.Dict) else getattr(value, "elts", ["not a collection"])
             assert entries, f"{path}: {ast.unparse(node)}"
+
+
+def test_few_functions_are_cached() -> None:
+    cached = {
+        f"{name_of(path)}.{node.name}"
+        for path in MODULES
+        for node in nodes(path)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for decorator in node.decorator_list
+        if "cache" in ast.unparse(decorator) and "cached_property" not in ast.unparse(decorator)
+    }
+    assert cached == CACHED

@@ -60,6 +60,20 @@ def test_unchanged_files_are_not_read_again(two_classes: Path, tmp_path: Path, m
     assert list(before["phash"]) == list(after["phash"])  # the same picture, with bytes behind it
 
 
+def test_rejected_files_are_read_again(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photo.jpg").write_bytes(next(two_classes.rglob("*.jpg")).read_bytes())
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise images.ImageError("its reader is not installed")
+
+        patch.setattr(images, "inspect", fail)
+        _, rejected = manifest.scan(listed(tmp_path))
+    assert list(rejected["reason"]) == ["its reader is not installed"]
+    table, rejected = manifest.scan(listed(tmp_path))
+    assert (len(table), len(rejected)) == (1, 0)
+
+
 def test_too_many_rejected_files_stop_the_run() -> None:
     rejected = pd.DataFrame({"path": [f"/x/{n}.jpg" for n in range(7)], "label": "a", "reason": "empty file (0 bytes)"})
     manifest.check_rejected(rejected, 700, 0.01)

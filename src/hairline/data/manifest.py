@@ -21,8 +21,8 @@ from hairline.data import duplicates, images
 from hairline.system import cache, files, progress
 from hairline.system.errors import HairlineError
 
-# sha256, width, height, reason of rejection ("" = readable), largest value with 16 bits (0 = 8 bits), perceptual hash
-_Scanned = tuple[str, int, int, str, int, int]
+# Reason of rejection ("" = readable), sha256, width, height, largest value with 16 bits (0 = 8 bits), perceptual hash
+_Scanned = tuple[str, str, int, int, int, int]
 
 COLUMNS = ("path", "label", "group", "split", "width", "height", "sha256")
 SPLITS = ("train", "val", "test")
@@ -56,7 +56,7 @@ def scan(rows: pd.DataFrame, *, threads: int | None = None) -> tuple[pd.DataFram
         _save_scans(fresh, stamps)
         known |= fresh
     scanned = [known[path] for path in paths]
-    names = ["sha256", "width", "height", "reason", "peak", "phash"]
+    names = ["reason", "sha256", "width", "height", "peak", "phash"]
     table = pd.DataFrame(scanned, columns=names, index=rows.index, dtype=object)
     table = table.astype({"width": np.int64, "height": np.int64, "phash": np.int64}).astype({"phash": np.uint64})
     table = rows.assign(**{name: "" for name in ("group", "split") if name not in rows}).join(table)
@@ -171,29 +171,30 @@ def _inspect(paths: Sequence[str]) -> list[_Scanned]:
     return [(*result, phash) for result, phash in zip(results, hashes.tolist(), strict=True)]
 
 
-def _read(path: str) -> tuple[tuple[str, int, int, str, int], np.ndarray]:
-    """Return digest, width, height, reason of rejection ("" = readable) and peak of a file, and its shrunk picture."""
+def _read(path: str) -> tuple[tuple[str, str, int, int, int], np.ndarray]:
+    """Return reason of rejection ("" = readable), digest, width, height and peak of a file, and its shrunk picture."""
     blank = np.zeros(duplicates.SHAPE, np.uint8)
     if not os.path.lexists(path):
-        return ("", 0, 0, MISSING, 0), blank
+        return (MISSING, "", 0, 0, 0), blank
     if os.path.splitext(path)[1].lower() not in images.SUFFIXES:
-        return ("", 0, 0, f"not an image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}", 0), blank
+        return (f"not an image by its name: expected one of {', '.join(sorted(images.SUFFIXES))}", "", 0, 0, 0), blank
     try:
         content = images.read(path)
         width, height, thumbnail, peak = images.inspect(content, duplicates.THUMBNAIL)
     except images.ImageError as error:
         missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
-        return ("", 0, 0, MISSING if missing else str(error), 0), blank
-    return (hashlib.sha256(content).hexdigest(), width, height, "", peak), duplicates.shrink(thumbnail)
+        return (MISSING if missing else str(error), "", 0, 0, 0), blank
+    return ("", hashlib.sha256(content).hexdigest(), width, height, peak), duplicates.shrink(thumbnail)
 
 
 # --- cache of scans ---------------------------------------------------------------------------------------------------
 
 
+_DATABASE = "files-5.sqlite"
 # Copying tools restore size and mtime, but not ctime.
 _FILES = (
     "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, "
-    "sha256 TEXT, width INTEGER, height INTEGER, reason TEXT, peak INTEGER, phash INTEGER) WITHOUT ROWID"
+    "sha256 TEXT, width INTEGER, height INTEGER, peak INTEGER, phash INTEGER) WITHOUT ROWID"
 )
 _Stamp = tuple[int, int, int]
 
@@ -208,7 +209,7 @@ def _load_scans(paths: list[str]) -> tuple[dict[str, _Scanned], dict[str, _Stamp
             continue  # missing, unreadable, or a NUL in the name: `_inspect` reports it
         stamps[path] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     known = {}
-    with cache.database("files-4.sqlite", _FILES) as connection:
+    with cache.database(_DATABASE, _FILES) as connection:
         names = {os.fsencode(path): path for path in stamps}
         ordered = list(names)
         for start in range(0, len(ordered), _QUERIED):
@@ -217,11 +218,16 @@ def _load_scans(paths: list[str]) -> tuple[dict[str, _Scanned], dict[str, _Stamp
             for name, *row in connection.execute(query, part):
                 path = names[name]
                 if tuple(row[:3]) == stamps[path]:
-                    known[path] = tuple(row[3:])
+                    known[path] = ("", *row[3:])
     return known, stamps
 
 
 def _save_scans(fresh: dict[str, _Scanned], stamps: dict[str, _Stamp]) -> None:
-    rows = [(os.fsencode(path), *stamps[path], *result) for path, result in fresh.items() if path in stamps]
-    with cache.database("files-4.sqlite", _FILES) as connection:
-        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    """Save the results of readable files. Rejected ones are read again: their format's reader may be installed then."""
+    rows = [
+        (os.fsencode(path), *stamps[path], *result)
+        for path, (reason, *result) in fresh.items()
+        if path in stamps and not reason
+    ]
+    with cache.database(_DATABASE, _FILES) as connection:
+        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
