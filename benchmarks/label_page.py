@@ -75,7 +75,16 @@ def serve(folder: str, tiles: str) -> None:
     sizes = np.tile([_COLUMNS * _TILE_PX, _ROWS * _TILE_PX], (len(photos), 1))
     pool = Pool(photos, sizes, photo, boxes, features)
     base = Layer(kernel, np.zeros(2, np.float32), np.zeros(_WIDTH, np.float32), np.ones(_WIDTH, np.float32), 0, 0.5)
-    session = Session(Path(folder), pool, base, ["cracked", "sound"], by="benchmark", seed=0, model="")
+    session = Session(
+        Path(folder),
+        pool,
+        base,
+        ["cracked", "sound"],
+        by="benchmark",
+        seed=0,
+        model="",
+        views=lambda tiles: np.stack([np.roll(features[tiles], view, axis=1) for view in range(1, 8)]),
+    )
     facts = {"title": "benchmark", "classes": [], "file": ""}
     label.serve(session, Pictures(pool), bytes, 0, open_page=False, facts=facts, next_steps=list)
 

@@ -18,6 +18,7 @@ import tiles
 
 CHECKPOINTS = (6, 10, 20, 35, 50, 75, 100, 150, 200)
 _SIDES = 8  # tiles along the longer side of a photo, if no size is given
+Curve = dict[int, dict[str, float]]  # figures for each number of labels
 Choose = Callable[[np.ndarray, np.ndarray, np.ndarray], int]  # from logits, free tiles, selected tiles to a tile
 
 
@@ -29,11 +30,13 @@ class Surface:
         features: float32 [n, width].
         photos: Photo of each tile, int64 [n].
         cracked: bool [n].
+        views: Returns the features of tiles in other orientations, float32 [views, tiles, width].
     """
 
     features: np.ndarray
     photos: np.ndarray
     cracked: np.ndarray
+    views: Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
@@ -43,6 +46,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=0, help="side of a tile in pixels; 0: an eighth of a photo's side")
     parser.add_argument("--pixels", type=int, default=16, help="least number of crack pixels of a cracked tile")
     parser.add_argument("--draws", type=int, default=3, help="number of draws of the photos that are labelled")
+    parser.add_argument("--first", type=int, default=0, help="number of the first draw, to judge on others")
     parser.add_argument("--every", type=int, default=5, help="labels between two fits; a session fits after each")
     parser.add_argument("--rules", nargs="+", default=["random", "uncertain", "ours"], help="orders to compare")
     parser.add_argument("--cache", type=Path, help="folder that keeps the features for the next time")
@@ -59,9 +63,11 @@ def main() -> None:
         measure.say(f"{len(surface.cracked)} tiles of {side} pixels, {int(surface.cracked.sum())} of them cracked")
         base = base_layer(parts)
         result: dict[str, Any] = {"tiles": len(surface.cracked), "cracked": int(surface.cracked.sum()), "size": side}
+        draws = range(settings.first, settings.first + settings.draws)
+        curves: dict[str, list[Curve]] = {}
         for rule in settings.rules:
-            curves = [simulate(surface, base, rule, seed, settings.every) for seed in range(settings.draws)]
-            result[rule] = summary(curves)
+            curves[rule] = [simulate(surface, base, rule, seed, settings.every) for seed in draws]
+            result[rule] = summary(curves[rule], curves.get("random"))
             print_curve(rule, result[rule])
         measure.report(result | measure.machine())
 
@@ -70,22 +76,29 @@ def read_surface(parts: Any, folder: Path, size: int, pixels: int) -> tuple[Surf
     """Return the tiles of all photos with masks, without ambiguous ones, and their side in pixels."""
     from PIL import Image
 
+    from hairline.data import augmentation
     from hairline.labelling import pool as pools
+    from hairline.labelling.orientations import Orientations
 
     pairs = tiles.pairs(folder / "images", folder / "masks")
     if not size:
         with Image.open(pairs[0][0]) as photo:
             size = max(photo.size) // _SIDES
-    found, _ = pools.compute([photo for photo, _ in pairs], parts.recipe("auto"), lambda: parts.backbone, tile_px=size)
+    recipe = parts.recipe("auto")
+    found, _ = pools.compute([photo for photo, _ in pairs], recipe, lambda: parts.backbone, tile_px=size)
     masks = {str(photo.absolute()): mask for photo, mask in pairs}
     cracked, clear = np.zeros(len(found), bool), np.zeros(len(found), bool)
     for number, photo in enumerate(found.photos):
         rows = np.flatnonzero(found.photo == number)
         cracked[rows], clear[rows] = tiles.cracked(tiles.cracks(masks[photo]), found.boxes[rows], pixels)
-    return Surface(found.features[clear], found.photo[clear], cracked[clear]), size
+    numbers = augmentation.orientations(len(parts.bundle.class_names), parts.bundle.positive)
+    oriented = Orientations(found, recipe, lambda: parts.backbone, numbers)
+    tile = np.flatnonzero(clear)
+    views = lambda rows: oriented.features(tile[rows])  # noqa: E731
+    return Surface(found.features[clear], found.photo[clear], cracked[clear], views), size
 
 
-def simulate(surface: Surface, base: Any, rule: str, seed: int, every: int) -> dict[int, dict[str, float]]:
+def simulate(surface: Surface, base: Any, rule: str, seed: int, every: int) -> Curve:
     """Label tiles of half of the photos by a rule; return figures on the other half for each number of labels.
 
     `estimate`, `low` and `high` are what the page shows, from the labels alone; `balanced_accuracy` is the truth.
@@ -114,7 +127,15 @@ def simulate(surface: Surface, base: Any, rule: str, seed: int, every: int) -> d
             selected.append(choose(logits, free, np.array(selected, np.int64)))
         if count in CHECKPOINTS or count % every == 0:
             rows = np.array(selected, np.int64)
-            layer, held_out = learner.fit(base, features, rows, classes[rows], photos[rows].tolist(), seed=seed)
+            layer, held_out = learner.fit(
+                base,
+                features,
+                rows,
+                classes[rows],
+                photos[rows].tolist(),
+                seed=seed,
+                views=lambda rows: surface.views(pool[rows]),
+            )
             logits = layer.logits(features)
         if count in CHECKPOINTS:
             rows = np.array([*selected, *asked], np.int64)
@@ -150,8 +171,12 @@ def judge(layer: Any, surface: Surface, rows: np.ndarray) -> dict[str, float]:
     return {"balanced_accuracy": float(balanced), "auroc": float(roc_auc_score(truth, margin))}
 
 
-def summary(curves: list[dict[int, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Return means over draws for each number of labels, and how good the page's estimates were."""
+def summary(curves: list[Curve], random: list[Curve] | None) -> dict[str, dict[str, float]]:
+    """Return means over draws for each number of labels, and how good the page's estimates were.
+
+    `gain` is the balanced accuracy less that in random order, if that was simulated before; `gain_error` is the
+    standard error of its mean over the draws.
+    """
     result: dict[str, dict[str, float]] = {}
     for count in (0, *CHECKPOINTS):
         points = [curve[count] for curve in curves]
@@ -163,6 +188,13 @@ def summary(curves: list[dict[int, dict[str, float]]]) -> dict[str, dict[str, fl
                 np.mean([point["low"] <= point["balanced_accuracy"] <= point["high"] for point in shown])
             )
             row["widest"] = float(max(point["high"] - point["low"] for point in shown))
+        if random is not None and random is not curves and len(curves) > 1:
+            gains = [
+                point["balanced_accuracy"] - curve[count]["balanced_accuracy"]
+                for point, curve in zip(points, random, strict=True)
+            ]
+            row["gain"] = float(np.mean(gains))
+            row["gain_error"] = float(np.std(gains, ddof=1) / np.sqrt(len(gains)))
         result[str(count)] = row
     return result
 
@@ -175,6 +207,8 @@ def print_curve(rule: str, curve: dict[str, dict[str, float]]) -> None:
         )
         if "estimate" in row:
             line += f"  estimate {row['estimate']:.3f}, truth inside {row['inside']:.0%}, widest {row['widest']:.2f}"
+        if "gain" in row:
+            line += f"  over random order {row['gain']:+.3f}, standard error {row['gain_error']:.3f}"
         measure.say(line)
 
 

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,13 @@ class Surface:
         features: float32 [n, width].
         cracked: bool [n].
         photos: Photo of each tile, [n].
+        views: Returns the features of tiles in other orientations, float32 [views, tiles, width].
     """
 
     features: np.ndarray
     cracked: np.ndarray
     photos: np.ndarray
+    views: Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
@@ -74,12 +76,24 @@ def cut(settings: argparse.Namespace, place: Path) -> tuple[Any, Surface, Any]:
 
 def compute_features(parts: Any, paths: list[Path]) -> Surface:
     """Compute the features of tiles."""
+    from hairline.data import augmentation
     from hairline.model.features import compute
 
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    features = compute([str(path) for path in paths], digests, parts.recipe("auto"), lambda: parts.backbone).read()
     photos = [re.search(tiles.PHOTO_PATTERN, str(path))[1] for path in paths]  # type: ignore[index]
-    return Surface(features, np.array([path.parent.name == "cracked" for path in paths]), np.array(photos))
+    numbers = augmentation.orientations(len(parts.bundle.class_names), parts.bundle.positive)
+
+    def features(rows: np.ndarray, view: int = 0) -> np.ndarray:
+        names, keys = [str(paths[row]) for row in rows], [digests[row] for row in rows]
+        recipe = replace(parts.recipe("auto"), view=view)
+        return compute(names, keys, recipe, lambda: parts.backbone).read()
+
+    return Surface(
+        features(np.arange(len(paths))),
+        np.array([path.parent.name == "cracked" for path in paths]),
+        np.array(photos),
+        lambda rows: np.stack([features(rows, view) for view in numbers]),
+    )
 
 
 def scores(parts: Any, kernel: np.ndarray, bias: np.ndarray, threshold: float | None = None) -> Score:
@@ -157,6 +171,7 @@ def labelled(parts: Any, surface: Surface, count: int, draws: int) -> dict[str, 
             mean=statistics["mean"],
             deviation=statistics["deviation"],
             seed=seed,
+            views=surface.views(rows),
         )
         others = np.flatnonzero(~inside)
         before = figures(surface, scores(parts, kernel, bias), others)

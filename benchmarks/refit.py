@@ -53,6 +53,7 @@ def refitted(parts: Any, surface: Surface, rule: str, count: int, draws: int) ->
             mean=statistics["mean"],
             deviation=statistics["deviation"],
             seed=seed,
+            views=surface.views(rows),
         )
         others = np.flatnonzero(~inside)
         old = figures(surface, before, others)

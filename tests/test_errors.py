@@ -148,6 +148,15 @@ def test_out_of_memory_in_training_ends_the_run_with_advice(
         train(tmp_path / "run", two_classes, "tracking=none", "report.level=light")
 
 
+@pytest.mark.parametrize("inside", [(), ("sub", "folder")])
+def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path, inside: tuple[str, ...]) -> None:
+    file = tmp_path / "results"
+    file.write_text("mine")
+    with pytest.raises((FileExistsError, NotADirectoryError)) as caught:
+        file.joinpath(*inside).mkdir(parents=True, exist_ok=True)
+    assert errors.explained(caught.value) == f"{file} is a file; expected a folder, which is created"
+
+
 def test_bugs_are_not_explained() -> None:
     with pytest.raises(ZeroDivisionError) as caught, errors.advised("batch_size", 4):
         1 / 0  # noqa: B018

@@ -116,6 +116,31 @@ def refit_to(count: int, base: np.ndarray, truth: np.ndarray, offset: float = 0.
     return refit(table, labels, [str(row) for row in range(count)], **base_head(base), seed=0)
 
 
+def test_equal_views_of_the_images_change_nothing() -> None:
+    table, labels = draw(40, 1, DIRECTION)
+    plain, repeated = (
+        refit(table, labels, list(range(40)), **base_head(DIRECTION), seed=0, views=views)
+        for views in (None, np.stack([table] * 7))
+    )
+    assert repeated.held_out == pytest.approx(plain.held_out, abs=0.02)
+    assert repeated.kernel == pytest.approx(plain.kernel, abs=0.002)
+    assert np.abs(plain.kernel - base_head(DIRECTION)["kernel"]).max() > 0.01
+
+
+def test_a_feature_that_differs_between_views_of_an_image_is_not_trusted() -> None:
+    weak = np.zeros(WIDTH, np.float32)
+    weak[1] = 1
+    table, labels = draw(60, 1, weak)
+    table[:, 0] = MEAN[0] + DEVIATION[0] * np.where(labels == 1, 2, -2)  # mirrored, it would say the opposite
+    mirrored = table.copy()
+    mirrored[:, 0] = 2 * MEAN[0] - table[:, 0]
+    alone, both = (
+        refit(table, labels, list(range(60)), **base_head(weak), seed=0, views=views).kernel[0]
+        for views in (None, mirrored[None])
+    )
+    assert abs(alone[1] - alone[0]) > 20 * abs(both[1] - both[0])
+
+
 def accuracy(refitted: Refit, truth: np.ndarray, offset: float = 0.0) -> float:
     table, labels = draw(2000, 2, truth, offset)
     return float(np.mean(np.argmax(table @ refitted.kernel + refitted.bias, axis=1) == labels))

@@ -139,11 +139,8 @@ def _refuse(error: Exception) -> int:
         return logs.refuse(error)
     if isinstance(error, ValueError):  # about its flags
         print(redaction.redacted(f"ERROR: {error}"), file=sys.stderr)
-    elif isinstance(error, FileExistsError):
-        print(
-            redaction.redacted(f"ERROR: {error.filename} is a file; expected a folder, which is created"),
-            file=sys.stderr,
-        )
+    elif isinstance(error, FileExistsError | NotADirectoryError) and (message := errors.explained(error)):
+        print(redaction.redacted(f"ERROR: {message}"), file=sys.stderr)
     else:
         advice = (
             "Free space or correct its permissions, or choose another: hydra.run.dir=<folder> (hydra.sweep.dir with -m)"

@@ -1,4 +1,4 @@
-"""Seeded views of an image: the same image, seed and view number give the same pixels, in any order."""
+"""Views of an image: orientations, and seeded variations. Equal arguments give equal pixels, in any order."""
 
 from __future__ import annotations
 
@@ -56,6 +56,31 @@ def view(
     return np.ascontiguousarray(image)
 
 
+def orientation(image: np.ndarray, number: int) -> np.ndarray:
+    """Return one of the eight orientations of a square image: mirrored for 1 to 3, and turned as well for 4 to 7.
+
+    Args:
+        image: [side, side, channels].
+        number: 0 for the image itself. Bit 0 mirrors left to right, bit 1 top to bottom, bit 2 swaps the axes first.
+    """
+    if number & 4:
+        image = image.swapaxes(0, 1)
+    if number & 2:
+        image = image[::-1]
+    if number & 1:
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def orientations(classes: int, positive: int | None) -> range:
+    """Return the orientations, besides the image itself, that leave an image's class as it is.
+
+    All of them where one class is looked for and the other is its absence. Among more classes, or two of equal rank,
+    may be directions, such as cracks along and across a road: only mirror images then.
+    """
+    return range(1, 8 if classes == 2 and positive is not None else 4)
+
+
 def draw(image: np.ndarray, digest: str, number: int, settings: Mapping[str, Any]) -> np.ndarray:
     """Draw a numbered view of an image; view 0 is the image itself.
 
@@ -63,8 +88,10 @@ def draw(image: np.ndarray, digest: str, number: int, settings: Mapping[str, Any
         image: uint8 [height, width, 3], RGB.
         digest: SHA-256 of its file.
         number: Of the view.
-        settings: Keyword arguments of `view`, with an integer `seed`.
+        settings: Keyword arguments of `view`, with an integer `seed`; empty: views are orientations.
     """
+    if not settings:
+        return orientation(image, number)
     if not number:
         return image
     return view(image, **{**settings, "seed": (settings["seed"], number, int(digest[:16], 16))})

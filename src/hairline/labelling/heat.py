@@ -69,8 +69,7 @@ class HeatMaps:
             HeatMapError: If the model pools no maps.
             ImageError: If the photo cannot be read.
         """
-        x, y, width, height = self._pool.boxes[tile].tolist()
-        pixels = images.resize(self._pictures.photo(tile), self._image_size, (x, y, x + width, y + height))
+        pixels = self._pictures.pixels(tile, self._image_size)
         with self._lock:
             self._run = self._run or self._engine(self._reduce)
             self._margin = margin(self._layer(), self._pool.features[tile])

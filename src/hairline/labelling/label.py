@@ -14,12 +14,13 @@ import uvicorn
 
 from hairline import tracking
 from hairline.config import Label, commands
-from hairline.data import labels, manifest
+from hairline.data import augmentation, labels, manifest
 from hairline.inspection import predict
 from hairline.labelling import pool as pools
 from hairline.labelling import server
 from hairline.labelling.heat import HeatMaps
 from hairline.labelling.learner import Layer
+from hairline.labelling.orientations import Orientations
 from hairline.labelling.pictures import Pictures
 from hairline.labelling.pool import Pool
 from hairline.labelling.session import Session
@@ -56,6 +57,14 @@ def label_tiles(config: Label, directory: Path) -> Path:
     with files.locked(output):
         cache.evict(config.cache.max_gigabytes)
         pool = compute_pool(config, parts, photos)
+        views = Orientations(
+            pool,
+            parts.recipe(config.features.engine),
+            lambda: parts.backbone,
+            augmentation.orientations(len(parts.bundle.class_names), parts.bundle.positive),
+            converted=parts.converted,
+            threads=config.runtime.threads,
+        )
         session = Session(
             output,
             pool,
@@ -64,6 +73,7 @@ def label_tiles(config: Label, directory: Path) -> Path:
             by=config.by or getpass.getuser(),
             seed=config.seed,
             model=parts.bundle.model_sha256,
+            views=views.features,
         )
         try:
             pictures = Pictures(pool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,6 +62,7 @@ def fit(
     groups: Sequence[object],
     *,
     seed: int,
+    views: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
 ) -> tuple[Layer, NDArray[np.float32]]:
     """Refit the base's layer to answered tiles, as `train.py base=` does.
 
@@ -72,6 +73,7 @@ def fit(
         labels: Class of each, int64 [n].
         groups: Photo of each.
         seed: Seed of the folds.
+        views: Returns the features of further views of tiles, float32 [views, tiles, width], which are fitted too.
 
     Returns:
         The layer, and out-of-fold logits of the answered tiles, relative to its threshold, float32 [n, classes]. With
@@ -89,6 +91,7 @@ def fit(
         mean=base.mean,
         deviation=base.deviation,
         seed=seed,
+        views=None if views is None else views(rows),
     )
     kernel, bias = np.asarray(fitted.kernel, np.float32), np.asarray(fitted.bias, np.float32)
     layer = replace(base, kernel=kernel, bias=bias, threshold=None, answers=len(labels))

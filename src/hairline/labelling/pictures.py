@@ -6,6 +6,8 @@ import functools
 import threading
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from hairline.data import images
@@ -47,9 +49,20 @@ class Pictures:
         with self._lock:
             return self._decoded(int(self._pool.photo[tile]))
 
-    def _tile(self, tile: int) -> bytes:
+    def pixels(self, tile: int, side: int) -> NDArray[np.uint8]:
+        """Return a tile as the model sees it, uint8 [side, side, 3].
+
+        Raises:
+            ImageError: If its photo cannot be read.
+        """
+        return images.resize(self.photo(tile), side, self._corners(tile))
+
+    def _corners(self, tile: int) -> tuple[int, int, int, int]:
         x, y, width, height = self._pool.boxes[tile].tolist()
-        return _jpeg(self.photo(tile).crop((x, y, x + width, y + height)))
+        return x, y, x + width, y + height
+
+    def _tile(self, tile: int) -> bytes:
+        return _jpeg(self.photo(tile).crop(self._corners(tile)))
 
     def _surroundings(self, tile: int) -> bytes:
         return _jpeg(self.photo(tile).crop(self._part(tile)))

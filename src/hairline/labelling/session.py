@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,7 +75,16 @@ class Session:
     """
 
     def __init__(
-        self, folder: Path, pool: Pool, base: Layer, class_names: list[str], *, by: str, seed: int, model: str
+        self,
+        folder: Path,
+        pool: Pool,
+        base: Layer,
+        class_names: list[str],
+        *,
+        by: str,
+        seed: int,
+        model: str,
+        views: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
     ) -> None:
         """Open the session in a folder: a new one, or one that was left.
 
@@ -87,12 +96,14 @@ class Session:
             by: Name of the person who answers.
             seed: Seed of the random tiles and of the fit.
             model: Digest of the model.
+            views: Returns the features of further views of tiles, float32 [views, tiles, width], which are fitted too;
+                called by one thread at a time.
 
         Raises:
             SessionError: If the folder holds answers of a session with other classes.
         """
         self.pool, self.class_names, self.folder = pool, class_names, folder
-        self._base, self._by, self._seed, self._model = base, by, seed, model
+        self._base, self._by, self._seed, self._model, self._views = base, by, seed, model, views
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._stopped = False
@@ -367,7 +378,13 @@ class Session:
         random = self._is_random[tiles]
         fitted, photos = tiles[~random], self.pool.photo[tiles]
         layer, held_out = learner.fit(
-            self._base, self.pool.features, fitted, classes[~random], photos[~random].tolist(), seed=self._seed
+            self._base,
+            self.pool.features,
+            fitted,
+            classes[~random],
+            photos[~random].tolist(),
+            seed=self._seed,
+            views=self._views,
         )
         logits = layer.logits(self.pool.features)
         # Random tiles are never fitted, so the model's own logits are as honest as out-of-fold ones.

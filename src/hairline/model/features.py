@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _BLOCK_BYTES = 6_000_000  # size of a block of rows; results computed from it take several times as much
 
 
@@ -44,7 +46,8 @@ class Recipe:
         image_size: Input side in pixels.
         engine: Engines agree to rounding, not to the bit, and so do versions of one.
         view: Number of the augmented view; 0 is the image itself.
-        augment: Keyword arguments of `augmentation.view`, plus `seed` and `recipe`; empty for view 0.
+        augment: Keyword arguments of `augmentation.view`, plus `seed` and `recipe`; empty for view 0, and where views
+            are orientations.
         taps: Layers that are pooled; empty for the last one.
         precision: Data type policy of the backbone.
         scaling: How pixels are scaled before the first layer, from `backbones.scaling`; empty where the digest of the
@@ -214,18 +217,13 @@ def compute(
     return falling_back(features, recipe)
 
 
-def falling_back(features: Callable[[Recipe], Features], recipe: Recipe) -> Features:
-    """Return the features of a recipe, or if its network does not convert to LiteRT, those that TensorFlow computes.
-
-    Args:
-        features: Returns the features of a recipe.
-        recipe: The first one to try.
-    """
+def falling_back(use: Callable[[Recipe], T], recipe: Recipe) -> T:
+    """Return what `use` returns for a recipe, or with TensorFlow's engine if its network does not convert to LiteRT."""
     try:
-        return features(recipe)
+        return use(recipe)
     except ConversionError:
         log.warning("falling back to TensorFlow")
-        return features(replace(recipe, engine="tensorflow"))  # a recipe of its own: TensorFlow rounds differently
+        return use(replace(recipe, engine="tensorflow"))  # a recipe of its own: TensorFlow rounds differently
 
 
 def cached(
@@ -360,6 +358,6 @@ def _no_model() -> keras.Model:
 
 
 def draw(pixels: np.ndarray, digest: str, recipe: Recipe) -> np.ndarray:
-    """Return the recipe's view of an image; a function of the image's digest, the seed and the view."""
+    """Return the recipe's view of an image; drawn ones are a function of the image's digest, the seed and the view."""
     settings = {key: value for key, value in recipe.augment.items() if key != "recipe"}
     return augmentation.draw(pixels, digest, recipe.view, settings)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
 from scipy.special import log_softmax, softmax
+from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
 # The prior of a refit: deviations of the factor on the base's scores from 1, and of the shift of a logit from 0. Its
@@ -21,8 +22,10 @@ SCALE_DEVIATION, OFFSET_DEVIATION = 0.12, 0.15
 LEAST_SCALE = 0.1  # of the base's scores: a few misleading labels could turn a correction alone around
 # Penalties on the correction of the features, per standardised feature: from nearly free to none at all.
 STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 2.0))
-FEW = 40  # with fewer labelled images, features are centred as the base's were
+FEW = 30  # with fewer labelled images, features are centred as the base's were
 BASE_IMAGES = 50  # images that the base's deviation of a feature counts as much as
+MOST_DIRECTIONS = 256  # of largest variance, in which the features may be corrected
+NEGLIGIBLE = 8.0  # log likelihood below the best penalty's from which on weaker ones are not tried
 FOLDS = 10
 # The base is kept if the mean recall of its answers is below this (0.5 is chance), or if the covariance of its scores
 # with the labels is this many standard errors below 0.
@@ -146,7 +149,7 @@ class Refit:
         kernel: float64 [width, classes].
         bias: float64 [classes].
         scale: Factor of the base's scores, from `LEAST_SCALE`.
-        held_out: Out-of-fold logits, float64 [n, classes].
+        held_out: Out-of-fold logits of the images themselves, float64 [n, classes].
         kept: Nearly all labels contradict the base or its ranking, or a class has none, so the base is kept as it is.
     """
 
@@ -167,13 +170,15 @@ def refit(
     mean: NDArray[np.float32],
     deviation: NDArray[np.float32],
     seed: int,
+    views: NDArray[np.float32] | None = None,
 ) -> Refit:
     """Refit a head to a few labelled images by logistic regression with a prior around the base head.
 
     The logits are those of the base head times a factor above 0, plus an offset and a correction that is linear in
     standardised features. All three are pulled towards the base as it is (1, 0, 0). How far the last one may go is not
     decided: the heads of all `STRENGTHS` are averaged, weighted by their out-of-fold likelihood (pseudo-Bayesian model
-    averaging, Geisser & Eddy 1979). Classes are balanced (see `balance`).
+    averaging, Geisser & Eddy 1979). Classes are balanced (see `balance`). Further views of an image are fitted as well;
+    all views of an image together count as one.
 
     Features are standardised as they vary among the labelled images, since another surface varies in other features
     than the base's images do; with few labels the base's statistics count for more.
@@ -190,30 +195,39 @@ def refit(
         mean: Mean of the base's training features, float32 [width].
         deviation: float32 [width].
         seed: Seed of the folds.
+        views: Features of further views of the images, such as mirror images, float32 [views, n, width].
     """
+    images, classes = len(labels), bias.size
     base = features.astype(np.float64) @ kernel + bias
-    classes = base.shape[1]
     counts = np.bincount(labels, minlength=classes)
     if not counts.all() or _contradicted(base, labels):
         return Refit(np.asarray(kernel, np.float64), np.asarray(bias, np.float64), 1.0, base, kept=True)
+    folds = _folds(labels, groups, seed)
+    count = 1 if views is None else 1 + len(views)
+    if views is not None:
+        features = np.concatenate([features, *views])
+        base = features.astype(np.float64) @ kernel + bias
+        labels, folds = np.tile(labels, count), np.tile(folds, count)
     # The matrices are so small that threads of the linear algebra library cost far more than they save.
     with threadpool_limits(1, user_api="blas"):
-        centre, unit = _standardisation(features, mean, deviation)
+        centre, unit = _standardisation(features, images, mean, deviation)
         table = (features - centre) / unit / np.sqrt(features.shape[1])
-        # The correction lies in the span of the images, so n columns suffice, whatever the width.
-        left, values, right = np.linalg.svd(table, full_matrices=False)
-        reduced = left * values
+        # The correction lies in the span of the images, so as many columns suffice, whatever the width.
+        if min(table.shape) > MOST_DIRECTIONS:
+            left, values, right = randomized_svd(table, MOST_DIRECTIONS, n_iter=2, random_state=0)
+        else:
+            left, values, right = np.linalg.svd(table, full_matrices=False)
+        reduced = (left * values).astype(np.float32)
         targets = np.eye(classes)[labels]
-        folds = _folds(labels, groups, seed)
 
         def solve(rows: NDArray[np.int64], strength: float, start: Solution | None) -> Solution:
-            weights = balance(labels[rows], classes)
+            weights = balance(labels[rows], classes) / count
             return fit(
                 reduced[rows], targets[rows], weights, strength, base=base[rows], evidence=weights.sum(), start=start
             )
 
         everything = np.arange(len(labels))
-        losses, held_out = [], []
+        likelihoods, held_out = [], []
         solutions: list[Solution] = []
         starts: dict[int, Solution] = {}
         for strength in reversed(STRENGTHS):  # each solution is the start for the next weaker strength
@@ -226,9 +240,11 @@ def refit(
                 starts[fold] = solve(others, strength, starts.get(fold))
                 logits[rows] = starts[fold].logits(reduced[rows], base[rows])
             solutions.append(solve(everything, strength, solutions[-1] if solutions else None))
-            losses.append(-log_softmax(logits, axis=1)[everything, labels])
-            held_out.append(logits)
-        shares = softmax(-np.array(losses) @ balance(labels, classes))
+            held_out.append(logits[:images])
+            likelihoods.append(log_softmax(logits, axis=1)[everything, labels] @ balance(labels, classes) / count)
+            if likelihoods[-1] < max(likelihoods) - NEGLIGIBLE:
+                break
+        shares = softmax(likelihoods)
         scale, change, offset, logits = (
             np.tensordot(shares, values, axes=1)
             for values in (
@@ -243,13 +259,12 @@ def refit(
 
 
 def _standardisation(
-    features: NDArray[np.float32], mean: NDArray[np.float32], deviation: NDArray[np.float32]
+    features: NDArray[np.float32], images: int, mean: NDArray[np.float32], deviation: NDArray[np.float32]
 ) -> tuple[Table, Table]:
-    """Return mean and deviation of labelled images; the deviation includes the base's as that of `BASE_IMAGES`."""
-    count = len(features)
-    centre = mean.astype(np.float64) if count < FEW else features.mean(axis=0, dtype=np.float64)
-    variance = count * features.var(axis=0, dtype=np.float64) + BASE_IMAGES * np.square(deviation, dtype=np.float64)
-    return centre, np.sqrt(variance / (count + BASE_IMAGES))
+    """Return mean and deviation of all views of so many images; the base's deviation counts as `BASE_IMAGES` more."""
+    centre = mean.astype(np.float64) if images < FEW else features.mean(axis=0, dtype=np.float64)
+    variance = images * features.var(axis=0, dtype=np.float64) + BASE_IMAGES * np.square(deviation, dtype=np.float64)
+    return centre, np.sqrt(variance / (images + BASE_IMAGES))
 
 
 def balance(labels: NDArray[np.int64], classes: int) -> Table:

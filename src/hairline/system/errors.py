@@ -72,7 +72,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def explained(error: BaseException, folders: Mapping[str, Callable[[], Path | str]] | None = None) -> str | None:
-    """Return the message for a fault of the machine; None for any other error.
+    """Return the message for a fault of the machine, or a file where a folder belongs; None for any other error.
 
     Args:
         error: The error; its causes are searched too.
@@ -89,6 +89,8 @@ def explained(error: BaseException, folders: Mapping[str, Callable[[], Path | st
             return f"the disk is full: {f'no space is left in {full}' if full else unwritable}; {_ADVICE}"
         if getattr(cause, "errno", None) == errno.EROFS or _contains(cause, _READ_ONLY_TEXTS):
             return f"the disk is read-only: {unwritable}; {_ADVICE}"
+        if file := _file_in_the_way(cause):
+            return f"{file} is a file; expected a folder, which is created"
         if _is_out_of_memory(cause):
             return "out of memory: set a smaller batch_size, finetune.batch_size or image_size"
     return None
@@ -120,6 +122,14 @@ def advised(setting: str, batch_size: int) -> Iterator[None]:
 
 def _is_disk_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in _DISK_FULL or _contains(error, _DISK_FULL_TEXTS)
+
+
+def _file_in_the_way(error: BaseException) -> Path | None:
+    """Return the file that lies where a folder was to be created or opened; None for any other error."""
+    if not isinstance(error, FileExistsError | NotADirectoryError) or not isinstance(error.filename, str):
+        return None
+    path = Path(error.filename)
+    return next((place for place in (path, *path.parents) if place.is_file()), None)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from scipy.special import expit
 
 from hairline import config, tracking
 from hairline.config import arguments
-from hairline.data import classes, manifest
+from hairline.data import augmentation, classes, manifest
 from hairline.data.prepare import Dataset
 from hairline.model import saved
 from hairline.model.decision import Decision
@@ -28,7 +28,7 @@ from hairline.model.engine import EngineName
 from hairline.model.predictions import Predictions, probabilities
 from hairline.model.saved import Bundle
 from hairline.system.errors import HairlineError
-from hairline.training.head import FitSettings, Frozen, Head, Hooks
+from hairline.training.head import FitSettings, Frozen, Head, Hooks, Views
 
 if TYPE_CHECKING:
     import keras
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from hairline.model.features import Recipe
 
 log = logging.getLogger(__name__)
+
+MOST_ORIENTED = 1000  # images of which other orientations are fitted as well; more images bring variety enough
 
 
 class BaseError(HairlineError):
@@ -114,6 +116,12 @@ class Base:
             )
         return replace(data, positive=self.bundle.positive)
 
+    def views(self, data: Dataset, augment: config.Augment) -> Views:
+        """Return the orientations of the images that the head is fitted to; `augment` is without effect (`checks`)."""
+        rows = _fitted_rows(data)
+        numbers = augmentation.orientations(len(data.class_names), data.positive)
+        return Views(rows, [{} for _ in numbers] if len(rows) <= MOST_ORIENTED else [])
+
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Refit the base's head to all images except the test split.
 
@@ -129,11 +137,12 @@ class Base:
         started = time.perf_counter()
         rows = _fitted_rows(data)
         labels = data.labels[rows]
+        features = frozen.reference.read().reshape(frozen.views, len(rows), -1)
         standardisation = Standardisation(self.arrays["mean"], self.arrays["deviation"])
         mean, deviation = standardisation.mean, standardisation.deviation
         kernel, bias = self.parts.dense_at_threshold
         fitted = refit(
-            frozen.images.read(rows),
+            features[0],
             labels,
             data.manifest["group"].iloc[rows].tolist(),
             kernel=kernel,
@@ -141,6 +150,7 @@ class Base:
             mean=mean,
             deviation=deviation,
             seed=self.seed,
+            views=features[1:],
         )
         weights = (fitted.kernel * deviation[:, None], fitted.bias + mean @ fitted.kernel)
         linear = Linear(standardisation, *(weight.astype(np.float32) for weight in weights))
@@ -156,10 +166,11 @@ class Base:
             )
         else:
             log.info(
-                "refitted the head of %s to %d images, factor %.2f on its scores: out-of-fold accuracy %.4f, log loss "
-                "%.4f",
+                "refitted the head of %s to %d images%s, factor %.2f on its scores: out-of-fold accuracy %.4f, "
+                "log loss %.4f",
                 self.parts.folder,
                 len(rows),
+                f" in {frozen.views} orientations" if frozen.views > 1 else "",
                 fitted.scale,
                 row["val_accuracy"],
                 row["val_loss"],

@@ -40,10 +40,10 @@ class Frozen:
     Attributes:
         recipe: How the features are computed.
         images: Features of all images without augmentation.
-        reference: Those that the head's standardisation is computed from: all views of the training images, or the
-            plain images where every epoch has fresh views.
-        training: Returns the training features of an epoch: the same views every epoch, or fresh ones.
-        views: Views of each training image among them.
+        reference: Those that the head's standardisation is computed from: all views of the images it is fitted to, one
+            view after another, or the plain images where every epoch has fresh views.
+        training: Returns the features that an epoch is fitted to: the same views every epoch, or fresh ones.
+        views: Views of each image among them.
         fresh: Whether each epoch has views of its own.
     """
 
@@ -58,6 +58,28 @@ class Frozen:
     def standardised(self) -> Standardised:
         """All images, standardised for a head that is trained on all training images."""
         return Standardised(Standardisation.fit(self.reference), self.images)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Further views of images, besides the images themselves.
+
+    Attributes:
+        rows: The images that a head is fitted to, int64 [n].
+        settings: `Recipe.augment` of view 1, view 2 and so on.
+        fresh: Whether each epoch has a view of its own, drawn as `settings` says for view 1.
+    """
+
+    rows: np.ndarray
+    settings: list[dict[str, Any]]
+    fresh: bool = False
+
+    @classmethod
+    def drawn(cls, rows: np.ndarray, augment: Augment) -> Views:
+        """Return the views of some images that the configuration group `augment` asks for."""
+        settings = {**arguments(augment, "mode", "views"), "recipe": augmentation.RECIPE}
+        fresh = augment.mode == "fresh"
+        return cls(rows, [settings] * (1 if fresh else augment.views - 1), fresh)
 
 
 @dataclass(frozen=True)
@@ -181,26 +203,29 @@ def frozen_features(
     recipe: Recipe,
     settings: PassSettings,
     *,
+    views: Views | None = None,
     label: str = "features",
     converted: Callable[[], Path] | None = None,
 ) -> Frozen:
-    """Pass all images, and further views of the training images, through a frozen network.
+    """Pass all images, and further views of some of them, through a frozen network.
 
     Args:
         data: The images.
         network: Builds the network; called only if some output is not in the cache.
         recipe: How the outputs are computed.
         settings: Augmentation, cache and threads.
+        views: Which views of which images; None: those of the training images that the augmentation asks for.
         label: Description for the progress bar.
         converted: Returns the converted network, where a saved model holds it or another process makes it.
     """
     from hairline.model.features import Features, compute
 
-    train_rows, augment, cache = data.rows("train"), settings.augment, settings.features
+    views, cache = views or Views.drawn(data.rows("train"), settings.augment), settings.features
 
-    def outputs(view: int, rows: np.ndarray, keep: bool, suffix: str, decoded: Decoded | None = None) -> Features:
+    def outputs(
+        view: int, varied: dict[str, Any], rows: np.ndarray, keep: bool, suffix: str, decoded: Decoded | None = None
+    ) -> Features:
         table = data.manifest.iloc[rows]
-        varied = {**arguments(augment, "mode", "views"), "recipe": augmentation.RECIPE} if view else {}
         return compute(
             table["path"].tolist(),
             table["sha256"].tolist(),
@@ -214,18 +239,21 @@ def frozen_features(
             decoded=decoded,
         )
 
-    everything = outputs(0, np.arange(len(data.manifest)), cache.keep, "")
-    if augment.mode == "fresh":
+    everything = outputs(0, {}, np.arange(len(data.manifest)), cache.keep, "")
+    if views.fresh:
         room = settings.max_gigabytes if cache.keep and settings.epochs > 1 else 0.0
-        decoded = Decoded(len(train_rows), recipe.image_size, max_gigabytes=room)
+        decoded = Decoded(len(views.rows), recipe.image_size, max_gigabytes=room)
 
         def fresh(epoch: int) -> Features:
-            return outputs(epoch, train_rows, False, f", epoch {epoch}", decoded)
+            return outputs(epoch, views.settings[0], views.rows, False, f", epoch {epoch}", decoded)
 
-        return Frozen(recipe, everything, everything.rows(train_rows), fresh, views=1, fresh=True)
-    count = augment.views
-    views = [outputs(view, train_rows, cache.keep, f", view {view + 1}/{count}") for view in range(1, count)]
-    joined = Features.joined([everything.rows(train_rows), *views])
+        return Frozen(recipe, everything, everything.rows(views.rows), fresh, views=1, fresh=True)
+    count = 1 + len(views.settings)
+    further = [
+        outputs(view, varied, views.rows, cache.keep, f", view {view + 1}/{count}")
+        for view, varied in enumerate(views.settings, start=1)
+    ]
+    joined = Features.joined([everything.rows(views.rows), *further])
     return Frozen(recipe, everything, joined, lambda epoch: joined, count)
 
 

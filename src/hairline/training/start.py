@@ -19,7 +19,7 @@ from hairline.data.prepare import Dataset
 from hairline.model import backbones
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions
-from hairline.training.head import FitSettings, Frozen, Head, Hooks, train_head
+from hairline.training.head import FitSettings, Frozen, Head, Hooks, Views, train_head
 
 if TYPE_CHECKING:
     import keras
@@ -54,6 +54,9 @@ class Start(Protocol):
         Raises:
             HairlineError: If the images do not fit.
         """
+
+    def views(self, data: Dataset, augment: config.Augment) -> Views:
+        """Return the further views of which images the head is fitted to."""
 
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Return the trained head."""
@@ -159,6 +162,10 @@ class Pretrained:
     def check(self, data: Dataset) -> Dataset:
         """Return the images unchanged: any will do."""
         return data
+
+    def views(self, data: Dataset, augment: config.Augment) -> Views:
+        """Return the views of the training images that the settings ask for."""
+        return Views.drawn(data.rows("train"), augment)
 
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Train a head on the training images."""

@@ -278,6 +278,7 @@ def pass_settings(config: Config) -> PassSettings:
 
 def features(config: Config, data: Dataset, start: Start, placed: Placed, process: Process) -> Frozen:
     """Return the features of all images, computed or from the cache; the jobs of a sweep share them in memory."""
+    views = start.views(data, config.augment)
 
     def compute() -> Frozen:
         return frozen_features(
@@ -285,13 +286,14 @@ def features(config: Config, data: Dataset, start: Start, placed: Placed, proces
             lambda: placed.local.backbone,
             start.recipe,
             pass_settings(config),
+            views=views,
             converted=None if placed.converted is None else placed.converted.result,
         )
 
-    if config.augment.mode == "fresh":
+    if views.fresh:
         return compute()
     order = hashlib.sha256("".join(data.manifest["sha256"]).encode()).hexdigest()
-    key = f"{start.recipe.key()} {data.digest} {order} {arguments(config.augment)} {config.features.keep}"
+    key = f"{start.recipe.key()} {data.digest} {order} {len(views.rows)} {views.settings} {config.features.keep}"
     return process.once("features", key, compute)
 
 

@@ -1,0 +1,86 @@
+"""Features of answered tiles in other orientations: each answer also teaches the tile mirrored and turned."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hairline.data.augmentation import orientation
+from hairline.labelling.pictures import Pictures
+from hairline.labelling.pool import Pool
+from hairline.model.engine import Run, prepare_engine
+from hairline.model.features import Recipe, falling_back
+
+if TYPE_CHECKING:
+    import keras
+
+
+_TILES = 8  # kept as pixels: as many as the threads work on
+
+
+class Orientations:
+    """Computes the features of tiles in other orientations, once for each tile; for one thread."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        recipe: Recipe,
+        backbone: Callable[[], keras.Model],
+        numbers: Sequence[int],
+        *,
+        converted: Path | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Prepare the pass; the engine is loaded with the first tile.
+
+        Args:
+            pool: The tiles.
+            recipe: How their features were computed.
+            backbone: Builds the model; called only if the engine needs it.
+            numbers: Orientations, from `augmentation.orientations`.
+            converted: The converted model, where a saved model holds it.
+            threads: CPU threads; None for all cores.
+        """
+        self._recipe, self._backbone, self._converted, self._threads = recipe, backbone, converted, threads
+        self._numbers = list(numbers)
+        self._pictures = Pictures(pool)  # its own, so that the page never waits for a photo that is decoded here
+        self._run: Run | None = None
+        self._known: dict[int, NDArray[np.float32]] = {}
+
+    def features(self, tiles: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the features of tiles, float32 [orientations, tiles, width].
+
+        Raises:
+            ImageError: If a photo cannot be read.
+        """
+        missing = sorted(set(tiles.tolist()) - self._known.keys())  # photo by photo
+        if missing:
+            self._known |= dict(zip(missing, self._compute(missing), strict=True))
+        return np.stack([self._known[tile] for tile in tiles.tolist()], axis=1)
+
+    def _compute(self, tiles: list[int]) -> NDArray[np.float32]:
+        """Return the features of tiles, float32 [tiles, orientations, width]."""
+        self._run = self._run or falling_back(self._engine, self._recipe)
+        count, side = len(self._numbers), self._recipe.image_size
+        pixels = functools.lru_cache(_TILES)(lambda tile: self._pictures.pixels(tile, side))
+
+        def view(number: int) -> NDArray[np.uint8]:
+            return orientation(pixels(tiles[number // count]), self._numbers[number % count])
+
+        rows = np.concatenate([block for _, block in self._run(view, count * len(tiles))])
+        return rows.reshape(len(tiles), count, -1)
+
+    def _engine(self, recipe: Recipe) -> Run:
+        return prepare_engine(
+            recipe.engine,
+            self._backbone,
+            recipe.model_key(),
+            image_size=recipe.image_size,
+            converted=self._converted,
+            threads=self._threads,
+        )
