@@ -127,6 +127,29 @@ def test_equal_views_of_the_images_change_nothing() -> None:
     assert np.abs(plain.kernel - base_head(DIRECTION)["kernel"]).max() > 0.01
 
 
+def test_views_of_images_that_were_chosen_as_uncertain_do_not_discredit_the_base() -> None:
+    generator = np.random.default_rng(4)
+    truth = generator.normal(size=2000)
+    along = DIRECTION / np.linalg.norm(DIRECTION)
+    looks = truth[:, None] + generator.normal(size=(2000, 8))  # of an image and its views, each with its own error
+    tables = [
+        (MEAN + DEVIATION * (generator.normal(0, 0.3, (2000, WIDTH)) + np.outer(look, along))).astype(np.float32)
+        for look in looks.T
+    ]
+    base = base_head(DIRECTION)
+    scores = tables[0] @ base["kernel"] + base["bias"]
+    chosen = np.argsort(np.abs(scores[:, 1] - scores[:, 0]))[:100]
+    found = refit(
+        tables[0][chosen],
+        (truth[chosen] > 0).astype(np.int64),
+        list(range(100)),
+        **base,
+        seed=0,
+        views=np.stack([table[chosen] for table in tables[1:]]),
+    )
+    assert found.scale > 0.8
+
+
 def test_a_feature_that_differs_between_views_of_an_image_is_not_trusted() -> None:
     weak = np.zeros(WIDTH, np.float32)
     weak[1] = 1

@@ -177,8 +177,8 @@ def refit(
     The logits are those of the base head times a factor above 0, plus an offset and a correction that is linear in
     standardised features. All three are pulled towards the base as it is (1, 0, 0). How far the last one may go is not
     decided: the heads of all `STRENGTHS` are averaged, weighted by their out-of-fold likelihood (pseudo-Bayesian model
-    averaging, Geisser & Eddy 1979). Classes are balanced (see `balance`). Further views of an image are fitted as well;
-    all views of an image together count as one.
+    averaging, Geisser & Eddy 1979). Classes are balanced (see `balance`). Further views of an image are fitted as well,
+    with the base's score of the image itself; all views of an image together count as one.
 
     Features are standardised as they vary among the labelled images, since another surface varies in other features
     than the base's images do; with few labels the base's statistics count for more.
@@ -206,7 +206,9 @@ def refit(
     count = 1 if views is None else 1 + len(views)
     if views is not None:
         features = np.concatenate([features, *views])
-        base = features.astype(np.float64) @ kernel + bias
+        # The base's scores stay those of the images themselves. Images may have been chosen for these scores, such as
+        # the least certain ones; the scores of other views would then seem to say nothing about the class.
+        base = np.tile(base, (count, 1))
         labels, folds = np.tile(labels, count), np.tile(folds, count)
     # The matrices are so small that threads of the linear algebra library cost far more than they save.
     with threadpool_limits(1, user_api="blas"):
