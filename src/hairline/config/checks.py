@@ -202,16 +202,18 @@ def _incompatible(config: Config) -> Iterator[str]:
         "data.mix=0": config.data.mix > 0,
         "finetune=none": config.finetune.layers != "none",
         "model.dropout=0": config.model.dropout > 0,
+        "report.learning_curve=false": config.report.learning_curve,
         "repeats=1": config.repeats > 1,
     }
     base, lbfgs = config.base is not None, config.optimizer.name == "lbfgs"
     requirements = [
         (config.repeats > 1, "finetune=none", "repeats measures heads on frozen features"),
         (base, "finetune=none", "base= adapts only the head"),
-        (base, "data.mix=0", "base= fits the images as they are"),
-        (base, "data.crops=0", "base= fits the images as they are"),
+        (base, "data.mix=0", "base= fits no drawn images"),
+        (base, "data.crops=0", "base= fits no parts of images"),
         (base, "repeats=1", "base= fits one head, by cross-validation"),
-        (base, "augment=none", "base= fits the images as they are"),
+        (base, "augment=none", "base= has views of its own: each image mirrored and turned"),
+        (base, "report.learning_curve=false", "base= refits a head, and a learning curve trains new ones"),
         (lbfgs, "finetune=none", "optimizer=lbfgs fits a head on frozen features"),
         (lbfgs, "augment.mode=views", "optimizer=lbfgs needs the same images in every iteration"),
         (lbfgs, "model.dropout=0", "optimizer=lbfgs needs a deterministic loss"),
