@@ -66,7 +66,10 @@ def test_taps_run_from_features_to_the_saved_model_and_its_figures(base: Path) -
     np.testing.assert_allclose(again["prob_cracked"], predictions["prob_cracked"], atol=1e-4)
 
 
-def test_a_base_is_adapted_to_twenty_images_in_seconds(base: Path, other_surface: Path, tmp_path: Path) -> None:
+def test_a_base_is_adapted_to_twenty_images_in_seconds(
+    base: Path, other_surface: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     found = train(tmp_path / "adapted", other_surface, f"base={base}", "report.level=full")
     assert found["seconds_head"] < 60  # seconds, unless the machine is busy
     counts = pd.read_csv(tmp_path / "adapted" / "manifest.csv").groupby(["label", "split"]).size()
@@ -74,6 +77,8 @@ def test_a_base_is_adapted_to_twenty_images_in_seconds(base: Path, other_surface
     history = pd.read_csv(tmp_path / "adapted" / "history.csv")
     assert history["phase"].tolist() == ["refit"]
     assert history["val_accuracy"][0] >= 0.75
+    fitted = int((pd.read_csv(tmp_path / "adapted" / "manifest.csv")["split"] != "test").sum())
+    assert f"to {fitted} images in 8 orientations" in caplog.text
     bundle, old = (saved.read_bundle(place / "model") for place in (tmp_path / "adapted", base))
     assert bundle.backbone == old.backbone
     assert (bundle.threshold, bundle.image_size) == (0.5, 48)

@@ -60,6 +60,19 @@ def test_tiles_are_passed_once_in_each_orientation(tmp_path: Path, monkeypatch: 
             expected = augmentation.orientation(pixels, number)
             assert np.array_equal(found[number - 1, place].reshape(pixels.shape), expected)
     assert np.array_equal(views.features(tiles[::-1]), found[:, ::-1])
-    assert passed == [21]
+    assert passed == [7, 14]
     views.features(np.array([3, 4]))
-    assert passed == [21, 7]
+    assert passed == [7, 14, 7]
+
+
+def test_tiles_of_a_photo_that_is_gone_are_learned_as_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = wall(tmp_path, photos=1, drawn=True)
+    Path(made.pool.photos[0]).unlink()
+    monkeypatch.setattr(orientations, "prepare_engine", lambda *_, **__: lambda decode, count: iter([(0, decode(0))]))
+    views = Orientations(made.pool, Recipe("any", "", TILE_PX, "litert"), lambda: None, range(1, 4))  # type: ignore[arg-type, return-value]
+    found = views.features(np.array([2, 5]))
+    assert np.array_equal(found, np.stack([made.pool.features[[2, 5]]] * 3))
+    views.features(np.array([5]))
+    assert len([record for record in caplog.records if "learns its tiles as they are" in record.message]) == 1

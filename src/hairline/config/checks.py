@@ -210,7 +210,7 @@ def _incompatible(config: Config) -> Iterator[str]:
         (config.repeats > 1, "finetune=none", "repeats measures heads on frozen features"),
         (base, "finetune=none", "base= adapts only the head"),
         (base, "data.mix=0", "base= fits no drawn images"),
-        (base, "data.crops=0", "base= fits no parts of images"),
+        (base, "data.crops=0", "base= fits no crops"),
         (base, "repeats=1", "base= fits one head, by cross-validation"),
         (base, "augment=none", "base= has views of its own: each image mirrored and turned"),
         (base, "report.learning_curve=false", "base= refits a head, and a learning curve trains new ones"),

@@ -57,7 +57,7 @@ def view(
 
 
 def orientation(image: np.ndarray, number: int) -> np.ndarray:
-    """Return one of the eight orientations of a square image: mirrored for 1 to 3, and turned as well for 4 to 7.
+    """Return one of the eight orientations of a square image: 0 to 3 keep the axes, 4 to 7 exchange them.
 
     Args:
         image: [side, side, channels].
@@ -73,10 +73,10 @@ def orientation(image: np.ndarray, number: int) -> np.ndarray:
 
 
 def orientations(classes: int, positive: int | None) -> range:
-    """Return the orientations, besides the image itself, that leave an image's class as it is.
+    """Return the numbers, from 1 on, of the orientations that leave an image's class as it is.
 
-    All of them where one class is looked for and the other is its absence. Among more classes, or two of equal rank,
-    may be directions, such as cracks along and across a road: only mirror images then.
+    All of them where one class is looked for and the other is its absence. Other classes may be directions, such as
+    cracks along and across a road: only those that keep the axes then.
     """
     return range(1, 8 if classes == 2 and positive is not None else 4)
 
@@ -88,7 +88,7 @@ def draw(image: np.ndarray, digest: str, number: int, settings: Mapping[str, Any
         image: uint8 [height, width, 3], RGB.
         digest: SHA-256 of its file.
         number: Of the view.
-        settings: Keyword arguments of `view`, with an integer `seed`; empty: views are orientations.
+        settings: Keyword arguments of `view`, with an integer `seed`; empty: the view is an orientation.
     """
     if not settings:
         return orientation(image, number)

@@ -1,6 +1,6 @@
 """The exact heat map of a tile: what each cell adds to the answer of the model as refitted to the labels so far.
 
-It is computed for one tile when the page asks for it, so that a session without heat maps loads no engine.
+It is computed for one tile when the page asks for it, so that a session without heat maps computes no maps.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hairline.data import images
 from hairline.data.augmentation import orientation
 from hairline.labelling.pictures import Pictures
 from hairline.labelling.pool import Pool
@@ -19,6 +22,8 @@ from hairline.model.features import Recipe, falling_back
 if TYPE_CHECKING:
     import keras
 
+
+log = logging.getLogger(__name__)
 
 _TILES = 8  # kept as pixels: as many as the threads work on
 
@@ -46,7 +51,8 @@ class Orientations:
             converted: The converted model, where a saved model holds it.
             threads: CPU threads; None for all cores.
         """
-        self._recipe, self._backbone, self._converted, self._threads = recipe, backbone, converted, threads
+        self._pool, self._recipe, self._backbone = pool, recipe, backbone
+        self._converted, self._threads = converted, threads
         self._numbers = list(numbers)
         self._pictures = Pictures(pool)  # its own, so that the page never waits for a photo that is decoded here
         self._run: Run | None = None
@@ -55,12 +61,17 @@ class Orientations:
     def features(self, tiles: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the features of tiles, float32 [orientations, tiles, width].
 
-        Raises:
-            ImageError: If a photo cannot be read.
+        A tile whose photo can no longer be read has its own features in all orientations.
         """
-        missing = sorted(set(tiles.tolist()) - self._known.keys())  # photo by photo
-        if missing:
-            self._known |= dict(zip(missing, self._compute(missing), strict=True))
+        missing = sorted(set(tiles.tolist()) - self._known.keys())
+        for photo, group in itertools.groupby(missing, key=lambda tile: int(self._pool.photo[tile])):
+            part = list(group)
+            try:
+                rows = self._compute(part)
+            except images.ImageError as error:
+                log.warning("WARNING: %s: %s. The model learns its tiles as they are", self._pool.photos[photo], error)
+                rows = np.repeat(self._pool.features[part][:, None], len(self._numbers), axis=1)
+            self._known |= dict(zip(part, rows, strict=True))
         return np.stack([self._known[tile] for tile in tiles.tolist()], axis=1)
 
     def _compute(self, tiles: list[int]) -> NDArray[np.float32]:

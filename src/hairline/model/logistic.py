@@ -23,7 +23,7 @@ LEAST_SCALE = 0.1  # of the base's scores: a few misleading labels could turn a 
 # Penalties on the correction of the features, per standardised feature: from nearly free to none at all.
 STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 2.0))
 FEW = 30  # with fewer labelled images, features are centred as the base's were
-BASE_IMAGES = 50  # images that the base's deviation of a feature counts as much as
+BASE_IMAGES = 50  # the base's deviation of a feature counts as that of so many images
 MOST_DIRECTIONS = 256  # of largest variance, in which the features may be corrected
 NEGLIGIBLE = 8.0  # log likelihood below the best penalty's from which on weaker ones are not tried
 FOLDS = 10
@@ -174,11 +174,11 @@ def refit(
 ) -> Refit:
     """Refit a head to a few labelled images by logistic regression with a prior around the base head.
 
-    The logits are those of the base head times a factor above 0, plus an offset and a correction that is linear in
-    standardised features. All three are pulled towards the base as it is (1, 0, 0). How far the last one may go is not
-    decided: the heads of all `STRENGTHS` are averaged, weighted by their out-of-fold likelihood (pseudo-Bayesian model
-    averaging, Geisser & Eddy 1979). Classes are balanced (see `balance`). Further views of an image are fitted as well,
-    with the base's score of the image itself; all views of an image together count as one.
+    The logits are those of the base head times a factor of at least `LEAST_SCALE`, plus an offset and a correction that
+    is linear in standardised features. All three are pulled towards the base as it is (1, 0, 0). How far the last one
+    may go is not decided: the heads of all `STRENGTHS` are averaged, weighted by their out-of-fold likelihood
+    (pseudo-Bayesian model averaging, Geisser & Eddy 1979). Classes are balanced (see `balance`). Further views of an
+    image are fitted as well, with the base's score of the image itself; all views of an image together count as one.
 
     Features are standardised as they vary among the labelled images, since another surface varies in other features
     than the base's images do; with few labels the base's statistics count for more.
@@ -214,7 +214,8 @@ def refit(
     with threadpool_limits(1, user_api="blas"):
         centre, unit = _standardisation(features, images, mean, deviation)
         table = (features - centre) / unit / np.sqrt(features.shape[1])
-        # The correction lies in the span of the images, so as many columns suffice, whatever the width.
+        # The correction lies in the span of the images, so as many columns suffice, whatever the width. Features hardly
+        # vary beyond the first directions: without the others the fit is as good, and several times faster.
         if min(table.shape) > MOST_DIRECTIONS:
             left, values, right = randomized_svd(table, MOST_DIRECTIONS, n_iter=2, random_state=0)
         else:
@@ -263,7 +264,10 @@ def refit(
 def _standardisation(
     features: NDArray[np.float32], images: int, mean: NDArray[np.float32], deviation: NDArray[np.float32]
 ) -> tuple[Table, Table]:
-    """Return mean and deviation of all views of so many images; the base's deviation counts as `BASE_IMAGES` more."""
+    """Return mean and deviation of the features of so many images.
+
+    With fewer than `FEW` images the mean is the base's. Its deviation counts as that of `BASE_IMAGES` more images.
+    """
     centre = mean.astype(np.float64) if images < FEW else features.mean(axis=0, dtype=np.float64)
     variance = images * features.var(axis=0, dtype=np.float64) + BASE_IMAGES * np.square(deviation, dtype=np.float64)
     return centre, np.sqrt(variance / (images + BASE_IMAGES))

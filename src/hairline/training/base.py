@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_ORIENTED = 1000  # images of which other orientations are fitted as well; more images bring variety enough
+MOST_ORIENTED = 1000  # images that are fitted in all orientations; of more, each is fitted as it is
 
 
 class BaseError(HairlineError):
@@ -119,8 +119,8 @@ class Base:
     def views(self, data: Dataset, augment: config.Augment) -> Views:
         """Return the orientations of the images that the head is fitted to; `augment` is without effect (`checks`)."""
         rows = _fitted_rows(data)
-        numbers = augmentation.orientations(len(data.class_names), data.positive)
-        return Views(rows, [{} for _ in numbers] if len(rows) <= MOST_ORIENTED else [])
+        count = len(augmentation.orientations(len(data.class_names), data.positive))
+        return Views(rows, [{"recipe": augmentation.RECIPE}] * count if len(rows) <= MOST_ORIENTED else [])
 
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Refit the base's head to all images except the test split.
@@ -159,8 +159,8 @@ class Base:
         logits[rows] = fitted.held_out.astype(np.float32)
         if fitted.kept:
             log.warning(
-                "WARNING: nearly all of the %d labels contradict %s, or a class has none: its head is kept as it is. "
-                "Check the labels, and add images that the base is right about",
+                "WARNING: nearly all of the %d labels contradict %s or its ranking, or a class has none: its head is "
+                "kept as it is. Check the labels, and add images that the base is right about",
                 len(rows),
                 self.parts.folder,
             )

@@ -40,10 +40,10 @@ class Frozen:
     Attributes:
         recipe: How the features are computed.
         images: Features of all images without augmentation.
-        reference: Those that the head's standardisation is computed from: all views of the images it is fitted to, one
-            view after another, or the plain images where every epoch has fresh views.
+        reference: All views of the images that a head is fitted to, one view after another, or the plain images where
+            every epoch has fresh views. The standardisation of a new head is computed from them.
         training: Returns the features that an epoch is fitted to: the same views every epoch, or fresh ones.
-        views: Views of each image among them.
+        views: Number of views of each image in `reference`, itself included.
         fresh: Whether each epoch has views of its own.
     """
 

@@ -56,7 +56,7 @@ class Start(Protocol):
         """
 
     def views(self, data: Dataset, augment: config.Augment) -> Views:
-        """Return the further views of which images the head is fitted to."""
+        """Return which images the head is fitted to, and their further views."""
 
     def head(self, data: Dataset, frozen: Frozen, settings: FitSettings, hooks: Hooks) -> Head:
         """Return the trained head."""
