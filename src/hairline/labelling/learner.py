@@ -64,7 +64,7 @@ def fit(
     seed: int,
     views: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
 ) -> tuple[Layer, NDArray[np.float32]]:
-    """Refit the base's layer to answered tiles, as `train.py base=` does.
+    """Refit the base's layer to answered tiles, as `train.py base=` does with up to `MOST_ORIENTED` of them.
 
     Args:
         base: The run's own layer.

@@ -46,8 +46,8 @@ class Recipe:
         image_size: Input side in pixels.
         engine: Engines agree to rounding, not to the bit, and so do versions of one.
         view: Number of the augmented view; 0 is the image itself.
-        augment: Keyword arguments of `augmentation.view`, plus `seed` and `recipe`; empty for view 0, and where views
-            are orientations.
+        augment: Keyword arguments of `augmentation.view`, plus `seed` and `recipe`; only `recipe` where views are
+            orientations, and empty for view 0.
         taps: Layers that are pooled; empty for the last one.
         precision: Data type policy of the backbone.
         scaling: How pixels are scaled before the first layer, from `backbones.scaling`; empty where the digest of the
