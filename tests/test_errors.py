@@ -154,7 +154,7 @@ def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path, inside: tuple[st
     file.write_text("mine")
     with pytest.raises((FileExistsError, NotADirectoryError)) as caught:
         file.joinpath(*inside).mkdir(parents=True, exist_ok=True)
-    assert errors.explained(caught.value) == f"{file} is a file; expected a folder, which is created"
+    assert errors.explained(caught.value) == f"{file} is a file; expected a folder: delete the file, or choose a folder"
 
 
 def test_bugs_are_not_explained() -> None:

@@ -90,7 +90,7 @@ def explained(error: BaseException, folders: Mapping[str, Callable[[], Path | st
         if getattr(cause, "errno", None) == errno.EROFS or _contains(cause, _READ_ONLY_TEXTS):
             return f"the disk is read-only: {unwritable}; {_ADVICE}"
         if file := _file_in_the_way(cause):
-            return f"{file} is a file; expected a folder, which is created"
+            return f"{file} is a file; expected a folder: delete the file, or choose a folder"
         if _is_out_of_memory(cause):
             return "out of memory: set a smaller batch_size, finetune.batch_size or image_size"
     return None
