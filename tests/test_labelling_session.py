@@ -242,6 +242,24 @@ def test_the_layer_moves_to_the_threshold_of_the_surface(tmp_path: Path) -> None
     assert few is made.base
 
 
+def test_up_to_a_thousand_answers_are_learned_in_all_orientations(tmp_path: Path) -> None:
+    made = wall(tmp_path, photos=90)
+    seen: list[int] = []
+
+    def views(tiles: np.ndarray) -> np.ndarray:
+        seen.append(len(tiles))
+        return np.stack([made.pool.features[tiles] + 0.1, made.pool.features[tiles] - 0.1])
+
+    for count in (200, 1001):
+        rows = np.arange(count)
+        classes = np.where(made.cracked[rows], 0, 1)
+        groups = made.pool.photo[rows].tolist()
+        layer, held_out = learner.fit(made.base, made.pool.features, rows, classes, groups, seed=0, views=views)
+        assert held_out.shape == (count, 2)
+        assert layer.answers == count
+    assert seen == [200]
+
+
 def test_the_estimate_holds_the_truth(tmp_path: Path) -> None:
     inside, widths = [], []
     for seed in range(20):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from hairline.evaluation import prevalence
-from hairline.model.logistic import refit
+from hairline.model.logistic import MOST_ORIENTED, refit
 
 LEAST = 10  # answers of each class, besides random tiles, from which on the layer is refitted
 
@@ -64,7 +64,7 @@ def fit(
     seed: int,
     views: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
 ) -> tuple[Layer, NDArray[np.float32]]:
-    """Refit the base's layer to answered tiles, as `train.py base=` does with up to `MOST_ORIENTED` of them.
+    """Refit the base's layer to answered tiles, as `train.py base=` does.
 
     Args:
         base: The run's own layer.
@@ -73,7 +73,8 @@ def fit(
         labels: Class of each, int64 [n].
         groups: Photo of each.
         seed: Seed of the folds.
-        views: Returns the features of further views of tiles, float32 [views, tiles, width], which are fitted too.
+        views: Returns the features of further views of tiles, float32 [views, tiles, width], which are fitted too,
+            up to `MOST_ORIENTED` tiles.
 
     Returns:
         The layer, and out-of-fold logits of the answered tiles, relative to its threshold, float32 [n, classes]. With
@@ -91,7 +92,7 @@ def fit(
         mean=base.mean,
         deviation=base.deviation,
         seed=seed,
-        views=None if views is None else views(rows),
+        views=None if views is None or len(rows) > MOST_ORIENTED else views(rows),
     )
     kernel, bias = np.asarray(fitted.kernel, np.float32), np.asarray(fitted.bias, np.float32)
     layer = replace(base, kernel=kernel, bias=bias, threshold=None, answers=len(labels))

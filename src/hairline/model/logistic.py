@@ -24,6 +24,7 @@ LEAST_SCALE = 0.1  # of the base's scores: a few misleading labels could turn a 
 STRENGTHS = tuple(10.0**power for power in np.arange(-4.0, 2.0))
 FEW = 30  # with fewer labelled images, features are centred as the base's were
 BASE_IMAGES = 50  # the base's deviation of a feature counts as that of so many images
+MOST_ORIENTED = 1000  # images that are fitted in all orientations; of more, each is fitted as it is
 MOST_DIRECTIONS = 256  # of largest variance, in which the features may be corrected
 NEGLIGIBLE = 8.0  # log likelihood below the best penalty's from which on weaker ones are not tried
 FOLDS = 10

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_ORIENTED = 1000  # images that are fitted in all orientations; of more, each is fitted as it is
-
 
 class BaseError(HairlineError):
     """A finished run that cannot be adapted to the images."""
@@ -118,6 +116,8 @@ class Base:
 
     def views(self, data: Dataset, augment: config.Augment) -> Views:
         """Return the orientations of the images that the head is fitted to; `augment` is without effect (`checks`)."""
+        from hairline.model.logistic import MOST_ORIENTED
+
         rows = _fitted_rows(data)
         count = len(augmentation.orientations(len(data.class_names), data.positive))
         return Views(rows, [{"recipe": augmentation.RECIPE}] * count if len(rows) <= MOST_ORIENTED else [])
