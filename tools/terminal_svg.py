@@ -69,7 +69,7 @@ def main() -> None:
     """Record the command and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--columns", type=int, default=112)
+    parser.add_argument("--columns", type=int, default=128)
     parser.add_argument("--rows", type=int, default=28)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
