@@ -45,7 +45,8 @@ def test_pages_open_for_model_training_until_something_else_is_chosen(browser: A
     for place in ("/", "/#/experiments"):
         page.goto(f"{address}{place}")
         page.wait_for_selector("a:has-text('Model registry')")  # only those for language models have prompts
-        assert not page.is_visible("a:has-text('Prompts')"), place
+        # The home page itself links to a chapter of that name in MLflow's documentation.
+        assert not page.is_visible("a:has-text('Prompts'):not(main *)"), place
     page.goto(f"{address}/")
     page.click("text=GenAI")
     page.reload()
