@@ -44,7 +44,7 @@ def root() -> Path:
 
 
 def require_home() -> None:
-    """Give this process a home folder if the user has none, for libraries that look for theirs: the cache.
+    """Set the cache as home folder of this process if the user has none, for libraries that look for theirs.
 
     Raises:
         HairlineError: If the place of the cache is unknown as well.
