@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ class Killed:
             tile = reply["tiles"][0]["tile"]
 
 
+@contextlib.contextmanager
+def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run the command in the folder; a test that fails leaves no server behind."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def address_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     for line in process.stdout:
@@ -126,6 +137,21 @@ def truth(place: str) -> str:
     return "c" if (x // 64 + 4 * (y // 64)) % 3 == 0 else "s"
 
 
+# Whether the yellow frame lies around the tile in the picture of its surroundings, in pixels of the window.
+FRAMED = """() => {
+  const image = document.querySelector("#surroundings"), box = image.getBoundingClientRect();
+  const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
+  const across = image.naturalWidth * scale, down = image.naturalHeight * scale;
+  const [left, top, width, height] = tiles[0].frame;
+  const frame = document.querySelector("#frame").getBoundingClientRect();
+  const expected = [
+    box.left + (box.width - across) / 2 + left * across, box.top + (box.height - down) / 2 + top * down,
+    width * across, height * down,
+  ];
+  return [frame.left, frame.top, frame.width, frame.height].every((value, at) => Math.abs(value - expected[at]) < 1);
+}"""
+
+
 def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path, browser: Any) -> None:
     wall = photos(tmp_path)
     saved_run(tmp_path / "base", tmp_path / "patches")
@@ -138,15 +164,12 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
     ]  # fmt: skip
     assert wall == tmp_path / "photos"
 
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     faults: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
-    address = address_of(process)
-    page.goto(address)
 
     def press(key: str) -> None:
         shown = page.get_attribute("body", "data-tile")
@@ -157,53 +180,57 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
         for _ in range(count):
             press(truth(page.inner_text("#place")))
 
-    page.wait_for_selector("body[data-tile]")
-    label(20)
-    press("k")
-    press("u")
-    label(4)
-    press("c" if truth(page.inner_text("#place")) == "s" else "s")  # wrong, and corrected below
-    page.keyboard.press("e")
-    right = page.eval_on_selector("#last button", "button => button.innerText.trim() === 'cracked' ? 's' : 'c'")
-    page.keyboard.press(right)
-    page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('25 labels')")
-    assert page.eval_on_selector_all("#last button", "all => all.length") == 12
-    page.keyboard.press("?")
-    assert page.is_visible("#help")
-    page.keyboard.press("Escape")
-    page.keyboard.press("h")
-    page.wait_for_selector("#heat:visible", timeout=120_000)
-    assert page.inner_text("#legend") == "Red speaks for cracked, blue against it."
-    assert page.eval_on_selector("#heat", "image => image.naturalWidth") == 480
-    label(1)
-    assert page.is_hidden("#heat")
-    page.click("#heat-button")
-    page.wait_for_selector("#heat:visible")
-    page.click("#heat-button")
-    assert page.is_hidden("#heat")
+    with started(command, tmp_path) as process:
+        page.goto(address_of(process))
+        page.wait_for_selector("body[data-tile]")
+        label(20)
+        press("k")
+        press("u")
+        label(4)
+        press("c" if truth(page.inner_text("#place")) == "s" else "s")  # wrong, and corrected below
+        page.keyboard.press("e")
+        right = page.eval_on_selector("#last button", "button => button.innerText.trim() === 'cracked' ? 's' : 'c'")
+        page.keyboard.press(right)
+        page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('25 labels')")
+        assert page.eval_on_selector_all("#last button", "all => all.length") == 12
+        page.keyboard.press("?")
+        assert page.is_visible("#help")
+        page.keyboard.press("Escape")
+        page.keyboard.press("h")
+        page.wait_for_selector("#heat:visible", timeout=120_000)
+        assert page.inner_text("#legend") == "Red speaks for cracked, blue against it."
+        assert page.eval_on_selector("#heat", "image => image.naturalWidth") == 480
+        label(1)
+        assert page.is_hidden("#heat")
+        page.click("#heat-button")
+        page.wait_for_selector("#heat:visible")
+        page.click("#heat-button")
+        assert page.is_hidden("#heat")
 
-    page.goto("about:blank")  # an open page would report that the server is gone
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    address = address_of(process)
-    page.goto(address)
-    page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('26 labels')")
-    page.wait_for_selector("body[data-tile]")
-    label(14)
-    page.wait_for_function("() => document.querySelector('#estimate').textContent.includes('with 40 labels')")
-    for width, height in ((1600, 1000), (390, 844)):
-        page.set_viewport_size({"width": width, "height": height})
-        inside = "e => { const r = e.getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth; }"
-        assert all(page.eval_on_selector_all("#tile, .answer, #skip, #undo, #heat-button", f"all => all.map({inside})"))
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.focus("#finish-button")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#finished[open]")
-    commands = page.inner_text("#commands").splitlines()
-    process.communicate(timeout=60)
-    assert process.returncode == 0
+        page.goto("about:blank")  # an open page would report that the server is gone
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    with started(command, tmp_path) as process:
+        page.goto(address_of(process))
+        page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('26 labels')")
+        page.wait_for_selector("body[data-tile]")
+        label(14)
+        page.wait_for_function("() => document.querySelector('#estimate').textContent.includes('with 40 labels')")
+        for width, height in ((1600, 1000), (390, 844)):
+            page.set_viewport_size({"width": width, "height": height})
+            inside = "e => { const r = e.getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth; }"
+            assert all(
+                page.eval_on_selector_all("#tile, .answer, #skip, #undo, #heat-button", f"all => all.map({inside})")
+            )
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(FRAMED)
+        page.focus("#finish-button")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#finished[open]")
+        commands = page.inner_text("#commands").splitlines()
+        process.communicate(timeout=60)
+        assert process.returncode == 0
     assert faults == []
     assert {request.split("/")[2] for request in requests if not request.startswith("data:")} <= {
         one.split("/")[2] for one in requests if "127.0.0.1" in one

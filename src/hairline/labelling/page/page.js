@@ -78,14 +78,13 @@ async function load(image, address) {
 }
 
 function place([left, top, width, height]) {
-  // The picture lies centred in its box, as large as its proportions allow.
-  const image = $("surroundings"), frame = $("frame").style;
-  const scale = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight) || 0;
-  const across = image.naturalWidth * scale, down = image.naturalHeight * scale;
-  frame.left = `${(image.clientWidth - across) / 2 + left * across}px`;
-  frame.top = `${(image.clientHeight - down) / 2 + top * down}px`;
-  frame.width = `${width * across}px`;
-  frame.height = `${height * down}px`;
+  // The picture lies centred in a square box; shares of that box stay right when the window changes.
+  const image = $("surroundings"), frame = $("frame").style, longest = Math.max(image.naturalWidth, image.naturalHeight) || 1;
+  const across = image.naturalWidth / longest, down = image.naturalHeight / longest;
+  frame.left = `${100 * ((1 - across) / 2 + left * across)}%`;
+  frame.top = `${100 * ((1 - down) / 2 + top * down)}%`;
+  frame.width = `${100 * width * across}%`;
+  frame.height = `${100 * height * down}%`;
 }
 
 function panel(state) {
@@ -199,5 +198,4 @@ $("heat-button").onclick = toggleHeat;
 $("help-button").onclick = () => $("help").showModal();
 $("help-close").onclick = () => $("help").close();
 $("finish-button").onclick = finish;
-window.addEventListener("resize", () => tiles.length && place(tiles[0].frame));
 act("show");
