@@ -124,6 +124,7 @@ def test_other_classes_than_the_bases_are_refused(base: Path, tmp_path: Path) ->
         ("repeats=3", "set repeats=1"),
         ("name=x", "set augment=none"),
         ("report.learning_curve=true", "set report.learning_curve=false"),
+        ("model.class_weights=balanced", "set model.class_weights=none"),
     ],
 )
 def test_what_a_base_does_not_go_with_is_said(override: str, message: str, two_classes: Path, tmp_path: Path) -> None:

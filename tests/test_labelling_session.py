@@ -101,6 +101,29 @@ def test_a_restart_goes_on_where_the_session_was(tmp_path: Path, place: Path) ->
     again.close()
 
 
+def test_the_page_need_not_wait_until_the_answers_of_an_earlier_session_are_learned(tmp_path: Path) -> None:
+    made = wall(tmp_path)
+    (place := tmp_path / "labels").mkdir()
+    session = made.open(place)
+    answer(session, made, 60)
+    session.close()
+
+    computed = threading.Event()
+
+    def views(tiles: np.ndarray) -> np.ndarray:
+        assert computed.wait(60)
+        return made.pool.features[tiles][None]
+
+    again = made.open(place, views=views)
+    assert again.layer().answers == 0
+    assert again.state("a")["learning"]
+    answer(again, made, 1)
+    computed.set()
+    assert again.wait()
+    assert again.layer().answers > 20
+    again.close()
+
+
 def test_two_windows_show_different_tiles_and_repeated_requests_count_once(tmp_path: Path, place: Path) -> None:
     made = wall(tmp_path)
     session = made.open(place)

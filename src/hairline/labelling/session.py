@@ -120,7 +120,8 @@ class Session:
         self._restore()
         self._journal = Journal(folder / labels.FILE)
         self._version = 0
-        self._learned = self._learn()
+        # The page opens with the run's own answers; the thread fits those of an earlier session meanwhile.
+        self._learned = _Learned(base, base.logits(pool.features), version=-1)
         self._thread = threading.Thread(target=self._keep_learning, name="learner", daemon=True)
         self._thread.start()
 
