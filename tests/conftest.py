@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import xdist
+from hypothesis import settings
 from PIL import Image
 
 from hairline import tracking
 from hairline.system import tensorflow
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("hairline", deadline=None, derandomize=True)  # the same examples everywhere, at any speed
+settings.load_profile("hairline")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -34,6 +38,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
         tf.config.list_physical_devices()
     logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests, which start scripts, time for a slow machine."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 def pytest_collection_finish() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,13 +63,28 @@ def train_with(config: Any, directory: Path, overrides: Sequence[str] = ()) -> d
 
 
 def run(
-    *arguments: str, environment: dict[str, str] | None = None, timeout: float = 200, script: str = "train.py"
+    *arguments: str, environment: dict[str, str] | None = None, timeout: float = 600, script: str = "train.py"
 ) -> subprocess.CompletedProcess[str]:
     """Run a script with settings, as users do."""
     return subprocess.run(
         [sys.executable, str(ROOT / script), *arguments],
         capture_output=True, text=True, timeout=timeout, env=os.environ | (environment or {}), check=False,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str | Path], **settings: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start a process with its output as text; a test that fails leaves none behind.
+
+    Args:
+        command: Program and arguments.
+        settings: Arguments of `subprocess.Popen`.
+    """
+    with subprocess.Popen(command, **{"stdout": subprocess.PIPE, "text": True} | settings) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -30,7 +30,7 @@ def pooled(maps: list[np.ndarray], pooling: list[str]) -> np.ndarray:
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.sampled_from(["max", "average"])), min_size=1, max_size=3),
        st.integers(1, 4), st.integers(0, 2**31))  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_contributions_sum_to_the_logit(taps: list[tuple[int, str]], classes: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     values = [np.maximum(generator.normal(size=(2, side, side, 5)), 0).astype(np.float32) for side, _ in taps]

@@ -71,7 +71,6 @@ def test_a_base_is_adapted_to_twenty_images_in_seconds(
 ) -> None:
     caplog.set_level("INFO")
     found = train(tmp_path / "adapted", other_surface, f"base={base}", "report.level=full")
-    assert found["seconds_head"] < 60  # seconds, unless the machine is busy
     counts = pd.read_csv(tmp_path / "adapted" / "manifest.csv").groupby(["label", "split"]).size()
     assert len(counts) == 6  # of four cracked images each part has one at least
     history = pd.read_csv(tmp_path / "adapted" / "history.csv")

@@ -173,7 +173,6 @@ def test_the_soak_kills_in_a_given_stage_and_detects_damage(load: Callable[[str]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_eight_trainings_at_once_share_a_store_and_a_cache() -> None:
     command = [sys.executable, str(FOLDER / "soak.py"), "--rounds", "0", "--at-once", "8"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)

@@ -12,6 +12,7 @@ import pytest
 from hairline.data import download, drawn, sources
 from hairline.model import engine
 from hairline.system import cache, files
+from tests.running import started
 
 MEGABYTE = 1e-3  # in GB
 
@@ -73,13 +74,11 @@ def test_what_another_process_uses_is_spared_until_it_dies(parts: dict[str, Path
         "import sys; from pathlib import Path; from hairline.system import cache\n"
         f"cache.hold(Path({str(parts['datasets'])!r})); print('ready', flush=True); sys.stdin.read()"
     )
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "ready\n"
-    cache.evict(1e-9)
-    assert left(parts) == ["datasets"]
-    other.kill()
-    other.communicate()
+    with started([sys.executable, "-c", code], stdin=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        cache.evict(1e-9)
+        assert left(parts) == ["datasets"]
     cache.evict(1e-9)
     assert left(parts) == []
     assert [path.name for path in (cache.root() / ".in-use").iterdir()] == ["lock"]

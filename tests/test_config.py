@@ -222,7 +222,6 @@ def test_generated_configurations_are_refused_with_a_message_or_work(count: int)
 
     @settings(
         max_examples=count,
-        deadline=None,
         derandomize=fuzzing.SEED == 0,
         database=None,
         suppress_health_check=list(HealthCheck),

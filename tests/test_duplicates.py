@@ -16,7 +16,7 @@ from hairline.data import duplicates, images, manifest, splits
 from hairline.evaluation import leaks
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     base=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=12),
     flips=st.lists(st.tuples(st.integers(0, 11), st.lists(st.integers(0, 63), max_size=6)), max_size=12),

@@ -119,7 +119,7 @@ def test_downloads_stores_and_features_say_that_they_wait(
     def hold() -> None:
         with filelock.FileLock(place[what[0]]):
             held.set()
-            noticed.wait(2)  # two seconds, if nothing is said
+            noticed.wait(60)
 
     holder = threading.Thread(target=hold)
     holder.start()

@@ -122,7 +122,7 @@ def test_few_groups_are_named() -> None:
     assert intervals.Interval(0.1, 0.2, 30).describe() == "0.1000 to 0.2000, 30 groups"
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30))
 def test_bounds_as_found_are_those_of_each_share(order: list[int]) -> None:
     """One by one, in the order in which they are found."""

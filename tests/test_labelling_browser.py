@@ -23,6 +23,7 @@ from PIL import Image
 
 from hairline.data import labels, synthetic
 from tests.conftest import ROOT
+from tests.running import started
 from tests.saved_runs import saved_run
 
 pytestmark = pytest.mark.slow
@@ -48,13 +49,11 @@ class Killed:
         self.folder = folder
         self.saved: list[tuple[int, str]] = []
 
-    def start(self) -> None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", SERVER, str(self.folder)],
-            stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-        self.address = address_of(self.process)
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        with serving(self.folder) as self.process:
+            self.address = address_of(self.process)
+            yield
 
     def act(self, action: str, **values: Any) -> dict[str, Any]:
         _, _, host, path = self.address.split("/", 3)
@@ -64,9 +63,10 @@ class Killed:
             with connection.getresponse() as response:
                 return dict(json.loads(response.read()))
 
-    def work(self, generator: random.Random, until: float) -> None:
-        """Answer until the server is killed; time.monotonic() says when."""
+    def work(self, generator: random.Random, seconds: float) -> None:
+        """Answer until the server is killed, so many seconds after it showed the first tile."""
         tile = self.act("show")["tiles"][0]["tile"]
+        until = time.monotonic() + seconds
         while True:
             name = generator.choice(["cracked", "sound"])
             if time.monotonic() > until:
@@ -76,14 +76,10 @@ class Killed:
             tile = reply["tiles"][0]["tile"]
 
 
-@contextlib.contextmanager
-def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in the folder; a test that fails leaves no server behind."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def serving(folder: Path) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    """Serve a session on a wall of drawn features."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    return started([sys.executable, "-u", "-c", SERVER, str(folder)], env=environment)
 
 
 def address_of(process: subprocess.Popen[str]) -> str:
@@ -98,10 +94,8 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     generator = random.Random(0)
     session = Killed(tmp_path)
     for _ in range(20):
-        session.start()
-        with pytest.raises((OSError, http.client.HTTPException)):
-            session.work(generator, time.monotonic() + generator.uniform(0, 0.7))
-        session.process.communicate(timeout=30)
+        with session.started(), pytest.raises((OSError, http.client.HTTPException)):
+            session.work(generator, generator.uniform(0, 0.7))
     lines = (tmp_path / labels.FILE).read_text().splitlines()[1:]
     places = [tuple(line.split(",")[:3]) for line in lines]
     assert len(set(places)) == len(places)
@@ -137,6 +131,30 @@ def truth(place: str) -> str:
     return "c" if (x // 64 + 4 * (y // 64)) % 3 == 0 else "s"
 
 
+def test_a_key_counts_while_the_page_asks_for_news(tmp_path: Path, browser: Any) -> None:
+    with serving(tmp_path) as process:
+        page = browser.new_page()
+        page.goto(address_of(process))
+        page.wait_for_selector("body[data-tile]")
+        page.wait_for_function("() => !busy")
+        held: list[Any] = []
+        page.route("**/act/show", held.append)
+        shown = page.get_attribute("body", "data-tile")
+        page.evaluate("void act('show')")
+        page.keyboard.press("c")
+        page.wait_for_function("shown => document.body.dataset.tile !== shown", arg=shown)
+        page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('1 label,')")
+        following = page.get_attribute("body", "data-tile")
+        page.unroute("**/act/show")
+        for route in held:  # the answer to the older request comes last, and is of no account
+            route.fulfill(json={"tiles": [], "state": {}})
+        page.wait_for_timeout(500)
+        assert page.get_attribute("body", "data-tile") == following
+        assert page.is_hidden("#error")
+        assert page.is_visible("#pictures")
+        page.close()
+
+
 # Whether the yellow frame lies around the tile in the picture of its surroundings, in pixels of the window.
 FRAMED = """() => {
   const image = document.querySelector("#surroundings"), box = image.getBoundingClientRect();
@@ -165,6 +183,7 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
     assert wall == tmp_path / "photos"
 
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(120_000)  # both cores may be busy
     faults: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
@@ -180,7 +199,7 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
         for _ in range(count):
             press(truth(page.inner_text("#place")))
 
-    with started(command, tmp_path) as process:
+    with started(command, cwd=tmp_path) as process:
         page.goto(address_of(process))
         page.wait_for_selector("body[data-tile]")
         label(20)
@@ -191,13 +210,15 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
         page.keyboard.press("e")
         right = page.eval_on_selector("#last button", "button => button.innerText.trim() === 'cracked' ? 's' : 'c'")
         page.keyboard.press(right)
-        page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('25 labels')")
+        name = {"c": "cracked", "s": "sound"}[right]
+        page.wait_for_function("name => document.querySelector('#last button').innerText.trim() === name", arg=name)
+        assert page.inner_text("#progress").startswith("25 labels")
         assert page.eval_on_selector_all("#last button", "all => all.length") == 12
         page.keyboard.press("?")
         assert page.is_visible("#help")
         page.keyboard.press("Escape")
         page.keyboard.press("h")
-        page.wait_for_selector("#heat:visible", timeout=120_000)
+        page.wait_for_selector("#heat:visible")
         assert page.inner_text("#legend") == "Red speaks for cracked, blue against it."
         assert page.eval_on_selector("#heat", "image => image.naturalWidth") == 480
         label(1)
@@ -211,7 +232,7 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
         assert process.returncode == 0
-    with started(command, tmp_path) as process:
+    with started(command, cwd=tmp_path) as process:
         page.goto(address_of(process))
         page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('26 labels')")
         page.wait_for_selector("body[data-tile]")
@@ -219,6 +240,7 @@ def test_a_wall_is_labelled_by_keyboard_and_trained_and_inspected(tmp_path: Path
         page.wait_for_function("() => document.querySelector('#estimate').textContent.includes('with 40 labels')")
         for width, height in ((1600, 1000), (390, 844)):
             page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_function("width => innerWidth === width", arg=width)
             inside = "e => { const r = e.getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth; }"
             assert all(
                 page.eval_on_selector_all("#tile, .answer, #skip, #undo, #heat-button", f"all => all.map({inside})")

@@ -95,7 +95,7 @@ def test_the_same_bytes_under_two_labels_are_refused_naming_both() -> None:
 names = st.text(st.characters(exclude_characters="\0", codec=None, exclude_categories=()), min_size=1, max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(paths=st.lists(names, min_size=1, max_size=4), label=names)
 def test_csv_gives_back_every_name(paths: list[str], label: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     # What a file system can hold: text that survives encoding with surrogates for undecodable bytes.

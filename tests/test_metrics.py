@@ -132,7 +132,7 @@ def test_macro_averages_leave_absent_classes_out_and_punish_ignored_ones() -> No
     assert ignoring["precision"] == pytest.approx((0.8 + 0) / 2)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(-20, 20)), min_size=2, max_size=60))
 def test_ranking_counts_agree_with_counting(rows: list[tuple[int, int]]) -> None:
     labels, scores = np.array(rows).T
@@ -182,7 +182,7 @@ def test_every_metric_has_an_interval() -> None:
     assert measured["accuracy_when_answered"] == oracle.accuracy_score(labels[answered], at_threshold[answered])
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(labels=st.lists(st.integers(0, 1), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_few_images_or_one_class_are_measured_without_a_warning(labels: list[int], seed: int) -> None:
     scores = np.random.default_rng(seed).random(len(labels))

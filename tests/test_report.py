@@ -553,6 +553,7 @@ def test_on_a_phone(folder: Path, browser: Any) -> None:
     page = tab.page
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.locator("tr.photo:visible .open").first.tap()
+    page.wait_for_selector("#viewer", state="visible")  # a tap becomes a click after a moment
     for selector in ("#viewer-close", "#sheet", "#viewer-next", "#verdicts .right", "[data-layer=heat]"):
         box = page.locator(selector).bounding_box()
         assert box["x"] >= 0

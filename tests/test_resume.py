@@ -21,7 +21,7 @@ from hairline.training import epochs as training
 from hairline.training.checkpoint import Checkpoint
 from tests import tracked
 from tests.conftest import ROOT
-from tests.running import TINY, composed, refused, run
+from tests.running import TINY, composed, refused, run, started
 from tests.test_epochs import head_trainer, network_trainer, optimizer
 
 # --- the state file ---------------------------------------------------------------------------------------------------
@@ -191,17 +191,17 @@ def test_the_first_signal_is_raised_and_remembered(number: int) -> None:
 WHOLE = (*TINY, "features.engine=tensorflow", "data=folder", "model.dropout=0.2", "epochs=40", "report.level=light")
 
 
-def stopped(folder: Path, *arguments: str, number: int, until: int = 3) -> tuple[int, str, float]:
-    """Start a run, send it a signal once so many epochs are kept; gives exit status, output and seconds."""
+def stopped(folder: Path, *arguments: str, number: int, until: int = 3) -> tuple[int, str]:
+    """Start a run, send it a signal once so many epochs are kept; gives exit status and output."""
     command = [sys.executable, str(ROOT / "train.py"), *arguments, f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
-    while len(epochs(folder)) < until and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    asked = time.monotonic()
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
-    return process.returncode, said, time.monotonic() - asked
+    with started(command, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + 300
+        while len(epochs(folder)) < until and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    assert len(epochs(folder)) >= until, said
+    return process.returncode, said
 
 
 def epochs(folder: Path) -> list[object]:
@@ -223,9 +223,8 @@ def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path
     codes = {signal.SIGTERM: 143, signal.SIGKILL: -9, signal.SIGINT: 130}
     for turn, (number, expected) in enumerate(codes.items(), start=1):
         again = (f"resume={folder}",) if folder.exists() else settings
-        code, said, seconds = stopped(folder, *again, number=number, until=3 * turn)
+        code, said = stopped(folder, *again, number=number, until=3 * turn)
         assert code == expected, said
-        assert seconds < 30
         (entry,) = tracked.runs(experiment="hairline")
         assert entry.info.status == ("RUNNING" if number == signal.SIGKILL else "KILLED")
         if number != signal.SIGKILL:
@@ -246,16 +245,15 @@ def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # three trainings of EfficientNetV2 in processes of their own
 @pytest.mark.parametrize("layers", ["top", "all"])
 def test_fine_tuning_goes_on_as_well(layers: str, two_classes: Path) -> None:
     chosen = (*TINY, "features.engine=tensorflow", "data=folder", f"data.path={two_classes}", f"finetune={layers}")
-    settings = (*chosen, "model=efficientnetv2b0", "finetune.epochs=3", "augment=light", "augment.views=2")
+    settings = (*chosen, "model=efficientnetv2b0", "finetune.epochs=6", "augment=light", "augment.views=2")
     settings = (*settings, "report.level=light")  # drops blocks at random: generators inside the backbone
     assert run(*settings, "hydra.run.dir=whole", "tracking=none").returncode == 0
-    code, said, _ = stopped(Path("killed"), *settings, number=signal.SIGKILL, until=4)
+    code, said = stopped(Path("killed"), *settings, number=signal.SIGKILL, until=4)
     assert code == -9, said
-    assert len(epochs(Path("killed"))) in (3, 4)
+    assert 4 <= len(epochs(Path("killed"))) < 8
     found = run("resume=killed")
     assert found.returncode == 0, found.stdout + found.stderr
     assert "head: loaded from state.npz, complete" in found.stdout + found.stderr

@@ -27,7 +27,7 @@ def table(labels: list[str], groups: list[str] | None = None, digests: list[str]
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 2**40) | st.just(0),
     sizes=st.lists(st.integers(1, 6), min_size=40, max_size=80),
@@ -126,7 +126,7 @@ def test_group_by_column_needs_the_column() -> None:
         splits.group(table(["a", "b"], ["g", ""]), group_by="column", **GROUPING)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=30))
 def test_uniting_is_the_transitive_closure(pairs: list[tuple[int, int]]) -> None:
     rows = table(["a"] * len(pairs), [f"g{group}" for group, _ in pairs], [f"d{digest}" for _, digest in pairs])

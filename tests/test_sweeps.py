@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hairline.app import start
 from hairline.app.sweep import job, state
 from tests.conftest import ROOT
-from tests.running import TINY, refused, run
+from tests.running import TINY, refused, run, started
 
 HEAD = (*TINY, "features.engine=tensorflow", "data=folder")
 
@@ -143,13 +141,12 @@ def test_killed_and_resumed_it_ends_as_if_it_had_not_been(two_classes: Path) -> 
     whole = run(*command, "sweep.name=whole", "tracking=none")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     folder = Path("outputs", "sweeps", "killed")
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *command, "sweep.name=killed"])
-    deadline = time.time() + 120
-    while sum('"finished"' in path.read_text() for path in folder.glob("*/job.status")) < 2 and time.time() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with started([sys.executable, str(ROOT / "train.py"), *command, "sweep.name=killed"], stdout=None) as process:
+        deadline = time.monotonic() + 300
+        while not (folder / "2").exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     assert 2 <= len(kept) < 6
     ids = {path.read_text() for path in folder.glob("*/mlflow_run_id.txt")}
@@ -201,7 +198,6 @@ def test_a_search_goes_on_where_it_was(two_classes: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
 def test_every_launcher_gives_the_same_numbers(launcher: str, two_classes: Path) -> None:
     if launcher == "ray":

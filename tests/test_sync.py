@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import subprocess
@@ -49,7 +50,7 @@ def outage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setattr(store, "client", failing)
     for name in ("_FIRST_PAUSE", "_COLLECT"):
         monkeypatch.setattr(delivery, name, 0.02)
-    monkeypatch.setattr(delivery, "_LAST_WAIT", 0.5)
+    monkeypatch.setattr(delivery, "_LAST_WAIT", 30.0)  # a busy disk is no outage
     return down
 
 
@@ -91,6 +92,14 @@ def test_the_load_of_the_machine_is_sampled(place: Path, monkeypatch: pytest.Mon
 # --- outages ----------------------------------------------------------------------------------------------------------
 
 
+def until(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Wait until a text has been logged."""
+    deadline = time.monotonic() + 60
+    while text not in caplog.text:
+        assert time.monotonic() < deadline, caplog.text
+        time.sleep(0.01)
+
+
 def test_a_short_outage_is_reported_once_and_loses_nothing(
     place: Path, outage: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,9 +107,12 @@ def test_a_short_outage_is_reported_once_and_loses_nothing(
         for step in range(1, 31):
             if step in (5, 20):
                 outage.set()
+            if step == 15:
+                until("nobody is there", caplog)
             if step in (15, 25):
-                time.sleep(0.3)
                 outage.clear()
+            if step == 16:
+                until("MLflow answers again", caplog)
             run.metrics({"loss": 1 / step, "flat": 2.0}, step=step)
     assert run.id is not None
     assert steps(run.id) == steps(run.id, "flat") == list(range(1, 31))
@@ -110,8 +122,9 @@ def test_a_short_outage_is_reported_once_and_loses_nothing(
 
 
 def test_the_rest_of_a_long_outage_is_synchronised(
-    place: Path, outage: threading.Event, caplog: pytest.LogCaptureFixture
+    place: Path, outage: threading.Event, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(delivery, "_LAST_WAIT", 0.5)
     (place / "note.txt").write_text("first")
     with tracked(place) as run:
         outage.set()
@@ -133,8 +146,28 @@ def test_the_rest_of_a_long_outage_is_synchronised(
     assert mlflow.artifacts.load_text(f"{entry.info.artifact_uri}/note.txt") == "last"
 
 
+def test_an_outage_of_days_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures, check = itertools.count(), store.check
+
+    def failing(uri: str | None) -> None:
+        if next(failures) < 3000:  # a day and an hour, at two a minute
+            raise ConnectionError("nobody is there")
+        check(uri)
+
+    monkeypatch.setattr(delivery, "_LONGEST_PAUSE", 0.0)
+    with tracked(place) as run:
+        monkeypatch.setattr(store, "check", failing)
+        run.metrics({"loss": 1.0}, step=1)
+        while next(failures) < 3000:
+            time.sleep(0.01)
+    assert steps(str(run.id)) == [1]
+
+
 @pytest.mark.parametrize("count", [1, 6000])
-def test_required_tracking_stops_the_run(count: int, place: Path, outage: threading.Event) -> None:
+def test_required_tracking_stops_the_run(
+    count: int, place: Path, outage: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_LAST_WAIT", 3.0)
     logged = []
 
     def train(run: tracking.Run) -> None:

@@ -32,14 +32,14 @@ def covered(grid: tiles.Grid) -> np.ndarray:
 
 
 @given(layouts())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_pixel_is_covered_and_no_tile_leaves_the_photo(grid: tiles.Grid) -> None:
     assert covered(grid).min() >= 1
     assert len(grid) == len(grid.boxes()) == len({tuple(box) for box in grid.boxes().tolist()})
 
 
 @given(layouts(), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_heat_map_is_the_mean_of_the_parts_of_tiles_over_each_pixel(grid: tiles.Grid, seed: int) -> None:
     shape = (len(grid), grid.tile_height, grid.tile_width, 2)
     scores = np.random.default_rng(seed).random(shape, np.float32)
@@ -52,7 +52,7 @@ def test_the_heat_map_is_the_mean_of_the_parts_of_tiles_over_each_pixel(grid: ti
 
 
 @given(layouts(), st.integers(1, 7), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_cells_cover_the_photo_and_keep_an_even_score(grid: tiles.Grid, cells: int, seed: int) -> None:
     heat = tiles.blend(grid, np.full((len(grid), 5, 5, 1), 0.25, np.float32), cells=cells)
     np.testing.assert_allclose(heat.values, 0.25, atol=1e-6)

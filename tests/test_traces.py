@@ -46,7 +46,7 @@ def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
 
 
 @given(st.integers(1, 25), st.integers(1, 25), st.integers(1, 4), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_regions_agree_with_a_flood_fill(width: int, height: int, cell_px: int, seed: int) -> None:
     values = np.random.default_rng(seed).random((height, width), np.float32)
     heat = heat_map(values, cell_px)

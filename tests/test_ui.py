@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -30,13 +31,15 @@ def address(empty_store: None, tmp_path: Path) -> Iterator[str]:
             port = int(page.split(":")[2].split("/")[0])
             for _ in range(120):
                 with socket.socket() as tried:
-                    if server.poll() is not None or tried.connect_ex(("127.0.0.1", port)) == 0:
-                        break
+                    answers = server.poll() is None and tried.connect_ex(("127.0.0.1", port)) == 0
+                if answers or server.poll() is not None:
+                    break
                 time.sleep(1)
-            assert server.poll() is None
+            assert answers
             yield f"http://127.0.0.1:{port}"
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
 
 
 def test_pages_open_for_model_training_until_something_else_is_chosen(browser: Any, address: str) -> None:

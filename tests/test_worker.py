@@ -136,7 +136,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         "print(worker._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
-    for _ in range(200):
+    for _ in range(1200):
         if not Path("/proc", done.stdout.strip(), "cmdline").is_file():
             return
         time.sleep(0.05)

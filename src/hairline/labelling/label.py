@@ -99,7 +99,7 @@ def label_tiles(config: Label, directory: Path) -> Path:
         finally:
             session.close()
     answers = len(labels.read(output / labels.FILE))
-    log.info("\n%d labels in %s\n", answers, files.relative(output / labels.FILE))
+    log.info("\n%d label%s in %s\n", answers, "s" * (answers != 1), files.relative(output / labels.FILE))
     log.info("\n".join(["Next", *(f"  {command}" for command in next_commands(config, parts, output))]))
     return output
 

@@ -2,27 +2,32 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
+const counted = (value, noun) => `${value.toLocaleString("en")} ${noun}${value === 1 ? "" : "s"}`;
 const classes = JSON.parse(document.body.dataset.classes);
 const browser = sessionStorage.browser || (sessionStorage.browser = crypto.randomUUID ? crypto.randomUUID() : String(Math.random()));
-let tiles = [], busy = false, correcting = null, refresh = null;
+let tiles = [], busy = false, requests = 0, correcting = null, refresh = null;
 
 async function act(action, values = {}) {
   if (busy) return;
-  busy = true;
+  const request = ++requests, overtaken = () => request !== requests;
+  busy = action !== "show"; // while the page only asks for news, a key counts: its request overtakes this one
   clearTimeout(refresh);
   try {
     const response = await fetch(`act/${action}`, {
       method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify({browser, ...values}),
     });
     const reply = await response.json();
+    if (overtaken()) return;
     if (!response.ok) throw new Error(reply.error);
+    busy = true; // until the tile that the next key answers is on the screen
     $("error").hidden = true;
     await show(reply);
   } catch (error) {
+    if (overtaken()) return;
     $("error").textContent = error instanceof TypeError ? "label.py does not answer: start it again, then reload this page." : error.message;
     $("error").hidden = false;
   } finally {
-    busy = false;
+    if (!overtaken()) busy = false;
   }
 }
 
@@ -88,7 +93,7 @@ function place([left, top, width, height]) {
 }
 
 function panel(state) {
-  $("progress").textContent = `${state.answers} labels, ${state.left.toLocaleString("en")} tiles left`;
+  $("progress").textContent = `${counted(state.answers, "label")}, ${counted(state.left, "tile")} left`;
   const rows = [...Object.entries(state.counts), ["of these chosen at random", state.random], ["skipped", state.skipped]];
   $("counts").replaceChildren(...rows.map(([name, count]) => {
     const row = document.createElement("tr");
@@ -97,11 +102,11 @@ function panel(state) {
   }));
   const curve = state.curve, last = curve[curve.length - 1];
   $("estimate").textContent = last
-    ? `${last.value.toFixed(2)} (${last.low.toFixed(2)} to ${last.high.toFixed(2)}) with ${last.answers} labels`
+    ? `${last.value.toFixed(2)} (${last.low.toFixed(2)} to ${last.high.toFixed(2)}) with ${counted(last.answers, "label")}`
     : "Estimated as soon as each class has a few labels.";
   draw(curve);
   $("changed").textContent = state.photos_changed === null ? ""
-    : `${state.photos_changed} of ${state.photos} photos changed their answer with the last ten labels.`;
+    : `${state.photos_changed} of ${counted(state.photos, "photo")} changed their answer with the last ten labels.`;
   $("enough").hidden = !state.enough;
   $("enough").textContent = "More labels hardly change the answers any more: a good moment to finish.";
   $("undo").disabled = !state.can_undo;
@@ -156,6 +161,7 @@ function select(tile) {
 }
 
 function give(label) {
+  if (busy) return;
   if (correcting !== null) {
     const tile = correcting;
     correcting = null;

@@ -2,6 +2,7 @@
 
 const find = (id) => document.getElementById(id);
 const number = (value) => value.toLocaleString("en");
+const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
 const table = document.querySelector("#photos table");
 const rows = [...table.querySelectorAll("tr.photo")];
 const groups = [...table.querySelectorAll("tbody.group")];
@@ -68,7 +69,7 @@ function filter() {
   let count = 0;
   for (const row of rows) count += !(row.hidden = !matches(row));
   find("count").textContent = count === rows.length
-    ? `${number(count)} photos` : `${number(count)} of ${number(rows.length)} photos`;
+    ? counted(count, "photo") : `${number(count)} of ${counted(rows.length, "photo")}`;
   find("none").hidden = count > 0;
   const kind = find("kind").value;
   for (const card of document.querySelectorAll(".card")) card.setAttribute("aria-pressed", card.dataset.kind === kind);

@@ -125,8 +125,8 @@ function download() {
 
 function openExport() {
   const count = (says) => allMarks().filter((mark) => mark.says === says).length;
-  find("export-counts").textContent = `${number(count("right"))} right, ${number(count("wrong"))} false alarm, `
-    + `${number(count("revisit"))} to revisit: a table of ${number(labelledWindows().length)} tiles.`;
+  find("export-counts").textContent = `${number(count("right"))} right, ${counted(count("wrong"), "false alarm")}, `
+    + `${number(count("revisit"))} to revisit: a table of ${counted(labelledWindows().length, "tile")}.`;
   find("export-by").value = stored.by;
   find("export-root").value = stored.root;
   find("export-save").disabled = find("export-clear").disabled = allMarks().length === 0;
