@@ -37,7 +37,8 @@ from hairline.labelling.pictures import Pictures
 from tests.labelled import wall
 folder = Path(sys.argv[1])
 session = wall(folder, photos=120).open(folder)
-facts = {"title": "wall", "classes": [], "file": "labels.csv"}
+classes = [{"name": "cracked", "key": "c"}, {"name": "sound", "key": "s"}]
+facts = {"title": "wall", "classes": classes, "file": "labels.csv"}
 label.serve(session, Pictures(session.pool), bytes, 0, open_page=False, facts=facts, next_steps=list)
 """
 
@@ -138,14 +139,13 @@ def test_a_key_counts_while_the_page_asks_for_news(tmp_path: Path, browser: Any)
         page.wait_for_selector("body[data-tile]")
         page.wait_for_function("() => !busy")
         held: list[Any] = []
-        page.route("**/act/show", held.append)
+        page.route("**/act/show", lambda route: held.append(route))
         shown = page.get_attribute("body", "data-tile")
         page.evaluate("void act('show')")
         page.keyboard.press("c")
         page.wait_for_function("shown => document.body.dataset.tile !== shown", arg=shown)
         page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('1 label,')")
         following = page.get_attribute("body", "data-tile")
-        page.unroute("**/act/show")
         for route in held:  # the answer to the older request comes last, and is of no account
             route.fulfill(json={"tiles": [], "state": {}})
         page.wait_for_timeout(500)
