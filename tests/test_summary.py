@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 from typing import cast
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -41,6 +42,29 @@ def test_only_weights_that_are_not_from_photographs_are_named() -> None:
     assert "RANDOM" in summary.weights_note("random")
     assert "SYNTHETIC" in summary.weights_note("synthetic")
     assert summary.weights_note("imagenet") == ""
+
+
+@pytest.mark.parametrize(
+    ("images", "accuracy", "loss", "warned"),
+    [
+        ((10, 30), 0.75, 1e30, True),  # diverged
+        ((10, 30), 0.75, 0.5623, True),  # the loss of 1 in 4: -(ln 0.25 + 3 ln 0.75) / 4
+        ((10, 30), 0.75, 0.5, False),  # all are called b, but ranked well
+        ((10, 30), 0.8, 0.9, False),
+        ((5, 10), 0.6, 1e30, False),  # too few to say
+    ],
+)
+def test_a_model_that_learned_nothing_is_named(
+    images: tuple[int, int], accuracy: float, loss: float, warned: bool
+) -> None:
+    labels = np.repeat([0, 1], images)
+    data = SimpleNamespace(labels=labels, class_names=["a", "b"], rows=lambda split: np.arange(len(labels)))
+    note = summary.chance_note(cast(Dataset, data), {"val_accuracy": accuracy, "val_loss": loss})
+    expected = (
+        "WARNING: on the validation images the model is no better than always answering b (accuracy 0.7500). "
+        "Check the labels, learning_rate and model.weights"
+    )
+    assert note == (expected if warned else "")
 
 
 @pytest.mark.parametrize(

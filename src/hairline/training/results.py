@@ -300,7 +300,7 @@ def log_results(trained: Trained, metrics: dict[str, float], run: tracking.Run, 
     """Log what came out, where it lies, and what to try next."""
     config, place = trained.config, files.relative(trained.directory)
     kept = summary.kept_epoch(trained.head.history, config.schedule.keep, step=history_step(config))
-    notes = [kept, summary.weights_note(trained.start.origin)]
+    notes = [kept, summary.weights_note(trained.start.origin), summary.chance_note(trained.data, metrics)]
     lines = ["", *summary.split_lines(metrics), "", *summary.test_lines(trained.data, metrics), *filter(None, notes)]
     lines += ["", summary.seconds_line(metrics), "", f"Run directory   {place}"]
     if not in_sweep:  # a sweep prints the rest at its end

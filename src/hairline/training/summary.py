@@ -7,6 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from scipy.special import entr
+
 from hairline.config import commands
 from hairline.config.names import short_name
 from hairline.data import manifest
@@ -31,6 +34,7 @@ _HEADLINES = (
     "test_auroc",
     "seconds_total",
 )
+_LEAST_IMAGES = 20  # of validation, from which on chance is told from learning
 # Overrides that say little about what differs between runs.
 _PLAIN = ("data=folder", "data.path=", "name=", "tags", "tracking", "report", "runtime", "hydra")
 
@@ -121,6 +125,24 @@ def weights_note(origin: str) -> str:
         "synthetic": "Backbone weights trained on SYNTHETIC images only: ImageNet weights are better",
     }
     return texts.get(origin, "")
+
+
+def chance_note(data: Dataset, metrics: Mapping[str, float]) -> str:
+    """Return a sentence if the validation images show that nothing was learned; else empty text.
+
+    That is: neither accuracy nor log loss is better than with the shares of the classes as the probabilities of every
+    image. Fewer than `_LEAST_IMAGES` images show nothing.
+    """
+    counts = np.bincount(data.labels[data.rows("val")], minlength=len(data.class_names))
+    shares = counts / counts.sum()
+    informative = metrics["val_accuracy"] > shares.max() or metrics["val_loss"] < 0.99 * entr(shares).sum()
+    if counts.sum() < _LEAST_IMAGES or informative:
+        return ""
+    name = manifest.printable(data.class_names[int(counts.argmax())])
+    return (
+        f"WARNING: on the validation images the model is no better than always answering {name} (accuracy "
+        f"{shares.max():.4f}). Check the labels, learning_rate and model.weights"
+    )
 
 
 def seconds_line(metrics: Mapping[str, float]) -> str:
