@@ -283,7 +283,7 @@ def test_a_compressed_rar_is_read_by_the_first_program_that_can(tmp_path, monkey
 
 
 def test_a_program_is_killed_when_it_hangs_but_not_while_it_prints(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "_STALL_SECONDS", 6.0)
+    monkeypatch.setattr(archives, "_STALL_SECONDS", 3.0)
     stuck = program(b"", before=f"sys.stdout.buffer.write({ALL[:-1]!r}); sys.stdout.flush(); time.sleep(60); ")
     piece = "sys.stdout.buffer.write({!r}); sys.stdout.flush(); time.sleep(0.6); "
     slow = program(b"", before="".join(piece.format(ALL[start : start + 500]) for start in range(0, len(ALL), 500)))

@@ -49,7 +49,10 @@ def kill_a_worker(process: subprocess.Popen[str], place: Path, done: int) -> int
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    said = process.communicate(timeout=240)[0]
+    try:
+        said = process.communicate(timeout=300)[0]
+    finally:
+        process.kill()
     assert process.returncode == 0, said
     return said
 

@@ -146,12 +146,36 @@ def test_a_key_counts_while_the_page_asks_for_news(tmp_path: Path, browser: Any)
         page.wait_for_function("shown => document.body.dataset.tile !== shown", arg=shown)
         page.wait_for_function("() => document.querySelector('#progress').textContent.startsWith('1 label,')")
         following = page.get_attribute("body", "data-tile")
-        for route in held:  # the answer to the older request comes last, and is of no account
-            route.fulfill(json={"tiles": [], "state": {}})
+        held[0].fulfill(json={"tiles": [], "state": {}})  # comes after the newer one, and is of no account
         page.wait_for_timeout(500)
         assert page.get_attribute("body", "data-tile") == following
         assert page.is_hidden("#error")
         assert page.is_visible("#pictures")
+        page.close()
+
+
+def test_a_correction_that_was_not_saved_can_be_repeated(tmp_path: Path, browser: Any) -> None:
+    with serving(tmp_path) as process:
+        page = browser.new_page()
+        page.goto(address_of(process))
+        page.wait_for_selector("body[data-tile]")
+        page.wait_for_function("() => !busy")
+        page.keyboard.press("c")
+        page.wait_for_selector("#last button:has-text('cracked')")
+        page.wait_for_function("() => !busy")
+        shown = page.get_attribute("body", "data-tile")
+        page.keyboard.press("e")
+        page.route("**/act/correct", lambda route: route.abort())
+        page.keyboard.press("s")
+        page.wait_for_selector("#error:visible")
+        page.unroute("**/act/correct")
+        page.evaluate("act('show')")  # news that arrive do not hide that an answer was lost
+        assert page.is_visible("#error")
+        page.keyboard.press("s")
+        page.wait_for_selector("#last button:has-text('sound')")
+        page.wait_for_selector("#error", state="hidden")
+        assert page.get_attribute("body", "data-tile") == shown
+        assert page.eval_on_selector_all("#last button", "all => all.length") == 1
         page.close()
 
 

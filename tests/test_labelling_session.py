@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,6 +123,30 @@ def test_the_page_need_not_wait_until_the_answers_of_an_earlier_session_are_lear
     assert again.wait()
     assert again.layer().answers > 20
     again.close()
+
+
+def test_closing_learns_the_last_answers_and_a_fit_that_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = wall(tmp_path)
+    (place := tmp_path / "labels").mkdir()
+    session = made.open(place)
+    answer(session, made, 70)
+    session.close()
+    assert json.loads((place / labels.SESSION).read_text())["curve"][-1]["answers"] == 70
+    assert not session.state("a")["failed"]
+
+    def broken(*rest: object, **more: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(learner, "fit", broken)
+    again = made.open(place)
+    assert again.wait()
+    assert again.state("a")["failed"]
+    assert "could not be refitted" in caplog.text
+    answer(again, made, 1)
+    again.close()
+    assert len(rows(place)) == 71
 
 
 def test_two_windows_show_different_tiles_and_repeated_requests_count_once(tmp_path: Path, place: Path) -> None:

@@ -211,10 +211,7 @@ def start_training(two_classes: Path, port: int) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    try:
-        output, _ = process.communicate(timeout=300)
-    finally:
-        process.kill()
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert output.count("does not accept data") <= 2  # once during the training, once at its end
     return output
@@ -243,11 +240,14 @@ def test_a_server_that_dies_or_hangs_gets_every_point(
         server.signal(signal.SIGCONT) if fault == signal.SIGSTOP else server.start()
 
     process = start_training(two_classes, server.port)
-    server.signal(fault)
-    if not permanent:
-        time.sleep(5)
-        repair()
-    output = finish(process)
+    try:
+        server.signal(fault)
+        if not permanent:
+            time.sleep(5)
+            repair()
+        output = finish(process)
+    finally:
+        process.kill()
     if permanent:
         assert f"python {ROOT}/sync.py run=" in output
         repair()

@@ -213,7 +213,7 @@ def _incompatible(config: Config) -> Iterator[str]:
         (base, "data.mix=0", "base= fits no drawn images"),
         (base, "data.crops=0", "base= fits no crops"),
         (base, "repeats=1", "base= fits one head, by cross-validation"),
-        (base, "model.class_weights=none", "base= counts every label once"),
+        (base, "model.class_weights=none", "base= balances the classes itself"),
         (base, "augment=none", "base= has views of its own: each image mirrored and turned"),
         (base, "report.learning_curve=false", "base= refits a head, and a learning curve trains new ones"),
         (lbfgs, "finetune=none", "optimizer=lbfgs fits a head on frozen features"),

@@ -60,12 +60,14 @@ class _Learned:
     Attributes:
         layer: The last layer.
         logits: Of all tiles, relative to the threshold, float32 [n, classes].
-        version: Of the answers that it takes account of.
+        version: Of the answers that it takes account of; -1: none, not even those of an earlier session.
+        failed: The fit to these answers failed, so layer and logits are older.
     """
 
     layer: Layer
     logits: NDArray[np.float32]
     version: int
+    failed: bool = False
 
 
 class Session:
@@ -120,7 +122,7 @@ class Session:
         self._restore()
         self._journal = Journal(folder / labels.FILE)
         self._version = 0
-        # The page opens with the run's own answers; the thread fits those of an earlier session meanwhile.
+        # The page opens with the run's own layer; the thread fits it to the answers of an earlier session meanwhile.
         self._learned = _Learned(base, base.logits(pool.features), version=-1)
         self._thread = threading.Thread(target=self._keep_learning, name="learner", daemon=True)
         self._thread.start()
@@ -207,6 +209,7 @@ class Session:
                 "photos": len(self.pool.photos),
                 "enough": self._is_enough(),
                 "learning": self._learned.version != self._version,
+                "failed": self._learned.failed,
                 "can_undo": bool(self._browser(browser).done),
                 "strip": [self.describe(tile) for tile in self._order[-_STRIP:][::-1]],
             }
@@ -243,8 +246,10 @@ class Session:
             return self._changed.wait_for(lambda: self._learned.version == self._version, timeout=seconds)
 
     def close(self) -> None:
-        """Stop learning, save the state and close the file of answers."""
+        """Learn the last answers, for 30 seconds at most, and close the file of answers."""
         with self._changed:
+            if self._learned.version != self._version:
+                log.info("learning the last answers")
             self._stopped = True
             self._changed.notify_all()
         self._thread.join(timeout=30)
@@ -353,18 +358,18 @@ class Session:
     # --- learning -----------------------------------------------------------------------------------------------------
 
     def _keep_learning(self) -> None:
-        """Refit the model whenever the answers have changed, until the session is closed."""
+        """Refit the model whenever the answers have changed, until the session is closed and it knows all of them."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._learned.version != self._version)
-                if self._stopped:
+                if self._learned.version == self._version:
                     return
                 version = self._version
             try:
                 learned = self._learn()
             except Exception:
                 log.exception("the model could not be refitted")  # the answers are safe, and the next one tries again
-                learned = replace(self._learned, version=version)
+                learned = replace(self._learned, version=version, failed=True)
             with self._changed:
                 self._learned = learned
                 self._changed.notify_all()

@@ -10,25 +10,34 @@ let tiles = [], busy = false, requests = 0, correcting = null, refresh = null;
 async function act(action, values = {}) {
   if (busy) return;
   const request = ++requests, overtaken = () => request !== requests;
-  busy = action !== "show"; // while the page only asks for news, a key counts: its request overtakes this one
+  // While the page only asks for news about a tile on the screen, a key counts: its request overtakes this one.
+  busy = action !== "show" || !tiles.length;
   clearTimeout(refresh);
   try {
     const response = await fetch(`act/${action}`, {
       method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify({browser, ...values}),
     });
     const reply = await response.json();
-    if (overtaken()) return;
+    if (overtaken()) return false;
     if (!response.ok) throw new Error(reply.error);
     busy = true; // until the tile that the next key answers is on the screen
-    $("error").hidden = true;
+    if (action !== "show" || $("error").dataset.action === "show") $("error").hidden = true; // news hide no lost answer
     await show(reply);
+    return true;
   } catch (error) {
-    if (overtaken()) return;
-    $("error").textContent = error instanceof TypeError ? "label.py does not answer: start it again, then reload this page." : error.message;
-    $("error").hidden = false;
+    if (overtaken()) return false;
+    fail(error, action);
+    refresh = setTimeout(() => act("show"), 3000);
+    return false;
   } finally {
     if (!overtaken()) busy = false;
   }
+}
+
+function fail(error, action) {
+  $("error").textContent = error instanceof TypeError ? "label.py does not answer: start it again, then reload this page." : error.message;
+  $("error").dataset.action = action;
+  $("error").hidden = false;
 }
 
 async function show(reply) {
@@ -109,6 +118,7 @@ function panel(state) {
     : `${state.photos_changed} of ${counted(state.photos, "photo")} changed their answer with the last ten labels.`;
   $("enough").hidden = !state.enough;
   $("enough").textContent = "More labels hardly change the answers any more: a good moment to finish.";
+  $("failed").hidden = !state.failed;
   $("undo").disabled = !state.can_undo;
   $("last").replaceChildren(...state.strip.map((entry) => {
     const button = document.createElement("button"), image = new Image();
@@ -160,23 +170,33 @@ function select(tile) {
   if (tile === null) document.activeElement?.blur();
 }
 
-function give(label) {
+async function give(label) {
   if (busy) return;
   if (correcting !== null) {
-    const tile = correcting;
-    correcting = null;
-    document.activeElement?.blur();
-    act("correct", {tile, label});
+    if (await act("correct", {tile: correcting, label})) select(null);
   } else if (tiles.length) {
     act("answer", {tile: tiles[0].tile, label});
   }
 }
 
+function undo() {
+  if (busy) return;
+  select(null);
+  act("undo");
+}
+
 async function finish() {
   clearTimeout(refresh); // the server ends after its answer
-  const response = await fetch("finish", {method: "POST", headers: {"content-type": "application/json"}, body: "{}"});
-  $("commands").textContent = (await response.json()).commands.join("\n");
-  $("finished").showModal();
+  requests++; // whatever is under way is of no account any more
+  busy = true;
+  try {
+    const response = await fetch("finish", {method: "POST", headers: {"content-type": "application/json"}, body: "{}"});
+    $("commands").textContent = (await response.json()).commands.join("\n");
+    $("finished").showModal();
+  } catch (error) {
+    fail(error, "finish");
+    busy = false;
+  }
 }
 
 document.addEventListener("keydown", (event) => {
@@ -187,7 +207,7 @@ document.addEventListener("keydown", (event) => {
   const at = strip.findIndex((button) => Number(button.dataset.tile) === correcting);
   if (known) give(known.name);
   else if (event.key === "k") give("");
-  else if (event.key === "u") act("undo");
+  else if (event.key === "u") undo();
   else if (event.key === "h") toggleHeat();
   else if (event.key === "?") $("help").showModal();
   else if (event.key === "e" && strip.length) select(Number(strip[0].dataset.tile));
@@ -199,7 +219,7 @@ document.addEventListener("keydown", (event) => {
 });
 for (const button of document.querySelectorAll(".answer")) button.onclick = () => give(button.dataset.label);
 $("skip").onclick = () => give("");
-$("undo").onclick = () => act("undo");
+$("undo").onclick = undo;
 $("heat-button").onclick = toggleHeat;
 $("help-button").onclick = () => $("help").showModal();
 $("help-close").onclick = () => $("help").close();
