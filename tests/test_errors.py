@@ -157,6 +157,13 @@ def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path, inside: tuple[st
     assert errors.explained(caught.value) == f"{file} is a file; expected a folder: delete the file, or choose a folder"
 
 
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too long") as caught:
+        (tmp_path / ("a" * 300)).touch()
+    expected = f"{'a' * 40}...: too long for a file: expected names up to 255 bytes and paths up to 4,096"
+    assert errors.explained(caught.value) == expected
+
+
 def test_bugs_are_not_explained() -> None:
     with pytest.raises(ZeroDivisionError) as caught, errors.advised("batch_size", 4):
         1 / 0  # noqa: B018

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.util
-import os  # its `exists` is False for a name that is too long, where that of a Path raises an error
+import os  # its `exists` and `isfile` are False for a name that is too long, where those of a Path raise an error
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -423,8 +423,9 @@ def own_files(command: Command) -> Fault | None:
     for group in command.groups:
         value = commands.unquoted(command.values.get(group, ""))
         for path in (folder / group / f"{name}.yaml" for folder in folders for name in value.split(",") if name):
-            if path.is_file() and (text := choices.fault(path, group, command.groups, command.settings)) is not None:
-                return Fault(text)
+            fault = choices.fault(path, group, command.groups, command.settings) if os.path.isfile(path) else None
+            if fault is not None:
+                return Fault(fault)
     return None
 
 

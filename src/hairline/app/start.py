@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import errno
 import functools
 import gc
 import io
@@ -37,6 +38,7 @@ from hairline.training.checkpoint import Checkpoint
 log = logging.getLogger("hairline")
 
 CONF = "conf"
+_BAD_PATH = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
 TARGETS = ["hairline.app.sweep.command.Preparation"]  # the callables that a configuration of train.py may name
 
 
@@ -139,7 +141,7 @@ def _refuse(error: Exception) -> int:
         return logs.refuse(error)
     if isinstance(error, ValueError):  # about its flags
         print(redaction.redacted(f"ERROR: {error}"), file=sys.stderr)
-    elif isinstance(error, FileExistsError | NotADirectoryError) and (message := errors.explained(error)):
+    elif getattr(error, "errno", None) in _BAD_PATH and (message := errors.explained(error)):
         print(redaction.redacted(f"ERROR: {message}"), file=sys.stderr)
     else:
         advice = (

@@ -72,7 +72,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def explained(error: BaseException, folders: Mapping[str, Callable[[], Path | str]] | None = None) -> str | None:
-    """Return the message for a fault of the machine, or a file where a folder belongs; None for any other error.
+    """Return the message for a fault of the machine, or for a path that cannot be; None for any other error.
 
     Args:
         error: The error; its causes are searched too.
@@ -89,6 +89,9 @@ def explained(error: BaseException, folders: Mapping[str, Callable[[], Path | st
             return f"the disk is full: {f'no space is left in {full}' if full else unwritable}; {_ADVICE}"
         if getattr(cause, "errno", None) == errno.EROFS or _contains(cause, _READ_ONLY_TEXTS):
             return f"the disk is read-only: {unwritable}; {_ADVICE}"
+        if getattr(cause, "errno", None) == errno.ENAMETOOLONG and path:
+            name = max(Path(str(path)).parts, key=len)
+            return f"{name[:40]}...: too long for a file: expected names up to 255 bytes and paths up to 4,096"
         if file := _file_in_the_way(cause):
             return f"{file} is a file; expected a folder: delete the file, or choose a folder"
         if _is_out_of_memory(cause):
