@@ -97,6 +97,7 @@ def test_an_answer_is_saved_and_the_next_tile_comes_back(page: Page) -> None:
     assert labels.read(page.place / labels.FILE)["label"].tolist() == ["cracked"]
     assert reply["state"]["strip"][0] | {"probability": 0} == page.session.describe(first) | {"probability": 0}
     assert page.act("correct", tile=first, label="sound")["state"]["counts"] == {"cracked": 0, "sound": 1}
+    assert page.act("undo")["state"]["counts"] == {"cracked": 1, "sound": 0}  # reverts the correction
     assert page.act("undo")["tiles"][0]["tile"] == first
     status, _, content = page.request("POST", "finish", {})
     assert (status, json.loads(content)) == (200, {"commands": ["python train.py"]})

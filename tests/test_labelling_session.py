@@ -65,13 +65,13 @@ def test_undo_correct_and_skip_are_rows_that_readers_understand(tmp_path: Path, 
     assert session.undo("a")
     assert session.tiles("a")[0] == three
     session.answer("a", three, "")
-    session.correct(one, NAMES[int(made.cracked[one])])
+    session.correct("a", one, NAMES[int(made.cracked[one])])
     session.close()
     assert len(rows(place)) == 6
     table = labels.read(place / labels.FILE)
     assert table["label"].tolist() == [made.name(two), NAMES[int(made.cracked[one])]]
     with pytest.raises(SessionError, match="no answer to correct"):
-        session.correct(99, "sound")
+        session.correct("a", 99, "sound")
     with pytest.raises(SessionError, match="received the class 'rust': expected one of cracked, sound"):
         session.answer("a", three, "rust")
 
@@ -85,6 +85,48 @@ def test_undo_restores_the_answer_before_and_ends_with_the_first(tmp_path: Path,
     assert session.state("a")["answers"] == 0
     session.close()
     assert labels.read(place / labels.FILE).empty
+
+
+def test_after_a_restart_undone_tiles_are_asked_again_and_skipped_ones_are_not(
+    tmp_path: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    undone = answer(session, made, 3)[1:]
+    assert session.undo("a")
+    assert session.undo("a")
+    twice, skipped = answer(session, made, 2)  # the undone tiles again
+    assert {twice, skipped} == set(undone)
+    assert session.undo("a")
+    session.answer("a", skipped, "")
+    (last,) = answer(session, made, 1)
+    assert session.undo("a")
+    session.close()
+    with caplog.at_level("INFO"):
+        again = made.open(place)
+    assert "earlier session: 2 labels, 1 skipped" in caplog.text
+    state = again.state("a")
+    assert (state["answers"], state["skipped"], state["left"]) == (2, 1, len(made.pool) - 3)
+    shown = answer(again, made, len(made.pool) - 3)
+    assert last in shown
+    assert skipped not in shown
+    again.close()
+
+
+def test_undo_reverts_a_correction_first(tmp_path: Path, place: Path) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    first, second = answer(session, made, 2)
+    wrong = NAMES[0] if made.name(first) == NAMES[1] else NAMES[1]
+    session.correct("a", first, wrong)
+    showing = session.tiles("a")
+    assert session.undo("a")
+    assert session.tiles("a") == showing
+    assert [session.describe(tile)["label"] for tile in (first, second)] == [made.name(first), made.name(second)]
+    assert session.undo("a")
+    assert session.tiles("a")[0] == second
+    session.close()
+    assert labels.read(place / labels.FILE)["label"].tolist() == [made.name(first)]
 
 
 def test_a_restart_goes_on_where_the_session_was(tmp_path: Path, place: Path) -> None:

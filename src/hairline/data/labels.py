@@ -39,13 +39,13 @@ def find(path: str) -> Path:
     return place / FILE if place.is_dir() else place
 
 
-def read(file: Path, *, withdrawn: bool = False) -> pd.DataFrame:
+def read(file: Path, *, history: bool = False) -> pd.DataFrame:
     """Read the labels that count: the last answer of each window, unless its label is empty.
 
     Args:
         file: CSV file with the columns `COLUMNS`; time, by and chosen may be missing. Paths are absolute or relative to
             the file.
-        withdrawn: Include windows whose last answer has an empty label.
+        history: Return all rows instead, in which an empty label skips a window or withdraws its answer.
 
     Returns:
         The columns `COLUMNS`, in the order of the answers; paths are absolute, coordinates int64.
@@ -74,9 +74,10 @@ def read(file: Path, *, withdrawn: bool = False) -> pd.DataFrame:
     table["label"] = pd.Series([nfc(label.strip()) for label in table["label"]], index=table.index, dtype=object)
     absolute = [os.path.normpath(file.parent / entry) for entry in table["path"]]
     table["path"] = pd.Series(absolute, index=table.index, dtype=object)
-    last = table.drop_duplicates(list(WINDOW), keep="last")
-    counting = last if withdrawn else last[last["label"] != ""]
-    return counting[list(COLUMNS)].reset_index(drop=True)
+    if not history:
+        table = table.drop_duplicates(list(WINDOW), keep="last")
+        table = table[table["label"] != ""]
+    return table[list(COLUMNS)].reset_index(drop=True)
 
 
 def from_labels(*, path: str) -> pd.DataFrame:

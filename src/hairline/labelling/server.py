@@ -127,7 +127,7 @@ def application(
         actions: dict[str, Callable[[], Any]] = {
             "show": lambda: None,
             "answer": lambda: session.answer(browser, tile, name),
-            "correct": lambda: session.correct(tile, name),
+            "correct": lambda: session.correct(browser, tile, name),
             "undo": lambda: session.undo(browser),
         }
         if action not in actions:

@@ -46,11 +46,12 @@ class _Browser:
 
     Attributes:
         tiles: Its tiles: the one it shows, and the next ones.
-        done: Tiles it has answered, in order, each with the class before (None: no answer), for undo.
+        done: Tiles it has answered or corrected, in order, each with the class before (None: none) and whether it was a
+            correction, for undo.
     """
 
     tiles: list[int] = field(default_factory=list)
-    done: list[tuple[int, int | None]] = field(default_factory=list)
+    done: list[tuple[int, int | None, bool]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,6 @@ class Session:
         self._order: list[int] = []  # answered tiles, the last answer last
         self._photo_states: OrderedDict[int, NDArray[np.bool_]] = OrderedDict()
         self._curve: list[dict[str, Any]] = []
-        self._others = 0
         self._selector = Selector(pool.features, pool.photo, mean=base.mean, deviation=base.deviation)
         self._restore()
         self._journal = Journal(folder / labels.FILE)
@@ -157,11 +157,11 @@ class Session:
             before = self._labels.get(tile)
             self._write(tile, label)
             state.tiles.remove(tile)
-            state.done.append((tile, before))
+            state.done.append((tile, before, False))
             self._fill(state)
             return True
 
-    def correct(self, tile: int, name: str) -> None:
+    def correct(self, browser: str, tile: int, name: str) -> None:
         """Save another answer for a tile that was answered before.
 
         Raises:
@@ -171,23 +171,30 @@ class Session:
         label = self._class(name)
         with self._lock:
             if tile not in self._labels:
-                raise SessionError(f"tile {tile} has no answer to correct")
-            if self._labels[tile] != label:
+                raise SessionError("this tile has no answer to correct: it was undone in another window")
+            before = self._labels[tile]
+            if before != label:
                 self._write(tile, label)
+                self._browser(browser).done.append((tile, before, True))
 
     def undo(self, browser: str) -> bool:
-        """Withdraw the last answer of a browser, which then shows that tile again; returns whether there was one."""
+        """Withdraw the last answer of a browser, which then shows that tile again, or its last correction.
+
+        Returns:
+            Whether there was one.
+        """
         with self._lock:
             state = self._browser(browser)
             if not state.done:
                 return False
-            tile, before = state.done[-1]
-            self._write(tile, before)
+            tile, before, corrected = state.done[-1]
+            if tile in self._labels:  # not withdrawn in another window
+                self._write(tile, before)
             state.done.pop()
-            if before is None:
-                del self._labels[tile]
-                self._order.remove(tile)
-            state.tiles = [tile, *state.tiles][:_AHEAD]
+            if not corrected:
+                if before is None:
+                    self._forget(tile)
+                state.tiles = [tile, *state.tiles][:_AHEAD]
             return True
 
     def state(self, browser: str) -> dict[str, Any]:
@@ -217,21 +224,24 @@ class Session:
     def describe(self, tile: int) -> dict[str, Any]:
         """Return a tile's number, photo, place, answer, and what the model says of it, as plain values.
 
-        `heat` is the class that red cells of its heat map speak for.
+        `heat` is the class that red cells of its heat map speak for. With a threshold, `probability` is that of the
+        positive class, else that of the answer.
         """
         with self._lock:
             layer, logits, label = self._learned.layer, self._learned.logits[tile], self._labels.get(tile)
             plain = logits.astype(np.float64)
+            answer = judged = int(logits.argmax())
             if layer.positive is not None and layer.threshold is not None:
-                plain[layer.positive] += np.log(layer.threshold / (1 - layer.threshold))
-            answer = int(logits.argmax())
+                judged = layer.positive
+                plain[judged] += np.log(layer.threshold / (1 - layer.threshold))
             return {
                 "tile": tile,
                 "photo": self.pool.photos[self.pool.photo[tile]],
                 "box": self.pool.boxes[tile].tolist(),
                 "label": None if label is None else self.class_names[label],
                 "predicted": self.class_names[answer],
-                "probability": round(float(softmax(plain)[answer]), 4),
+                "probability": round(float(softmax(plain)[judged]), 4),
+                "threshold": None if layer.positive is None or layer.threshold is None else round(layer.threshold, 4),
                 "heat": self.class_names[answer if layer.positive is None else layer.positive],
             }
 
@@ -280,6 +290,10 @@ class Session:
             self._order.remove(tile)
         self._order.append(tile)
 
+    def _forget(self, tile: int) -> None:
+        if self._labels.pop(tile, self) is not self:
+            self._order.remove(tile)
+
     def _restore(self) -> None:
         """Read the answers of an earlier session in the folder."""
         file = self.folder / labels.FILE
@@ -290,7 +304,7 @@ class Session:
             (self.pool.photos[photo], *box): tile
             for tile, (photo, box) in enumerate(zip(self.pool.photo.tolist(), self.pool.boxes.tolist(), strict=True))
         }
-        table = labels.read(file, withdrawn=True)
+        table = labels.read(file, history=True)
         unknown = sorted(set(table["label"]) - {"", *self.class_names})
         if unknown:
             raise SessionError(
@@ -298,10 +312,14 @@ class Session:
                 "choose another output folder, or the run that this session was started with"
             )
         rows: Iterable[Any] = table.itertuples(index=False)
+        others = set()
         for row in rows:
-            tile = numbers.get((row.path, row.x, row.y, row.width, row.height))
+            place = (row.path, row.x, row.y, row.width, row.height)
+            tile = numbers.get(place)
             if tile is None:
-                self._others += 1
+                others.add(place)
+            elif not row.label and tile in self._labels:  # of a tile without an answer it is a skip
+                self._forget(tile)
             else:
                 self._apply(tile, self._class(row.label))
         try:
@@ -310,11 +328,12 @@ class Session:
                 self._curve = [entry for entry in stored["curve"] if entry["answers"] <= len(self._order)]
         except (OSError, ValueError, KeyError, TypeError):
             log.debug("no state of an earlier session in %s", self.folder)
-        log.info("%d answers of an earlier session", len(self._order))
-        if self._others:
+        answered = sum(label is not None for label in self._labels.values())
+        log.info("earlier session: %d labels, %d skipped", answered, len(self._labels) - answered)
+        if others:
             log.warning(
                 "WARNING: %d answers in %s belong to other photos or tile sizes: they stay there and are not shown",
-                self._others,
+                len(others),
                 file,
             )
 

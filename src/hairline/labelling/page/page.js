@@ -35,7 +35,7 @@ async function act(action, values = {}) {
 }
 
 function fail(error, action) {
-  $("error").textContent = error instanceof TypeError ? "label.py does not answer: start it again, then reload this page." : error.message;
+  $("error").textContent = error instanceof TypeError ? "label.py does not answer: start it again, and open the address that it prints." : error.message;
   $("error").dataset.action = action;
   $("error").hidden = false;
 }
@@ -55,7 +55,9 @@ async function show(reply) {
       document.body.dataset.tile = tile.tile;
     }
     place(tile.frame);
-    $("says").textContent = `The model says ${tile.predicted} (${(100 * tile.probability).toFixed(0)} %).`;
+    const percent = (share) => `${(100 * share).toFixed(0)} %`;
+    $("says").textContent = `The model says ${tile.predicted} (` + (tile.threshold === null ? percent(tile.probability)
+      : `probability of ${tile.heat} ${percent(tile.probability)}, threshold ${percent(tile.threshold)}`) + ").";
     $("place").textContent = `${tile.photo.split(/[/\\]/).pop()}, x ${tile.box[0]}, y ${tile.box[1]}`;
   }
   for (const next of tiles.slice(1)) {
@@ -82,7 +84,7 @@ async function toggleHeat() {
   picture.src = `heat/${tile}.png?${Date.now()}`; // the model changes with each label
   const done = await picture.decode().then(() => true, () => false);
   if (tiles[0]?.tile !== tile || !pressed()) return; // answered, or switched off, meanwhile
-  $("legend").textContent = done ? `Red speaks for ${heat}, blue against it.` : "There is no heat map of this tile.";
+  $("legend").textContent = done ? `Red speaks for ${heat}, blue against it.` : "No heat map: the photo cannot be read, or label.py does not answer.";
   picture.hidden = !done;
 }
 
@@ -224,4 +226,5 @@ $("heat-button").onclick = toggleHeat;
 $("help-button").onclick = () => $("help").showModal();
 $("help-close").onclick = () => $("help").close();
 $("finish-button").onclick = finish;
+$("finished").addEventListener("cancel", (event) => event.preventDefault()); // behind it the page would answer no key
 act("show");
