@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import xdist
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 from PIL import Image
 
 from hairline import tracking
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 
 settings.register_profile("hairline", deadline=None, derandomize=True)  # the same examples everywhere, at any speed
 settings.load_profile("hairline")
+# Constants of the loaded modules would make the examples depend on the tests that ran before in the same process.
+providers._get_local_constants = lambda: providers._local_constants
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

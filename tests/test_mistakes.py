@@ -57,6 +57,7 @@ def find(typed: str, script: str = "train") -> str | None:
         ("train", "--lr 0.1 --data photos", "without dashes", "learning_rate=0.1 data=folder data.path=photos"),
         ("train", "--no-probe", "without dashes", "probe=false"),
         ("train", "--report.learning-curve", "without dashes", "report.learning_curve=true"),
+        ("train", "~schedule schedule.name=cosine", "schedule can be replaced", "schedule.name=cosine"),
         ("predict", "--run a --input photos", "without dashes", "run=a input=photos"),
         # Names of other tools.
         ("train", "lr=0.1", "Did you mean 'learning_rate'", "learning_rate=0.1"),

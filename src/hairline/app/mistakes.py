@@ -413,6 +413,16 @@ def path_with_comma(command: Command) -> Fault | None:
     return None
 
 
+def removed_choice(command: Command) -> Fault | None:
+    """Return the fault of `~schedule`: a choice can be replaced, but not removed."""
+    for place, argument in enumerate(command.arguments):
+        group = argument[1:].partition("=")[0]
+        if argument.startswith("~") and group in command.groups:
+            rest = [*command.arguments[:place], *command.arguments[place + 1 :]]
+            return Fault(f"{argument}: {group} can be replaced, but not removed; choose another, or leave it out", rest)
+    return None
+
+
 def own_files(command: Command) -> Fault | None:
     """Return the fault of a YAML file that the command chooses."""
     folders = [command.conf]
@@ -450,6 +460,7 @@ CHECKS: tuple[Callable[[Command], Fault | None], ...] = (
     unknown_choice,
     values_without_multirun,
     path_with_comma,
+    removed_choice,
     own_files,
     missing_launcher,
 )
