@@ -83,6 +83,18 @@ def serving(folder: Path) -> contextlib.AbstractContextManager[subprocess.Popen[
     return started([sys.executable, "-u", "-c", SERVER, str(folder)], env=environment)
 
 
+@contextlib.contextmanager
+def opened(folder: Path, browser: Any) -> Iterator[Any]:
+    """Serve a session and show its first tile."""
+    with serving(folder) as process:
+        page = browser.new_page()
+        page.goto(address_of(process))
+        page.wait_for_selector("body[data-tile]")
+        page.wait_for_function("() => !busy")
+        yield page
+        page.close()
+
+
 def address_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     for line in process.stdout:
@@ -133,11 +145,7 @@ def truth(place: str) -> str:
 
 
 def test_a_key_counts_while_the_page_asks_for_news(tmp_path: Path, browser: Any) -> None:
-    with serving(tmp_path) as process:
-        page = browser.new_page()
-        page.goto(address_of(process))
-        page.wait_for_selector("body[data-tile]")
-        page.wait_for_function("() => !busy")
+    with opened(tmp_path, browser) as page:
         held: list[Any] = []
         page.route("**/act/show", lambda route: held.append(route))
         shown = page.get_attribute("body", "data-tile")
@@ -151,15 +159,10 @@ def test_a_key_counts_while_the_page_asks_for_news(tmp_path: Path, browser: Any)
         assert page.get_attribute("body", "data-tile") == following
         assert page.is_hidden("#error")
         assert page.is_visible("#pictures")
-        page.close()
 
 
 def test_a_correction_that_was_not_saved_can_be_repeated(tmp_path: Path, browser: Any) -> None:
-    with serving(tmp_path) as process:
-        page = browser.new_page()
-        page.goto(address_of(process))
-        page.wait_for_selector("body[data-tile]")
-        page.wait_for_function("() => !busy")
+    with opened(tmp_path, browser) as page:
         page.keyboard.press("c")
         page.wait_for_selector("#last button:has-text('cracked')")
         page.wait_for_function("() => !busy")
@@ -176,7 +179,6 @@ def test_a_correction_that_was_not_saved_can_be_repeated(tmp_path: Path, browser
         page.wait_for_selector("#error", state="hidden")
         assert page.get_attribute("body", "data-tile") == shown
         assert page.eval_on_selector_all("#last button", "all => all.length") == 1
-        page.close()
 
 
 # Whether the yellow frame lies around the tile in the picture of its surroundings, in pixels of the window.

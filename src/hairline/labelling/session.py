@@ -231,9 +231,10 @@ class Session:
             layer, logits, label = self._learned.layer, self._learned.logits[tile], self._labels.get(tile)
             plain = logits.astype(np.float64)
             answer = judged = int(logits.argmax())
-            if layer.positive is not None and layer.threshold is not None:
+            threshold = None if layer.positive is None else layer.threshold
+            if layer.positive is not None and threshold is not None:
                 judged = layer.positive
-                plain[judged] += np.log(layer.threshold / (1 - layer.threshold))
+                plain[judged] += np.log(threshold / (1 - threshold))
             return {
                 "tile": tile,
                 "photo": self.pool.photos[self.pool.photo[tile]],
@@ -241,7 +242,7 @@ class Session:
                 "label": None if label is None else self.class_names[label],
                 "predicted": self.class_names[answer],
                 "probability": round(float(softmax(plain)[judged]), 4),
-                "threshold": None if layer.positive is None or layer.threshold is None else round(layer.threshold, 4),
+                "threshold": None if threshold is None else round(threshold, 4),
                 "heat": self.class_names[answer if layer.positive is None else layer.positive],
             }
 
@@ -291,7 +292,8 @@ class Session:
         self._order.append(tile)
 
     def _forget(self, tile: int) -> None:
-        if self._labels.pop(tile, self) is not self:
+        if tile in self._labels:
+            del self._labels[tile]
             self._order.remove(tile)
 
     def _restore(self) -> None:

@@ -134,7 +134,8 @@ class Delivery:
         if self._failures >= _WARN_AFTER and not self._warned and not self._required:
             self._warned = True
             log.warning("WARNING: %s\nTraining continues; the journal is sent later", self._outage())
-        if not self._closing.wait(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))):
+        doubled = min(self._failures, 10)  # a float overflows after a night without the server
+        if not self._closing.wait(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**doubled)):
             return True
         time.sleep(_FIRST_PAUSE)
         return time.monotonic() < self._progress + _LAST_WAIT

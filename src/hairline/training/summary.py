@@ -133,12 +133,13 @@ def chance_note(data: Dataset, metrics: Mapping[str, float]) -> str:
     That is: neither accuracy nor log loss is better than with the shares of the classes as the probabilities of every
     image. Fewer than `_LEAST_IMAGES` images show nothing.
     """
-    counts = np.bincount(data.labels[data.rows("val")], minlength=len(data.class_names))
-    shares = counts / counts.sum()
-    informative = metrics["val_accuracy"] > shares.max() or metrics["val_loss"] < 0.99 * entr(shares).sum()
-    if counts.sum() < _LEAST_IMAGES or informative:
+    labels = data.labels[data.rows("val")]
+    if len(labels) < _LEAST_IMAGES:
         return ""
-    name = manifest.printable(data.class_names[int(counts.argmax())])
+    shares = np.bincount(labels, minlength=len(data.class_names)) / len(labels)
+    if metrics["val_accuracy"] > shares.max() or metrics["val_loss"] < 0.99 * entr(shares).sum():
+        return ""
+    name = manifest.printable(data.class_names[int(shares.argmax())])
     return (
         f"WARNING: on the validation images the model is no better than always answering {name} (accuracy "
         f"{shares.max():.4f}). Check the labels, learning_rate and model.weights"

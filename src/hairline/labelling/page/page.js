@@ -8,7 +8,7 @@ const browser = sessionStorage.browser || (sessionStorage.browser = crypto.rando
 let tiles = [], busy = false, requests = 0, correcting = null, refresh = null;
 
 async function act(action, values = {}) {
-  if (busy) return;
+  if (busy) return false;
   const request = ++requests, overtaken = () => request !== requests;
   // While the page only asks for news about a tile on the screen, a key counts: its request overtakes this one.
   busy = action !== "show" || !tiles.length;
