@@ -156,6 +156,7 @@ def test_weights_count_as_repeated_images_do(classes: int, positive: int | None)
         expected = metrics.classification_metrics(labels[again], table[again], positive=positive)
         other = metrics.class_metrics(labels[again], others[again], classes=classes, positive=positive)
         expected |= {f"{name}_other": value for name, value in other.items()}
+        del expected["auroc"]  # its interval needs no resamples
         assert {name: column[row] for name, column in values.items()} == pytest.approx(expected, abs=1e-5)
 
 

@@ -18,6 +18,7 @@ from hairline import tracking
 from hairline.config import Compare
 from hairline.data import classes, manifest
 from hairline.evaluation import metrics, paired
+from hairline.evaluation.metrics import LOWER_IS_BETTER
 from hairline.evaluation.paired import ComparisonError
 from hairline.model import predictions
 from hairline.model.decision import Decision, describe_groups
@@ -35,7 +36,6 @@ _LISTED = (
 # Limits of the screen and the figure; comparison.csv and differences.csv are complete.
 _MOST_SETTINGS, _MOST_LETTERS, _MOST_ROWS = 6, 40, 20
 _MOST_DRAWN = 50
-_LOWER_IS_BETTER = ("loss", "ece", "brier")
 # Resamples of the intervals of runs that computed none: many runs may have to wait for them.
 _RESAMPLES = 200
 
@@ -79,7 +79,7 @@ def compare(config: Compare, directory: Path) -> pd.DataFrame:
         runs = [read_run(name, folder, known) for name, folder in folders]
         reference = None if config.reference is None else find_reference(config.reference, folders)
     metric = find_metric(config.metric, runs)
-    highest_first = not metric.removesuffix("_uncalibrated").endswith(_LOWER_IS_BETTER)
+    highest_first = not metric.removesuffix("_uncalibrated").endswith(LOWER_IS_BETTER)
     ranked = sorted(runs, key=lambda run: run.metrics[metric], reverse=highest_first)
     table = tabulate(ranked)
     differences = compare_with(
@@ -295,7 +295,7 @@ def compare_with(reference: Run, runs: list[Run], metric: str, *, chosen: bool, 
             continue
         outcome = "no difference"
         if result.decided:
-            outcome = "better" if (result.value > 0) != (metric in _LOWER_IS_BETTER) else "worse"
+            outcome = "better" if (result.value > 0) != (metric in LOWER_IS_BETTER) else "worse"
         values: dict[str, Any] = {
             "difference": result.value,
             "low": result.low,

@@ -1,4 +1,7 @@
-"""Metrics of predictions: by scikit-learn, and as functions of image weights for the bootstrap.
+"""Metrics of predictions, and as functions of image weights for the bootstrap.
+
+Metrics of classes are ratios of sums over images: `class_terms` defines them once, for all images, for resamples, for
+intervals in closed form and for the comparison of models.
 
 A metric that is undefined (a class without images, or without images of any other class) is nan, without a warning. One
 exception, as in scikit-learn: a class that has images and is never predicted has a precision of 0, so that a model that
@@ -14,13 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    multilabel_confusion_matrix,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hairline.evaluation import intervals
 from hairline.evaluation.intervals import Interval
@@ -29,7 +26,7 @@ from hairline.model.predictions import Predictions
 
 BINS = 15  # of the calibration error
 PER_CLASS = ("precision", "recall", "f1", "specificity", "auroc", "average_precision")
-_UNBOUNDED = ("loss", "brier", "ece")  # lower is better, and 0 is no natural result
+LOWER_IS_BETTER = ("loss", "brier", "ece")
 _SMALLEST_PROBABILITY = 1e-7  # epsilon of Keras, so that `loss` equals the loss of training
 OF_CLASSES = ("accuracy", "precision", "recall", "specificity", "f1", "balanced_accuracy")
 
@@ -125,13 +122,12 @@ def class_metrics(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], *, classes: int, positive: int | None
 ) -> dict[str, float]:
     """Compute the metrics of predicted classes: `accuracy precision recall f1 specificity balanced_accuracy`."""
-    one_sided, present = _one_sided(labels, predicted, classes), np.isin(range(classes), labels)
-    metrics = {"accuracy": float(accuracy_score(labels, predicted))}
-    for name, values in one_sided.items():
-        metrics[name] = float(values[present].mean() if positive is None else values[positive])
-    # Of two classes with one missing there is nothing to balance.
-    balanced = one_sided["recall"][present].mean() if classes > 2 or present.all() else np.nan
-    return metrics | {"balanced_accuracy": float(balanced)}
+    terms = class_terms(labels, predicted, positive)
+    sums = {name: (above.sum(axis=0), below.sum(axis=0)) for name, (above, below) in terms.items()}
+    metrics = {name: float(value) for name, value in _class_ratios(sums, macro=positive is None).items()}
+    if classes == 2 and len(np.unique(labels)) == 1:  # nothing to balance
+        metrics["balanced_accuracy"] = np.nan
+    return metrics
 
 
 def probability_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> dict[str, float]:
@@ -163,7 +159,7 @@ def reliability_bins(
     right, confidence, index = _confidence(labels, np.asarray(probabilities, np.float64))
     count = np.bincount(index, minlength=BINS)
     sums = [np.bincount(index, weights=values, minlength=BINS) for values in (confidence, right)]
-    mean_confidence, accuracy = (_ratio(total, count) for total in sums)
+    mean_confidence, accuracy = (ratio(total, count) for total in sums)
     return mean_confidence, accuracy, count
 
 
@@ -229,15 +225,16 @@ class WeightedMetrics:
             predicted: Predicted classes, int64 [n], -1 for no answer, by the suffix of their metrics.
             positive: Index of the positive class; None: macro averages.
         """
-        self._positive, self._classes = positive, probabilities.shape[1]
+        self._positive = positive
         self._terms = image_terms(labels, probabilities).astype(np.float32)
-        # Confusion matrix cells, with a last column for no answer.
-        columns = self._classes + 1
-        self._cells = {
-            suffix: np.eye(self._classes * columns, dtype=np.float32)[labels * columns + classes % columns]
-            for suffix, classes in predicted.items()
+        self._class_terms = {
+            suffix: {
+                name: (above.astype(np.float32), below.astype(np.float32))
+                for name, (above, below) in class_terms(labels, answers, positive).items()
+            }
+            for suffix, answers in predicted.items()
         }
-        ranked = range(self._classes) if positive is None else (positive,)
+        ranked = np.unique(labels) if positive is None else [positive]
         self._rankings = [Ranking(labels == index, probabilities[:, index]) for index in ranked]
 
     def __call__(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
@@ -252,40 +249,24 @@ class WeightedMetrics:
     def of_classes(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
         """Return the metrics of `class_metrics`, with the suffix of each set of predicted classes."""
         metrics: dict[str, NDArray[np.float64]] = {}
-        for suffix, cells in self._cells.items():
-            counts = (weights @ cells).astype(np.float64).reshape(-1, self._classes, self._classes + 1)
-            right, support = np.einsum("bii->bi", counts[..., :-1]), counts.sum(axis=2)
-            called, total = counts[..., :-1].sum(axis=1), counts.sum(axis=(1, 2))
-            others = total[:, None] - support
-            one_sided = {
-                "recall": _ratio(right, support),
-                "precision": np.where((called == 0) & (support > 0), 0.0, _ratio(right, called)),
-                "f1": _ratio(2 * right, support + called),
-                "specificity": _ratio(others - called + right, others),
+        for suffix, terms in self._class_terms.items():
+            sums = {
+                name: ((weights @ above).astype(np.float64), (weights @ below).astype(np.float64))
+                for name, (above, below) in terms.items()
             }
-            metrics[f"accuracy{suffix}"] = right.sum(axis=1) / total
-            metrics[f"balanced_accuracy{suffix}"] = _mean_of_defined(one_sided["recall"], axis=1)
-            for name, values in one_sided.items():
-                macro = _mean_of_defined(np.where(support > 0, values, np.nan), axis=1)
-                metrics[f"{name}{suffix}"] = macro if self._positive is None else values[:, self._positive]
+            values = _class_ratios(sums, macro=self._positive is None)
+            metrics |= {f"{name}{suffix}": value for name, value in values.items()}
         return metrics
 
     def of_rankings(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
-        """Return `auroc` and `average_precision`."""
-        areas, averages = [], []
+        """Return `average_precision`; the AUROC has an interval in closed form."""
+        averages = []
         for ranking in self._rankings:
             true_positives, false_positives = ranking.counts(weights)
-            new_positives = np.diff(true_positives, axis=1, prepend=0)
-            new_negatives = np.diff(false_positives, axis=1, prepend=0)
-            positives, negatives = true_positives[:, -1], false_positives[:, -1]
-            pairs = (new_negatives * (2 * true_positives - new_positives)).sum(axis=1)
-            areas.append(_ratio(pairs, 2 * positives * negatives))
+            found = np.diff(true_positives, axis=1, prepend=0)
             precision = true_positives / np.maximum(true_positives + false_positives, 1)
-            averages.append(_ratio((new_positives * precision).sum(axis=1), positives))
-        return {
-            "auroc": _mean_of_defined(np.stack(areas), axis=0),
-            "average_precision": _mean_of_defined(np.stack(averages), axis=0),
-        }
+            averages.append(ratio((found * precision).sum(axis=1), true_positives[:, -1]))
+        return {"average_precision": mean_of_defined(np.stack(averages, axis=1))}
 
 
 class Ranking:
@@ -318,25 +299,12 @@ def _metrics_per_class(
 ) -> dict[str, float]:
     """Return `<metric>_<class>` for each class against the rest."""
     metrics: dict[str, float] = {}
-    one_sided = _one_sided(predictions.labels, predicted, len(predictions.class_names))
+    labels, classes = predictions.labels, len(predictions.class_names)
     for index, name in enumerate(predictions.class_names):
-        values = {metric: float(column[index]) for metric, column in one_sided.items()}
-        values |= _ranking_metrics(predictions.labels == index, probabilities[:, index])
+        values = class_metrics(labels, predicted, classes=classes, positive=index)
+        values |= _ranking_metrics(labels == index, probabilities[:, index])
         metrics |= {f"{metric}_{name}": values[metric] for metric in PER_CLASS}
     return metrics
-
-
-def _one_sided(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> dict[str, NDArray[np.float64]]:
-    """Return precision, recall, f1 and specificity of each class against the rest, float64 [classes] each."""
-    options = {"labels": np.arange(classes)}
-    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, zero_division=np.nan, **options)
-    matrices = multilabel_confusion_matrix(labels, predicted, **options)
-    return {
-        "precision": np.where((support > 0) & np.isnan(precision), 0.0, precision),
-        "recall": recall,
-        "f1": f1,
-        "specificity": _ratio(matrices[:, 0, 0], matrices[:, 0].sum(axis=1)),
-    }
 
 
 def _ranking_metrics(positives: NDArray[np.bool_], scores: NDArray[np.floating]) -> dict[str, float]:
@@ -390,6 +358,21 @@ def class_terms(labels: NDArray[np.int64], predicted: NDArray[np.int64], positiv
     }
 
 
+def _class_ratios(sums: Mapping[str, Terms], *, macro: bool) -> dict[str, NDArray[np.float64]]:
+    """Return the metrics of `class_metrics` from sums of `class_terms` over images, [..., ratios] each.
+
+    Args:
+        sums: Numerators and denominators of each metric.
+        macro: Whether precision, recall, specificity and f1 are averages over the classes that have images.
+    """
+    values = {name: ratio(above, below) for name, (above, below) in sums.items()}
+    has_images = sums["recall"][1] > 0
+    values["precision"] = np.where(has_images & np.isnan(values["precision"]), 0.0, values["precision"])
+    if macro:
+        values |= {name: np.where(has_images, values[name], np.nan) for name in ("precision", "specificity", "f1")}
+    return {name: mean_of_defined(value) for name, value in values.items()}
+
+
 def _ratio_intervals(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], positive: int | None, groups: NDArray[np.int64]
 ) -> dict[str, Interval]:
@@ -403,16 +386,28 @@ def auroc_interval(
     labels: NDArray[np.int64], probabilities: NDArray[np.floating], *, positive: int | None, groups: NDArray[np.int64]
 ) -> Interval:
     """Return the interval of the AUROC, as a macro average where no class is positive."""
-    ranked = np.unique(labels) if positive is None else [positive]
-    shares = [placements(labels == index, probabilities[:, index]) for index in ranked]
+    values, missed = auroc_terms(labels, probabilities, positive)
+    area = float(values.mean())
     fewest = min(len(np.unique(groups[labels == index])) for index in np.unique(labels))
-    areas = [float(share[labels == index].mean()) for index, share in zip(ranked, shares, strict=True)]
-    contributions = np.zeros(len(labels))
-    for index, share, area in zip(ranked, shares, areas, strict=True):
+    return intervals.of_contributions(area, (values.mean(axis=1) - area) / len(labels), missed, groups, fewest)
+
+
+def auroc_terms(
+    labels: NDArray[np.int64], probabilities: NDArray[np.floating], positive: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return pseudo-values whose mean is the AUROC (DeLong et al. 1988), [n, AUROCs], and which images rank wrongly.
+
+    Without a positive class there is an AUROC for each class that has images.
+    """
+    columns, missed = [], np.zeros(len(labels), bool)
+    for index in np.unique(labels) if positive is None else [positive]:
         member = labels == index
-        contributions += (share - area) / np.where(member, member.sum(), (~member).sum()) / len(ranked)
-    missed = np.any([share < 1 for share in shares], axis=0)
-    return intervals.of_contributions(float(np.mean(areas)), contributions, missed, groups, fewest)
+        share = placements(member, probabilities[:, index])
+        area = share[member].mean() if member.any() else np.nan
+        sizes = np.where(member, member.sum(), (~member).sum())
+        columns.append(area + (share - area) * len(labels) / sizes)
+        missed |= share < 1
+    return np.stack(columns, axis=1), missed
 
 
 def placements(members: NDArray[np.bool_], scores: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -447,20 +442,20 @@ def _bootstrap_intervals(
     fewest = min(len(np.unique(groups[labels == index])) for index in np.unique(labels))
     return {
         name: intervals.percentiles(values, count)
-        if name in _UNBOUNDED
+        if name in LOWER_IS_BETTER
         else intervals.of_resamples(metrics[name], values, fewest)
         for name, values in drawn.items()
     }
 
 
-def _ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> NDArray[np.float64]:
+def ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> NDArray[np.float64]:
     """Return the quotient, nan where the divisor is 0."""
     quotient = np.full(np.shape(below), np.nan)
     np.divide(above, below, out=quotient, where=np.asarray(below) > 0)
     return quotient
 
 
-def _mean_of_defined(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Return the mean of the defined values; nan, without a warning, if all are undefined."""
+def mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of the defined values over the last axis; nan, without a warning, if all are undefined."""
     defined = np.isfinite(values)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=axis), defined.sum(axis=axis))
+    return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))

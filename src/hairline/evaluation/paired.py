@@ -20,7 +20,15 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from hairline.evaluation import intervals
-from hairline.evaluation.metrics import OF_CLASSES, Terms, class_terms, image_terms, placements
+from hairline.evaluation.metrics import (
+    OF_CLASSES,
+    Terms,
+    auroc_terms,
+    class_terms,
+    image_terms,
+    mean_of_defined,
+    ratio,
+)
 from hairline.model import predictions
 from hairline.system.errors import HairlineError
 
@@ -197,7 +205,7 @@ class _Table:
         if name in OF_CLASSES:
             return class_terms(labels, predicted, index)[name]
         if name == "auroc":
-            return _auroc_terms(labels, probabilities, index)
+            return auroc_terms(labels, probabilities, index)[0], np.ones((len(labels), 1))
         column = ("loss", "brier").index(name)
         return image_terms(labels, probabilities)[:, [column]], np.ones((len(labels), 1))
 
@@ -220,7 +228,7 @@ def _compare_aligned(
 
     def values(weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
         above, below = (np.tensordot(weights.astype(np.float64), side, axes=1) for side in stacked)
-        return {"values": _mean_ratio(above, below)}
+        return {"values": mean_of_defined(ratio(above, below))}
 
     observed = values(np.ones((1, count), np.float32))["values"][0]
     drawn = intervals.bootstrap(values, np.arange(count), resamples=resamples, seed=seed)["values"]
@@ -319,27 +327,6 @@ def _by_group(terms: Terms, groups: NDArray[np.int64], count: int) -> Terms:
     return above, below
 
 
-def _mean_ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of the ratios with a denominator, over the last axis; nan if none has one."""
-    ratios = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-    number = np.asarray((below > 0).sum(axis=-1), np.float64)
-    mean = np.full(number.shape, np.nan)
-    np.divide(ratios.sum(axis=-1), number, out=mean, where=number > 0)
-    return mean
-
-
 def _codes(names: pd.Series[str], class_names: list[str]) -> NDArray[np.int64]:
     """Return the index of each class name, -1 for any other text."""
     return pd.Index(class_names, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)
-
-
-def _auroc_terms(labels: NDArray[np.int64], probabilities: NDArray[np.float64], positive: int | None) -> Terms:
-    """Return pseudo-values whose mean is the AUROC (DeLong et al. 1988), one column a class."""
-    columns = []
-    for index in np.unique(labels) if positive is None else [positive]:
-        member = labels == index
-        share = placements(member, probabilities[:, index])
-        area = share[member].mean() if member.any() else np.nan
-        sizes = np.where(member, member.sum(), (~member).sum())
-        columns.append(area + (share - area) * len(labels) / sizes)
-    return np.stack(columns, axis=1), np.ones((len(labels), len(columns)))
