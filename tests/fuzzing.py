@@ -91,9 +91,9 @@ def sample_images(photos: list[Path]) -> list[tuple[str, bytes]]:
     return found
 
 
-def mutated_images(samples: list[tuple[str, bytes]], count: int, seed: int = SEED) -> Iterator[tuple[str, bytes]]:
+def mutated_images(samples: list[tuple[str, bytes]], count: int) -> Iterator[tuple[str, bytes]]:
     """Give damaged images: suffix (now and then a wrong one) and bytes; PNGs often with their checksums set right."""
-    generator = random.Random(f"images {seed}")
+    generator = random.Random(f"images {SEED}")
     for _ in range(count):
         suffix, content = generator.choice(samples)
         raw = mutated(content, generator, generator.choice(samples)[1])
@@ -117,11 +117,9 @@ def _with_png_checksums(raw: bytes) -> bytes:
 # --- archives ---------------------------------------------------------------------------------------------------------
 
 
-def mutated_archives(
-    files: dict[str, bytes], place: Path, count: int, seed: int = SEED
-) -> Iterator[tuple[str, bytes, bool]]:
-    """Give damaged zips and RARs, stored and compressed: kind, bytes, and whether checksums were set right again."""
-    generator = random.Random(f"archives {seed}")
+def mutated_archives(files: dict[str, bytes], place: Path, count: int) -> Iterator[bytes]:
+    """Give damaged zips and RARs, stored and compressed, some with their checksums set right again."""
+    generator = random.Random(f"archives {SEED}")
     whole = [
         ("zip", make_zip(place / "whole", files).read_bytes()),
         ("zip", make_zip(place / "whole", files, 0).read_bytes()),
@@ -137,10 +135,9 @@ def mutated_archives(
             near = generator.choice(headers) + generator.randrange(-30, 20)
             place = generator.choice((generator.randrange(len(content)), max(0, near)))
             raw = content[:place] + bytes([content[place] ^ 1 << generator.randrange(8)]) + content[place + 1 :]
-        repaired = generator.random() < 0.5
-        if repaired:
+        if generator.random() < 0.5:
             raw = _with_rar_checksums(raw) if kind == "rar" else _renamed(raw, files, generator)
-        yield kind, raw, repaired
+        yield raw
 
 
 def _renamed(raw: bytes, files: dict[str, bytes], generator: random.Random) -> bytes:
@@ -188,9 +185,9 @@ _PIECES = (
 )  # fmt: skip
 
 
-def mutated_manifests(content: bytes, count: int, seed: int = SEED) -> Iterator[bytes]:
+def mutated_manifests(content: bytes, count: int) -> Iterator[bytes]:
     """Give damaged CSV files: bytes, fields, quotes, lines and encodings."""
-    generator = random.Random(f"manifests {seed}")
+    generator = random.Random(f"manifests {SEED}")
     for _ in range(count):
         raw = content
         for _ in range(generator.choice((1, 1, 2, 5))):

@@ -271,7 +271,7 @@ def use(loaded: config.Config, typed: list[str]) -> None:
     assert view.shape == (9, 8, 3)
     np.random.default_rng([loaded.seed, 1])
     if loaded.data.source == "folder":
-        prepare.list_images(loaded.data, seed=loaded.seed)
+        prepare.list_images(loaded.data)
 
 
 # --- identity and saved form ------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def follow(root: Path, words: list[str]) -> dict[str, int]:
     typed = [f"data.path={root}", *(shlex.split(word)[0] for word in words)]
     given = {entry.partition("=")[0]: entry for entry in typed}  # an answer replaces what was typed
     config = composed("config", *commandline.parse(["data=folder", *given.values()], ROOT / "conf").completed)
-    rows = prepare.list_images(config.data, seed=0)
+    rows = prepare.list_images(config.data)
     if config.split.given == "ignore":
         rows["split"] = ""
     splits.check_given(rows, in_folders=True)

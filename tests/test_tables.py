@@ -125,7 +125,7 @@ def test_other_column_names(photos: Path) -> None:
     config = composed("config", "data=manifest", f"data.path={photos / 'list.csv'}", *(
         f"data.columns.{role}={name}" for role, name in columns.items()
     ))  # fmt: skip
-    rows = prepare.list_images(config.data, seed=0)
+    rows = prepare.list_images(config.data)
     assert rows[["label", "group", "split"]].to_numpy().tolist() == [["a", "x", "train"], ["b", "y", "test"]]
 
 
