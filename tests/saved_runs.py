@@ -6,17 +6,25 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from hairline.data import images, manifest, sources
 from hairline.model import saved
 from hairline.model.decision import Decision
 
 
-def saved_run(place: Path, data: Path, seed: int = 0, positive: str | None = "cracked") -> Path:
-    """Write a run directory with a small network that was never trained: what it says depends on every pixel."""
+def saved_run(place: Path, data: Path | pd.DataFrame, seed: int = 0, positive: str | None = "cracked") -> Path:
+    """Write a run directory with a small network that was never trained: what it says depends on every pixel.
+
+    Args:
+        place: The run directory.
+        data: Folder of its images, or rows of a source.
+        seed: Seed of the network.
+        positive: Positive class.
+    """
     import keras
 
-    table, _ = manifest.scan(sources.from_folder(path=str(data)))
+    table, _ = manifest.scan(data if isinstance(data, pd.DataFrame) else sources.from_folder(path=str(data)))
     table = table.reset_index(drop=True)
     table["split"] = [("train", "train", "val", "test")[row % 4] for row in range(len(table))]
     names = sorted(table["label"].unique())

@@ -75,8 +75,19 @@ def test_differences_agree_with_scikit_learn() -> None:
     macro = pair(first, second, "f1", resamples=100).value
     wanted = [oracle.f1_score(names[labels], names[(side > 0.5).astype(int)], average="macro") for side in (one, two)]
     assert macro == pytest.approx(wanted[0] - wanted[1])
+    areas = pair(first, second, "auroc", resamples=100).value  # of two classes both are the same
+    assert areas == pytest.approx(expected["auroc"])
     assert pair(first, second, "loss").decided
     assert pair(first, second, "loss").high < 0
+
+
+@pytest.mark.parametrize("positive", ["cracked", None])
+def test_a_class_that_is_never_predicted_has_a_precision_of_zero(positive: str | None) -> None:
+    labels = np.arange(40) % 2
+    first, second = table(labels, np.where(labels == 1, 0.9, 0.1)), table(labels, np.full(40, 0.1))
+    found = pair(first, second, "precision", positive=positive, resamples=100)
+    assert found.value == pytest.approx(1.0 if positive else 1 - (0.5 + 0) / 2)
+    assert found.decided
 
 
 @pytest.mark.slow
@@ -271,6 +282,23 @@ def runs(tmp_path: Path) -> Path:
 def compared(runs: Path, place: Path, *overrides: str) -> pd.DataFrame:
     place.mkdir()
     return compare.compare(composed("compare", f"runs=[{runs}]", "resamples=100", *overrides), place)
+
+
+@pytest.mark.parametrize("name", ["test_loss", "repeats_test_loss_mean", "test_ece_uncalibrated"])
+def test_the_lowest_loss_is_the_best(name: str, runs: Path, tmp_path: Path) -> None:
+    for number, value in enumerate((0.3, 0.1, 0.2)):
+        file = runs / str(number) / "metrics.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    assert compared(runs, tmp_path / "out", f"metric={name}")["run"].tolist() == ["sweep/1", "sweep/2", "sweep/0"]
+
+
+def test_an_evaluation_names_the_positive_class_of_its_model(runs: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        (runs / str(number) / "config.yaml").write_text("seed: 0\n")
+        (runs / str(number) / "evaluation.json").write_text(json.dumps({"positive_class": "sound"}))
+    found = compared(runs, tmp_path / "out", "metric=accuracy").set_index("run").loc["sweep/1"]
+    answers = pd.read_csv(runs / "1" / "predictions.csv").query("label == 'sound'")["predicted"] == "sound"
+    assert found["test_recall_interval_low"] <= answers.mean() <= found["test_recall_interval_high"]
 
 
 def test_runs_are_ranked_and_compared(runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

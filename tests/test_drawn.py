@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hairline.config import Config
-from hairline.data import drawn, manifest, prepare
+from hairline.data import drawn, images, manifest, prepare
 from hairline.data.synthetic import compose
 from hairline.system.process import Process
 from hairline.training import head
@@ -89,6 +89,11 @@ def test_drawn_images_are_cached_by_parent_and_seed(divided: pd.DataFrame, monke
         assert removed.read_bytes() == content
     other = add(divided, share=0.5, seed=5)
     assert not set(other["sha256"].iloc[len(divided) :]) & set(both["sha256"])
+
+
+def test_a_parent_that_changes_is_named_and_not_drawn(divided: pd.DataFrame) -> None:
+    with pytest.raises(images.ImageError, match=r"00\.png: changed since it was checked"):
+        add(divided.assign(sha256=["0" * 63 + f"{number % 10}" for number in range(len(divided))]), crops=1)
 
 
 def test_images_drawn_with_a_crack_are_labelled_cracked(divided: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,7 @@ def test_a_base_is_adapted_to_labels(tmp_path: Path, two_classes: Path) -> None:
     found = train_with(composed("config", *settings), run, settings)
     assert (found["train_images"] + found["val_images"], found["test_images"]) == (24, 12)
     assert np.isnan(found["test_auroc"])  # no random tile is cracked
+    assert json.loads((run / "metrics.json").read_text())["test_auroc"] is None
     bundle = saved.read_bundle(run / "model")
     assert bundle.extra["patch_px"] == 32
     assert bundle.threshold is not None
@@ -167,3 +168,10 @@ def test_a_base_is_adapted_to_labels(tmp_path: Path, two_classes: Path) -> None:
         "labels.digest": hashlib.sha256(file.read_bytes()).hexdigest()[:16],
         "labels.selection": "some rule",
     }
+
+
+def test_what_a_spreadsheet_capitalised_is_still_random(tmp_path: Path) -> None:
+    file = wall(tmp_path)
+    file.write_text(file.read_text().replace(f",{labels.RANDOM}\n", ",Random\n"))
+    assert labels.describe(str(file))["labels.random"] == "8"
+    assert (labels.from_labels(path=str(file))["split"] == "test").sum() == 8

@@ -333,11 +333,14 @@ def test_folder_names_in_two_unicode_forms_are_one_class(tmp_path: Path) -> None
 
 
 def test_a_folder_is_found_in_another_unicode_form(tmp_path: Path) -> None:
-    fill(tmp_path, "ponts e\u0301te\u0301/a", "ponts e\u0301te\u0301/b")
+    place = fill(tmp_path / "ponts e\u0301te\u0301", "Negative", "Positive")
+    (place / "labels.csv").write_text("path,x,y,width,height,label\n")
     typed = tmp_path / "ponts \u00e9t\u00e9"
     assert not typed.exists()
-    assert read(typed) == {":a": 3, ":b": 3}
-    assert not list(sources.faults("folder", str(typed)))
+    assert read(typed) == {":Negative": 3, ":Positive": 3}
+    assert len(sources.from_concrete_cracks(path=str(typed))) == 6
+    for source in ("folder", "labels"):
+        assert not list(sources.faults(source, str(typed)))
 
 
 def test_class_maps_take_patterns(tmp_path: Path) -> None:

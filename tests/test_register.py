@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import INTERNAL_ERROR, MlflowException
+from PIL import Image
 
 import hairline
 from hairline import config, tracking
@@ -167,8 +169,13 @@ def test_images_without_predictions_are_predicted(runs: dict[str, Path], tmp_pat
     expected = hairline.load(runs["worse"]).predict(images["path"].tolist())
     assert predictions["path"].tolist() == images["sha256"].tolist()
     assert np.allclose(predictions["prob_cracked"], expected["prob_cracked"])
-    with pytest.raises(RegistryError, match="missing or has changed"):
-        register.predict(run, images.assign(path=str(tmp_path / "nowhere.jpg")))
+    for wrong in (images.assign(path=str(tmp_path / "nowhere.jpg")), images.assign(sha256="0" * 64)):
+        with pytest.raises(RegistryError, match="missing or has changed: .*jpg"):
+            register.predict(run, wrong)
+    dark = tmp_path / "dark.tif"  # 14 of 16 bits: read in training among others that use all
+    Image.fromarray(np.full((40, 40), 9000, np.uint16)).save(dark)
+    row = images.head(1).assign(path=str(dark), sha256=hashlib.sha256(dark.read_bytes()).hexdigest())
+    assert len(register.predict(run, row)) == 1
 
 
 def test_other_classes_cannot_be_compared(runs: dict[str, Path], three_classes: Path, tmp_path: Path) -> None:

@@ -15,19 +15,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 import hairline
 from hairline import config
 from hairline.config import Export, ExportData, Threads, Tracking
-from hairline.data import images
+from hairline.data import images, labels, manifest
 from hairline.model import saved
 from hairline.model.decision import Decision
 from hairline.shipping import export, formats, parity, readme, runners
 from hairline.shipping.formats import ExportError
+from hairline.tracking import FinishedRun
 from tests.running import composed, refused, run
 from tests.saved_runs import saved_run
+from tests.test_labels import wall
 
 # TensorFlow takes long to start in the processes that run the README's code.
 PARAMETERS = [
@@ -277,6 +280,30 @@ def test_missing_images_are_named_and_found_elsewhere(two_classes: Path, tmp_pat
     shutil.copy(next((moved / "cracked").iterdir()), moved / "granite")
     with pytest.raises(ExportError, match="granite: the model knows cracked, plain"):
         export.export(settings(run, data=ExportData(str(moved))), tmp_path / "out")
+
+
+def test_an_export_needs_no_drawn_images_and_accepts_dark_ones(two_classes: Path, tmp_path: Path) -> None:
+    run = saved_run(tmp_path / "run", shutil.copytree(two_classes, tmp_path / "data"))
+    table = manifest.read(run / "manifest.csv")
+    drawn = table.head(2).assign(path=str(tmp_path / "deleted.png"), split=["train", "val"], origin="crop")
+    manifest.write(pd.concat([table.assign(origin=""), drawn]), run / "manifest.csv")
+    for path in table.loc[table["split"] == "val", "path"]:
+        Image.fromarray(np.full((40, 40), 9000, np.uint16)).save(path, "TIFF")  # dark, of a set with 16 bits
+    found = parity.find_images(FinishedRun.find(str(run), None), None, None, ["cracked", "plain"], calibration=True)
+    assert len(found.validation) == 30
+    assert not (found.training["path"] == drawn["path"].iloc[0]).any()
+    assert export.export(settings(run), tmp_path / "out")["images"] == 30
+
+
+def test_a_run_on_labels_is_exported_when_the_cache_was_emptied(tmp_path: Path) -> None:
+    file = wall(tmp_path / "wall")
+    rows = labels.from_labels(path=str(file))
+    run = saved_run(tmp_path / "run", rows)
+    shutil.rmtree(Path(rows["path"].iloc[0]).parents[1])
+    with pytest.raises(ExportError, match="are missing"):
+        export.export(settings(run), tmp_path / "out")
+    found = export.export(settings(run, data=ExportData(str(file.parent))), tmp_path / "out")
+    assert found["images"] == (manifest.read(run / "manifest.csv")["split"] == "val").sum()
 
 
 def test_a_model_folder_without_a_run_needs_images(finished: Path, two_classes: Path, tmp_path: Path) -> None:

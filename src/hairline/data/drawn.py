@@ -88,7 +88,7 @@ def _composites(train: pd.DataFrame, share: float, positive: str | None, seed: i
         quality = int(rng.integers(_JPEG_QUALITY[0], _JPEG_QUALITY[1] + 1))
         return images.encoded(Image.fromarray(scene.image), "JPEG", quality=quality)
 
-    folder = cache.folder("composites", f"v{VERSION}-{synthetic.GENERATOR_VERSION}-{seed}")
+    folder = cache.folder("composites", f"v{VERSION}-{synthetic.GENERATOR_VERSION}-{images.VERSION}-{seed}")
     drawn = _draw_files(rows, rounds, kinds, folder, ".jpg", seed, draw, "draw look-alikes and cracks")
     return drawn.assign(label=np.where(cracked, positive, rows["label"]), **{ORIGIN: COMPOSITE})
 
@@ -100,7 +100,7 @@ def _crops(train: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
     def draw(parent: Image.Image, numbers: tuple[int, ...], kind: str) -> bytes:
         return images.encoded(crop(parent, seed=numbers), "PNG", compress_level=3)
 
-    folder = cache.folder("composites", f"v{VERSION}-crops-{seed}")
+    folder = cache.folder("composites", f"v{VERSION}-crops-{images.VERSION}-{seed}")
     drawn = _draw_files(rows, rounds, [CROP] * len(rows), folder, ".png", seed, draw, "crop images")
     return drawn.assign(**{ORIGIN: CROP})
 
@@ -142,7 +142,7 @@ def _draw_files(
         file = folder / digest[:2] / f"{digest[:32]}-{number}-{kinds[row]}{suffix}"
         if not file.exists():
             numbers = (seed, number, *(int(digest[start : start + 8], 16) for start in range(0, 32, 8)))
-            content = draw(images.upright(paths[row], narrow=True), numbers, kinds[row])
+            content = draw(images.upright_file(paths[row], digests[row]), numbers, kinds[row])
             file.parent.mkdir(exist_ok=True)
             files.write_bytes(file, content)
         content = file.read_bytes()

@@ -122,9 +122,13 @@ def existing(path: Path) -> Path:
     return parent / found
 
 
-def natural_key(name: str | Path) -> tuple[list[str | int], str]:
+def typed(text: str) -> Path:
+    """Return the absolute path that a user typed, as the file system spells it."""
+    return existing(Path(text).expanduser().absolute())
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
     """Return a sort key that puts 2.jpg before 10.jpg; order matters because neighbours often come from one photo."""
-    text = name.name if isinstance(name, Path) else name
     parts: list[str | int] = [*_NUMBER.split(text.lower())]  # text and numbers in turn, so that like meets like
     parts[1::2] = map(int, parts[1::2])
     return parts, text

@@ -31,8 +31,8 @@ _LARGE_PIXELS = 50_000_000  # larger images are decoded one at a time, to bound 
 # Pillow refuses an image for one long text; the limit for all of its texts, 64 MB, remains.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
-# Part of every saved model and cache key: raise the number when the same file gives other pixels.
-RECIPE = "pillow:exif-transpose,white-background,rgb,bilinear:2"
+VERSION = 2  # raise it when the same file gives other pixels
+RECIPE = f"pillow:exif-transpose,white-background,rgb,bilinear:{VERSION}"  # part of every saved model and cache key
 
 _WHITE_16 = 65535  # the value of white with 16 bits
 _SENSOR_BITS = (8, 10, 12, 14)  # of images whose values use only a part of 16 bits
@@ -86,14 +86,23 @@ def decode(source: str | os.PathLike[str] | bytes, image_size: int | None = None
     return np.asarray(picture if image_size is None else _resized(picture, image_size))
 
 
-def decode_file(path: str, digest: str, image_size: int) -> np.ndarray:
+def decode_file(path: str, digest: str | None, image_size: int) -> np.ndarray:
     """Return the pixels of a file, uint8 [image_size, image_size, 3]; an error names it.
 
     Raises:
-        ImageError: If it cannot be decoded, or has another SHA-256 than `digest`.
+        ImageError: If it cannot be decoded, or has another SHA-256 than `digest`, if one is given.
+    """
+    return np.asarray(_resized(upright_file(path, digest), image_size))
+
+
+def upright_file(path: str, digest: str | None) -> Image.Image:
+    """Open the image of a file upright, at its own size; an error names it.
+
+    Raises:
+        ImageError: If it cannot be decoded, or has another SHA-256 than `digest`, if one is given.
     """
     try:
-        return decode(read(path, digest), image_size)
+        return upright(read(path, digest), narrow=True)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from hairline.data import images, manifest, splits, tables
-from hairline.data.folders import nfc
+from hairline.data.folders import nfc, typed
+from hairline.data.lookup import Lookup
 from hairline.system import cache, files, progress
 from hairline.system.errors import HairlineError
 
@@ -35,7 +36,7 @@ class LabelError(HairlineError):
 
 def find(path: str) -> Path:
     """Return the CSV file of labels that a setting names: the file, or `labels.csv` in the folder."""
-    place = Path(path).expanduser().absolute()
+    place = typed(path)
     return place / FILE if place.is_dir() else place
 
 
@@ -71,9 +72,14 @@ def read(file: Path, *, history: bool = False) -> pd.DataFrame:
                 "whole number of pixels of the photo"
             )
         table[name] = numbers.astype(np.int64)
-    table["label"] = pd.Series([nfc(label.strip()) for label in table["label"]], index=table.index, dtype=object)
-    absolute = [os.path.normpath(file.parent / entry) for entry in table["path"]]
-    table["path"] = pd.Series(absolute, index=table.index, dtype=object)
+    photos = Lookup(file.parent)
+    texts = {
+        "path": [os.path.normpath(photos.find(entry)) for entry in table["path"]],
+        "label": map(nfc, table["label"]),
+        "chosen": map(str.lower, table["chosen"]),
+    }
+    for name, values in texts.items():
+        table[name] = pd.Series(list(values), index=table.index, dtype=object)
     if not history:
         table = table.drop_duplicates(list(WINDOW), keep="last")
         table = table[table["label"] != ""]
@@ -90,7 +96,7 @@ def from_labels(*, path: str) -> pd.DataFrame:
     table = read(file)
     if table.empty:
         raise LabelError(f"{file} holds no label: answer at least two tiles of each class with label.py first")
-    test = np.where(table["chosen"].str.strip().str.lower() == RANDOM, "test", "")
+    test = np.where(table["chosen"] == RANDOM, "test", "")
     columns = {"path": cut(table), "label": table["label"], "group": table["path"], "split": test}
     rows = pd.DataFrame(columns, dtype=object)
     return rows.sort_values("label", kind="stable", ignore_index=True)
@@ -127,7 +133,7 @@ def cut(table: pd.DataFrame) -> list[str]:
                 f"window x={row.x}, y={row.y}, {row.width} x {row.height}: the photo was replaced after labelling"
             )
         name = f"{Path(row.path).stem[:_NAME_LETTERS]}_x{row.x}_y{row.y}_{row.width}x{row.height}.png"
-        target = cache.folder("windows", photo.sha256[:32]) / name
+        target = cache.folder("windows", f"{photo.sha256[:32]}-{images.VERSION}") / name
         targets.append(str(target))
         if not target.is_file():
             missing.setdefault(row.path, []).append((target, (row.x, row.y, row.x + row.width, row.y + row.height)))
@@ -136,7 +142,7 @@ def cut(table: pd.DataFrame) -> list[str]:
         cache.touch(folder)
 
     def save(path: str) -> None:
-        picture = images.upright(path, narrow=True)
+        picture = images.upright_file(path, known[path].sha256)
         for target, box in missing[path]:
             files.write_bytes(target, images.encoded(picture.crop(box), "PNG", compress_level=3))
 
@@ -144,8 +150,8 @@ def cut(table: pd.DataFrame) -> list[str]:
     return targets
 
 
-def divide(table: pd.DataFrame, *, train: float, val: float, test: float, seed: int) -> pd.DataFrame:
-    """Fill the column `split` as `splits.split` does; the test split may lack a class.
+def divide(table: pd.DataFrame, *, seed: int, **shares: float) -> pd.DataFrame:
+    """Fill the column `split` as `splits.split` does, by `shares` of the splits; the test split may lack a class.
 
     Randomly chosen windows are the test split, and cracks may be rare among them. Photos stay together in training and
     validation, unless a class occurs in too few photos.
@@ -153,15 +159,14 @@ def divide(table: pd.DataFrame, *, train: float, val: float, test: float, seed: 
     Raises:
         LabelError: If a class has fewer than two windows outside the test split.
     """
-    shares = {"train": train, "val": val, "test": test}
     given = bool((table["split"] == "test").any())
     fitted = table[table["split"] != "test"]
     counts = {name: int((fitted["label"] == name).sum()) for name in sorted(table["label"].unique())}
-    if min(counts.values()) < (2 if given else 3):
+    if min(counts.values()) < (fewest := 2 if given else 3):
         listed = ", ".join(f"{manifest.printable(name)} {count}" for name, count in counts.items())
         raise LabelError(
             f"too few labels: {listed}{' besides the randomly chosen test tiles' if given else ''}; expected at least "
-            f"{2 if given else 3} of each class. Label more tiles"
+            f"{fewest} of each class. Label more tiles"
         )
     try:
         return splits.split(table, **shares, seed=seed, whole_test=not given)

@@ -87,7 +87,7 @@ def _prepared(
 ) -> Dataset:
     table, rejected, hashes = _scanned_groups(settings, split, seed=seed, process=process, threads=threads)
     if split.given == "ignore":
-        table["split"] = ""
+        table = table.assign(split="")
     given = set(table["split"]) - {""}
     split_by: str = split.group_by
     if given:
@@ -125,11 +125,17 @@ def _scanned_groups(
     """Return the grouped manifest, the rejected files and the perceptual hashes; cached for the jobs of a sweep."""
     limit_seed = None if settings.limit is None else seed
     listed = (settings.source, config.arguments(settings, *_DRAWN_SETTINGS), split.given, limit_seed)
-    key = repr((listed, split.grouping()))
-    if key in process.listings:
-        table, rejected, hashes = process.listings[key]
-        return table.copy(), rejected.copy(), hashes
-    rows = list_images(dataclasses.replace(settings, limit=None), seed=seed)
+    return process.once(
+        f"images {(listed, split.grouping())}",
+        "",
+        lambda: _scan_and_group(settings, split, seed=seed, threads=threads),
+    )
+
+
+def _scan_and_group(
+    settings: config.Data, split: config.Split, *, seed: int, threads: int | None
+) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    rows = list_images(settings)
     if split.given == "keep" and settings.source != "labels":  # of all images: data.limit may leave out a class
         splits.check_given(rows, in_folders=settings.source == "folder")
     rows = classes.subsample(rows, settings.limit, seed)
@@ -143,18 +149,11 @@ def _scanned_groups(
         log.info("the column group is not used: split.group_by=column keeps the images of a group together")
     table, rejected = scan_images(rows, max_rejected=settings.max_rejected, threads=threads)
     table, hashes = group_images(table, split)
-    if process.sweep is not None:
-        process.listings[key] = table.copy(), rejected.copy(), hashes
     return table, rejected, hashes
 
 
-def list_images(settings: config.Data, *, seed: int) -> pd.DataFrame:
-    """List the images of a source, with classes renamed and subsampled to `data.limit`; opens no file.
-
-    Args:
-        settings: The configuration group `data`.
-        seed: Seed of the subsample.
-    """
+def list_images(settings: config.Data) -> pd.DataFrame:
+    """List all images of a source, with classes renamed; opens no file."""
     shared = ("source", "limit", "positive_class", "max_rejected", "class_map", *_DRAWN_SETTINGS)
     rows = sources.SOURCES[settings.source](**config.arguments(settings, *shared))
     rows = classes.rename_classes(rows, settings.class_map)
@@ -164,7 +163,7 @@ def list_images(settings: config.Data, *, seed: int) -> pd.DataFrame:
             ", ".join(map(manifest.printable, names)),
             config.commands.override("data.class_map", {name: names[-1] for name in names[:-1]}),
         )
-    return classes.subsample(rows, settings.limit, seed)
+    return rows
 
 
 def scan_images(

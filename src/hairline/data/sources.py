@@ -56,7 +56,7 @@ def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
         QuestionError: If the folders can mean several things.
         SourceError: If there are no class folders, or no files in them.
     """
-    root = folders.existing(Path(path).expanduser().absolute())
+    root = folders.typed(path)
     tree = folders.read(root)
     folders.log_skipped(tree.skipped)
     if listed := _exports(layouts.unwrapped(tree)):
@@ -108,8 +108,7 @@ def from_manifest(*, path: str, images: str | None = None, columns: Mapping[str,
         SourceError: If a label is empty, a split is unknown, or a path occurs twice.
         ManifestError: If the file is no such list.
     """
-    file = folders.existing(Path(path).expanduser().absolute())
-    folder = None if images is None else folders.existing(Path(images).expanduser().absolute())
+    file, folder = folders.typed(path), None if images is None else folders.typed(images)
     if file.suffix.lower() in exports.SUFFIXES:
         return _from_export(exports.read(file), file, folder)
     table = tables.read(file)
@@ -183,7 +182,7 @@ def _from_only(found: Sequence[Path]) -> pd.DataFrame:
 
 def from_concrete_cracks(*, path: str | None) -> pd.DataFrame:
     """List *Concrete Crack Images for Classification* (METU) from the user's folder or archive, or download it."""
-    source = Path(path).expanduser().absolute() if path else None
+    source = folders.typed(path) if path else None
     if source is not None and source.is_dir():
         root = download.find_classes(source, download.CONCRETE_CRACKS.class_names)
     else:
@@ -208,9 +207,9 @@ def faults(source: str, path: str | None) -> Iterator[str]:
         yield unknown("data.source", source, SOURCES)
     if path is None or not path.strip():  # config reports empty texts
         return
-    place = folders.existing(Path(path).expanduser())
+    place = folders.typed(path)
     if not place.exists():
-        yield f"data.path={path!r}: nothing is there (looked for {place.absolute()})"
+        yield f"data.path={path!r}: nothing is there (looked for {place})"
     elif source == "folder" and not place.is_dir():
         yield (
             f"data.path={path!r}: expected a folder with one subfolder per class. For a list of images (CSV, JSON, "

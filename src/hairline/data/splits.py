@@ -97,19 +97,13 @@ def split(
         SplitError: If a class is missing from a split.
     """
     shares = dict(zip(SPLITS, (train, val, test), strict=True))
-    known = manifest["split"]
-    if (known == "").all():
-        result = _divide(manifest, shares, seed)
-    else:
-        present = set(known) - {""}
-        absent = [name for name in SPLITS if name not in present and name != "train"]
-        result = known.mask(known == "", "train")
-        if absent:
-            pool = manifest[result == "train"]
-            result = result.copy()
-            result[pool.index] = _divide(pool, {name: shares[name] for name in ("train", *absent)}, seed)
+    given = set(manifest["split"]) - {""}
+    result = manifest["split"].mask(manifest["split"] == "", "train")
+    if absent := [name for name in SPLITS[1:] if name not in given]:
+        pool = manifest[result == "train"]
+        result[pool.index] = _divide(pool, {name: shares[name] for name in ("train", *absent)}, seed)
     divided = manifest.assign(split=result)
-    _check_classes(divided, SPLITS if whole_test else SPLITS[:2], given=set(known) - {""})
+    _check_classes(divided, SPLITS if whole_test else SPLITS[:2], given=given)
     return divided
 
 

@@ -18,6 +18,7 @@ from hairline import tracking
 from hairline.config import Compare
 from hairline.data import classes, manifest
 from hairline.evaluation import metrics, paired
+from hairline.evaluation.evaluate import DESCRIPTION
 from hairline.evaluation.metrics import LOWER_IS_BETTER
 from hairline.evaluation.paired import ComparisonError
 from hairline.model import predictions
@@ -79,7 +80,7 @@ def compare(config: Compare, directory: Path) -> pd.DataFrame:
         runs = [read_run(name, folder, known) for name, folder in folders]
         reference = None if config.reference is None else find_reference(config.reference, folders)
     metric = find_metric(config.metric, runs)
-    highest_first = not metric.removesuffix("_uncalibrated").endswith(LOWER_IS_BETTER)
+    highest_first = not set(metric.split("_")) & set(LOWER_IS_BETTER)
     ranked = sorted(runs, key=lambda run: run.metrics[metric], reverse=highest_first)
     table = tabulate(ranked)
     differences = compare_with(
@@ -183,6 +184,8 @@ def read_run(name: str, folder: Path, known: dict[str, dict[str, str]]) -> Run:
     except (OSError, ValueError) as error:
         raise ComparisonError(f"{folder / 'metrics.json'} cannot be read: {error}") from error
     settings = configuration.flatten(configuration.plain(folder / "config.yaml"))
+    if (evaluation := folder / DESCRIPTION).is_file():  # its model may have been told its positive class
+        settings["data.positive_class"] = json.loads(evaluation.read_text(encoding="utf-8")).get("positive_class")
     return Run(name, settings, results, table, read_groups(folder / "manifest.csv", known))
 
 

@@ -21,7 +21,7 @@ from hairline import tracking
 from hairline.config import Data, Evaluate, FeatureSettings, Split, arguments
 from hairline.data import classes, manifest, prepare
 from hairline.evaluation import intervals
-from hairline.evaluation.metrics import interval_of, measure
+from hairline.evaluation.metrics import as_json, interval_of, measure
 from hairline.model import attribution, card, saved, surface
 from hairline.model.familiarity import LEAST_SET, Distance
 from hairline.model.predictions import Predictions, predictions_table
@@ -52,7 +52,7 @@ class EvaluationError(HairlineError):
     """Images that the model cannot be evaluated on."""
 
 
-def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str, float | None]:
+def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str, float]:
     """Evaluate a model on a source of images.
 
     Args:
@@ -61,8 +61,8 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         sweep: Common folder of several evaluations, which gets the table across data sets; None for a single one.
 
     Returns:
-        The flat metrics of `metrics.json`: `test_...` of images the model has not seen, `seen_...` of its training and
-        validation images.
+        Flat metrics: `test_...` of images the model has not seen, `seen_...` of its training and validation images;
+        nan where one is undefined.
     """
     folder = tracking.find(config.run, config.tracking.uri)
     bundle = saved.read_bundle(folder).at(config.threshold)
@@ -110,8 +110,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
             results |= measure_distance(distance, distances, features, table)
         results |= adaptation | {"rejected_images": len(rejected)}
         write_predictions(predictions, bundle.decision, table, directory, distances=distances)
-        metrics = {key: None if math.isnan(value) else value for key, value in results.items()}
-        files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        files.write_text(directory / "metrics.json", as_json(results))
         manifest.write(table.drop(columns="seen"), directory / "manifest.csv")
         if len(rejected):
             manifest.write(rejected, directory / "rejected.csv")
@@ -124,6 +123,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
             "group_by": config.split.group_by,
             "adapt": config.adapt if config.adapt == "none" else f"{config.adapt}: {outcome}",
             "decision": bundle.describe_decision(),
+            "positive_class": bundle.positive_class,
         }
         if results["test_images"] and config.adapt == "none" and config.threshold is None:
             card.add_evaluation(folder, name, int(results["test_images"]), results)
@@ -146,7 +146,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
     log_results(results, name=name, directory=directory)
     if sweep is not None:
         tabulate(sweep)
-    return metrics
+    return results
 
 
 def list_images(
@@ -160,7 +160,7 @@ def list_images(
         part: `train`, `val`, `test` or `all`.
         folder: The saved model.
         class_names: Classes of the model.
-        seed: Seed of the source, where it draws images.
+        seed: Seed of the subsample (`data.limit`).
 
     Returns:
         Manifest rows with the column `seen` (training and validation images of the model), and rejected files.
@@ -168,7 +168,7 @@ def list_images(
     Raises:
         EvaluationError: If the model does not know a class, or the part is empty.
     """
-    rows = prepare.list_images(data, seed=seed)
+    rows = classes.subsample(prepare.list_images(data), data.limit, seed)
     if split.given == "ignore":
         rows = rows.assign(split="")
     check_classes(sorted(set(rows["label"])), class_names)

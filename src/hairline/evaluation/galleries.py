@@ -116,7 +116,7 @@ class Shown:
 
     def pixels(self, picked: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the pixels of some images, uint8 [n, image_size, image_size, 3]."""
-        return np.stack([images.decode(path, self.image_size) for path in self.rows["path"].iloc[picked]])
+        return np.stack([images.decode_file(path, None, self.image_size) for path in self.rows["path"].iloc[picked]])
 
     def gallery(
         self,
@@ -235,7 +235,7 @@ def closest_pairs(leaks: Leaks, *, image_size: int, split_by: str) -> Figure:
     pairs, titles = [], []
     for row in leaks.pairs.head(_PAIRS).itertuples():
         paths = [str(row.path), str(row.other_path)]
-        pairs.append(np.concatenate([images.decode(path, image_size) for path in paths], axis=1))
+        pairs.append(np.concatenate([images.decode_file(path, None, image_size) for path in paths], axis=1))
         first, second = map(os.path.basename, paths)
         titles.append(f"{row.distance} bits: {row.split} {first}, {row.other_split} {second}")
     across = leaks.counts["leak_near_across"] + leaks.counts["leak_identical_across"]
@@ -251,7 +251,8 @@ def training_samples(rows: pd.DataFrame, *, image_size: int, augment: dict[str, 
     for place, row in enumerate(np.random.default_rng(seed).permutation(len(rows))[:_IMAGES]):
         entry = rows.iloc[row]
         view = 1 + place if mode == "fresh" else place % views
-        samples.append(augmentation.draw(images.decode(entry["path"], image_size), entry["sha256"], view, settings))
+        pixels = images.decode_file(entry["path"], None, image_size)
+        samples.append(augmentation.draw(pixels, entry["sha256"], view, settings))
         titles.append(f"{entry['label']}, view {view}" if view else entry["label"])
     mode_text = ", fresh views each epoch" if mode == "fresh" else f", {views} views an image" if views > 1 else ""
     title = f"Training images as the model sees them ({image_size} px{mode_text})"

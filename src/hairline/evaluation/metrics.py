@@ -10,6 +10,7 @@ ignores a class ranks below all others. Macro averages are taken over the classe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -80,6 +81,12 @@ def measure(predictions: Predictions, decision: Decision, *, resamples: int = in
         values = {"low": low, "high": high, "groups": interval.groups}
         metrics |= {f"{name}_interval_{part}": value for part, value in values.items()}
     return metrics
+
+
+def as_json(metrics: Mapping[str, float]) -> str:
+    """Return metrics as the content of `metrics.json`; null where one is undefined."""
+    values = {name: None if np.isnan(value) else value for name, value in metrics.items()}
+    return json.dumps(values, indent=2) + "\n"
 
 
 def interval_of(metrics: Mapping[str, float], name: str) -> Interval | None:

@@ -35,6 +35,7 @@ from hairline.system.errors import HairlineError
 RESAMPLES = 2000
 # Probability of a false "beyond chance" anywhere among the comparisons: below 5 %, as resampling is not exact.
 LEVEL = 0.04
+_NOTHING = 1e-12  # images
 _POSITION = ["path", "x", "y", "width", "height"]
 METRICS = (*OF_CLASSES, *(f"{name}_at_threshold" for name in OF_CLASSES), "loss", "brier", "auroc")
 
@@ -203,9 +204,14 @@ class _Table:
             predicted = probabilities.argmax(axis=1)
         name = metric.removesuffix("_at_threshold")
         if name in OF_CLASSES:
-            return class_terms(labels, predicted, index)[name]
+            terms = class_terms(labels, predicted, index)
+            above, below = terms[name]
+            if name == "precision":  # 0, not undefined, of a class that has images and is never predicted
+                below = below + _NOTHING * terms["recall"][1]
+            return above, below
         if name == "auroc":
-            return auroc_terms(labels, probabilities, index)[0], np.ones((len(labels), 1))
+            values, _ = auroc_terms(labels, probabilities, index)
+            return values, np.ones_like(values)
         column = ("loss", "brier").index(name)
         return image_terms(labels, probabilities)[:, [column]], np.ones((len(labels), 1))
 
@@ -235,7 +241,7 @@ def _compare_aligned(
     errors, thresholds, p_values = max_t(observed, drawn, groups=count, chosen=chosen, level=level)
     halves = thresholds * errors
     # Models that never differed here may differ on further groups, unless they are the same.
-    measured = (stacked[1][:, 0] > 0).sum(axis=0)
+    measured = (stacked[1][:, 0] >= 1).sum(axis=0)
     unseen = intervals.of_cases(0.0, int(measured[measured > 0].min(initial=count))).high
     probabilities = [table.probabilities() for table in tables]
     for number in np.flatnonzero(errors[1:] == 0) + 1:

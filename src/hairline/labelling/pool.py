@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +85,19 @@ def compute(
     keys = [_key(digests[number], box) for number, box in zip(photo.tolist(), joined.tolist(), strict=True)]
 
     def fill(store: Store, rows: Sequence[int], recipe: Recipe) -> None:
-        decoded = _Decoded(paths, digests)
+        lock = threading.Lock()  # the other threads need the same photo, or the next one
+
+        def decode(number: int) -> Image.Image:
+            return images.upright_file(paths[number], digests[number])
+
+        decoded: Callable[[int], Image.Image] = functools.lru_cache(_DECODED)(decode)
 
         def tile(number: int) -> NDArray[np.uint8]:
             row = rows[number]
             x, y, width, height = joined[row].tolist()
-            return images.resize(decoded(int(photo[row])), recipe.image_size, (x, y, x + width, y + height))
+            with lock:
+                picture = decoded(int(photo[row]))
+            return images.resize(picture, recipe.image_size, (x, y, x + width, y + height))
 
         caption = ("features", "tiles")
         blocks = run_engine(recipe, backbone, tile, len(rows), converted=converted, threads=threads, caption=caption)
@@ -105,24 +112,3 @@ def compute(
 def _key(digest: str, box: list[int]) -> str:
     """Return the digest of a tile: of its photo's file and its place."""
     return hashlib.sha256(f"{digest} {box}".encode()).hexdigest()
-
-
-class _Decoded:
-    """The last few photos that were decoded; safe for several threads."""
-
-    def __init__(self, paths: list[str], digests: list[str]) -> None:
-        self._paths, self._digests = paths, digests
-        self._pictures: OrderedDict[int, Image.Image] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, number: int) -> Image.Image:
-        with self._lock:  # the other threads need the same photo, or the next one
-            if number not in self._pictures:
-                try:
-                    content = images.read(self._paths[number], self._digests[number])
-                    self._pictures[number] = images.upright(content, narrow=True)
-                except images.ImageError as error:
-                    raise images.ImageError(f"{self._paths[number]}: {error}") from error
-                while len(self._pictures) > _DECODED:
-                    self._pictures.popitem(last=False)
-            return self._pictures[number]

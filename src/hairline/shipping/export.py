@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ import numpy as np
 
 from hairline import tracking
 from hairline.config import Export
+from hairline.data import images
 from hairline.model import saved
 from hairline.shipping import formats, parity, readme, runners
 from hairline.shipping.formats import FORMATS, ExportError
-from hairline.system import errors, tensorflow
+from hairline.system import errors, files, tensorflow
 from hairline.tracking import registry
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
     refuse_other_files(folder)
     run = tracking.FinishedRun.find(config.run, config.tracking.uri)
     name, bundle = config.format, saved.read_bundle(run.model)
-    images = parity.find_images(
+    compared = parity.find_images(
         run, config.data.path, config.images, bundle.class_names, calibration=FORMATS[name].quantised
     )
     with published(folder, (run.model / saved.MODEL).stat().st_size) as place:
@@ -55,11 +55,11 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
         classifier = saved.Classifier(run.model)
         log.info("%s: converting", FORMATS[name].title)
         path = formats.convert(
-            name, run.model, classifier.model, place, lambda: images.calibration_pixels(bundle.image_size)
+            name, run.model, classifier.model, place, lambda: compared.calibration_pixels(bundle.image_size)
         )
         commit = run.commit()
         readme.write_bundle(place, name, bundle, path, commit, {})  # the README's code reads it
-        measurements, example = gate(name, path, place, classifier, images, config.runtime.threads)
+        measurements, example = gate(name, path, place, classifier, compared, config.runtime.threads)
         readme.write_bundle(place, name, bundle, path, commit, measurements)
         machine = f"{config.runtime.threads or os.cpu_count()} threads of an {platform.machine()} processor"
         readme.write_readme(place, name, bundle, measurements, example, machine)
@@ -74,7 +74,7 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
 
 
 def gate(
-    name: str, path: Path, place: Path, classifier: saved.Classifier, images: parity.Images, threads: int | None
+    name: str, path: Path, place: Path, classifier: saved.Classifier, compared: parity.Images, threads: int | None
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Measure an export in its own runtime, and reject one that differs from the model.
 
@@ -83,7 +83,7 @@ def gate(
         path: The exported file or folder.
         place: Folder of the export.
         classifier: The saved model.
-        images: Images to compare on.
+        compared: Images to compare on.
         threads: CPU threads; None for all cores.
 
     Returns:
@@ -93,13 +93,14 @@ def gate(
         ExportError: If the export or the README's code differs from the model.
     """
     bundle, run = classifier.bundle, runners.load(name, path, threads)
-    paths, labels = images.validation["path"].tolist(), images.validation["label"].tolist()
+    paths, labels = compared.validation["path"].tolist(), compared.validation["label"].tolist()
     result, probabilities = parity.measure(paths, labels, bundle, classifier.model.predict_on_batch, run)
     faults = result.faults(name)
-    rows = sorted({int(row) for row in np.linspace(0, len(paths) - 1, min(len(paths), _README_IMAGES))})
+    rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _README_IMAGES)).astype(np.int64)).tolist()
+    rows = [row for row in rows if _has_full_range(paths[row])]
     tried = [*(paths[row] for row in rows), str(readme.write_example(place))]
     printed = parity.run_readme(readme.code(name, bundle), place, tried, bundle.class_names)
-    difference = float(np.abs(printed[:-1] - probabilities[rows]).max())
+    difference = float(np.abs(printed[:-1] - probabilities[rows]).max(initial=0))
     if not difference <= parity.DIFFERENCE_LIMIT:  # also true for NaN
         faults.append(
             f"the probabilities of the README's code differ by up to {difference:.2g} from those of the runtime; "
@@ -117,6 +118,15 @@ def gate(
         **parity.timings(run, bundle.image_size),
     }
     return measurements, printed[-1]
+
+
+def _has_full_range(path: str) -> bool:
+    """Return whether an image can be read by itself; dark ones with 16 bits per channel only count in their set."""
+    try:
+        images.upright(path)
+    except images.ImageError:
+        return False
+    return True
 
 
 def refuse_other_files(folder: Path) -> None:
@@ -143,7 +153,7 @@ def published(folder: Path, model_bytes: int) -> Iterator[Path]:
         ExportError: If the disk is full, or the folder cannot be written.
     """
     parent = folder.parent
-    place = parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    place = parent / files.partial_name(folder.name)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         free, needed = shutil.disk_usage(parent).free, _FREE_SPACE * model_bytes

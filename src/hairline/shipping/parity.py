@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hairline.data import classes, images, manifest, sources
+from hairline.data import classes, drawn, folders, images, labels, manifest, sources
 from hairline.model.saved import Bundle
 from hairline.shipping.formats import FORMATS, ExportError
 from hairline.shipping.runners import Predictor
@@ -47,7 +47,7 @@ class Images:
     def calibration_pixels(self, image_size: int) -> Iterator[np.ndarray]:
         """Yield decoded training images, uint8 [height, width, 3]."""
         for path in self.training["path"]:
-            yield images.decode(path, image_size)
+            yield images.decode_file(path, None, image_size)
 
 
 def find_images(
@@ -75,6 +75,7 @@ def find_images(
             f"run={run.name} has no manifest.csv, which names the images to compare on: provide some with "
             "data.path=<folder with one sub-folder per class, or CSV file>"
         )
+    table = table[drawn.is_real(table)]
     validation, training = (table[table["split"] == split] for split in ("val", "train"))
     if validation.empty:
         raise ExportError(f"{data or run.name} holds no validation images: provide some with data.path=<folder>")
@@ -98,10 +99,13 @@ def find_images(
 
 def _scan(data: str, known: pd.DataFrame | None, class_names: list[str]) -> pd.DataFrame:
     """Return the manifest of the user's images; images of the run, recognised by their digest, keep its split."""
-    place = Path(data).expanduser()
+    place = folders.typed(data)
     if not place.exists():
-        raise ExportError(f"data.path={data} does not exist (looked for {place.absolute()})")
-    rows = sources.from_manifest(path=data) if place.is_file() else sources.from_folder(path=data)
+        raise ExportError(f"data.path={data} does not exist (looked for {place})")
+    if labels.find(data).name == labels.FILE and labels.find(data).is_file():
+        rows = labels.from_labels(path=data)
+    else:
+        rows = sources.from_manifest(path=data) if place.is_file() else sources.from_folder(path=data)
     unknown = sorted(set(rows["label"]) - set(class_names))
     if unknown:
         raise ExportError(
@@ -176,7 +180,7 @@ def measure(
     with progress.bar(len(paths), "parity", "img") as bar:
         for start in range(0, len(paths), _BATCH):
             batch = paths[start : start + _BATCH]
-            pixels = np.stack([images.decode(path, bundle.image_size) for path in batch])
+            pixels = np.stack([images.decode_file(path, None, bundle.image_size) for path in batch])
             parts.append((np.asarray(original(pixels)), np.asarray(exported(pixels))))
             bar.update(len(batch))
     reference, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))

@@ -107,7 +107,11 @@ def write_bundle(
     size = bundle.image_size
     licence = bundle.backbone.get("licence") or "none known"
     content = {
-        **{key: value for key, value in asdict(bundle).items() if key not in ("format", "model_sha256")},
+        **{
+            key: value
+            for key, value in asdict(bundle).items()
+            if key not in ("format", "model_sha256", "converted_sha256")
+        },
         "export_format": name,
         "file": path.name,
         "sha256": {file.relative_to(folder).as_posix(): files.sha256(file) for file in formats.files(path)},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ import pandas as pd
 
 from hairline.config import Register
 from hairline.data import manifest
+from hairline.data.images import ImageError, decode_file
 from hairline.evaluation import paired
 from hairline.evaluation.paired import Difference
 from hairline.model import card, saved
 from hairline.model.decision import describe_groups
-from hairline.system import files
 from hairline.system.errors import HairlineError
 from hairline.tracking import FinishedRun, registry
 from hairline.tracking.registry import RegistryError
@@ -25,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # The share of right answers that an inspector sees: at each model's own threshold, with equal weight for each class.
 METRIC = "balanced_accuracy_at_threshold"
+_BATCH = 32  # images predicted at once
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,7 @@ def predict(run: FinishedRun, images: pd.DataFrame) -> pd.DataFrame:
     """
     table = _saved_predictions(run, images)
     if table is None:
-        _check_unchanged(images)
-        table = saved.Classifier(run.model).predict(images["path"].tolist())
+        table = _new_predictions(run, images)
     return table.assign(path=images["sha256"].to_numpy(), label=images["label"].to_numpy(), x=0, y=0, width=0, height=0)
 
 
@@ -171,14 +170,18 @@ def _saved_predictions(run: FinishedRun, images: pd.DataFrame) -> pd.DataFrame |
     return table.astype({name: float for name in table.columns if str(name).startswith("prob_")})
 
 
-def _check_unchanged(images: pd.DataFrame) -> None:
-    for path, digest in zip(images["path"], images["sha256"], strict=True):
-        try:
-            unchanged = files.sha256(Path(path)) == digest
-        except OSError:
-            unchanged = False
-        if not unchanged:
-            raise RegistryError(f"the test image {manifest.printable(path)} is missing or has changed")
+def _new_predictions(run: FinishedRun, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions of images, which must still have the digests of their rows."""
+    classifier = saved.Classifier(run.model)
+
+    def decode(row: Any) -> np.ndarray:
+        return decode_file(row.path, row.sha256, classifier.bundle.image_size)
+
+    try:
+        parts = [rows.iloc[start : start + _BATCH].itertuples() for start in range(0, len(rows), _BATCH)]
+        return pd.concat([classifier.predict([*map(decode, part)]) for part in parts], ignore_index=True)
+    except ImageError as error:
+        raise RegistryError(f"a test image is missing or has changed: {error}") from error
 
 
 def judge(difference: Difference, loss: Difference, champion: int, *, margin: float | None) -> Verdict:

@@ -18,22 +18,19 @@ class Process:
     Attributes:
         signals: The signals received so far.
         sweep: Session of the sweep whose jobs run in this process; None outside a sweep.
-        listings: Lists of images by settings; the jobs of a sweep share them.
         latest: Key and value of the last `once`, by name.
         needs_person: Whether a photo of any inspection needs a person; the process then ends with status 1.
     """
 
     signals: Signals = field(default_factory=Signals)
     sweep: str | None = None
-    listings: dict[str, Any] = field(default_factory=dict)
     latest: dict[str, tuple[str, Any]] = field(default_factory=dict)
     needs_person: bool = False
 
     def enter(self, sweep: str) -> None:
-        """Start a session of a sweep; discard the listings of an earlier one."""
+        """Start a session of a sweep; discard what an earlier one kept."""
         if sweep != self.sweep:
             self.sweep = sweep
-            self.listings.clear()
             self.latest.clear()
 
     def once(self, name: str, key: str, compute: Callable[[], T]) -> T:

@@ -106,7 +106,7 @@ class Networks:
 
         self._trained = structure.trained_layers(self.backbone)  # before joining, which freezes all layers
         model = join_model(self.backbone, head, temperature)
-        pixels = np.stack([images.decode(path, image_size) for path in paths])
+        pixels = np.stack([images.decode_file(path, None, image_size) for path in paths])
         # Eager calls, as tracing the model takes longer, in small batches, as one on all takes more memory.
         batches = np.array_split(pixels, -(-len(pixels) // _PARITY_BATCH))
         computed = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])

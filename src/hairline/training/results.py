@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import shlex
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from hairline.data.prepare import Dataset
 from hairline.evaluation import galleries, intervals, leaks, thresholds
 from hairline.evaluation.galleries import Shown
 from hairline.evaluation.leaks import Leaks
-from hairline.evaluation.metrics import measure_splits
+from hairline.evaluation.metrics import as_json, measure_splits
 from hairline.model import attribution, card
 from hairline.model.decision import Decision
 from hairline.model.predictions import Predictions, predictions_table, probabilities
@@ -141,7 +140,7 @@ def evaluate(
                 drawn.result()
             write_card(trained, metrics)
     metrics |= seconds.measured()
-    files.write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    files.write_text(directory / "metrics.json", as_json(metrics))
     log_to_mlflow(trained, metrics, run)
     if full and config.tracking.log_model:
         # Last: MLflow ties whatever is logged after a model to that model.

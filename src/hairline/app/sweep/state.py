@@ -204,11 +204,11 @@ class Sweep:
         self.directory(job).mkdir(parents=True, exist_ok=True)
         _write(self.directory(job) / JOB, asdict(job))
 
-    def metrics(self, job: Job) -> dict[str, float]:
-        """Load the metrics of a finished job; empty for any other."""
+    def metrics(self, job: Job) -> dict[str, Any]:
+        """Load the metrics of a finished job, None where one is undefined; empty for any other job."""
         if job.status != "finished":
             return {}
-        metrics: dict[str, float] = json.loads((self.directory(job) / "metrics.json").read_text(encoding="utf-8"))
+        metrics: dict[str, Any] = json.loads((self.directory(job) / "metrics.json").read_text(encoding="utf-8"))
         return metrics
 
     def _weights(self, job: Job) -> str:
