@@ -23,7 +23,7 @@ def main(config: Sync, call: Call) -> None:
     from hairline.tracking import sync
 
     sent = sync.synchronise(state.run_directories(Path(config.run)), config.tracking.uri)
-    state.refresh(Path(config.run))
+    state.refresh(Path(config.run), config.tracking.uri)
     logging.getLogger("hairline").info("%d entries sent to MLflow; all of %s is there", sent, config.run)
     log.remove_if_empty(call.directory)
 

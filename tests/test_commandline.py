@@ -66,6 +66,7 @@ def test_a_command_that_cannot_work_is_refused(typed: str, message: str, monkeyp
         ["--config-dir", "mine", "experiment=own"],  # Hydra finds the user's own choices
         ["search=head", "--cfg", "job"],
         ["resume=nowhere", "--cfg", "job"],
+        ["seed=1,2", "-c", "job"],
     ],
 )
 def test_other_commands_stay_as_they_are(arguments: list[str]) -> None:
@@ -84,6 +85,10 @@ def test_other_commands_stay_as_they_are(arguments: list[str]) -> None:
 )
 def test_hydra_can_read_what_was_typed(typed: str, expected: str) -> None:
     assert completed(typed) == [expected]
+
+
+def test_no_search_is_no_multirun() -> None:
+    assert completed("search=null", "name=a,b") == ["search=null", "name='a,b'"]
 
 
 # --- completion -------------------------------------------------------------------------------------------------------

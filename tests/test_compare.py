@@ -16,7 +16,6 @@ from hairline import config, tracking
 from hairline.data import manifest
 from hairline.evaluation import compare, paired
 from hairline.evaluation.paired import ComparisonError, Difference
-from hairline.tracking import models
 from tests.running import composed
 from tests.tracked import tracked
 
@@ -389,7 +388,7 @@ def test_runs_that_cannot_be_compared_are_refused(runs: Path, tmp_path: Path) ->
 def test_all_runs_of_an_experiment_are_found_whatever_their_names_and_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "_PAGE", 2)
+    monkeypatch.setattr("mlflow.tracking.fluent.NUM_RUNS_PER_PAGE_PANDAS", 2)
     for number in range(5):
         place = tmp_path / str(number)
         place.mkdir()

@@ -202,6 +202,15 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
             "model.dropout=0.1": r"needs a deterministic loss: set model.dropout=0",
             "repeats=2": r"the same head for every seed: set repeats=1",
         },
+        {
+            "base=somewhere finetune=top": "base= adapts only the head: set finetune=none",
+            "data.mix=0.5": "base= fits no drawn images: set data.mix=0",
+            "data.crops=0.5": "base= fits no crops: set data.crops=0",
+            "repeats=3": "base= fits one head, by cross-validation: set repeats=1",
+            "model.class_weights=balanced": "base= balances the classes itself: set model.class_weights=none",
+            "augment=light augment.views=2": "each image mirrored and turned: set augment=none",
+            "report.learning_curve=true": "a learning curve trains new ones: set report.learning_curve=false",
+        },
         {"data=folder": r"data.path is missing: add data.path="},
         {"data=folder data.path='x\udcff'": "not valid UTF-8"},
         {"data=folder data.path='~nobody-of-that-name/x'": "no such user has a home folder"},
@@ -328,16 +337,22 @@ def test_the_command_line_wins_over_the_environment_and_that_over_files(
     assert load().experiment == experiment
 
 
-@pytest.mark.parametrize(("saved", "uri"), [("http://begun", "http://begun"), ("http://me:secret@begun", None)])
+@pytest.mark.parametrize(
+    ("saved", "uri"), [("http://begun", "http://begun"), ("http://me:secret@begun", "http://environment")]
+)
 def test_a_resumed_run_stays_in_its_store(
-    saved: str, uri: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: str, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config.save(composed("config", f"tracking.uri={saved}"), tmp_path / "config.yaml")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment")  # names the store where its password was not saved
     resume = f"resume={tmp_path}"
-    assert app_settings.resumed(composed("config", resume), []).tracking.uri == uri
+    resumed = config.resumed(composed("config", resume), [])
+    assert tracking.tracking_uri(resumed.tracking.uri) == uri
+    assert dataclasses.replace(resumed, resume=None) == config.read(
+        tmp_path / "config.yaml"
+    )  # a finished run has nothing to do
     typed = ["tracking.uri=http://other"]
-    assert app_settings.resumed(composed("config", resume, *typed), typed).tracking.uri == "http://other"
+    assert config.resumed(composed("config", resume, *typed), typed).tracking.uri == "http://other"
 
 
 def test_saved_configuration_reads_back(tmp_path: Path) -> None:

@@ -79,9 +79,15 @@ def test_settings_keep_their_shape() -> None:
     assert redaction.settings(settings) == {"a": ["http://***@h", 3, None], "b": {"c": "x"}}
 
 
-def test_an_address_whose_password_was_redacted_is_refused() -> None:
+@pytest.mark.parametrize("address", ["http://***@127.0.0.1:1", "http://127.0.0.1:1?token=***"])
+def test_an_address_whose_password_was_redacted_is_that_of_the_environment_or_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(tracking.TrackingError, match="redacted when it was saved: pass it again"):
-        tracking.connect("http://***@127.0.0.1:1", "e")
+        tracking.connect(address, "e")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///whole.db")
+    assert tracking.tracking_uri(address) == "sqlite:///whole.db"
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from hairline.app.sweep import command, state
 from hairline.app.sweep.state import Sweep
 from hairline.config import ConfigError
 from hairline.evaluation import figures
+from hairline.tracking import sync
+from tests import tracked
 from tests.conftest import ROOT
 
 
@@ -76,6 +78,33 @@ def test_a_job_whose_configuration_was_at_fault_goes_on_once_it_is_mended(tmp_pa
         assert job.number == 1
 
 
+@pytest.mark.usefixtures("empty_store")
+@pytest.mark.parametrize("other", [False, True])
+def test_a_sweep_is_sent_from_any_folder_and_past_jobs_that_logged_nothing(
+    other: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = tracking.tracking_uri(None)
+    experiment = tracking.connect(uri, "e")
+    parent = tracking.open_parent(uri, experiment, name="s", run_id=None, tags={}, parameters={})
+    sweep = started(tmp_path / "s", "first", store=uri, experiment_id=experiment, run_id=parent)
+    for number, end in enumerate(("finished", "failed", "finished")):
+        run(sweep, number, str(number), end=end)
+        if end == "finished":
+            with tracked.tracked(sweep.folder / str(number), enabled=False) as logged:
+                logged.metrics({"loss": 1.0}, step=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    typed = f"sqlite:///{tmp_path / 'other.db'}" if other else None
+    directories = state.run_directories(tmp_path / "s")
+    assert [directory.name for directory in directories] == ["0", "2"]
+    sync.synchronise(directories, typed or uri)
+    if not other:
+        state.refresh(tmp_path / "s", typed)
+        assert mlflow.MlflowClient(uri).get_run(parent).data.metrics["jobs_finished"] == 2
+    assert len(tracked.runs(mlflow.MlflowClient(typed or uri))) == 2 + (not other)
+    assert not Path("mlflow.db").exists()
+
+
 def test_the_same_configuration_twice_in_one_start_is_two_jobs(tmp_path: Path) -> None:
     for session in ("first", "second"):
         sweep = started(tmp_path / "s", session)
@@ -119,7 +148,7 @@ def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
         None, experiment, name="s", run_id=None, tags={}, parameters={"learning_rate": "a,b,c"}
     )
     sweep = started(Path("s"), "first", experiment_id=experiment, run_id=parent)
-    client = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    client = tracked.client()
     sweep.begin_summary()
     losses = {"a": 0.5, "b": 0.25, "c": float("nan")}
     for number, (name, value) in enumerate(losses.items()):

@@ -81,27 +81,24 @@ def parse(arguments: Sequence[str], conf: Path, script: str = "train") -> Comman
         ConfigError: If a check fails, or there is no run to resume.
         SweepError: If there is no sweep to resume.
     """
-    typed = [_without_plus(argument, conf) for argument in arguments]
-    fault = mistakes.find(Command(typed, conf, script))
+    command = Command([_without_plus(argument, conf) for argument in arguments], conf, script)
+    fault = mistakes.find(command)
     if fault is not None:
         raise ConfigError(fault)
-    single = _only_asks(typed)
-    original = typed
-    notes: list[str] = []
-    if not single:
-        typed, notes = _named_runs(Command(typed, conf, script))
-    settings = {key: value for key, value in _settings(typed).items() if value != "null"}
-    multirun = bool({"-m", "--multirun"} & set(typed))
-    arguments, directory = typed, None
+    typed, notes = (command.arguments, []) if command.only_asks else _named_runs(command)
+    settings = {key: value for key, value in command.values.items() if value != "null"}
+    several = bool({"-m", "--multirun"} & set(typed))
+    completed, directory = typed, None
     if "sweep.resume" in settings:
-        arguments, directory = _resumed_sweep(typed, settings)
-        if single:
-            arguments = [_first_value(argument) for argument in arguments]
-    elif "resume" in settings and not multirun and not single:
-        arguments, directory = _resumed_run(typed, settings)
-    if not multirun and not single and {"sweep.resume", "search"} & set(settings):
-        arguments = ["-m", *arguments]
-    return CommandLine(original, _readable(_literal(Command(arguments, conf, script))), script, directory, notes)
+        completed, directory = _resumed_sweep(typed, settings)
+        if command.only_asks:
+            completed = [_first_value(argument) for argument in completed]
+    elif "resume" in settings and not several and not command.only_asks:
+        completed, directory = _resumed_run(typed, settings)
+    if command.multirun and not several and not command.only_asks:
+        completed = ["-m", *completed]
+    literal = _literal(Command(completed, conf, script))
+    return CommandLine(command.arguments, _readable(literal), script, directory, notes)
 
 
 def shown(overrides: Iterable[str]) -> list[str]:
@@ -111,16 +108,6 @@ def shown(overrides: Iterable[str]) -> list[str]:
 
 
 # --- completion -------------------------------------------------------------------------------------------------------
-
-
-def _settings(arguments: Iterable[str]) -> dict[str, str]:
-    return dict(argument.partition("=")[::2] for argument in arguments if not argument.startswith("-"))
-
-
-def _only_asks(arguments: Iterable[str]) -> bool:
-    """Return whether Hydra only prints something: --help, --cfg, --info, shell completion."""
-    runs = ("-m", "--multirun", *mistakes.CONFIG_FLAGS, "--config-name", "-cn")
-    return any(argument.startswith("-") and not argument.startswith(runs) for argument in arguments)
 
 
 def _without_plus(argument: str, conf: Path) -> str:
@@ -139,7 +126,7 @@ def _named_runs(command: Command) -> tuple[list[str], list[str]]:
     arguments, notes = [], []
     for argument in command.arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key not in _RUN_KEYS or key not in command.settings or command.script in ("sync", "compare"):
+        if not equals or key not in _RUN_KEYS or key not in command.settings or command.script == "sync":
             arguments.append(argument)
             continue
         runs = commands.split(value) if command.multirun else [value]

@@ -7,7 +7,8 @@ import functools
 import importlib.util
 import os  # its `exists` and `isfile` are False for a name that is too long, where those of a Path raise an error
 import re
-from collections.abc import Callable, Iterator, Sequence
+import typing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ CONFIG_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")  # they name fold
 _FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
 _FLAGS |= {"--experimental-rerun", "--shell-completion", "-sc", "--info", "-i"}
 _FLAGS_WITH_VALUE = {*CONFIG_FLAGS, "--cfg", "-c", "--package", "-p", "--config-name", "-cn"}
+_RUNNING = ("-m", "--multirun", "-r", "--run", *CONFIG_FLAGS, "--config-name", "-cn")  # others only ask for something
 _OPTIONAL_VALUE = ("--info", "-i", "--experimental-rerun", "--shell-completion", "-sc")
 _GROUP = re.compile(r"^  - (?:override )?/?(\w[\w/]*):", re.MULTILINE)  # an item of a defaults list
 _LAUNCHERS = {"joblib": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
@@ -88,12 +90,22 @@ class Command:
     @property
     def multirun(self) -> bool:
         """Whether several jobs run."""
-        return bool({"-m", "--multirun"} & set(self.arguments) or {"search", "sweep.resume"} & set(self.values))
+        sweeps = any(self.values.get(key, "null") != "null" for key in ("search", "sweep.resume"))
+        return sweeps or bool({"-m", "--multirun"} & set(self.arguments))
+
+    @property
+    def only_asks(self) -> bool:
+        """Whether Hydra only prints something: --help, --cfg, --info, shell completion."""
+        return any(argument.startswith("-") and not argument.startswith(_RUNNING) for argument in self.arguments)
 
     @property
     def own_choices(self) -> bool:
         """Whether Hydra looks for YAML files elsewhere as well."""
         return any(argument.startswith((*CONFIG_FLAGS, "hydra.searchpath")) for argument in self.arguments)
+
+    def replaced(self, place: int, *new: str, count: int = 1) -> list[str]:
+        """Return the arguments with new ones instead of `count` of them from a place on."""
+        return [*self.arguments[:place], *new, *self.arguments[place + count :]]
 
     def is_group(self, name: str) -> bool:
         """Return whether `name=<choice>` chooses a YAML file for this script."""
@@ -115,7 +127,7 @@ class Command:
         if self.is_known(name):
             return name
         for key, aliases in _ALIASES.items():
-            if name.lower() in aliases.split() and (self.is_known(key) if key != "hydra.run.dir" else True):
+            if name.lower() in aliases.split() and self.is_known(key):
                 return key
         by_end = [key for key in self.settings if key.endswith(f".{name}")]
         if len(by_end) == 1:
@@ -161,7 +173,7 @@ def find(command: Command) -> str | None:
 
 def spaces_around_equals(command: Command) -> Fault | None:
     """Return the fault of `batch_size = 512`."""
-    arguments = list(command.arguments)
+    arguments = command.arguments
     for place, argument in enumerate(arguments):
         before = arguments[place - 1] if place else ""
         after = arguments[place + 1] if place + 1 < len(arguments) else ""
@@ -173,7 +185,7 @@ def spaces_around_equals(command: Command) -> Fault | None:
             continue
         count = sum(1 for word in words if word)
         text = " ".join(word for word in words if word)
-        corrected = [*arguments[:start], "".join(words), *arguments[start + count :]]
+        corrected = command.replaced(start, "".join(words), count=count)
         return Fault(f"{text}: a setting is written without spaces around the =", corrected)
     return None
 
@@ -189,7 +201,7 @@ def unnamed_value(command: Command) -> Fault | None:
 
 def flag_for_setting(command: Command) -> Fault | None:
     """Return the fault of `--model x`: settings are written key=value."""
-    arguments = list(command.arguments)
+    arguments = command.arguments
     known = _FLAGS | _FLAGS_WITH_VALUE
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -206,7 +218,7 @@ def flag_for_setting(command: Command) -> Fault | None:
             return Fault(f"{name}: no such flag; settings are written key=value, and --help lists them")
         words = [argument, after] if has_word and not equals else [argument]
         value = value if equals else after if has_word else "true"
-        corrected = [*arguments[:place], f"{key}={value}", *arguments[place + len(words) :]]
+        corrected = command.replaced(place, f"{key}={value}", count=len(words))
         return Fault(f"{' '.join(words)}: settings are written key=value, without dashes", corrected)
     return None
 
@@ -218,7 +230,7 @@ def _is_flag(name: str, known: set[str]) -> bool:
 
 def stray_words(command: Command) -> Fault | None:
     """Return the fault of words without a key: the rest of a value with spaces, or a path."""
-    arguments = list(command.arguments)
+    arguments = command.arguments
     for place, argument in enumerate(arguments):
         before = arguments[place - 1] if place else ""
         if "=" in argument or argument.startswith(("-", "~")) or not argument or before in _FLAGS_WITH_VALUE:
@@ -245,7 +257,7 @@ def stray_words(command: Command) -> Fault | None:
             text = f"{joined}: a value with spaces is written in quotes"
         else:
             return _path_without_key(command, place, words)
-        return Fault(text, [*arguments[: place - 1], joined, *arguments[end:]])
+        return Fault(text, command.replaced(place - 1, joined, count=1 + len(words)))
     return None
 
 
@@ -258,8 +270,7 @@ def _path_without_key(command: Command, place: int, words: Sequence[str]) -> Fau
     if key is None or key in command.values or not all(map(_looks_like_path, words)):
         return Fault(text + ", such as epochs=20" * (command.script == "train"))
     value = _list(words) if key == "runs" else " ".join(words)
-    rest = [*command.arguments[:place], f"{key}={value}", *command.arguments[place + len(words) :]]
-    return Fault(text, rest)
+    return Fault(text, command.replaced(place, f"{key}={value}", count=len(words)))
 
 
 def _list(items: Sequence[str]) -> str:
@@ -278,8 +289,7 @@ def list_without_brackets(command: Command) -> Fault | None:
             and value[0] not in "['\""
             and not commands.is_function(value)
         ):
-            corrected = [*command.arguments[:place], f"{key}=[{value}]", *command.arguments[place + 1 :]]
-            return Fault(f"{argument}: a list is written in brackets", corrected)
+            return Fault(f"{argument}: a list is written in brackets", command.replaced(place, f"{key}=[{value}]"))
     return None
 
 
@@ -293,7 +303,7 @@ def path_for_choice(command: Command) -> Fault | None:
     typed = next(argument for argument in command.arguments if argument.lstrip("+").startswith("data="))
     place = list(command.arguments).index(typed)
     path = [] if "data.path" in command.values else [f"data.path={value}"]
-    corrected = [*command.arguments[:place], f"data={_kind(value)}", *path, *command.arguments[place + 1 :]]
+    corrected = command.replaced(place, f"data={_kind(value)}", *path)
     return Fault(f"{typed}: data= names the kind of source, data.path= the place", corrected)
 
 
@@ -306,8 +316,7 @@ def path_without_choice(command: Command) -> Fault | None:
         return None
     place = next(place for place, text in enumerate(command.arguments) if text.lstrip("+").startswith("data.path="))
     kind = _kind(commands.unquoted(value))
-    corrected = [*command.arguments[:place], f"data={kind}", *command.arguments[place:]]
-    return Fault(f"data.path={value}: the kind of source is missing", corrected)
+    return Fault(f"data.path={value}: the kind of source is missing", command.replaced(place, f"data={kind}", count=0))
 
 
 def _kind(path: str) -> str:
@@ -350,22 +359,17 @@ def unknown_key(command: Command) -> Fault | None:
         if not equals or argument.startswith(("-", "~")) or "@" in name or command.is_known(name):
             continue
         meant = command.meant(name)
-        elsewhere = any(name == entry.key for entry in _all_settings(command))
+        elsewhere = any(name == entry.key for entry in reference.settings(configuration.SCRIPTS[command.name]))
         if meant is None or elsewhere:  # Hydra's message says which choice has the setting
             continue
-        corrected = [*command.arguments[:place], f"{meant}={value}", *command.arguments[place + 1 :]]
+        corrected = command.replaced(place, f"{meant}={value}")
         return Fault(f"{name}: unknown setting. Did you mean {meant!r}?", corrected)
     return None
 
 
-def _all_settings(command: Command) -> Iterator[reference.Setting]:
-    """Yield the settings of all choices of groups."""
-    yield from reference.settings(configuration.SCRIPTS[command.name])
-
-
 def values_without_multirun(command: Command) -> Fault | None:
     """Return the fault of several values of a setting without -m."""
-    if command.multirun or "--cfg" in command.arguments:
+    if command.multirun or command.only_asks:
         return None
     for place, argument in enumerate(command.arguments):
         key, equals, value = argument.partition("=")
@@ -377,8 +381,9 @@ def values_without_multirun(command: Command) -> Fault | None:
         if not equals or argument.startswith(("-", "~")) or not takes_one or not several or value[0] in "'\"[{":
             continue
         text = f"{argument}: several values need -m, for one run per combination"
-        if entry is not None and float in _kinds(entry) and re.fullmatch(r"[+-]?\d+,\d+", value):
-            point = [*command.arguments[:place], argument.replace(",", "."), *command.arguments[place + 1 :]]
+        decimal = entry is not None and float in (entry.kind, *typing.get_args(entry.kind))
+        if decimal and re.fullmatch(r"[+-]?\d+,\d+", value):
+            point = command.replaced(place, argument.replace(",", "."))
             fixed = commands.command(command.script, *map(commands.word, point))
             text = f"{argument}: decimals are written with a point:\n  {fixed}\nSeveral values need -m:"
         return Fault(text, ["-m", *command.arguments])
@@ -389,10 +394,6 @@ def _are_paths(value: str) -> bool:
     """Return whether a value names several paths, not one with a comma."""
     whole, *parts = (Path(path).expanduser() for path in (value, *value.split(",")))
     return len(parts) > 1 and not os.path.exists(whole) and all(map(os.path.exists, parts))
-
-
-def _kinds(entry: reference.Setting) -> set[object]:
-    return {entry.kind, *getattr(entry.kind, "__args__", ())}
 
 
 def path_with_comma(command: Command) -> Fault | None:
@@ -407,8 +408,7 @@ def path_with_comma(command: Command) -> Fault | None:
         if os.path.exists(Path(value).expanduser()) and not all(
             os.path.exists(Path(part).expanduser()) for part in value.split(",")
         ):
-            quoted = f"{key}={commands.quoted(value)}"
-            corrected = [*command.arguments[:place], quoted, *command.arguments[place + 1 :]]
+            corrected = command.replaced(place, f"{key}={commands.quoted(value)}")
             return Fault(f"{argument}: with -m a comma separates values, so a path with one is quoted twice", corrected)
     return None
 
@@ -418,8 +418,8 @@ def removed_choice(command: Command) -> Fault | None:
     for place, argument in enumerate(command.arguments):
         group = argument[1:].partition("=")[0]
         if argument.startswith("~") and group in command.groups:
-            rest = [*command.arguments[:place], *command.arguments[place + 1 :]]
-            return Fault(f"{argument}: {group} can be replaced, but not removed; choose another, or leave it out", rest)
+            text = f"{argument}: {group} can be replaced, but not removed; choose another, or leave it out"
+            return Fault(text, command.replaced(place))
     return None
 
 

@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from hairline import config as configuration
 from hairline import tracking
 from hairline.config import Config, Evaluate, Export, Tracking
-from hairline.system import redaction
 
 
 def load(composed: DictConfig, overrides: Sequence[str] = ()) -> Any:
@@ -47,17 +46,6 @@ def tracking_uri(composed: str | None, overrides: Sequence[str]) -> str | None:
 
 def _is_typed(key: str, overrides: Sequence[str]) -> bool:
     return any(override.lstrip("+").partition("=")[0] == key for override in overrides)
-
-
-def resumed(config: Config, overrides: list[str]) -> Config:
-    """Return the settings of the run that `config.resume` names; see `configuration.resumed`.
-
-    The run goes on in the store it began in. The environment names it where its password was not saved.
-    """
-    saved = configuration.resumed(config, overrides)
-    if redaction.HIDDEN in (saved.tracking.uri or "") and os.environ.get("MLFLOW_TRACKING_URI"):
-        saved = dataclasses.replace(saved, tracking=dataclasses.replace(saved.tracking, uri=None))
-    return saved
 
 
 def check(config: Any) -> None:

@@ -195,7 +195,7 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
     try:
         config = settings.load(composed, overrides)
         if resumed:
-            config = settings.resumed(config, overrides)
+            config = configuration.resumed(config, overrides)
             if _is_complete(directory, config):
                 log.info("Nothing to do: this run has finished. Its results lie in %s", directory)
                 return None

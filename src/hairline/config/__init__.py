@@ -2,7 +2,7 @@
 
 from hairline.config import commands
 from hairline.config.checks import ConfigError, is_run_id, unknown
-from hairline.config.saved import CHOSEN_BY, NOT_IDENTITY, flatten, identity, leaves, load, plain, read, resumed, save
+from hairline.config.saved import CHOSEN_BY, flatten, identity, is_identity, leaves, load, plain, read, resumed, save
 from hairline.config.schema import (
     GROUPS,
     SCRIPTS,
@@ -50,7 +50,6 @@ __all__ = [
     "Label",
     "LabelsData",
     "Model",
-    "NOT_IDENTITY",
     "Optimizer",
     "Predict",
     "Report",
@@ -67,6 +66,7 @@ __all__ = [
     "commands",
     "flatten",
     "identity",
+    "is_identity",
     "is_run_id",
     "leaves",
     "load",

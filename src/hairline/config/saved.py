@@ -149,7 +149,7 @@ def resumed(config: Config, overrides: list[str]) -> Config:
     refused = [
         f"{key}: the run has {before.get(key)}, the command line says {wanted.get(key)}"
         for key in changed
-        if not _is_below(key, NOT_IDENTITY)
+        if is_identity(key)
     ]
     if refused:
         raise ConfigError(
@@ -161,6 +161,11 @@ def resumed(config: Config, overrides: list[str]) -> Config:
         if not _is_below(key, ["tags"]):
             saved = _replace(saved, key.split("."), wanted[key])
     return dataclasses.replace(saved, resume=config.resume, tags={**saved.tags, **config.tags})
+
+
+def is_identity(key: str) -> bool:
+    """Return whether a setting can change the numbers of a run."""
+    return not _is_below(key, NOT_IDENTITY)
 
 
 def _is_below(key: str, names: Iterable[str]) -> bool:
@@ -196,5 +201,5 @@ def leaves(config: Any) -> dict[str, Any]:
 
 def identity(config: Config) -> str:
     """Return a digest, 16 hexadecimal digits: equal for two configurations exactly if they train the same model."""
-    relevant = {key: value for key, value in leaves(config).items() if not _is_below(key, NOT_IDENTITY)}
+    relevant = {key: value for key, value in leaves(config).items() if is_identity(key)}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]

@@ -346,12 +346,18 @@ class Runtime(Compute):
 
 
 @dataclass
-class Report:
-    """What a run draws and saves."""
+class Level:
+    """What a script draws and saves."""
 
     level: Literal["full", "light", "none"] = setting(
         "full", "full: all; light: no pictures and no model, but for a sweep's best run; none: not even for that one"
     )
+
+
+@dataclass
+class Report(Level):
+    """What a run draws and saves."""
+
     learning_curve: bool = setting(False, "level=full: train the head on parts of the training images as well")
 
 
@@ -406,7 +412,7 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     sweep: Sweep = field(default_factory=Sweep)
 
-    seed: int = setting(0, "seed of the split, the head's weights and the order of batches", low=0)
+    seed: int = setting(0, "seed of the split, of dropout, of the order of batches and of random weights", low=0)
     probe: bool = setting(True, "fit a linear probe in closed form as a baseline")
     repeats: int = setting(1, "trainings of the head with different seeds, to measure the spread", low=1)
     batch_size: int = setting(64, "images per batch", low=1)
@@ -425,15 +431,17 @@ class Config:
         return self.base is None and self.optimizer.name != "lbfgs"
 
 
+def _run() -> Any:
+    """Declare the run whose model a script uses."""
+    text = "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>"
+    return setting(MISSING, text, path=True)
+
+
 @dataclass
 class Evaluate:
     """Settings of evaluate.py."""
 
-    run: str = setting(
-        MISSING,
-        "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>",
-        path=True,
-    )
+    run: str = _run()
     data: Data = MISSING
     part: Literal["all", "train", "val", "test"] = setting("all", "the part of the images, by their folders or the run")
     adapt: Literal["none", "surface"] = setting("none", "surface: adapt to the images, without labels")
@@ -444,7 +452,7 @@ class Evaluate:
     features: FeatureSettings = field(default_factory=FeatureSettings)
     cache: Cache = field(default_factory=Cache)
     runtime: Compute = field(default_factory=Compute)
-    report: Report = field(default_factory=Report)
+    report: Level = field(default_factory=Level)
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = setting(0, "seed of the bootstrap and of data.limit", low=0)
     name: str | None = setting(None, "name of the data set in tables; null = that of its folder or file")
@@ -506,11 +514,7 @@ class ReportPage:
 class Predict:
     """Settings of predict.py."""
 
-    run: str = setting(
-        MISSING,
-        "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>",
-        path=True,
-    )
+    run: str = _run()
     input: str = setting(MISSING, "a photo, a folder, or a pattern such as 'site/**/*.jpg'", path=True)
     output: str | None = setting(None, "folder of the results; null = outputs/<date>/<time>-predict", path=True)
     tiles: Tiles = field(default_factory=Tiles)
@@ -541,9 +545,11 @@ class LabelTiles:
 class Label:
     """Settings of label.py."""
 
-    run: str = setting(MISSING, "a run directory, an MLflow run id, or models:/<name>@<alias>")
-    input: str = setting(MISSING, "a photo, a folder, a pattern such as 'site/**/*.jpg', or an inspection's folder")
-    output: str | None = setting(None, "folder of labels.csv; null = outputs/<date>/<time>-label")
+    run: str = _run()
+    input: str = setting(
+        MISSING, "a photo, a folder, a pattern such as 'site/**/*.jpg', or an inspection's folder", path=True
+    )
+    output: str | None = setting(None, "folder of labels.csv; null = outputs/<date>/<time>-label", path=True)
     by: str | None = setting(None, "name of the person, for the column by; null = the user's name on this machine")
     open: bool = setting(True, "open the page in the browser; false: only print its address")
     port: int = setting(0, "port on 127.0.0.1; 0 = a free one", low=0, high=65535)
@@ -568,11 +574,7 @@ class ExportData:
 class Export:
     """Settings of export.py."""
 
-    run: str = setting(
-        MISSING,
-        "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>",
-        path=True,
-    )
+    run: str = _run()
     format: str = setting(MISSING, "litert, litert_int8, onnx, saved_model or keras")
     output: str | None = setting(
         None, "the export's folder; with -m <output>/<format>; null = inside outputs/<date>", path=True
@@ -587,11 +589,7 @@ class Export:
 class Register:
     """Settings of register.py."""
 
-    run: str = setting(
-        MISSING,
-        "a run directory, latest, a sweep (its best job), an MLflow run id, or models:/<name>@<alias>",
-        path=True,
-    )
+    run: str = _run()
     promote: Literal["better", "not_worse"] = setting("better", "not_worse: also if not worse by more than margin")
     margin: float = setting(0.005, "promote=not_worse: balanced accuracy that may be lost", low=0, below=1)
     tracking: Tracking = field(default_factory=Tracking)

@@ -225,12 +225,10 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     A setting that only some of the runs have comes with another one, as an optimizer's own do; it is listed if these
     runs differ in it.
     """
-    ignored = configuration.NOT_IDENTITY
     settings = [
         key
         for key in sorted({key for run in runs for key in run.settings})
-        if not any(key == name or key.startswith(f"{name}.") for name in ignored)
-        and len({str(run.settings[key]) for run in runs if key in run.settings}) > 1
+        if configuration.is_identity(key) and len({str(run.settings[key]) for run in runs if key in run.settings}) > 1
     ]
     rows = []
     for run in runs:

@@ -68,7 +68,7 @@ def is_user_error(error: BaseException) -> bool:
 
 def is_disk_full(error: BaseException) -> bool:
     """Return whether a full disk caused an error, whichever library reports it."""
-    return any(_is_disk_full(cause) for cause in _causes(error))
+    return any(_is_disk_full(cause) for cause in causes(error))
 
 
 def explained(error: BaseException, folders: Mapping[str, Callable[[], Path | str]] | None = None) -> str | None:
@@ -81,7 +81,7 @@ def explained(error: BaseException, folders: Mapping[str, Callable[[], Path | st
     """
     if isinstance(error, HairlineError):  # has its own advice
         return None
-    for cause in _causes(error):
+    for cause in causes(error):
         path = getattr(cause, "filename", None)
         unwritable = f"{path} cannot be written" if path else "a file cannot be written"
         if _is_disk_full(cause):
@@ -114,7 +114,7 @@ def advised(setting: str, batch_size: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if any(map(_is_out_of_memory, _causes(error))):
+        if any(map(_is_out_of_memory, causes(error))):
             smaller = f"try {setting}={max(1, batch_size // 2)}" if batch_size > 1 else "try a smaller image_size"
             raise OutOfMemoryError(f"out of memory with {setting}={batch_size}: {smaller}") from error
         # TensorFlow keeps only the text of an error that a tf.data pipeline raises.
@@ -152,7 +152,7 @@ def _without_space(folders: Mapping[str, Callable[[], Path | str]]) -> Iterator[
                 yield f"{name} ({folder()})"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and the errors it was raised from."""
     seen: set[int] = set()
     cause: BaseException | None = error

@@ -44,7 +44,7 @@ def atomic(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
     Raises:
         OSError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(partial_name(path.name))
     try:
         with temporary.open(mode, **options) as file:
             yield file

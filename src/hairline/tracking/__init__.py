@@ -18,7 +18,16 @@ from hairline.tracking.run import (
     start,
     update_run,
 )
-from hairline.tracking.store import PARENT, TrackingError, connect, curves_page, default_uri, ui_hints
+from hairline.tracking.store import (
+    PARENT,
+    TrackingError,
+    connect,
+    curves_page,
+    default_uri,
+    followed,
+    tracking_uri,
+    ui_hints,
+)
 
 __all__ = [
     "LOGS",
@@ -33,6 +42,7 @@ __all__ = [
     "end_run",
     "fetch_runs",
     "find",
+    "followed",
     "forget",
     "keep_end_time",
     "logged_model",
@@ -42,6 +52,7 @@ __all__ = [
     "run_id",
     "start",
     "start_count",
+    "tracking_uri",
     "ui_hints",
     "update_run",
 ]

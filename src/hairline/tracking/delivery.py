@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import threading
 import time
@@ -147,10 +146,10 @@ def sampling(journal: Journal, *, enabled: bool, notify: Callable[[], None]) -> 
 
     Args:
         journal: Journal of the run.
-        enabled: Sample at all; needs psutil.
+        enabled: Sample at all.
         notify: Called after each sample.
     """
-    if not enabled or importlib.util.find_spec("psutil") is None:
+    if not enabled:
         yield
         return
     ended = threading.Event()

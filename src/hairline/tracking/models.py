@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TABLES = {"predictions.csv", "metrics.json", "manifest.csv", "config.yaml", "evaluation.json"}
-_PAGE = 500  # runs that MLflow lists at once
 
 
 def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None:
@@ -241,7 +240,8 @@ def fetch_runs(
     Raises:
         TrackingError: If there is no such experiment or run.
     """
-    client = store.mlflow_at(uri).MlflowClient()
+    mlflow = store.mlflow_at(uri)
+    client = mlflow.MlflowClient()
     target = redaction.setting(store.tracking_uri(uri))
     folders: dict[str, tuple[str, Path]] = {}
     with store.translated(f"runs cannot be fetched from {target}"):
@@ -251,12 +251,8 @@ def fetch_runs(
             if found is None:
                 names = ", ".join(sorted(entry.name for entry in client.search_experiments()))
                 raise TrackingError(f"mlflow_experiment={experiment}: no such experiment in {target}; it has {names}")
-            token = None
-            while token != "":
-                page = client.search_runs(
-                    [found.experiment_id], "attributes.status = 'FINISHED'", max_results=_PAGE, page_token=token
-                )
-                runs, token = [*runs, *page], page.token or ""
+            finished = "attributes.status = 'FINISHED'"
+            runs += mlflow.search_runs([found.experiment_id], finished, output_format="list")
         for run_id, name in {run.info.run_id: run.info.run_name for run in runs}.items():
             files = {item.path for item in client.list_artifacts(run_id)}
             # The parent of a sweep has no predictions; an evaluation is of other images than the experiment's runs.

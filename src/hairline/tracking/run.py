@@ -33,9 +33,9 @@ _TRIES = 3  # to start a run: writing to a SQLite file times out where many proc
 
 
 class Run:
-    """What a run logs; without a journal every call is ignored."""
+    """What a run logs."""
 
-    def __init__(self, journal: Journal | None = None, delivery: Delivery | None = None) -> None:
+    def __init__(self, journal: Journal, delivery: Delivery | None = None) -> None:
         """Log to a journal, and with a delivery to MLflow as well."""
         self._journal, self._delivery = journal, delivery
 
@@ -61,10 +61,12 @@ class Run:
         """Set the description at the top of the run's page in MLflow (Markdown)."""
         self.tags({"mlflow.note.content": text})
 
-    def ui_hints(self, uri: str | None) -> list[str]:
+    def ui_hints(self) -> list[str]:
         """Return how to open the experiment's runs in MLflow's UI: a command, if needed, and an address."""
-        experiment_id = "" if self._delivery is None else self._delivery.mirror.experiment_id
-        return store.ui_hints(uri, store.runs_page(experiment_id))
+        if self._delivery is None:
+            return []
+        mirror = self._delivery.mirror
+        return store.ui_hints(mirror.uri, store.runs_page(mirror.experiment_id))
 
     def dataset(self, manifest: pd.DataFrame, digest: str, name: str, context: str = "training") -> None:
         """Log the manifest as the data of the run."""
@@ -110,13 +112,11 @@ class Run:
 
     def _relative(self, path: Path) -> str:
         """Return a path relative to the run directory, which may be moved before it is sent; others absolute."""
-        if self._journal is None or not path.absolute().is_relative_to(self._journal.directory):
+        if not path.absolute().is_relative_to(self._journal.directory):
             return str(path.absolute())
         return path.absolute().relative_to(self._journal.directory).as_posix()
 
     def _add(self, kind: str, **values: Any) -> None:
-        if self._journal is None:
-            return
         self._journal.add(kind, **values)
         if self._delivery is not None:
             self._delivery.check()
@@ -191,7 +191,7 @@ def start(
     # A sweep has checked the server before its jobs.
     mirror = _begin(journal, uri, begin, required=PARENT not in tags)
     delivery = Delivery(mirror, required=required)
-    complete = hurried = False
+    hurried = False
     try:
         with sampling(journal, enabled=system_metrics, notify=delivery.notify), _end_recorded(journal):
             yield Run(journal, delivery)

@@ -71,8 +71,12 @@ def connect(uri: str | None, experiment: str) -> str:
 
 
 def tracking_uri(uri: str | None) -> str:
-    """Return the tracking URI: `uri`, else `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory."""
-    target = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+    """Return the tracking URI: `uri`, else `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory.
+
+    The environment also replaces an address that was saved without its password.
+    """
+    target = None if uri is None or redaction.HIDDEN in uri else uri
+    target = target or os.environ.get("MLFLOW_TRACKING_URI") or uri or default_uri()
     redaction.learn(target)
     return target
 
@@ -215,7 +219,7 @@ def check(target: str) -> None:
     Raises:
         TrackingError: If not.
     """
-    if f"{redaction.HIDDEN}@" in target:
+    if redaction.HIDDEN in target:
         raise TrackingError(
             f"the password in the tracking address {target} was redacted when it was saved: pass it again, with "
             "tracking.uri=... or MLFLOW_TRACKING_URI"
@@ -279,9 +283,8 @@ def translated_at(target: str) -> Iterator[None]:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    while (earlier := error.__cause__ or error.__context__) is not None:
-        error = earlier
-    return error
+    *_, first = errors.causes(error)
+    return first
 
 
 def reason(error: Exception) -> str:

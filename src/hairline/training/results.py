@@ -304,7 +304,7 @@ def log_results(trained: Trained, metrics: dict[str, float], run: tracking.Run, 
     lines += ["", summary.seconds_line(metrics), "", f"Run directory   {place}"]
     if not in_sweep:  # a sweep prints the rest at its end
         if run.id is not None:
-            lines.append("Compare runs    " + "\n                then open ".join(run.ui_hints(config.tracking.uri)))
+            lines.append("Compare runs    " + "\n                then open ".join(run.ui_hints()))
         lines += summary.next_steps(
             place,
             full=trained.full,

@@ -110,7 +110,7 @@ def prepare(composed: DictConfig, application: Application) -> None:
     )
     _set(composed, "hydra.sweep.dir", str(folder))
     if config.tracking.enabled:
-        sweep.store = config.tracking.uri
+        sweep.store = tracking.tracking_uri(config.tracking.uri)
         sweep.experiment_id = tracking.connect(sweep.store, config.tracking.experiment)
         sweep.run_id = tracking.open_parent(
             sweep.store,
@@ -207,9 +207,12 @@ def _refuse_another(sweep: Sweep, command: Sequence[str]) -> None:
     Raises:
         SweepError: If a setting or a value of the earlier command is missing, or a setting is new.
     """
-    free = (*configuration.NOT_IDENTITY, "hydra.", "hydra/")  # they do not change a job's numbers
     before, now = (
-        {key: _arguments(override) for key, override in _parse(entries).items() if not key.startswith(free)}
+        {
+            key: _arguments(override)
+            for key, override in _parse(entries).items()
+            if configuration.is_identity(key) and not key.startswith(("hydra.", "hydra/"))
+        }
         for entries in (sweep.command, redaction.settings(list(command)))
     )
     missing = [entry for key, entries in before.items() for entry in entries if entry not in now.get(key, [])]

@@ -399,18 +399,26 @@ class Sweep:
 
 
 def run_directories(folder: Path) -> list[Path]:
-    """Return the run directories of a sweep's jobs; of any other folder the folder itself."""
+    """Return the run directories of a sweep's jobs that began to log; of any other folder the folder itself."""
     folder = folder.expanduser().absolute()
     if not (folder / STATE).is_file():
         return [folder]
     sweep = Sweep.read(folder)
-    return [sweep.directory(job) for job in sweep.jobs()]
+    return [folder for folder in map(sweep.directory, sweep.jobs()) if tracking.start_count(folder)]
 
 
-def refresh(folder: Path) -> None:
-    """Update the summary if the folder holds a sweep."""
+def refresh(folder: Path, uri: str | None) -> None:
+    """Update the summary if the folder holds a sweep.
+
+    Args:
+        folder: Any folder.
+        uri: Tracking server or store; None for the one that the sweep was started with.
+    """
     if (folder.expanduser() / STATE).is_file():
-        Sweep.read(folder).update()
+        sweep = Sweep.read(folder)
+        if sweep.store is not None:
+            sweep.store = uri or tracking.followed(sweep.store, sweep.place, sweep.folder)
+        sweep.update()
 
 
 def new_session() -> str:
