@@ -86,7 +86,7 @@ def serve(folder: str, tiles: str) -> None:
         views=lambda tiles: np.stack([np.roll(features[tiles], view, axis=1) for view in range(1, 8)]),
     )
     facts = {"title": "benchmark", "classes": [], "file": ""}
-    label.serve(session, Pictures(pool), bytes, 0, open_page=False, facts=facts, next_steps=list)
+    label.serve(session, Pictures(pool), bytes, 0, open_page=False, facts=facts, next_steps=[])
 
 
 def answer(host: str, path: str, count: int, pause: float) -> dict[str, Any]:

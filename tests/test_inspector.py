@@ -12,7 +12,7 @@ import hairline
 from hairline.data import images
 from hairline.inspection.inspector import InspectionError, Inspector
 from hairline.model import saved
-from hairline.model.decision import Decision
+from hairline.model.decision import Decision, PhotoRule
 from tests import darkness
 
 TILE = darkness.PATCH_PX
@@ -68,6 +68,15 @@ def test_tiles_are_scored_like_images_cut_out(model: Path, width: int, height: i
     expected = hairline.load(str(model)).predict(cut)
     np.testing.assert_allclose(result.table["prob_cracked"], expected["prob_cracked"], atol=1e-6)
     assert len(cut) == tiles
+
+
+@pytest.mark.parametrize(("single", "verdict"), [(14.99, "cracked"), (15.01, "not cracked")])
+def test_the_rule_for_photos_compares_exact_log_odds(single: float, verdict: str, tmp_path: Path) -> None:
+    """A black tile has log odds of 15; as a probability of 32 bits it would have 15.03, and from 17.3 on all are 1."""
+    rule = PhotoRule([1, 100], [single] * 2, [1e9] * 2, [0.0] * 2, [], [])
+    place = darkness.save(tmp_path / "model", decision=Decision(threshold=0.5, photo=rule))
+    black = np.zeros((TILE, TILE, 3), np.uint8)
+    assert hairline.inspect(black, run=place, engine="tensorflow").verdict == verdict
 
 
 def test_litert_agrees_with_tensorflow(model: Path) -> None:

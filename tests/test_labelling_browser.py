@@ -39,7 +39,7 @@ folder = Path(sys.argv[1])
 session = wall(folder, photos=120).open(folder)
 classes = [{"name": "cracked", "key": "c"}, {"name": "sound", "key": "s"}]
 facts = {"title": "wall", "classes": classes, "file": "labels.csv"}
-label.serve(session, Pictures(session.pool), bytes, 0, open_page=False, facts=facts, next_steps=list)
+label.serve(session, Pictures(session.pool), bytes, 0, open_page=False, facts=facts, next_steps=[])
 """
 
 

@@ -72,7 +72,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
         lambda tile: f"heat {tile}".encode(),
         token=TOKEN,
         facts=facts,
-        commands=lambda: ["python train.py"],
+        commands=["python train.py"],
         finish=finished.set,
     )
     running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))

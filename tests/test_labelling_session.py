@@ -113,6 +113,25 @@ def test_after_a_restart_undone_tiles_are_asked_again_and_skipped_ones_are_not(
     again.close()
 
 
+@pytest.mark.parametrize("undone", [False, True])
+def test_a_tile_that_was_corrected_to_a_skip_stays_skipped_after_a_restart(
+    undone: bool, tmp_path: Path, place: Path
+) -> None:
+    made = wall(tmp_path)
+    session = made.open(place)
+    (tile,) = answer(session, made, 1)
+    session.correct("a", tile, "")
+    if undone:
+        session.correct("a", tile, NAMES[0])
+        assert session.undo("a")
+    session.close()
+    again = made.open(place)
+    state = again.state("a")
+    assert (state["answers"], state["skipped"]) == (0, 1)
+    assert tile not in answer(again, made, len(made.pool) - 1)
+    again.close()
+
+
 def test_undo_reverts_a_correction_first(tmp_path: Path, place: Path) -> None:
     made = wall(tmp_path)
     session = made.open(place)

@@ -47,9 +47,9 @@ def inspect(
             `threshold` and `positive_class`.
 
     Returns:
-        `heat_map`, float32 [height, width], is the probability of the positive class at each pixel; `table` has one row
-        a tile (`path x y width height label predicted prob_<class>... distance`); `regions`, `predicted`, `highest` and
-        `share(decision)` say more.
+        `verdict` is the answer for the photo and `evidence` how strongly it suggests the positive class; `heat_map`,
+        float32 [height, width], says how strongly each pixel does, 0 to 1; `table` has one row a tile (`path x y width
+        height label predicted prob_<class>... distance`); `regions`, `highest` and `share(decision)` say more.
 
     Raises:
         ValueError: If the photo cannot be read, `run` names no saved model, or the settings do not fit it.

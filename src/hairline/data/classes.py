@@ -15,8 +15,8 @@ from hairline.config import commands
 from hairline.data.folders import nfc
 from hairline.system.errors import HairlineError
 
-# Names of the positive class, most specific first; compared in lower case.
-POSITIVE_NAMES = (
+# Names of the positive class, most specific first, as `_plain` spells them.
+_POSITIVE_NAMES = (
     "cracked", "crack", "cracks", "positive", "pos", "with_crack", "defect", "defects", "defective", "damage",
     "damaged",
 )  # fmt: skip
@@ -175,5 +175,14 @@ def positive_class(class_names: list[str], named: str | None) -> str | None:
         raise ClassError(f"data.positive_class={named}: no such class; the classes are {', '.join(class_names)}")
     if len(class_names) != 2 or named is not None:
         return named if len(class_names) == 2 else None
+    return guess_positive(class_names)
+
+
+def guess_positive(class_names: Sequence[str]) -> str | None:
+    """Return the class with a well-known name of a positive one, such as `cracked`; None if there is none.
+
+    >>> guess_positive(["sound", "With-Crack", "stained"])
+    'With-Crack'
+    """
     by_name = {_plain(name): name for name in class_names}
-    return next((by_name[name] for name in POSITIVE_NAMES if name in by_name), None)
+    return next((by_name[name] for name in _POSITIVE_NAMES if name in by_name), None)

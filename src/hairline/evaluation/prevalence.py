@@ -20,13 +20,17 @@ Array = NDArray[np.float64]
 
 
 def margin(logits: NDArray[np.floating], number: int) -> Array:
-    """Return by how much the logit of class `number` exceeds those of all others together, float64 [n].
+    """Return by how much the logit of a class exceeds those of all others together: its log odds, float64 [...].
+
+    Args:
+        logits: float [..., classes].
+        number: The class.
 
     >>> margin(np.array([[2.0, 1.0]]), 0).tolist()
     [1.0]
     """
-    others = np.delete(logits, number, axis=1).astype(np.float64)
-    return np.asarray(logits[:, number] - logsumexp(others, axis=1), np.float64)
+    others = np.delete(logits, number, axis=-1).astype(np.float64)
+    return np.asarray(logits[..., number] - logsumexp(others, axis=-1), np.float64)
 
 
 def calibrate(

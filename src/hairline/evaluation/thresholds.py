@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logit, logsumexp, softmax
+from scipy.special import log_softmax, logit, softmax
 
-from hairline.evaluation import intervals
+from hairline.evaluation import intervals, prevalence
 from hairline.evaluation.metrics import Ranking
 from hairline.model.decision import Decision, DecisionError, OperatingPoint, PhotoRule, highest_pair
 from hairline.model.predictions import Predictions
@@ -88,8 +88,7 @@ def choose_decision(
     decision = replace(decision, temperature=temperature, abstain=abstain)
     if not resamples:
         return decision
-    others = np.delete(logits, positive, axis=1) / temperature
-    log_odds = logits[:, positive] / temperature - logsumexp(others, axis=1)
+    log_odds = prevalence.margin(logits / temperature, positive)
     threshold_log_odds = float(logit(decision.threshold if abstain is None else abstain[1]))
     photo = choose_photo_rule(positives, log_odds, least=threshold_log_odds, sound_flagged=sound_photos_flagged)
     return replace(decision, photo=photo)

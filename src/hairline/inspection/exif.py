@@ -76,7 +76,7 @@ def _time(exif: Image.Exif, doubts: list[str]) -> str:
     year, month, day, hour, minute, second = match.groups()
     date_valid = "1900" <= year and "01" <= month <= "12" and "01" <= day <= "31"
     if not (date_valid and hour <= "23" and minute <= "59" and second <= "60"):
-        if date_valid or text.strip("0: "):
+        if text.strip("0: "):
             doubts.append(f"EXIF time {text!r}")
         return ""
     offset = _text(details.get(ExifTags.Base.OffsetTimeOriginal))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from scipy.special import expit, logit, logsumexp, softmax
+from scipy.special import expit, softmax
 
 from hairline import tracking
 from hairline.config import commands
+from hairline.config.checks import did_you_mean
 from hairline.data import classes, images
+from hairline.data.folders import nfc
+from hairline.evaluation import prevalence
 from hairline.inspection import tiles, traces
 from hairline.model import attribution, saved, surface
 from hairline.model.decision import CANNOT_TELL
@@ -84,11 +87,6 @@ class Inspection:
     def length_px(self) -> float:
         """Total length of all regions, in pixels."""
         return sum(region.length_px for region in self.regions)
-
-    @property
-    def longest_px(self) -> float:
-        """Length of the longest region, in pixels."""
-        return max((region.length_px for region in self.regions), default=0.0)
 
     @property
     def heat_map(self) -> NDArray[Any]:
@@ -156,7 +154,8 @@ class Inspector:
         self.bundle = saved.read_bundle(folder).at(threshold)
         saved.verify(folder, self.bundle)
         self.positive = _positive_class(self.bundle, positive_class)
-        self.tile_px = size_px or int(self.bundle.extra.get("patch_px", self.bundle.image_size))
+        self._index = self.bundle.class_names.index(self.positive)
+        self.tile_px = size_px or self.bundle.patch_px
         if not 0 <= overlap < 1:
             raise InspectionError(f"overlap={overlap:g}: expected 0 <= overlap < 1")
         self.stride_px = stride_px or max(1, round(self.tile_px * (1 - overlap)))
@@ -195,11 +194,13 @@ class Inspector:
             ImageError: If the photo cannot be read.
         """
         path = os.fspath(photo) if isinstance(photo, str | os.PathLike) else ""
-        grid, features, log_odds, probabilities = self._predict(photo)
+        grid, features, log_odds, logits = self._predict(photo)
+        probabilities = softmax(logits, axis=1)
         table = pd.DataFrame(grid.boxes(), columns=["x", "y", "width", "height"])
         table.insert(0, "path", pd.Series([path] * len(table), dtype=object))  # not every file name is UTF-8
         table["label"] = ""
-        table = predictions_table(table, self.bundle.decide(probabilities), probabilities, self.bundle.class_names)
+        predicted = self.bundle.decide(probabilities)
+        table = predictions_table(table, predicted, probabilities, self.bundle.class_names)
         distance, strangeness = None, 1.0
         if self._distance is not None:
             table[DISTANCE] = self._distance(features)
@@ -210,8 +211,7 @@ class Inspector:
             ndimage.gaussian_filter(both[..., index], _SMOOTHING[index], mode="nearest") for index in (0, 1)
         )
         heat = tiles.blend(grid, probabilities, cells=cells)
-        positive = self.bundle.class_names.index(self.positive)
-        values = np.sqrt(heat.values[..., positive] * alone)
+        values = np.sqrt(heat.values[..., self._index] * alone)
         decided = self._decide(heat.values, values)
         regions = traces.find_regions(heat, decided == self.positive, values, LEVEL)
         reach = max((region.length_px for region in regions), default=0.0) / min(grid.width, grid.height)
@@ -223,9 +223,9 @@ class Inspector:
             positive=self.positive,
             probabilities=values,
             regions=regions,
-            verdict=self._verdict(grid, probabilities, distance, evident=evidence >= _EVIDENT and reach >= _REACH),
+            verdict=self._verdict(grid, predicted, logits, distance, evidence >= _EVIDENT and reach >= _REACH),
             evidence=evidence,
-            highest=float(probabilities[:, positive].max()),
+            highest=float(probabilities[:, self._index].max()),
             distance=distance,
         )
 
@@ -240,7 +240,7 @@ class Inspector:
 
         Returns:
             The tiles; their features [tiles, width]; the log odds of the positive class if a tile looked like one of
-            its cells everywhere [tiles, rows, columns]; and their probabilities [tiles, classes].
+            its cells everywhere [tiles, rows, columns]; and their logits [tiles, classes].
         """
         picture = photo if isinstance(photo, Image.Image) else saved.open_image(photo)
         grid = tiles.grid(picture.width, picture.height, tile_px=self.tile_px, stride_px=self.stride_px)
@@ -253,9 +253,8 @@ class Inspector:
         outputs = np.concatenate([block for _, block in self.run_engine(tile, len(grid))])
         kernel, bias = self._layer
         features, log_odds = np.split(outputs, [len(kernel)], axis=1)
-        probabilities = softmax(features @ kernel + bias, axis=1)
         side = math.isqrt(log_odds.shape[1])
-        return grid, features, log_odds.reshape(len(grid), side, side), probabilities
+        return grid, features, log_odds.reshape(len(grid), side, side), features @ kernel + bias
 
     def _reduce(self, outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return features and the cells' log odds of a batch in one array, without its large maps."""
@@ -266,10 +265,8 @@ class Inspector:
         else:  # features that are no pooled maps: every cell is as its tile
             whole = features @ kernel + bias
             scores = np.broadcast_to(whole[:, None, None], (len(features), _CELLS, _CELLS, len(bias)))
-        positive = self.bundle.class_names.index(self.positive)
-        others = np.delete(scores, positive, axis=-1)
-        rest = others[..., 0] if others.shape[-1] == 1 else logsumexp(others, axis=-1)
-        return np.concatenate([features, (scores[..., positive] - rest).reshape(len(features), -1)], axis=1)
+        log_odds = prevalence.margin(scores, self._index).astype(np.float32)
+        return np.concatenate([features, log_odds.reshape(len(features), -1)], axis=1)
 
     def _decide(self, probabilities: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.object_]:
         """Return the class of each cell, or "cannot tell" [rows, columns].
@@ -282,28 +279,32 @@ class Inspector:
         decided = np.array(self.bundle.decide(flat), dtype=object)
         # A positive tile marks only some of its cells; the rest is of the most probable other class.
         rest = (decided == self.positive) & (values.ravel() < LEVEL)
-        flat[:, self.bundle.class_names.index(self.positive)] = -1
+        flat[:, self._index] = -1
         decided[rest] = np.array(self.bundle.class_names, dtype=object)[flat[rest].argmax(axis=1)]
         return decided.reshape(values.shape)
 
     def _verdict(
-        self, grid: tiles.Grid, probabilities: NDArray[np.float32], distance: float | None, *, evident: bool
+        self,
+        grid: tiles.Grid,
+        predicted: Sequence[str],
+        logits: NDArray[np.float32],
+        distance: float | None,
+        evident: bool,
     ) -> str:
         """Return the answer for a photo.
 
         Args:
             grid: Its tiles.
-            probabilities: Of the tiles [tiles, classes].
+            predicted: Class of each tile, or "cannot tell".
+            logits: Of the tiles [tiles, classes].
             distance: From the training images.
             evident: Whether the evidence is enough on an unfamiliar surface.
         """
-        predicted = np.array(self.bundle.decide(probabilities), dtype=object)
-        score, rule = probabilities[:, self.bundle.class_names.index(self.positive)], self.bundle.decision.photo
+        rule = self.bundle.decision.photo
         if rule is None:
-            positive = bool((predicted == self.positive).any())
+            positive = self.positive in predicted
         else:
-            tiny = np.finfo(np.float32).tiny
-            log_odds = logit(np.clip(score.astype(np.float64), tiny, 1 - 1e-12))
+            log_odds = prevalence.margin(logits, self._index)
             positive = rule.is_positive(log_odds.reshape(len(grid.rows), len(grid.columns)))
         if distance is not None and distance > 1 and self.adapted_to is None:
             return self.positive if positive and evident else UNFAMILIAR
@@ -313,7 +314,7 @@ class Inspector:
             return CANNOT_TELL
         if len(self.bundle.class_names) == 2:
             return f"not {self.positive}"
-        return str(pd.Series(predicted[predicted != self.positive]).mode().iloc[0])
+        return str(pd.Series([name for name in predicted if name != self.positive]).mode().iloc[0])
 
 
 def _evidence(local: NDArray[np.float32], reach: float, strangeness: float) -> float:
@@ -339,18 +340,16 @@ def _positive_class(bundle: saved.Bundle, chosen: str | None) -> str:
             f"the saved model's positive class {bundle.positive_class!r} is not one of its classes ({known}): "
             f"{saved.BUNDLE} was changed; copy the folder again or train the model again"
         )
+    chosen = None if chosen is None else nfc(chosen)
     if chosen is not None and chosen not in bundle.class_names:
-        near = difflib.get_close_matches(chosen, bundle.class_names, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(chosen, bundle.class_names)
         raise InspectionError(f"positive_class={chosen}: expected one of the model's classes ({known}).{hint}")
     if chosen is not None and bundle.positive_class not in (None, chosen):
         raise InspectionError(
             f"positive_class={chosen}: the model's positive class is {bundle.positive_class}, and its threshold "
             "belongs to that class; leave positive_class out"
         )
-    by_name = {name.lower(): name for name in bundle.class_names}
-    guessed = next((by_name[name] for name in classes.POSITIVE_NAMES if name in by_name), None)
-    positive = chosen or bundle.positive_class or guessed
+    positive = chosen or bundle.positive_class or classes.guess_positive(bundle.class_names)
     if positive is None:
         choices = " or ".join(commands.override("positive_class", name) for name in bundle.class_names)
         raise InspectionError(f"the model stores no positive class: add {choices}")

@@ -45,7 +45,7 @@ def draw(photo: Image.Image, inspection: Inspection) -> Image.Image:
 def heat_png(inspection: Inspection) -> bytes:
     """Encode the heat map as an 8-bit grey PNG that covers the photo: 0 to 255 for 0 to 1."""
     heat = inspection.heat
-    cells = max(1, int(np.diff(heat.x_edges).min()), int(heat.x_edges[-1]) // _HEATMAP_PX)
+    cells = max(1, int(np.diff(heat.x_edges).min()), -(-int(max(heat.x_edges[-1], heat.y_edges[-1])) // _HEATMAP_PX))
     x, y = (
         np.searchsorted(edges, np.linspace(0, edges[-1], max(1, edges[-1] // cells), endpoint=False), "right") - 1
         for edges in (heat.x_edges, heat.y_edges)
@@ -63,9 +63,8 @@ def jpeg(picture: Image.Image, longest_px: int | None = None, quality: int = _QU
         quality: 1 to 95.
     """
     if longest_px is not None and max(picture.size) > longest_px:
-        factor = longest_px / max(picture.size)
-        size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
-        picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        picture = picture.copy()
+        picture.thumbnail((longest_px, longest_px), Image.Resampling.BILINEAR)
     return images.encoded(picture, "JPEG", quality=quality)
 
 

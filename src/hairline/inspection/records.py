@@ -26,7 +26,7 @@ from hairline.inspection.traces import Region
 from hairline.model.decision import CANNOT_TELL
 from hairline.system import files
 
-FORMAT = 5  # part of every record's identity: raise it when the same photo would get another record
+FORMAT = 6  # part of every record's identity: raise it when the same photo would get another record
 OVERLAYS, HEATMAPS, PHOTOS, RECORDS = "overlays", "heatmaps", "photos_small", "records"
 _PICTURES = (OVERLAYS, HEATMAPS, PHOTOS)
 _THUMBNAIL_PX, _THUMBNAIL_QUALITY = 240, 62
@@ -50,7 +50,7 @@ class Record:
         cannot_tell_share: Share of the surface inside the abstain band.
         distance: Distance of the photo's tiles from the training images, 1 = 95th percentile of validation sets; None
             if the model stores no statistics.
-        regions: Traced regions of the positive class, the largest first.
+        regions: Traced regions of the positive class, the longest first.
         tiles: Columns `x y width height predicted prob_<class>... distance` of the photo's tiles.
         faults: Reasons why a person must check the photo.
         notes: Further remarks.

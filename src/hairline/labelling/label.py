@@ -75,6 +75,7 @@ def label_tiles(config: Label, directory: Path) -> Path:
             model=parts.bundle.model_sha256,
             views=views.features,
         )
+        next_steps = next_commands(config, parts, output)
         try:
             pictures = Pictures(pool)
             heat = HeatMaps(
@@ -94,13 +95,13 @@ def label_tiles(config: Label, directory: Path) -> Path:
                 config.port,
                 open_page=config.open,
                 facts=page_facts(config, parts, output),
-                next_steps=lambda: next_commands(config, parts, output),
+                next_steps=next_steps,
             )
         finally:
             session.close()
     answers = len(labels.read(output / labels.FILE))
     log.info("\n%d label%s in %s\n", answers, "s" * (answers != 1), files.relative(output / labels.FILE))
-    log.info("\n".join(["Next", *(f"  {command}" for command in next_commands(config, parts, output))]))
+    log.info("\n".join(["Next", *(f"  {command}" for command in next_steps)]))
     return output
 
 
@@ -123,7 +124,7 @@ def compute_pool(config: Label, parts: saved.Parts, photos: list[Path]) -> Pool:
     Raises:
         LabelInputError: If no photo can be read.
     """
-    tile_px = config.tiles.size_px or int(parts.bundle.extra.get("patch_px", parts.bundle.image_size))
+    tile_px = config.tiles.size_px or parts.bundle.patch_px
     pool, problems = pools.compute(
         photos,
         parts.recipe(config.features.engine),
@@ -168,7 +169,7 @@ def page_facts(config: Label, parts: saved.Parts, output: Path) -> dict[str, Any
     """Return what the page shows besides the tiles: title, classes with their keys, the file of answers."""
     names, positive = parts.bundle.class_names, parts.bundle.positive_class
     ordered = sorted(names, key=lambda name: name != positive)
-    keys = _KEYS if positive is not None and len(names) == 2 else [str(number + 1) for number in range(len(names))]
+    keys = _KEYS if positive is not None and len(names) == 2 else [*"123456789", *[""] * len(names)]
     return {
         "title": manifest.printable(Path(config.input).name or config.input),
         "classes": [{"name": name, "key": key} for name, key in zip(ordered, keys, strict=False)],
@@ -184,7 +185,7 @@ def serve(
     *,
     open_page: bool,
     facts: dict[str, Any],
-    next_steps: Callable[[], list[str]],
+    next_steps: list[str],
 ) -> None:
     """Serve the page on the loopback interface until the person finishes.
 
@@ -195,7 +196,7 @@ def serve(
         port: Port on 127.0.0.1; 0 for a free one.
         open_page: Whether to open the page in a browser.
         facts: From `page_facts`.
-        next_steps: Returns the commands that the page shows at the end.
+        next_steps: The commands that the page shows at the end.
 
     Raises:
         LabelInputError: If the port is taken.
@@ -210,24 +211,23 @@ def serve(
         raise LabelInputError(f"port={port}: {error.strerror}; leave port out to use a free one") from error
     token = server.new_token()
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
-    running: list[uvicorn.Server] = []
 
     def finish() -> None:
-        running[0].should_exit = True
+        running.should_exit = True
 
     app = server.application(session, pictures, heat, token=token, facts=facts, commands=next_steps, finish=finish)
     settings = uvicorn.Config(
         app, log_level="critical", access_log=False, server_header=False, limit_concurrency=200, lifespan="off",
         timeout_graceful_shutdown=2, h11_max_incomplete_event_size=16_384,
     )  # fmt: skip
-    running.append(uvicorn.Server(settings))
+    running = uvicorn.Server(settings)
     log.info(
         "\nLabel here      %s\nStop            with Finish on the page, or Ctrl-C; all answers are saved\n", address
     )
     if open_page:
         webbrowser.open(address)
     try:
-        running[0].run(sockets=[listener])
+        running.run(sockets=[listener])
     except KeyboardInterrupt:  # after a clean shutdown: a normal way to stop
         log.info("stopped")
     finally:

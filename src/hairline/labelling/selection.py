@@ -93,11 +93,7 @@ def radical_inverse(number: int) -> float:
     >>> [radical_inverse(number) for number in (1, 2, 3, 4)]
     [0.5, 0.25, 0.75, 0.125]
     """
-    value, share = 0.0, 0.5
-    while number:
-        number, digit = divmod(number, 2)
-        value, share = value + digit * share, share / 2
-    return value
+    return int(f"{number:b}"[::-1], 2) / (1 << number.bit_length())
 
 
 def _principal_components(

@@ -33,6 +33,7 @@ _PAGE = Path(__file__).parent / "page"
 _HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _MAX_BYTES = 4096  # of a request's body; an answer takes about 100
 _MAX_BROWSER = 64  # letters of the identifier of a browser window
+_KEPT = {"cache-control": "private, max-age=86400"}  # a tile's picture never changes, and the next one is loaded ahead
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -56,7 +57,7 @@ def application(
     *,
     token: str,
     facts: dict[str, Any],
-    commands: Callable[[], list[str]],
+    commands: list[str],
     finish: Callable[[], None],
 ) -> ASGIApp:
     """Return the application.
@@ -67,46 +68,34 @@ def application(
         heat: Returns the heat map of a tile as PNG.
         token: First part of every address.
         facts: What the page shows besides: `title`, `classes` with `name` and `key`, `file`.
-        commands: Returns the commands that the page shows at the end.
+        commands: The commands that the page shows at the end.
         finish: Called when the person has finished.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE), autoescape=True, undefined=jinja2.StrictUndefined
     )
     template = environment.get_template("template.html")
-    draws = {"tile": pictures.tile, "around": pictures.surroundings}
 
     async def page(request: Request) -> Response:
         return HTMLResponse(template.render(**facts, classes_json=json.dumps(facts["classes"])))
 
-    async def script(request: Request) -> Response:
-        return Response((_PAGE / "page.js").read_bytes(), media_type="text/javascript")
+    def file(name: str, media_type: str) -> Route:
+        async def answer(request: Request) -> Response:
+            return Response((_PAGE / name).read_bytes(), media_type=media_type)
 
-    async def style(request: Request) -> Response:
-        return Response((_PAGE / "page.css").read_bytes(), media_type="text/css")
+        return Route(f"/{name}", answer)
 
-    async def icon(request: Request) -> Response:
-        return Response((_PAGE / "icon.svg").read_bytes(), media_type="image/svg+xml")
+    def picture(path: str, draw: Callable[[int], bytes], media_type: str, **headers: str) -> Route:
+        async def answer(request: Request) -> Response:
+            tile = int(request.path_params["tile"])
+            if tile >= len(session.pool):
+                return PlainTextResponse("there is no such picture", 404)
+            try:
+                return Response(await run_in_threadpool(draw, tile), media_type=media_type, headers=headers)
+            except HairlineError as error:
+                return PlainTextResponse(str(error), 404)
 
-    async def picture(request: Request) -> Response:
-        tile, draw = int(request.path_params["tile"]), draws.get(request.path_params["kind"])
-        if draw is None or tile >= len(session.pool):
-            return PlainTextResponse("there is no such picture", 404)
-        try:
-            content = await run_in_threadpool(draw, tile)
-        except HairlineError as error:
-            return PlainTextResponse(str(error), 404)
-        # A tile's picture never changes, and the next one is loaded ahead.
-        return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=86400"})
-
-    async def heat_map(request: Request) -> Response:
-        tile = int(request.path_params["tile"])
-        if tile >= len(session.pool):
-            return PlainTextResponse("there is no such picture", 404)
-        try:
-            return Response(await run_in_threadpool(heat, tile), media_type="image/png")
-        except HairlineError as error:
-            return PlainTextResponse(str(error), 404)
+        return Route(path, answer)
 
     def reply(browser: str) -> dict[str, Any]:
         tiles = [session.describe(tile) | {"frame": pictures.frame(tile)} for tile in session.tiles(browser)]
@@ -147,15 +136,16 @@ def application(
 
     async def end(request: Request) -> Response:
         threading.Timer(0.5, finish).start()  # after the answer has been sent
-        return JSONResponse({"commands": commands()})
+        return JSONResponse({"commands": commands})
 
     routes = [
         Route("/", page),
-        Route("/page.js", script),
-        Route("/page.css", style),
-        Route("/icon.svg", icon),
-        Route("/{kind}/{tile:int}.jpg", picture),
-        Route("/heat/{tile:int}.png", heat_map),
+        file("page.js", "text/javascript"),
+        file("page.css", "text/css"),
+        file("icon.svg", "image/svg+xml"),
+        picture("/tile/{tile:int}.jpg", pictures.tile, "image/jpeg", **_KEPT),
+        picture("/around/{tile:int}.jpg", pictures.surroundings, "image/jpeg", **_KEPT),
+        picture("/heat/{tile:int}.png", heat, "image/png"),
         Route("/act/{action}", act, methods=["POST"]),
         Route("/finish", end, methods=["POST"]),
     ]
@@ -169,9 +159,6 @@ class _Guard:
         self._app, self._token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
         if scope["type"] != "http":
             return
         request = Request(scope, receive)

@@ -46,8 +46,8 @@ class _Browser:
 
     Attributes:
         tiles: Its tiles: the one it shows, and the next ones.
-        done: Tiles it has answered or corrected, in order, each with the class before (None: none) and whether it was a
-            correction, for undo.
+        done: Tiles it has answered or corrected, in order, for undo: each with the class before a correction (None:
+            skipped), and whether it was one.
     """
 
     tiles: list[int] = field(default_factory=list)
@@ -154,10 +154,9 @@ class Session:
             state = self._browser(browser)
             if tile not in state.tiles:
                 return False
-            before = self._labels.get(tile)
             self._write(tile, label)
             state.tiles.remove(tile)
-            state.done.append((tile, before, False))
+            state.done.append((tile, None, False))
             self._fill(state)
             return True
 
@@ -174,7 +173,7 @@ class Session:
                 raise SessionError("this tile has no answer to correct: it was undone in another window")
             before = self._labels[tile]
             if before != label:
-                self._write(tile, label)
+                self._relabel(tile, label)
                 self._browser(browser).done.append((tile, before, True))
 
     def undo(self, browser: str) -> bool:
@@ -188,12 +187,13 @@ class Session:
             if not state.done:
                 return False
             tile, before, corrected = state.done[-1]
-            if tile in self._labels:  # not withdrawn in another window
-                self._write(tile, before)
+            if tile in self._labels and corrected:  # not withdrawn in another window
+                self._relabel(tile, before)
+            elif tile in self._labels:
+                self._write(tile, None)
+                self._forget(tile)
             state.done.pop()
             if not corrected:
-                if before is None:
-                    self._forget(tile)
                 state.tiles = [tile, *state.tiles][:_AHEAD]
             return True
 
@@ -285,6 +285,12 @@ class Session:
         self._version += 1
         self._changed.notify_all()
 
+    def _relabel(self, tile: int, label: int | None) -> None:
+        """Replace the answer for a tile."""
+        if label is None:  # in the file, the first empty row withdraws an answer; only a second one skips the tile
+            self._write(tile, None)
+        self._write(tile, label)
+
     def _apply(self, tile: int, label: int | None) -> None:
         self._labels[tile] = label
         if tile in self._order:
@@ -292,9 +298,8 @@ class Session:
         self._order.append(tile)
 
     def _forget(self, tile: int) -> None:
-        if tile in self._labels:
-            del self._labels[tile]
-            self._order.remove(tile)
+        del self._labels[tile]
+        self._order.remove(tile)
 
     def _restore(self) -> None:
         """Read the answers of an earlier session in the folder."""

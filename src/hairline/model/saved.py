@@ -95,6 +95,11 @@ class Bundle:
         return self.decision.temperature
 
     @property
+    def patch_px(self) -> int:
+        """Side of the training images in pixels of their photos, which tiles of other photos get."""
+        return int(self.extra.get("patch_px", self.image_size))
+
+    @property
     def precision(self) -> str:
         """Data type policy of the network."""
         return self.backbone.get("precision", "float32")

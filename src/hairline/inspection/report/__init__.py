@@ -115,7 +115,6 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        "percent": percent,
         "measure": measure,
         "number": "{:,}".format,
         "by_part": by_part,
@@ -162,13 +161,6 @@ def _name(path: Path, root: Path) -> str:
 def _printable(value: Any) -> Any:
     """Escape control characters and undecodable bytes of all texts in the page; HTML is escaped after that."""
     return manifest.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def percent(share: float) -> str:
-    """Format a share; a little is not shown as nothing, nor almost all as all."""
-    if 0 < share < 0.001:
-        return "< 0.1 %"
-    return "> 99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f} %"
 
 
 def measure(value: float, unit: str) -> str:

@@ -47,7 +47,7 @@ async function show(reply) {
   $("question").classList.toggle("empty", !tile);
   $("pictures").hidden = !tile;
   $("done").hidden = Boolean(tile);
-  for (const button of document.querySelectorAll(".answer, #skip")) button.disabled = !tile && !correcting;
+  enable();
   if (tile) {
     if (tile.tile !== before) {
       hideHeat();
@@ -65,6 +65,10 @@ async function show(reply) {
     new Image().src = `around/${next.tile}.jpg`;
   }
   panel(reply.state);
+}
+
+function enable() {
+  for (const button of document.querySelectorAll(".answer, #skip")) button.disabled = !tiles.length && correcting === null;
 }
 
 function hideHeat() {
@@ -140,7 +144,8 @@ function panel(state) {
 function draw(curve) {
   const names = "http://www.w3.org/2000/svg", svg = $("curve");
   const most = Math.max(50, ...curve.map((point) => point.answers));
-  const x = (answers) => 30 + 262 * answers / most, y = (value) => 148 - 138 * (Math.max(value, 0.5) - 0.5) / 0.5;
+  const floor = curve.some((point) => point.low < 0.5) ? 0 : 0.5, step = floor ? 0.1 : 0.2;
+  const x = (answers) => 30 + 262 * answers / most, y = (value) => 148 - 138 * (value - floor) / (1 - floor);
   const make = (name, values, text) => {
     const node = document.createElementNS(names, name);
     for (const [key, value] of Object.entries(values)) node.setAttribute(key, value);
@@ -148,7 +153,7 @@ function draw(curve) {
     return node;
   };
   const parts = [];
-  for (const value of [0.5, 0.6, 0.7, 0.8, 0.9, 1]) {
+  for (let value = floor; value < 1.01; value += step) {
     parts.push(make("line", {class: "axis", x1: 30, x2: 292, y1: y(value), y2: y(value)}));
     parts.push(make("text", {x: 26, y: y(value) + 4, "text-anchor": "end"}, value.toFixed(1)));
   }
@@ -165,6 +170,7 @@ function draw(curve) {
 
 function select(tile) {
   correcting = tile;
+  enable();
   for (const button of document.querySelectorAll("#last button")) {
     button.setAttribute("aria-pressed", String(Number(button.dataset.tile) === tile));
     if (Number(button.dataset.tile) === tile) button.focus();

@@ -26,7 +26,7 @@ function matches(row) {
   const day = (row.dataset.time ?? "").slice(0, 10);
   return (!text || textOf(row).includes(text))
     && (!kind || row.dataset.kind === kind)
-    && (!marked || isMarked(row.dataset.name, marked))
+    && (!marked || (marked === "none" ? !row.dataset.marks : row.dataset.marks.split(" ").includes(marked)))
     && (!from || day >= from) && (!to || (day && day <= to));
 }
 

@@ -56,25 +56,12 @@ function choices(flagged) {
   ];
 }
 
-function isMarked(name, says) {
-  const marks = marksByPhoto().get(name) ?? [];
-  return says === "none" ? marks.length === 0 : marks.some((mark) => mark.says === says);
-}
-
-function marksByPhoto() {
-  const photos = new Map();
-  for (const mark of allMarks()) photos.set(mark.photo, [...(photos.get(mark.photo) ?? []), mark]);
-  return photos;
-}
-
 // Show the number of marks, and on each photo which it has.
 function countMarks() {
   find("marks-count").textContent = number(allMarks().length);
-  const photos = marksByPhoto();
-  for (const row of rows) {
-    const says = new Set((photos.get(row.dataset.name) ?? []).map((mark) => mark.says));
-    row.dataset.marks = [...says].sort().join(" ");
-  }
+  const says = new Map();
+  for (const mark of allMarks()) says.set(mark.photo, (says.get(mark.photo) ?? new Set()).add(mark.says));
+  for (const row of rows) row.dataset.marks = [...says.get(row.dataset.name) ?? []].sort().join(" ");
 }
 
 // One label per window. A tile's own mark counts most; a tile with a confirmed trace shows one, whatever else is in it.
