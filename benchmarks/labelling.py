@@ -8,35 +8,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import measure
 import numpy as np
 import tiles
+from new_surface import Surface, figures
 
 CHECKPOINTS = (6, 10, 20, 35, 50, 75, 100, 150, 200)
 _SIDES = 8  # tiles along the longer side of a photo, if no size is given
 Curve = dict[int, dict[str, float]]  # figures for each number of labels
 Choose = Callable[[np.ndarray, np.ndarray, np.ndarray], int]  # from logits, free tiles, selected tiles to a tile
-
-
-@dataclass(frozen=True)
-class Surface:
-    """Tiles of photos with masks.
-
-    Attributes:
-        features: float32 [n, width].
-        photos: Photo of each tile, int64 [n].
-        cracked: bool [n].
-        views: Returns the features of tiles in other orientations, float32 [views, tiles, width].
-    """
-
-    features: np.ndarray
-    photos: np.ndarray
-    cracked: np.ndarray
-    views: Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
@@ -95,7 +78,7 @@ def read_surface(parts: Any, folder: Path, size: int, pixels: int) -> tuple[Surf
     oriented = Orientations(found, recipe, lambda: parts.backbone, numbers)
     tile = np.flatnonzero(clear)
     views = lambda rows: oriented.features(tile[rows])  # noqa: E731
-    return Surface(found.features[clear], found.photo[clear], cracked[clear], views), size
+    return Surface(found.features[clear], cracked[clear], found.photo[clear], views), size
 
 
 def simulate(surface: Surface, base: Any, rule: str, seed: int, every: int) -> Curve:
@@ -163,12 +146,8 @@ def chooser(rule: str, features: np.ndarray, photos: np.ndarray, base: Any, gene
 
 def judge(layer: Any, surface: Surface, rows: np.ndarray) -> dict[str, float]:
     """Return balanced accuracy at the layer's threshold, and AUROC, of some tiles."""
-    from sklearn.metrics import roc_auc_score
-
-    logits = layer.logits(surface.features[rows])
-    margin, truth = logits[:, layer.positive] - logits[:, 1 - layer.positive], surface.cracked[rows]
-    balanced = ((margin[truth] >= 0).mean() + (margin[~truth] < 0).mean()) / 2
-    return {"balanced_accuracy": float(balanced), "auroc": float(roc_auc_score(truth, margin))}
+    other = 1 - layer.positive
+    return figures(surface, lambda features: np.diff(layer.logits(features)[:, [other, layer.positive]])[:, 0], rows)
 
 
 def summary(curves: list[Curve], random: list[Curve] | None) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Effect of adaptation without labels, and of 20 to 200 labels, on a new surface: one JSON line."""
+"""Effect of adaptation without labels on a new surface: one JSON line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import numpy as np
 import tiles
 
 PREVALENCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-LABELS = (20, 50, 100, 200)
 _MOST_TILES = 1500  # of a sample with a given share of cracks
 _LEAST_CRACKED = 2
 
@@ -41,14 +40,13 @@ class Surface:
 
 def main() -> None:
     """Cut, compute features, measure and print."""
-    settings = parse(__doc__, 6, "number of samples of tiles for each share of cracks, and of photos for labels")
+    settings = parse(__doc__, 6, "number of samples of tiles for each share of cracks")
     with measure.workplace() as place:
         parts, surface, counts = cut(settings, place)
         kernel, bias = parts.dense
         as_it_is = figures(surface, scores(parts, kernel, bias))
         result = {"tiles": counts, "as_it_is": as_it_is}
         result |= {"adapted": adapted(parts, surface, as_it_is, settings.draws)}
-        result |= {"labels": {str(count): labelled(parts, surface, count, settings.draws) for count in LABELS}}
         measure.report(result | measure.machine())
 
 
@@ -144,40 +142,6 @@ def sample(surface: Surface, share: float, random: np.random.Generator) -> np.nd
     total = int(min(len(cracked) / share, len(sound) / (1 - share), _MOST_TILES))
     positives = max(_LEAST_CRACKED, round(total * share))
     return np.concatenate([cracked[:positives], sound[: total - positives]])
-
-
-def labelled(parts: Any, surface: Surface, count: int, draws: int) -> dict[str, float]:
-    """Refit the head to labelled tiles of half of the photos, and measure it on the other half at even odds."""
-    from hairline.model import saved
-    from hairline.model.logistic import refit
-
-    statistics = saved.read_statistics(parts.folder)
-    names, kernel, bias = np.unique(surface.photos), *parts.dense
-    at_threshold = parts.dense_at_threshold[1]
-    positive = parts.bundle.class_names.index(parts.bundle.positive_class)
-    labels = np.where(surface.cracked, positive, 1 - positive)
-    results = []
-    for seed in range(draws):
-        random = np.random.default_rng(seed)
-        inside = np.isin(surface.photos, random.permutation(names)[: len(names) // 2])
-        halves = [np.flatnonzero(inside & (surface.cracked == value)) for value in (True, False)]
-        rows = np.concatenate([random.permutation(half)[: count // 2] for half in halves])
-        head = refit(
-            surface.features[rows],
-            labels[rows],
-            surface.photos[rows].tolist(),
-            kernel=kernel,
-            bias=at_threshold,
-            mean=statistics["mean"],
-            deviation=statistics["deviation"],
-            seed=seed,
-            views=surface.views(rows),
-        )
-        others = np.flatnonzero(~inside)
-        before = figures(surface, scores(parts, kernel, bias), others)
-        after = figures(surface, scores(parts, head.kernel, head.bias, threshold=0.5), others)
-        results.append(after | {f"{key}_before": value for key, value in before.items()})
-    return {key: round(float(np.mean([row[key] for row in results])), 4) for key in results[0]}
 
 
 if __name__ == "__main__":

@@ -101,6 +101,20 @@ def compose(generator: np.random.Generator, files: dict[bool, list[Path]], chose
     return wall
 
 
+def random_tiles(inspector: Any, count: int) -> np.ndarray:
+    """Return tiles in memory, uint8 [count, size, size, 3]."""
+    size = inspector.bundle.image_size
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def engine_seconds(run_engine: Any, ready: np.ndarray) -> float:
+    """Return how long an engine takes for tiles in memory."""
+    started = time.perf_counter()
+    for _ in run_engine(lambda row: ready[row], len(ready)):
+        pass
+    return time.perf_counter() - started
+
+
 def single(run: str, photo: Path, folder: Path, repeats: int) -> dict[str, Any]:
     """Measure one photo: in a warm process, and as a whole command with its peak memory."""
     from hairline.inspection.records import Recorder
@@ -109,15 +123,10 @@ def single(run: str, photo: Path, folder: Path, repeats: int) -> dict[str, Any]:
     # The first call converts the model.
     whole = [measure.run(command(run, photo, folder / f"one-{call}"), folder) for call in range(2)]
     recorder = Recorder(folder / "ready", model=Path(run, "model"), inspector={"size_px": PATCH_PX})
-    size = recorder.inspector.bundle.image_size
-    count = len(grid(WIDTH, HEIGHT, tile_px=PATCH_PX, stride_px=PATCH_PX))
-    ready = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    ready = random_tiles(recorder.inspector, len(grid(WIDTH, HEIGHT, tile_px=PATCH_PX, stride_px=PATCH_PX)))
     seconds, bare = [], []
     for _ in range(repeats):
-        started = time.perf_counter()
-        for _ in recorder.inspector.run_engine(lambda row: ready[row], count):
-            pass
-        bare.append(time.perf_counter() - started)
+        bare.append(engine_seconds(recorder.inspector.run_engine, ready))
         started = time.perf_counter()
         if problem := recorder.process(photo):
             sys.exit(problem)
@@ -283,18 +292,14 @@ def cost(run: str) -> dict[str, Any]:
     from hairline.model import engine, saved
 
     inspector = Inspector(run)
-    size, count = inspector.bundle.image_size, 252
-    parts = saved.Parts(Path(run, "model"))
+    parts, size = saved.Parts(Path(run, "model")), inspector.bundle.image_size
     key = f"pooled-{parts.bundle.model_sha256[:32]}"
     pooled = engine.prepare_engine(inspector.engine, lambda: parts.backbone, key, image_size=size, pool=inspector.pool)
-    ready = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    ready = random_tiles(inspector, 252)
     seconds: dict[str, list[float]] = {"pooled": [], "cells": []}
     for _ in range(12):  # alternating, so that the machine's load meets both
         for name, run_engine in (("pooled", pooled), ("cells", inspector.run_engine)):
-            started = time.perf_counter()
-            for _ in run_engine(lambda row: ready[row], count):
-                pass
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(engine_seconds(run_engine, ready))
     return {"cells_over_pooled": float(np.median(np.divide(seconds["cells"], seconds["pooled"])))}
 
 
@@ -304,17 +309,12 @@ def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
     from hairline.inspection.tiles import grid
 
     recorder = Recorder(output, model=Path(run, "model"), inspector={"size_px": PATCH_PX})
-    count = len(grid(WIDTH, HEIGHT, tile_px=PATCH_PX, stride_px=PATCH_PX))
-    size = recorder.inspector.bundle.image_size
-    ready = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    ready = random_tiles(recorder.inspector, len(grid(WIDTH, HEIGHT, tile_px=PATCH_PX, stride_px=PATCH_PX)))
     rates = []
 
     def engine_rate() -> None:
         for _ in range(4):
-            started = time.perf_counter()
-            for _ in recorder.inspector.run_engine(lambda row: ready[row], count):
-                pass
-            rates.append(count / (time.perf_counter() - started))
+            rates.append(len(ready) / engine_seconds(recorder.inspector.run_engine, ready))
 
     engine_rate()
     process, resident = psutil.Process(), []
@@ -325,10 +325,10 @@ def throughput(run: str, photos: list[Path], output: Path) -> dict[str, Any]:
         resident.append(process.memory_info().rss / 1e6)
     seconds = time.perf_counter() - started
     engine_rate()
-    limit = float(np.median(rates)) / count
+    limit = float(np.median(rates)) / len(ready)
     return {
         "photos": len(photos),
-        "tiles_per_photo": count,
+        "tiles_per_photo": len(ready),
         "engine_tiles_per_second": float(np.median(rates)),
         "photos_per_second": len(photos) / seconds,
         "fraction_of_engine": len(photos) / seconds / limit,

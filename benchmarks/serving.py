@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,8 @@ def served(model: str) -> Iterator[tuple[int, psutil.Process]]:
             time.sleep(0.5)
         yield port, psutil.Process(server.pid)
     finally:
-        for process in [*psutil.Process(server.pid).children(recursive=True), server]:
-            process.send_signal(signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
-from hairline.config import GROUPS, SCRIPTS
+from hairline.config import GROUPS, SCRIPTS, reference
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 _HEAD = """\
@@ -26,45 +24,25 @@ def page() -> str:
     parts = [_HEAD]
     for name, schema in SCRIPTS.items():
         script = "train" if name == "config" else name
-        parts.append(f"\n## {script}.py\n\n{_table(_settings(schema, ''))}")
+        rows = [entry for entry in reference.settings(schema) if not entry.choice]
+        parts.append(f"\n## {script}.py\n\n{_table(rows)}")
         if script == "train":
-            parts += _choices()
+            parts += _choices(schema)
     return "".join(parts)
 
 
-def _choices() -> Iterator[str]:
-    """Yield a section for each group of which every choice has settings of its own."""
+def _choices(schema: type) -> Iterator[str]:
+    """Yield a section for each choice of a group that has settings of its own."""
     yield "\n### Settings of one choice\n\nSources of images, optimizers and schedules have settings of their own.\n"
-    for name, schema in GROUPS.items():
-        group, slash, choice = name.partition("/")
-        if not slash:
-            continue
-        parents = {
-            field.name
-            for base in schema.__bases__
-            if dataclasses.is_dataclass(base)
-            for field in dataclasses.fields(base)
-        }
-        own = [row for row in _settings(schema, f"{group}.") if row[0].partition(".")[2] not in parents]
-        if own:
-            yield f"\n#### {group}={choice}\n\n{_table(own)}"
+    for name in filter(lambda name: "/" in name, GROUPS):
+        group, choice = name.split("/")
+        title = f"{group}={choice}"
+        if own := [entry for entry in reference.settings(schema, {group: choice}) if entry.choice == title]:
+            yield f"\n#### {title}\n\n{_table(own)}"
 
 
-def _settings(schema: type, prefix: str) -> list[tuple[str, str, str]]:
-    """Return key, default and meaning of each setting below a dataclass."""
-    kinds = typing.get_type_hints(schema)
-    rows: list[tuple[str, str, str]] = []
-    for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(kinds[field.name]):
-            rows += _settings(typing.cast(type, kinds[field.name]), f"{prefix}{field.name}.")
-        else:
-            rows.append((prefix + field.name, _default(field), _meaning(field)))
-    return rows
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
+def _default(value: Any) -> str:
     """Return a default as it is typed on the command line."""
-    value = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
     if value == MISSING:
         return "required"
     words = {None: "null", True: "true", False: "false"}
@@ -72,20 +50,20 @@ def _default(field: dataclasses.Field[Any]) -> str:
     return f"`{text}`"
 
 
-def _meaning(field: dataclasses.Field[Any]) -> str:
+def _meaning(entry: reference.Setting) -> str:
     """Return the help text and the range of a setting."""
     signs = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
-    bounds = [f"{words} {field.metadata[key]:,}" for key, words in signs.items() if key in field.metadata]
+    bounds = [f"{words} {entry.bounds[key]:,}" for key, words in signs.items() if key in entry.bounds]
     return (
-        "; ".join([field.metadata.get("help", ""), *([", ".join(bounds)] if bounds else [])])
+        "; ".join([entry.help, *([", ".join(bounds)] if bounds else [])])
         .replace("|", "\\|")
         .replace("<", "&lt;")
     )
 
 
-def _table(rows: list[tuple[str, str, str]]) -> str:
-    lines = ["| setting | default | meaning |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| `{key}` | {default} | {meaning} |" for key, default, meaning in rows)]) + "\n"
+def _table(entries: list[reference.Setting]) -> str:
+    rows = [f"| `{entry.key}` | {_default(entry.default)} | {_meaning(entry)} |" for entry in entries]
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
 if __name__ == "__main__":

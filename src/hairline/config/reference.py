@@ -22,6 +22,7 @@ class Setting:
         help: One line: what it means.
         default: Its default; `MISSING` if it has none.
         is_path: It names a file or folder.
+        bounds: Its range: any of `low`, `above`, `high` and `below`.
         choice: The choice of a group that has it, such as `data=folder`; "" if all have it.
     """
 
@@ -29,7 +30,8 @@ class Setting:
     kind: Any
     help: str
     default: Any
-    is_path: bool = False
+    is_path: bool
+    bounds: Mapping[str, float]
     choice: str = ""
 
     @property
@@ -85,7 +87,9 @@ def _settings(schema: type, prefix: str, chosen: Mapping[str, str]) -> Iterator[
             groups.append((key, typing.cast(type, kind)))
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
-        yield Setting(key, kind, field.metadata["help"], default, bool(field.metadata.get("path")))
+        about = field.metadata
+        bounds = {name: about[name] for name in ("low", "above", "high", "below") if name in about}
+        yield Setting(key, kind, about["help"], default, bool(about.get("path")), bounds)
     for key, kind in groups:
         shared = list(_settings(kind, f"{key}.", chosen))
         yield from shared
