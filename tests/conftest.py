@@ -103,8 +103,9 @@ def poison(place: Path, *names: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
 
 
-def paint(folder: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:
+def paint(folder: Path, classes: dict[str, int], seed: int = 0, brightness: float = 1.0) -> Path:
     """Write easily told apart JPEGs: each class has stripes of its own direction and number, in noise."""
+    size = 40
     generator = np.random.default_rng(seed)
     for index, (name, count) in enumerate(classes.items()):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ def paint(folder: Path, classes: dict[str, int], size: int = 40, seed: int = 0) 
                 pixels[rows] -= 90
             elif index:
                 pixels[:, rows] += 90
-            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(
+            Image.fromarray(np.clip(pixels * brightness, 0, 255).astype(np.uint8)).save(
                 folder / name / f"{number:04}.jpg", quality=90
             )
     return folder
@@ -125,6 +126,12 @@ def paint(folder: Path, classes: dict[str, int], size: int = 40, seed: int = 0) 
 def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 60 + 60 small images of two classes."""
     return paint(tmp_path_factory.mktemp("two"), {"plain": 60, "cracked": 60})
+
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of other images of the same two classes, which no model has seen."""
+    return paint(tmp_path_factory.mktemp("others"), {"plain": 14, "cracked": 12}, seed=7)
 
 
 @pytest.fixture(scope="session")

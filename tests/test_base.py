@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 import hairline
 from hairline import config
@@ -17,20 +17,15 @@ from hairline.model import maps, saved
 from hairline.model.familiarity import Distance
 from hairline.training.base import Base, BaseError
 from hairline.training.train import with_base
+from tests import running
 from tests.conftest import paint
-from tests.running import composed, train_with
+from tests.running import composed
 
 pytestmark = pytest.mark.slow  # a base is trained first
 
-QUICK = ("features.engine=tensorflow", "tracking=none", "report.learning_curve=false", "split.group_by=none")
+QUICK = ("features.engine=tensorflow", "tracking=none", "split.group_by=none")
+train = functools.partial(running.train, settings=QUICK)
 TAPS = ("block_1_expand_relu:max", "block_3_expand_relu:average")
-
-
-def train(place: Path, data: Path, *overrides: str) -> dict[str, float]:
-    chosen = [*QUICK, "data=folder", f"data.path={data}", *overrides]
-    settings = composed("config", *chosen)
-    place.mkdir(parents=True)
-    return train_with(settings, place, chosen)
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +40,7 @@ def base(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def other_surface(tmp_path: Path) -> Path:
     """Sixteen plain images and four cracked ones, darker than those of the base."""
-    folder = paint(tmp_path / "other", {"plain": 16, "cracked": 4}, seed=5)
-    for path in folder.rglob("*.jpg"):
-        with Image.open(path) as image:
-            pixels = np.asarray(image) * 0.6
-        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
-    return folder
+    return paint(tmp_path / "other", {"plain": 16, "cracked": 4}, seed=5, brightness=0.6)
 
 
 def test_taps_run_from_features_to_the_saved_model_and_its_figures(base: Path) -> None:
@@ -66,7 +56,7 @@ def test_taps_run_from_features_to_the_saved_model_and_its_figures(base: Path) -
     np.testing.assert_allclose(again["prob_cracked"], predictions["prob_cracked"], atol=1e-4)
 
 
-def test_a_base_is_adapted_to_twenty_images_in_seconds(
+def test_a_base_is_adapted_to_twenty_images_and_knows_them_and_its_own(
     base: Path, other_surface: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -85,10 +75,6 @@ def test_a_base_is_adapted_to_twenty_images_in_seconds(
     assert bundle.model_sha256 != old.model_sha256
     assert found["parity_difference"] <= 1e-4
     assert config.read(tmp_path / "adapted" / "config.yaml").model.taps == list(TAPS)
-
-
-def test_an_adapted_model_knows_the_base_and_the_new_images(base: Path, other_surface: Path, tmp_path: Path) -> None:
-    train(tmp_path / "adapted", other_surface, f"base={base}", "report.level=full")
     new, old = (saved.read_statistics(place / "model") for place in (tmp_path / "adapted", base))
     assert len(new["image_digest"]) == len(old["image_digest"]) + 20
     first, second = Distance.from_arrays(new), Distance.from_arrays(old)
@@ -114,21 +100,6 @@ def test_other_classes_than_the_bases_are_refused(base: Path, tmp_path: Path) ->
     paint(tmp_path / "named", {"sound": 6, "broken": 6})
     with pytest.raises(BaseError, match="the base knows cracked, plain"):
         train(tmp_path / "adapted", tmp_path / "named", f"base={base}")
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("finetune=top", "base= adapts only the head"),
-        ("repeats=3", "set repeats=1"),
-        ("name=x", "set augment=none"),
-        ("report.learning_curve=true", "set report.learning_curve=false"),
-        ("model.class_weights=balanced", "set model.class_weights=none"),
-    ],
-)
-def test_what_a_base_does_not_go_with_is_said(override: str, message: str, two_classes: Path, tmp_path: Path) -> None:
-    with pytest.raises(config.ConfigError, match=message):
-        train(tmp_path / "run", two_classes, "base=somewhere", "augment=light", "augment.views=2", override)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_a_folder_that_is_being_created_is_spared_and_one_that_was_left_is_not(p
     assert not leftover.exists()
 
 
-def test_images_and_models_of_the_cache_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_held_and_an_unused_network_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HAIRLINE_CACHE", str(tmp_path / "cache"))
     table = sources.from_synthetic(count=4, size=32, classes=2, generator_seed=0)
     table = table.assign(split="train", group="", sha256=[files.sha256(Path(path)) for path in table["path"]])

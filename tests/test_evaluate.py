@@ -20,7 +20,6 @@ from hairline.model import predictions, saved
 from hairline.model.decision import Decision
 from hairline.training.base import Base
 from tests import tracked
-from tests.conftest import paint
 from tests.running import composed
 from tests.saved_runs import saved_run
 
@@ -31,12 +30,6 @@ QUIET = ("tracking=none", "report.level=light")
 def run(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory: every fourth image of `two_classes` is a test image."""
     return saved_run(tmp_path_factory.mktemp("evaluate") / "run", two_classes)
-
-
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of the same classes that the run has not seen."""
-    return paint(tmp_path_factory.mktemp("other"), {"plain": 14, "cracked": 12}, seed=7)
 
 
 def evaluated(
@@ -108,10 +101,6 @@ def test_other_class_names_are_mapped_or_refused(run: Path, others: Path, tmp_pa
     assert mapped["test_auroc"] == evaluated(tmp_path / "d", run, others, *QUIET)["test_auroc"]
 
 
-class Found(Exception):
-    """Names the model that an inspection is about to use."""
-
-
 def champion(store: str, model: Path) -> None:
     """Register a saved model as the champion of a store, without the package that MLflow would log with it."""
     client = mlflow.MlflowClient(store)
@@ -135,7 +124,7 @@ def test_every_script_finds_the_champion_of_the_store_that_tracking_uri_names(
     named = "models:/hairline@champion"
 
     def recorder(model: Path, **_: object) -> None:
-        raise Found(saved.read_bundle(model).model_sha256)
+        raise KeyError(saved.read_bundle(model).model_sha256)
 
     digests = [saved.read_bundle(place / "model").model_sha256 for place in (run, other)]
     assert digests[0] != digests[1]
@@ -147,7 +136,7 @@ def test_every_script_finds_the_champion_of_the_store_that_tracking_uri_names(
         assert Base.of(named, uri, engine="tensorflow", seed=0).bundle.model_sha256 == digest
         monkeypatch.setattr(predict, "Recorder", recorder)
         settings = composed("predict", f"run={named}", f"input={others}", "output=out", f"tracking.uri={uri}")
-        with pytest.raises(Found, match=digest):
+        with pytest.raises(KeyError, match=digest):
             predict.inspect_photos(settings, tmp_path)
 
 

@@ -382,15 +382,18 @@ def test_a_full_disk_is_an_error_and_leaves_no_files(
     assert len(compute(files)) == len(files)
 
 
-def test_features_are_spared_while_they_are_used(files: list[str], own_cache: Path) -> None:
+def test_features_and_their_network_are_spared_while_they_are_used(files: list[str], own_cache: Path) -> None:
     used = features.compute(files, digests(files), RECIPE, model).rows(np.arange(3))
     compute(files, dataclasses.replace(RECIPE, view=1, augment=AUGMENT))  # read, and not used any more
+    run = engine.prepare_engine("litert", model, RECIPE.model_key(), image_size=SIZE)
     cache.evict(1e-9)
+    assert engine.converted_file(RECIPE.model_key()).is_file()
     left = {path.name for path in (own_cache / "features").iterdir() if path.is_dir()}
     assert left == {RECIPE.key()}
     assert len(used.read()) == 3
-    del used
+    del used, run
     cache.evict(1e-9)
+    assert not engine.converted_file(RECIPE.model_key()).exists()
     assert not [path for path in (own_cache / "features").iterdir() if path.is_dir()]
 
 

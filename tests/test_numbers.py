@@ -1,4 +1,4 @@
-"""Evaluation and comparison of finished runs, and what may not leak from the test into the model."""
+"""Evaluation of finished runs, and what may not leak from the test into the model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import keras
-import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,23 +15,15 @@ from scipy.special import softmax
 
 import hairline
 from hairline.data import manifest
-from hairline.evaluation import evaluate, metrics
+from hairline.evaluation import metrics
 from hairline.model import saved
+from tests import tracked
 from tests.conftest import paint
 from tests.running import SMALL, composed, train, train_with
+from tests.test_evaluate import QUIET, evaluated
 
-# Whole trainings, evaluations and sweeps: two minutes.
+# Whole trainings and evaluations: two minutes.
 pytestmark = pytest.mark.slow
-
-QUIET = ("tracking=none", "report.level=light")
-
-
-def evaluated(place: Path, run: Path | str, data: Path, *overrides: str) -> dict[str, float]:
-    chosen = composed(
-        "evaluate", f"run={run}", "data=folder", f"data.path={data}", "features.engine=tensorflow", *overrides
-    )
-    place.mkdir(parents=True)
-    return evaluate.evaluate(chosen, place, None)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +35,6 @@ def finished(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         curve = ("report.learning_curve=true", "repeats=3", "split.group_by=none")
         train(root / "outputs" / "one", two_classes, *curve, "decision.abstain=[0.02,0.98]")
     return root / "outputs" / "one"
-
-
-@pytest.fixture(scope="module")
-def other_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of the same classes that no run has seen."""
-    return paint(tmp_path_factory.mktemp("other"), {"plain": 14, "cracked": 12}, seed=7)
 
 
 def test_a_run_tells_its_decision_its_split_and_its_spread(finished: Path) -> None:
@@ -72,7 +57,7 @@ def test_a_run_tells_its_decision_its_split_and_its_spread(finished: Path) -> No
     assert (finished / "figures" / "learning_curve.png").is_file()
     pairs = manifest.read(finished / "leaks.csv", required=("distance", "path", "other_path"))
     assert len(pairs) == 36
-    store = mlflow.MlflowClient(f"sqlite:///{finished.parents[1] / 'mlflow.db'}")
+    store = tracked.client(finished.parents[1])
     run = store.get_run((finished / "mlflow_run_id.txt").read_text().strip())
     assert "split by `none`" in run.data.tags["mlflow.note.content"]
     assert run.data.metrics["test_accuracy"] == found["test_accuracy"]
@@ -118,11 +103,7 @@ def test_an_evaluation_adapts_to_a_surface_and_says_so(
     finished: Path, two_classes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Darkened images are another surface; the test part of the run's own is none."""
-    dark = paint(tmp_path / "dark", {"plain": 60, "cracked": 20}, seed=9)
-    for path in dark.rglob("*.jpg"):
-        with Image.open(path) as image:
-            pixels = np.asarray(image) * 0.8
-        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+    dark = paint(tmp_path / "dark", {"plain": 60, "cracked": 20}, seed=9, brightness=0.8)
     plain = evaluated(tmp_path / "plain", finished, dark, *QUIET)
     with caplog.at_level("INFO", logger="hairline"):
         found = evaluated(tmp_path / "adapted", finished, dark, "adapt=surface", *QUIET)
@@ -140,16 +121,16 @@ def test_an_evaluation_adapts_to_a_surface_and_says_so(
 
 
 def test_mlflow_ties_an_evaluation_to_the_model_and_the_images(
-    finished: Path, two_classes: Path, other_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, two_classes: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(finished.parents[1])
     one = evaluated(tmp_path / "0", finished, two_classes, "part=test", "report.level=light")
-    two = evaluated(tmp_path / "1", finished, other_images, "report.level=light")
-    store = mlflow.MlflowClient(f"sqlite:///{finished.parents[1] / 'mlflow.db'}")
+    two = evaluated(tmp_path / "1", finished, others, "report.level=light")
+    store = tracked.client(finished.parents[1])
     run = store.get_run((finished / "mlflow_run_id.txt").read_text().strip())
     model = store.get_logged_model(run.outputs.model_outputs[0].model_id)
     logged = {(metric.dataset_name, metric.key): metric.value for metric in model.metrics}
-    assert logged[other_images.name, "test_auroc"] == pytest.approx(two["test_auroc"])
+    assert logged[others.name, "test_auroc"] == pytest.approx(two["test_auroc"])
     assert logged[f"{two_classes.name} test", "test_loss"] == pytest.approx(one["test_loss"])
 
 

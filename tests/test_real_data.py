@@ -6,22 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import composed, train_with
+from tests.running import train
 
 
 @pytest.mark.slow
 def test_the_recipe_tells_cracks_from_none(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(real_data / "keras"))
-    chosen = [
-        "experiment=recipe_plain",
-        "data=folder",
-        f"data.path={real_data / 'data' / 'metu'}",
-        "data.limit=3000",
-        "batch_size=64",
-    ]
-    settings = composed("config", *chosen)
-    (tmp_path / "run").mkdir()
-    found = train_with(settings, tmp_path / "run", chosen)
+    recipe = ("experiment=recipe_plain", "data.limit=3000", "batch_size=64")
+    found = train(tmp_path / "run", real_data / "data" / "metu", settings=recipe)
     assert found["val_accuracy"] >= 0.98
     assert found["test_auroc"] >= 0.99
     assert found["parity_difference"] <= 1e-4

@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 
 from hairline.app import start
 from hairline.app.sweep import job, state
+from tests import tracked
 from tests.conftest import ROOT
 from tests.running import TINY, refused, run, started
 
@@ -25,8 +26,7 @@ HEAD = (*TINY, "features.engine=tensorflow", "data=folder")
 
 def runs() -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:
     """Return the one parent and its children."""
-    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    found = store.search_runs([store.get_experiment_by_name("hairline").experiment_id])
+    found = tracked.runs(experiment="hairline")
     (parent,) = [entry for entry in found if "mlflow.parentRunId" not in entry.data.tags]
     children = [entry for entry in found if entry is not parent]
     assert {entry.data.tags["mlflow.parentRunId"] for entry in children} <= {parent.info.run_id}
@@ -75,7 +75,7 @@ def test_a_sweep_with_a_broken_job_and_its_resume(two_classes: Path) -> None:
     (number,) = table.loc[table["run_id"] == best.info.run_id, "job"]
     assert [path.parent.name for path in folder.glob("*/model")] == [str(number)]
     assert json.loads((folder / str(number) / "metrics.json").read_text())["parity_difference"] <= 1e-4
-    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    store = tracked.client()
     assert len(store.search_logged_models([best.info.experiment_id])) == 1
     for key in ("test_accuracy", "final_val_loss"):
         assert len(store.get_metric_history(best.info.run_id, key)) == 1
@@ -161,17 +161,20 @@ def test_killed_and_resumed_it_ends_as_if_it_had_not_been(two_classes: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_job_after_another_gives_what_it_gives_alone(two_classes: Path) -> None:
-    last = ["model.dropout=0.3", "optimizer=sgd", "seed=1"]
-    common = [*HEAD, f"data.path={two_classes}", "tracking=none"]
-    found = run("-m", *common, "model.dropout=0.3", "optimizer=adam,sgd", "seed=0,1", "sweep.name=s")
+def test_a_job_after_others_gives_what_it_gives_alone(two_classes: Path, three_classes: Path) -> None:
+    common = [*HEAD, "tracking=none", "model.dropout=0.3"]
+    varied = [f"data.path={three_classes},{two_classes}", "runtime.precision=mixed_bfloat16,float32", "seed=1,0"]
+    last = [f"data.path={two_classes}", "runtime.precision=float32", "seed=0"]
+    found = run("-m", *common, *varied, "sweep.name=s")
     assert found.returncode == 0, found.stdout + found.stderr
     alone = run(*common, *last, "report=light", "hydra.run.dir=alone")
     assert alone.returncode == 0, alone.stdout + alone.stderr
-    one, other = (json.loads(Path(place, "metrics.json").read_text()) for place in ("outputs/sweeps/s/3", "alone"))
+    one, other = (json.loads(Path(place, "metrics.json").read_text()) for place in ("outputs/sweeps/s/7", "alone"))
     assert {key: one[key] for key in other if "seconds" not in key} == {
         key: value for key, value in other.items() if "seconds" not in key
     }
+    assert not Path("alone", "figures").exists()
+    assert not Path("alone", "model").exists()
 
 
 @pytest.mark.slow
@@ -212,7 +215,7 @@ def test_every_launcher_gives_the_same_numbers(launcher: str, two_classes: Path)
     assert found.returncode == 1, found.stdout + found.stderr  # one of them diverges
     _, children = runs()
     assert statuses(children)["FINISHED"] + statuses(children)["FAILED"] == 4
-    store = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    store = tracked.client()
     for entry in children:
         if entry.info.status == "FINISHED":
             for key in ("loss", "accuracy", "val_loss", "val_accuracy"):

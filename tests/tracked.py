@@ -20,9 +20,9 @@ def tracked(directory: Path, **changes: Any) -> AbstractContextManager[tracking.
     return tracking.start(**(SETTINGS | changes), directory=directory)
 
 
-def client() -> mlflow.MlflowClient:
-    """Return a client of the store in the working directory."""
-    return mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+def client(place: Path | None = None) -> mlflow.MlflowClient:
+    """Return a client of the store in a folder, by default the working directory."""
+    return mlflow.MlflowClient(f"sqlite:///{(place or Path.cwd()) / 'mlflow.db'}")
 
 
 def runs(at: mlflow.MlflowClient | None = None, experiment: str = "e") -> list[mlflow.entities.Run]:
