@@ -34,6 +34,8 @@ SMALL = (
     "learning_rate=0.01",
 )
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)  # a row of a table that `make test` leaves out
+
 
 def composed(script: str, *overrides: str) -> Any:
     """Give a script's checked settings, as the command line would compose them."""

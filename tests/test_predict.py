@@ -20,7 +20,7 @@ from hairline import config
 from hairline.inspection import predict, records
 from hairline.system import cluster, files
 from tests import darkness
-from tests.running import composed, refused, run
+from tests.running import composed, run
 
 TILE = darkness.PATCH_PX
 DARK = (TILE, 2 * TILE, 2 * TILE, TILE)  # x, y, width, height in a wall of 10 x 7 tiles and a bit
@@ -282,24 +282,6 @@ def test_without_ray_the_answer_is_how_to_install_it(model: Path, site: Path, mo
 def test_conflicting_tiles_are_refused(other: str) -> None:
     with pytest.raises(config.ConfigError, match="tiles.stride_px=9"):
         inspect_site(Path("model"), "photos", "tiles.stride_px=9", other)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        pytest.param(["inptu=x"], "Did you mean 'input'?", marks=pytest.mark.slow),
-        pytest.param(["run=x"], "input is missing: add input=", marks=pytest.mark.slow),
-        (["run=nowhere", "input=x"], "run=nowhere: no saved model there"),
-        pytest.param(
-            ["run=x", "input=y", "runtime.compute=spark"], "expected one of ['local', 'ray']", marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_mistakes_are_answered_without_tensorflow(
-    arguments: list[str], message: str, no_tensorflow: dict[str, str]
-) -> None:
-    refused(run(*arguments, environment=no_tensorflow, script="predict.py"), message)
-    assert not Path("outputs").exists() or not list(Path("outputs").rglob("*.log"))
 
 
 @pytest.mark.slow

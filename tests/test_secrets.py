@@ -9,6 +9,7 @@ import logging
 import re
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hairline.app.sweep import state
 from hairline.config.schema import SGD, Constant
 from hairline.system import provenance, redaction
 from tests.conftest import ROOT
-from tests.running import refused, run
+from tests.running import refused, run, slow
 
 SECRET = "Pl4nted-s3cret"
 SOURCES = [
@@ -91,7 +92,7 @@ def test_an_address_whose_password_was_redacted_is_that_of_the_environment_or_re
 
 
 @pytest.fixture
-def closed() -> str:
+def closed() -> Iterator[str]:
     """An address of this machine where no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -101,28 +102,19 @@ def closed() -> str:
 @pytest.mark.parametrize(
     ("script", "arguments", "environment"),
     [
-        pytest.param("train.py", ["tracking.uri=http://me:{s}@{h}"], {}, marks=pytest.mark.slow),
-        pytest.param("train.py", ["tracking.uri=https://{s}@{h}/x"], {}, marks=pytest.mark.slow),
-        pytest.param("train.py", [], {"MLFLOW_TRACKING_URI": "postgresql://me:{s}@{h}/db"}, marks=pytest.mark.slow),
-        pytest.param("train.py", ["-m", "seed=1,2", "tracking.uri=http://me:{s}@{h}"], {}, marks=pytest.mark.slow),
+        slow("train.py", ["tracking.uri=http://me:{s}@{h}"], {}),
+        slow("train.py", ["tracking.uri=https://{s}@{h}/x"], {}),
+        slow("train.py", [], {"MLFLOW_TRACKING_URI": "postgresql://me:{s}@{h}/db"}),
+        slow("train.py", ["-m", "seed=1,2", "tracking.uri=http://me:{s}@{h}"], {}),
         ("train.py", ["data=folder", "data.path=https://me:{s}@host/set.zip"], {}),
-        pytest.param(
-            "train.py",
-            ["data=concrete_cracks", "data.path='https://host/set.zip?X-Amz-Signature={s}'"],
-            {},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("train.py", ["model.weights='https://host/w.h5?token={s}'"], {}, marks=pytest.mark.slow),
+        slow("train.py", ["data=concrete_cracks", "data.path='https://host/set.zip?X-Amz-Signature={s}'"], {}),
+        slow("train.py", ["model.weights='https://host/w.h5?token={s}'"], {}),
         ("train.py", ["tracking.uri='http://me:{s}@{h}"], {}),  # the quote is never closed
-        pytest.param("train.py", ["resume=http://me:{s}@{h}"], {}, marks=pytest.mark.slow),
-        pytest.param("predict.py", ["run=http://me:{s}@{h}", "input=x"], {}, marks=pytest.mark.slow),
-        pytest.param(
-            "evaluate.py", ["run=http://me:{s}@{h}", "data=folder", "data.path=."], {}, marks=pytest.mark.slow
-        ),
-        pytest.param("compare.py", ["runs=['http://me:{s}@{h}']"], {}, marks=pytest.mark.slow),
-        pytest.param(
-            "compare.py", ["mlflow_experiment=x", "tracking.uri=http://me:{s}@{h}"], {}, marks=pytest.mark.slow
-        ),
+        slow("train.py", ["resume=http://me:{s}@{h}"], {}),
+        slow("predict.py", ["run=http://me:{s}@{h}", "input=x"], {}),
+        slow("evaluate.py", ["run=http://me:{s}@{h}", "data=folder", "data.path=."], {}),
+        slow("compare.py", ["runs=['http://me:{s}@{h}']"], {}),
+        slow("compare.py", ["mlflow_experiment=x", "tracking.uri=http://me:{s}@{h}"], {}),
     ],
 )
 def test_errors_are_reported_without_secrets(
@@ -137,6 +129,7 @@ def test_errors_are_reported_without_secrets(
     assert ended.returncode != 0
     assert "***" in output, output
     assert "Traceback" not in output
+    assert "epoch 1/" not in output
     assert not secrets_in(tmp_path, output)
 
 

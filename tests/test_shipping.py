@@ -28,7 +28,7 @@ from hairline.model.decision import Decision
 from hairline.shipping import export, formats, parity, readme, runners
 from hairline.shipping.formats import ExportError
 from hairline.tracking import FinishedRun
-from tests.running import composed, refused, run
+from tests.running import composed
 from tests.saved_runs import saved_run
 from tests.test_labels import wall
 
@@ -337,11 +337,3 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else name)
     with pytest.raises(config.ConfigError, match=r"format=onnx needs tf2onnx, which is not installed: .*\[onnx\]"):
         composed("export", "run=x", "format=onnx")
-
-
-@pytest.mark.slow
-def test_a_run_without_a_model_answers_without_tensorflow(no_tensorflow: dict[str, str]) -> None:
-    settings = ("run=nowhere", "format=saved_model", "output=out")
-    refused(run(*settings, script="export.py", environment=no_tensorflow), "run=nowhere: no saved model there")
-    assert not Path("out").exists()
-    assert not list(Path("outputs").iterdir())

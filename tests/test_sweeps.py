@@ -19,7 +19,7 @@ from hairline.app import start
 from hairline.app.sweep import job, state
 from tests import tracked
 from tests.conftest import ROOT
-from tests.running import TINY, refused, run, started
+from tests.running import TINY, refused, run, slow, started
 
 HEAD = (*TINY, "features.engine=tensorflow", "data=folder")
 
@@ -112,10 +112,10 @@ def test_another_sweep_of_the_same_name_is_refused() -> None:
     ("arguments", "message"),
     [
         (["data=folder", "seed=0,1"], "data.path is missing"),
-        pytest.param(["learning_rate=1e-2,foo"], "could not be converted to Float", marks=pytest.mark.slow),
-        pytest.param(["learning_rate=-1,-2"], "learning_rate=-1: expected a number above 0", marks=pytest.mark.slow),
-        pytest.param(["sweep.name=a/b", "seed=0,1"], "becomes a folder name", marks=pytest.mark.slow),
-        pytest.param(["tracking=none,mlflow"], "belongs to the sweep as a whole", marks=pytest.mark.slow),
+        slow(["learning_rate=1e-2,foo"], "could not be converted to Float"),
+        slow(["learning_rate=-1,-2"], "learning_rate=-1: expected a number above 0"),
+        slow(["sweep.name=a/b", "seed=0,1"], "becomes a folder name"),
+        slow(["tracking=none,mlflow"], "belongs to the sweep as a whole"),
     ],
 )
 def test_faults_of_the_whole_sweep_are_reported_before_it_begins(
