@@ -24,7 +24,7 @@ BUNDLE = saved.Bundle(
     image_size=IMAGE_SIZE,
     decode=images.RECIPE,
     data_digest="",
-    backbone={"name": "darkness"},
+    backbone={"name": "darkness", "weights_digest": "", "taps": "", "finetuned": "all"},
     versions={},
     decision=Decision(threshold=0.5),
     extra={"patch_px": PATCH_PX},

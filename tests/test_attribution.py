@@ -110,8 +110,7 @@ def test_features_that_are_not_pooled_have_no_maps(tmp_path: Path) -> None:
 
 
 def test_the_heat_map_of_the_label_page_is_exact(tmp_path: Path) -> None:
-    size, backbone = darkness.PATCH_PX, {"name": "darkness", "taps": "", "finetuned": "all"}
-    folder = darkness.save(tmp_path / "model", backbone=backbone)
+    size, folder = darkness.PATCH_PX, darkness.save(tmp_path / "model")
     Image.fromarray(darkness.wall(size, size, [(0, 0, size, 20)])).save(tmp_path / "wall.png")
     parts = saved.Parts(folder)
     pool, _ = pools.compute([tmp_path / "wall.png"], parts.recipe("tensorflow"), lambda: parts.backbone, tile_px=size)

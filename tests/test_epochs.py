@@ -82,7 +82,8 @@ def network_trainer(
     dropout: float = 0.0, **changed: object,
 ) -> NetworkTrainer:  # fmt: skip
     keras.utils.set_random_seed(0)
-    head = build_head(Standardisation.fit(FEATURES), classes=2, dropout=dropout)
+    zeros = np.zeros((FEATURES.width, 2), np.float32), np.zeros(2, np.float32)
+    head = build_head(Linear(Standardisation.fit(FEATURES), *zeros), dropout=dropout)
 
     def epoch(number: int) -> tf.data.Dataset:
         return batches(TRAIN, batch_size, np.random.default_rng([seed, number]).permutation(len(TRAIN)), weights)

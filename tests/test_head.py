@@ -22,15 +22,9 @@ def test_joined_model_equals_the_feature_path(
     pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     features = Features.of(np.asarray(backbone(pixels, training=False)))
     standardisation = Standardisation.fit(features)
-    head = build_head(standardisation, classes=3, dropout=0.2)
-    width = features.width
-    head.get_layer("logits").set_weights(
-        [
-            np.random.default_rng(1).normal(size=(width, 3)).astype(np.float32) / np.sqrt(width),
-            np.array([0.3, -0.2, 0.0], np.float32),
-        ]
-    )
-    linear = Linear.of(standardisation, head)
+    kernel = np.random.default_rng(1).normal(size=(features.width, 3)).astype(np.float32) / np.sqrt(features.width)
+    linear = Linear(standardisation, kernel, np.array([0.3, -0.2, 0.0], np.float32))
+    head = build_head(linear, dropout=0.2)
     expected = probabilities(linear.logits(features), temperature)
     np.testing.assert_allclose(linear.logits(features), compute_outputs(head, features), rtol=1e-4, atol=1e-4)
     assert expected.std(axis=0).max() > 0.05  # the test would pass with constant outputs otherwise

@@ -103,7 +103,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         )
         resamples = intervals.RESAMPLES if config.report.level == "full" else 0
         results = measure_parts(predictions, bundle.decision, resamples=resamples)
-        distance = Distance.from_arrays(saved.read_statistics(folder))
+        distance = parts.distance
         distances = None
         if distance is not None:
             distances = np.concatenate([distance(block) for block in features.blocks()])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -293,9 +292,8 @@ def confusion_matrix(predictions: Predictions, decision: Decision, *, title: str
     """Draw counts and their share of the true class, coloured by that share; without the abstain band."""
     names = predictions.class_names
     classes = len(names)
-    predicted = replace(decision, abstain=None).classes(
-        predictions.probabilities(decision.temperature), predictions.positive
-    )
+    probabilities = predictions.probabilities(decision.temperature)
+    predicted = decision.classes(probabilities, predictions.positive, abstain=False)
     counts = count_classes(predictions.labels, predicted, labels=range(classes))
     support = counts.sum(axis=1)
     shares = counts / np.maximum(support, 1)[:, None]

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +111,7 @@ class Shown:
     @functools.cached_property
     def answers(self) -> NDArray[np.int64]:
         """Class of each image at the threshold, int64 [n]."""
-        decision = replace(self.decision, abstain=None)
-        return decision.classes(self.probabilities, self.predictions.positive)
+        return self.decision.classes(self.probabilities, self.predictions.positive, abstain=False)
 
     def pixels(self, picked: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the pixels of some images, uint8 [n, image_size, image_size, 3]."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ def measure(predictions: Predictions, decision: Decision, *, resamples: int = in
     predicted = {"": probabilities.argmax(axis=1)}
     metrics = classification_metrics(labels, probabilities, positive=positive)
     if positive is not None and decision.threshold is not None:
-        at_threshold = replace(decision, abstain=None).classes(probabilities, positive)
+        at_threshold = decision.classes(probabilities, positive, abstain=False)
         predicted["_at_threshold"] = at_threshold
         values = class_metrics(labels, at_threshold, classes=classes, positive=positive)
         metrics |= {f"{name}_at_threshold": value for name, value in values.items()}

@@ -144,9 +144,13 @@ def compute_pool(config: Label, parts: saved.Parts, photos: list[Path]) -> Pool:
 def base_layer(parts: saved.Parts) -> Layer:
     """Return the run's own last layer."""
     kernel, bias = parts.dense
-    statistics = saved.read_statistics(parts.folder)
     return Layer(
-        kernel, bias, statistics["mean"], statistics["deviation"], parts.bundle.positive, parts.bundle.threshold
+        kernel,
+        bias,
+        parts.statistics["mean"],
+        parts.statistics["deviation"],
+        parts.bundle.positive,
+        parts.bundle.threshold,
     )
 
 

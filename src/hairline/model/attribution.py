@@ -6,7 +6,6 @@ tap adds `weight * map / cells` to each cell, a max tap adds `weight * maximum` 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hairline.model import saved
-from hairline.model.engine import ConversionError, EngineName, Pool, Reduce, Run, choose_engine, prepare_engine
+from hairline.model.engine import EngineName, Pool, Reduce, Run, prepare_engine
+from hairline.model.features import Recipe, falling_back
 
 MOST_CELLS = 20  # along a side of a tile: finer maps are summed up
 
@@ -43,29 +43,23 @@ def prepare(
         model: Returns the Keras model, if it is loaded already.
 
     Returns:
-        The engine in use, and its function, as `prepare_engine` returns it.
-
-    Raises:
-        ConversionError: If `engine` is `litert` and the model does not convert.
+        The engine in use, TensorFlow if the model does not convert, and its function, as `prepare_engine` returns it.
     """
-    start = functools.partial(
-        prepare_engine,
-        model=model or (lambda: saved.load_model(folder, bundle)),
-        key=f"inspector-{bundle.model_sha256[:32]}",
-        image_size=bundle.image_size,
-        converted=saved.converted_network(folder, bundle),
-        maps=True,
-        threads=threads,
-        pool=pool,
-        reduce=reduce,
-    )
-    chosen = choose_engine(engine, bundle.precision)
-    try:
-        return chosen, start(chosen)
-    except ConversionError:
-        if engine == "litert":
-            raise
-        return "tensorflow", start("tensorflow")
+
+    def start(recipe: Recipe) -> tuple[EngineName, Run]:
+        return recipe.engine, prepare_engine(
+            recipe.engine,
+            model or (lambda: saved.load_model(folder, bundle)),
+            recipe.model_key(),
+            image_size=bundle.image_size,
+            converted=saved.converted_network(folder, bundle),
+            maps=True,
+            threads=threads,
+            pool=pool,
+            reduce=reduce,
+        )
+
+    return falling_back(start, saved.recipe(bundle, engine))
 
 
 def pooling(bundle: saved.Bundle) -> list[str]:

@@ -184,18 +184,19 @@ class Decision:
     point: OperatingPoint | None = None
     photo: PhotoRule | None = None
 
-    def classes(self, probabilities: NDArray[Any], positive: int | None) -> NDArray[np.int64]:
+    def classes(self, probabilities: NDArray[Any], positive: int | None, *, abstain: bool = True) -> NDArray[np.int64]:
         """Return the index of the predicted class of each row, int64 [n]; -1 inside the abstain band.
 
         Args:
             probabilities: Calibrated, [n, classes].
             positive: Index of the positive class; None: the most probable class wins.
+            abstain: Whether the band counts; without it every image gets the class at the threshold.
         """
         if positive is None or self.threshold is None:
             return np.asarray(probabilities.argmax(axis=1), np.int64)
         score = probabilities[:, positive]
         classes = np.where(score >= self.threshold, positive, 1 - positive)
-        if self.abstain is not None:
+        if abstain and self.abstain is not None:
             classes = np.where((score >= self.abstain[0]) & (score < self.abstain[1]), -1, classes)
         return np.asarray(classes, np.int64)
 

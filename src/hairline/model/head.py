@@ -95,11 +95,6 @@ class Linear:
     kernel: NDArray[np.float32]
     bias: NDArray[np.float32]
 
-    @classmethod
-    def of(cls, standardisation: Standardisation, head: keras.Model) -> Linear:
-        """Return the weights of a Keras model from `build_head`."""
-        return cls(standardisation, *head.get_layer("logits").get_weights())
-
     def logits(self, features: Features) -> NDArray[np.float32]:
         """Return the logits, float32 [n, classes]."""
         mean, deviation = self.standardisation.mean, self.standardisation.deviation
@@ -113,27 +108,23 @@ class Linear:
         return (kernel / temperature).astype(np.float32), (bias / temperature).astype(np.float32)
 
 
-def build_head(standardisation: Standardisation, *, classes: int, dropout: float) -> keras.Model:
-    """Build the trainable head: standardisation, dropout, one dense layer.
-
-    Args:
-        standardisation: Mean and deviation of the training features.
-        classes: Number of classes.
-        dropout: Dropout rate.
+def build_head(head: Linear, *, dropout: float) -> keras.Model:
+    """Build a head that Keras can train further: standardisation, dropout, one dense layer `logits`.
 
     Returns:
         A model from float32 [batch, width] to logits float32 [batch, classes].
     """
     import keras
 
-    scale = 1.0 / standardisation.deviation
+    scale = 1.0 / head.standardisation.deviation
     inputs = keras.Input((len(scale),), name="features")
-    hidden = keras.layers.Rescaling(scale, offset=-standardisation.mean * scale, dtype="float32")(inputs)
+    hidden = keras.layers.Rescaling(scale, offset=-head.standardisation.mean * scale, dtype="float32")(inputs)
     if dropout:
         hidden = keras.layers.Dropout(dropout)(hidden)
-    # Zeros: the problem is convex, and a random start is noise that ten epochs would have to unlearn first.
-    logits = keras.layers.Dense(classes, kernel_initializer="zeros", dtype="float32", name="logits")(hidden)
-    return keras.Model(inputs, logits, name="head")
+    dense = keras.layers.Dense(len(head.bias), kernel_initializer="zeros", dtype="float32", name="logits")
+    model = keras.Model(inputs, dense(hidden), name="head")
+    dense.set_weights([head.kernel, head.bias])
+    return model
 
 
 def compute_outputs(model: keras.Model, inputs: Features) -> NDArray[np.float32]:

@@ -402,9 +402,19 @@ class Parts:
         return converted_network(self.folder, self.bundle)
 
     @functools.cached_property
+    def statistics(self) -> dict[str, NDArray[Any]]:
+        """The arrays of `features.npz`."""
+        return read_statistics(self.folder)
+
+    @functools.cached_property
+    def distance(self) -> Distance | None:
+        """Measures how far images lie from the training images; None if the model stores no statistics for it."""
+        return Distance.from_arrays(self.statistics)
+
+    @functools.cached_property
     def dense(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Kernel float32 [width, classes] and bias float32 [classes], from features to calibrated logits."""
-        return last_layer(read_statistics(self.folder))
+        return last_layer(self.statistics)
 
     @property
     def dense_at_threshold(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -421,7 +431,7 @@ class Parts:
         Raises:
             SurfaceError: If the model has no threshold, or no statistics of its training features.
         """
-        bundle, distance = self.bundle, Distance.from_arrays(read_statistics(self.folder))
+        bundle, distance = self.bundle, self.distance
         if bundle.threshold is None or bundle.positive is None or len(bundle.class_names) != 2:
             raise surface.SurfaceError(
                 f"adapt=surface moves the threshold between two classes; this model has the classes "

@@ -48,13 +48,11 @@ class Base:
 
     Attributes:
         parts: Its backbone and last layer.
-        arrays: Arrays of its `features.npz`.
         engine: Engine of the feature pass.
         seed: Seed of the cross-validation.
     """
 
     parts: saved.Parts
-    arrays: dict[str, np.ndarray]
     engine: EngineName
     seed: int
 
@@ -62,7 +60,7 @@ class Base:
     def of(cls, run: str, uri: str | None, *, engine: EngineName, seed: int) -> Base:
         """Open the saved model that `run` names, in the store at `uri` where it is an MLflow run or model."""
         folder = tracking.find(run, uri, key="base")
-        return cls(saved.Parts(folder), saved.read_statistics(folder), engine, seed)
+        return cls(saved.Parts(folder), engine, seed)
 
     @property
     def bundle(self) -> Bundle:
@@ -138,7 +136,7 @@ class Base:
         rows = _fitted_rows(data)
         labels = data.labels[rows]
         features = frozen.reference.read().reshape(frozen.views, len(rows), -1)
-        standardisation = Standardisation(self.arrays["mean"], self.arrays["deviation"])
+        standardisation = Standardisation(self.parts.statistics["mean"], self.parts.statistics["deviation"])
         mean, deviation = standardisation.mean, standardisation.deviation
         kernel, bias = self.parts.dense_at_threshold
         fitted = refit(
@@ -216,11 +214,9 @@ class Base:
         self, data: Dataset, frozen: Frozen, head: Head, model: Callable[[], keras.Model]
     ) -> dict[str, np.ndarray]:
         """Return the base's arrays, extended by the run's images."""
-        from hairline.model.familiarity import Distance
-
-        seen = saved.merge_seen(self.arrays, saved.seen_images(data.manifest["sha256"], data.manifest["split"]))
-        distance = Distance.from_arrays(self.arrays)
-        return self.arrays | seen | ({} if distance is None else distance.including(frozen.images).arrays())
+        arrays, distance = self.parts.statistics, self.parts.distance
+        seen = saved.merge_seen(arrays, saved.seen_images(data.manifest["sha256"], data.manifest["split"]))
+        return arrays | seen | ({} if distance is None else distance.including(frozen.images).arrays())
 
 
 def _decide_at_share(fitted: Predictions, chosen: dict[str, Any], share: float) -> Decision:
@@ -234,7 +230,7 @@ def _decide_at_share(fitted: Predictions, chosen: dict[str, Any], share: float) 
     from hairline.evaluation import prevalence, thresholds
 
     assert fitted.positive is not None
-    even = thresholds.choose_decision(fitted, **chosen | {"threshold": 0.5})
+    even = thresholds.choose_decision(fitted, **chosen | {"threshold": 0.5}, resamples=0)
     hits = fitted.labels == fitted.positive
     margin = prevalence.threshold_margin(prevalence.margin(fitted.logits, fitted.positive), hits, share)
     threshold = float(np.clip(expit(margin / even.temperature), 1e-6, 1 - 1e-6))

@@ -56,25 +56,24 @@ def finetune(
 
     from hairline.model.cut import unfreeze
 
-    if settings.layers == "none":
-        return head
+    assert settings.layers != "none"
     cut = unfreeze(backbone, settings.layers, settings.from_layer)
     keras.utils.set_random_seed(fit.seed)
-    tuned = build_head(head.linear.standardisation, classes=len(data.class_names), dropout=fit.dropout)
-    tuned.get_layer("logits").set_weights([head.linear.kernel, head.linear.bias])
+    tuned = build_head(head.linear, dropout=fit.dropout)
     fit = replace(fit, epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate)
+    passes = replace(passes, epochs=settings.epochs)
     if cut is None:
         model = keras.Model(backbone.input, tuned(backbone.output))
         size = frozen.recipe.image_size
         logits, history = _train_on_images(model, data, head.history, fit, hooks, passes.augment, size)
-        return Head(Linear.of(head.linear.standardisation, tuned), logits, history)
-    log.info("fine-tuning from layer %s upwards", cut.layer)
-    recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
-    below = frozen_features(data, lambda: cut.lower, recipe, passes, label="activations")
-    model = keras.Model(cut.upper.input, tuned(cut.upper.output))
-    history = _train_on_activations(model, data, head.history, fit, hooks, below)
-    logits = compute_outputs(model, below.images)
-    return Head(Linear.of(head.linear.standardisation, tuned), logits, history)
+    else:
+        log.info("fine-tuning from layer %s upwards", cut.layer)
+        recipe = replace(frozen.recipe, taps=(*frozen.recipe.taps, f"below {cut.layer}"))
+        below = frozen_features(data, lambda: cut.lower, recipe, passes, label="activations")
+        model = keras.Model(cut.upper.input, tuned(cut.upper.output))
+        history = _train_on_activations(model, data, head.history, fit, hooks, below)
+        logits = compute_outputs(model, below.images)
+    return Head(Linear(head.linear.standardisation, *tuned.get_layer("logits").get_weights()), logits, history)
 
 
 def _train_on_activations(

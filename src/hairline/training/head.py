@@ -271,29 +271,57 @@ def train_head(
         data: The images.
         frozen: Their features.
         settings: How to train.
-        part: Positions, among the training images, of those to train on, int64; None: all, and every epoch is logged.
-        hooks: What happens after each epoch.
+        part: Positions, among the training images, of those to train on, int64; None: all.
+        hooks: What happens after each epoch; None: nothing, and no epoch is logged.
     """
-    images = len(data.rows("train"))
-    rows = None if part is None else np.concatenate([part + view * images for view in range(frozen.views)])
-    everything = frozen.standardised
-    if rows is not None and len(rows) < images * frozen.views:
-        everything = Standardised(Standardisation.fit(frozen.reference.rows(rows)), frozen.images)
+    train, val, classes = data.rows("train"), data.rows("val"), len(data.class_names)
+    everything, chosen = frozen.standardised, np.arange(len(train) * frozen.views)
+    if part is not None:
+        chosen = np.concatenate([part + view * len(train) for view in range(frozen.views)])
+        everything = Standardised(Standardisation.fit(frozen.reference.rows(chosen)), frozen.images)
+    weights = row_weights(data, settings, views=frozen.views)
     fit = _fit_to_convergence if settings.optimizer.name == "lbfgs" else _fit_by_epochs
-    linear, history = fit(everything, data, frozen, settings, hooks or Hooks(), part=rows)
+    linear, history = fit(
+        everything,
+        frozen,
+        train,
+        chosen,
+        settings.targets(np.tile(data.labels[train], frozen.views)[chosen], classes),
+        None if weights is None else weights[chosen],
+        (frozen.images.rows(val), settings.targets(data.labels[val], classes)),
+        settings,
+        hooks or Hooks(),
+        verbose=hooks is not None,
+    )
     return Head(linear, everything.logits(linear.kernel, linear.bias), history)
 
 
 def _fit_by_epochs(
     everything: Standardised,
-    data: Dataset,
     frozen: Frozen,
+    train: np.ndarray,
+    chosen: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray | None,
+    val: tuple[Features, np.ndarray],
     settings: FitSettings,
     hooks: Hooks,
     *,
-    part: np.ndarray | None,
+    verbose: bool,
 ) -> tuple[Linear, pd.DataFrame]:
     """Fit a head by mini-batches.
+
+    Args:
+        everything: All images, standardised.
+        frozen: Their features.
+        train: Rows of the training images.
+        chosen: Positions, among the training images and their further views, of those to fit.
+        targets: Of these, float32 [n, classes].
+        weights: Of these, float32 [n]; None: all 1.
+        val: Features and targets of the validation images.
+        settings: How to train.
+        hooks: What happens after each epoch.
+        verbose: Log each epoch.
 
     Returns:
         The head, and the history.
@@ -301,23 +329,21 @@ def _fit_by_epochs(
     from hairline.training import epochs
     from hairline.training.head_trainer import HeadTrainer
 
-    train, val, classes = data.rows("train"), data.rows("val"), len(data.class_names)
-    chosen = np.arange(len(train) * frozen.views) if part is None else part
-    weights = row_weights(data, settings, views=frozen.views)
+    val_features, val_targets = val
     # One thread: more gain nothing on such matrices, and would fight with the other jobs of a parallel sweep.
     with errors.advised("batch_size", settings.batch_size), threadpool_limits(1, "blas"):
         trainer = HeadTrainer(
             *_training(everything, frozen, train, chosen),
-            settings.targets(np.tile(data.labels[train], frozen.views)[chosen], classes),
-            Standardised(everything.standardisation, frozen.images.rows(val)),
-            settings.targets(data.labels[val], classes),
-            weights=None if weights is None else weights[chosen],
+            targets,
+            Standardised(everything.standardisation, val_features),
+            val_targets,
+            weights=weights,
             batch_size=settings.batch_size,
             dropout=settings.dropout,
             seed=settings.seed,
             **settings.steps(),
         )
-        history = epochs.fit(trainer, verbose=part is None, **settings.course(), **hooks.course("head"))
+        history = epochs.fit(trainer, verbose=verbose, **settings.course(), **hooks.course("head"))
     return trainer.linear, history
 
 
@@ -342,56 +368,44 @@ def _training(
 
 def _fit_to_convergence(
     everything: Standardised,
-    data: Dataset,
     frozen: Frozen,
+    train: np.ndarray,
+    chosen: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray | None,
+    val: tuple[Features, np.ndarray],
     settings: FitSettings,
     hooks: Hooks,
     *,
-    part: np.ndarray | None,
+    verbose: bool,
 ) -> tuple[Linear, pd.DataFrame]:
     """Fit a head by L-BFGS on features that are read into memory; it takes seconds, so no state is saved.
 
-    Returns:
-        The head, and the history.
+    Arguments and result are those of `_fit_by_epochs`.
     """
     from hairline.training import solve
 
-    train, val = data.rows("train"), data.rows("val")
-    weights = row_weights(data, settings, views=frozen.views)
-    chosen = np.arange(len(train) * frozen.views) if part is None else part
-    classes = len(data.class_names)
-
+    standardisation, (val_features, val_targets) = everything.standardisation, val
     solution, history = solve.solve(
-        (
-            everything.standardisation.apply(frozen.training(1).read(chosen)),
-            settings.targets(np.tile(data.labels[train], frozen.views)[chosen], classes),
-        ),
-        (everything.standardisation.apply(frozen.images.read(val)), settings.targets(data.labels[val], classes)),
-        None if weights is None else weights[chosen],
+        (standardisation.apply(frozen.training(1).read(chosen)), targets),
+        (standardisation.apply(val_features.read()), val_targets),
+        weights,
         **arguments(settings.optimizer, "name"),
         keep=settings.schedule.keep,
-        verbose=part is None,
+        verbose=verbose,
         on_epoch=hooks.on_epoch,
         signals=hooks.signals,
     )
     fitted = (solution.kernel.astype(np.float32), solution.bias.astype(np.float32))
-    return Linear(everything.standardisation, *fitted), history
-
-
-def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return weights that make each class count the same: n / (classes x count of the image's class), float64 [n].
-
-    >>> class_weights(np.array([0, 0, 0, 1]), 2).round(4).tolist()
-    [0.6667, 0.6667, 0.6667, 2.0]
-    """
-    counts = np.bincount(labels, minlength=classes)
-    return np.asarray(len(labels) / (classes * counts[labels]))
+    return Linear(standardisation, *fitted), history
 
 
 def row_weights(data: Dataset, settings: FitSettings, *, views: int = 1) -> np.ndarray | None:
     """Return the weight of each view of a training image, float32 [views * n], 1 on average; None: all 1."""
+    from sklearn.utils.class_weight import compute_sample_weight
+
     rows = data.rows("train")
-    weights = class_weights(data.labels[rows], len(data.class_names)) if settings.balanced else np.ones(len(rows))
+    weights = compute_sample_weight("balanced" if settings.balanced else None, data.labels[rows])
     weights[~np.isin(rows, data.real)] *= settings.drawn_weight
     if (weights == weights[0]).all():
         return None

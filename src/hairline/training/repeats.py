@@ -69,8 +69,7 @@ def repeat_heads(
     for number in range(1, repeats):
         seed = settings.seed + number
         log.info("repeat %d of %d, seed %d", number + 1, repeats, seed)
-        everything = np.arange(len(data.rows("train")))
-        head = train_head(data, frozen, replace(settings, seed=seed), part=everything)
+        head = train_head(data, frozen, replace(settings, seed=seed))
         predictions = head.predictions(data)
         chosen = thresholds.choose_decision(predictions.select("val"), **arguments(decision), resamples=0)
         rows.append({"seed": seed} | metrics.measure_splits(predictions, chosen, resamples=0))
