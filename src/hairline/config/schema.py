@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
+ClassFrom = Literal["auto", "top", "parent"]
+GroupBy = Literal["none", "hash", "block", "regex", "column"]
+
 
 def setting(default: Any, help: str, *, path: bool = False, **bounds: float) -> Any:
     """Return the dataclass field of a setting.
@@ -72,7 +75,7 @@ class FolderData(Data):
     """A folder with one sub-folder per class, or with train/val/test folders of these."""
 
     path: str = setting(MISSING, "the folder", path=True)
-    class_from: Literal["auto", "top", "parent"] = setting(
+    class_from: ClassFrom = setting(
         "auto", "top: the outermost folder is the class; parent: the one an image lies in; auto: top, if unambiguous"
     )
 
@@ -119,7 +122,7 @@ class Split:
     train: float = setting(0.70, "share of the training images", above=0, below=1)
     val: float = setting(0.24, "share of the validation images", above=0, below=1)
     test: float = setting(0.06, "share of the test images", above=0, below=1)
-    group_by: Literal["none", "hash", "block", "regex", "column"] = setting(
+    group_by: GroupBy = setting(
         "hash", "what makes a group: near-identical images, blocks of file order, `pattern`, the manifest's column"
     )
     block_size: int = setting(87, "group_by=block: images per block", low=1)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from hairline.data import archives, clutter
+from hairline.data import archives, clutter, folders
 from hairline.data.archives import ArchiveError, UnpackError
 from hairline.system import errors, files, progress
 
@@ -26,7 +25,7 @@ _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes that are w
 _CHUNK_BYTES = 2**16
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; hairline)", "Accept-Encoding": "identity"}
 _MAX_DEPTH = 8  # of class folders below the given folder
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+CLASS_NAMES = ("Negative", "Positive")  # folders of the published data set
 
 
 class DownloadError(errors.HairlineError):
@@ -127,17 +126,15 @@ class Archive:
         sha256: Digest of the archive; None accepts any.
         homepage: Where a person downloads it.
         wrapped_urls: Addresses of a zip that holds the archive; the digest of the zip is unknown.
-        class_names: The folders that hold the classes.
-        images_per_class: Number of images in each class folder; None skips the check.
+        images_per_class: Number of images in each class folder, `CLASS_NAMES`.
     """
 
     name: str
     urls: tuple[str, ...]
     sha256: str | None
     homepage: str
+    images_per_class: int
     wrapped_urls: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ("Negative", "Positive")
-    images_per_class: int | None = None
 
 
 # Özgenel, Ç. F. (2019). Concrete Crack Images for Classification. Mendeley Data, V2, CC BY 4.0.
@@ -176,18 +173,18 @@ def install(archive: Archive, folder: Path, *, source: Path | None = None) -> Pa
         DownloadError: If no address delivers the archive.
         ArchiveError: If `source` cannot be read or unpacked, or the class folders are missing.
     """
-    home = Path(folder) / archive.name
+    home = folder / archive.name
     if source is None:
         target = home / (archive.sha256 or "published")[:12]
         if not target.is_dir() or not any(target.iterdir()):
             _download_and_extract(archive, target)
-        return find_classes(target, archive.class_names)
+        return find_classes(target)
     try:  # by content: another archive of the same name is another data set
         target = home / files.sha256(source)[:12]
     except OSError as error:
         raise UnpackError(f"{source} cannot be read ({error.strerror}): expected a readable zip or RAR.") from error
-    archives.extract(source, target, check=lambda content: _class_root(source, content, archive))
-    root = find_classes(target, archive.class_names)
+    archives.extract(source, target, check=lambda content: _class_root(source, content))
+    root = find_classes(target)
     if fault := _count_fault(archive, root):
         log.warning("WARNING: %s: %s", root, fault)
     return root
@@ -197,7 +194,7 @@ def _download_and_extract(archive: Archive, target: Path) -> None:
     """Download from the first address that works and unpack into `target`."""
 
     def check(content: Path) -> None:
-        if fault := _count_fault(archive, _class_root(file, content, archive)):
+        if fault := _count_fault(archive, _class_root(file, content)):
             raise ArchiveError(f"{file.name} {fault}")
 
     failures = []
@@ -224,9 +221,9 @@ def _download_and_extract(archive: Archive, target: Path) -> None:
     )
 
 
-def _class_root(file: Path, content: Path, archive: Archive) -> Path:
+def _class_root(file: Path, content: Path) -> Path:
     try:
-        return find_classes(content, archive.class_names)
+        return find_classes(content)
     except errors.HairlineError as error:
         # Name the archive: `content` is a temporary folder.
         raise ArchiveError(str(error).replace(str(content), str(file))) from error
@@ -234,19 +231,14 @@ def _class_root(file: Path, content: Path, archive: Archive) -> Path:
 
 def _count_fault(archive: Archive, root: Path) -> str | None:
     """Return how the number of images differs from the published one; None if it agrees."""
-    if archive.images_per_class is None:
-        return None
-    counts = {}
-    for name in archive.class_names:
-        names = [entry.name.lower() for entry in os.scandir(root / name)]
-        counts[name] = sum(file.endswith(_IMAGE_SUFFIXES) and not clutter.is_clutter_file(file) for file in names)
+    counts = {name: folders.read(root / name).images for name in CLASS_NAMES}
     if set(counts.values()) == {archive.images_per_class}:
         return None
     listed = ", ".join(f"{count} images of {name}" for name, count in counts.items())
     return f"holds {listed}; the published set has {archive.images_per_class} of each"
 
 
-def find_classes(folder: Path, names: Sequence[str]) -> Path:
+def find_classes(folder: Path, names: Sequence[str] = CLASS_NAMES) -> Path:
     """Return the folder that directly holds a folder for each class, at any depth.
 
     Args:
@@ -256,7 +248,7 @@ def find_classes(folder: Path, names: Sequence[str]) -> Path:
     Raises:
         ArchiveError: If no folder matches, or two at the same depth.
     """
-    level = [Path(folder)]
+    level = [folder]
     for _ in range(_MAX_DEPTH):
         children = {parent: _subfolders(parent) for parent in level}
         matches = [parent for parent, inside in children.items() if set(names) <= {child.name for child in inside}]
@@ -267,7 +259,7 @@ def find_classes(folder: Path, names: Sequence[str]) -> Path:
                 f"{folder} holds {', '.join(names)} more than once ({', '.join(map(str, matches))}): pass one of these."
             )
         level = [child for inside in children.values() for child in inside]
-    seen = ", ".join(child.name for child in _subfolders(Path(folder))[:8]) or "no folders"
+    seen = ", ".join(child.name for child in _subfolders(folder)[:8]) or "no folders"
     raise ArchiveError(
         f"{folder} holds {seen}: expected the folders {', '.join(names)}, there or deeper. Pass the folder or archive "
         "that holds them."

@@ -43,19 +43,18 @@ def perceptual_hashes(pictures: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
-def clusters(digests: Sequence[str], hashes: NDArray[np.uint64], distance: int = NEAR_DISTANCE) -> list[str]:
+def clusters(digests: Sequence[str], hashes: NDArray[np.uint64]) -> list[str]:
     """Return the cluster of each image; chains of near-identical images form one cluster.
 
     Args:
         digests: SHA-256 of each file.
         hashes: uint64 [n], perceptual hash of each image.
-        distance: Maximum Hamming distance of near-identical images, in bits.
 
     Returns:
         The first 16 digits of the smallest digest in each image's cluster.
     """
     unique, codes = np.unique(hashes, return_inverse=True)
-    pairs = near_pairs(unique, distance)
+    pairs = near_pairs(unique, NEAR_DISTANCE)
     links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(unique), len(unique)))
     component = connected_components(links, directed=False)[1][codes]
     names: dict[int, str] = {}

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.parsers import expat
 
 from hairline.data import tables
-from hairline.data.folders import nfc
+from hairline.data.folders import is_image_like, nfc
 from hairline.data.layouts import split_named
 from hairline.data.manifest import ManifestError, printable
 
@@ -34,7 +34,6 @@ _STUDIO_COLUMNS = {
     "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "created_ago", "agreement",
     "completed_by", "ground_truth", "comment", "sentiment_score",
 }  # fmt: skip
-_IMAGE_LIKE = re.compile(r".*\.(jpe?g|jpe|jfif|png|bmp|webp|tiff?|gif|hei[cf])(\?.*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -182,8 +181,8 @@ def _minimal_tasks(tasks: list[dict[str, Any]], places: list[str]) -> list[Entry
     where: dict[str, str] = {}
     for task, place in zip(tasks, places, strict=True):
         image = _image_of(task, place)
-        data = {"id", *(key for key, value in task.items() if value == _raw_image(task))}
-        asked = {key: value for key, value in task.items() if key not in _STUDIO_COLUMNS | data}
+        named = _raw_image(task)
+        asked = {key: value for key, value in task.items() if key not in _STUDIO_COLUMNS and value != named}
         usual = [key for key in ("choice", "label", "class") if key in asked]
         others = [key for key, value in asked.items() if isinstance(value, str | dict) or value is None]
         if not usual and len(others) > 1:
@@ -216,7 +215,7 @@ def _raw_image(task: dict[str, Any]) -> str | None:
     """Return the value of a task that names its image: the first with the suffix of one, or in a usual field."""
     texts = {key: value for key, value in task.items() if isinstance(value, str) and value}
     named = (texts[key] for key in ("image", "img", "photo", "url", "file_upload") if key in texts)
-    return next((value for value in texts.values() if _IMAGE_LIKE.fullmatch(value)), next(named, None))
+    return next((text for text in texts.values() if is_image_like(Path(text.partition("?")[0]))), next(named, None))
 
 
 def _image_of(task: dict[str, Any], place: str) -> str:

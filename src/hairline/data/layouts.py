@@ -10,15 +10,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from hairline.config import commands
+from hairline.config.schema import ClassFrom
 from hairline.data.classes import is_known_name, renamed
 from hairline.data.folders import Folder, is_image, is_image_like, merge
 from hairline.data.manifest import printable
 from hairline.system.errors import HairlineError, QuestionError
-
-ClassFrom = Literal["auto", "top", "parent"]
 
 _SPLIT_NAMES = {
     "train": "train",

@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from hairline.config import commands, unknown
+from hairline.config.schema import ClassFrom
 from hairline.data import clutter, download, exports, folders, labels, layouts, manifest, synthetic, tables
 from hairline.data.classes import is_known_name, require_two_classes
 from hairline.data.folders import Folder, nfc
-from hairline.data.layouts import ClassFrom, Layout, split_named
+from hairline.data.layouts import Layout, split_named
 from hairline.data.lookup import Lookup
 from hairline.system import cache
 from hairline.system.errors import HairlineError, QuestionError
@@ -184,7 +185,7 @@ def from_concrete_cracks(*, path: str | None) -> pd.DataFrame:
     """List *Concrete Crack Images for Classification* (METU) from the user's folder or archive, or download it."""
     source = folders.typed(path) if path else None
     if source is not None and source.is_dir():
-        root = download.find_classes(source, download.CONCRETE_CRACKS.class_names)
+        root = download.find_classes(source)
     else:
         home = cache.folder("datasets")
         cache.hold(home / download.CONCRETE_CRACKS.name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,10 +12,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hairline.config import commands
+from hairline.config.schema import GroupBy
 from hairline.data.manifest import SPLITS
 from hairline.system.errors import HairlineError, QuestionError
-
-GroupBy = Literal["none", "hash", "block", "regex", "column"]
 
 
 class SplitError(HairlineError):

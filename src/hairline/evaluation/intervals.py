@@ -22,7 +22,8 @@ from scipy.stats import t as student
 from hairline.model.decision import FEW_GROUPS, describe_groups
 
 RESAMPLES = 1000
-Z = 1.959963984540054  # 97.5th percentile of the standard normal distribution
+ENDS = 0.025, 0.975  # quantiles at the ends of a 95 % interval
+Z = float(norm.ppf(ENDS[1]))
 _CHUNK_NUMBERS = 250_000  # weights held at once: 1 MB; computing metrics from them takes about thirty times as much
 
 
@@ -147,7 +148,7 @@ def of_contributions(
     wrong = len(np.unique(groups[missed]))
     seen, least = squares * count / (count - 1), value * (1 - value) / (fewest * (1 + wrong) ** 2)
     if seen > least:
-        quantile = student.ppf(0.975, np.clip(_freedom(squares, fourths, count), 1, fewest - 1))
+        quantile = student.ppf(ENDS[1], np.clip(_freedom(squares, fourths, count), 1, fewest - 1))
         half = quantile * np.sqrt(seen) / (value * (1 - value))
         low, high = expit(logit(value) - half), expit(logit(value) + half)
     else:
@@ -263,7 +264,7 @@ def _of_deviations(
         effect = np.fmax(np.fmax(seen, least), 1.0)
         freedom = _freedom(squares, fourths, groups) * effect / (effect - 1)
     freedom = np.clip(np.where(freedom > 0, freedom, np.inf), 1, groups - 1)
-    quantile = np.where(seen > least, student.ppf(0.975, freedom), few)
+    quantile = np.where(seen > least, student.ppf(ENDS[1], freedom), few)
     low, high = _score(share, cases / effect, quantile)
     return np.maximum(low, widest[0]), np.minimum(high, widest[1])
 
@@ -306,7 +307,7 @@ def _freedom(squares: Any, fourths: Any, groups: int) -> Any:
 
 def _quantile(groups: int) -> float:
     """Return the 97.5th percentile of Student's distribution that an error over so many groups asks for."""
-    return float(student.ppf(0.975, max(groups - 1, 1)))
+    return float(student.ppf(ENDS[1], max(groups - 1, 1)))
 
 
 def _times_seen(numbers: NDArray[np.int64]) -> NDArray[np.int64]:

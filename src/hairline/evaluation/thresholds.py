@@ -185,7 +185,7 @@ def choose_threshold(
     interval: tuple[float | None, float | None] = (None, None)
     if resamples:
         drawn = intervals.bootstrap(thresholds, groups, resamples=resamples)["threshold"]
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        low, high = np.quantile(drawn, intervals.ENDS)
         interval = float(low), float(high)
     return _measured(
         positives,

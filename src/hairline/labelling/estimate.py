@@ -16,7 +16,7 @@ from scipy import sparse
 from scipy.special import expit
 
 from hairline.evaluation import prevalence
-from hairline.evaluation.intervals import Z
+from hairline.evaluation.intervals import ENDS, Z
 
 LEAST = 5  # answers of each class from which on there is an estimate
 _RESAMPLES = 100
@@ -86,7 +86,7 @@ def estimate(
         positives = (probability * everything).sum(axis=1)
         recalls.append((probability * right).sum(axis=1) / np.maximum(positives, 1e-12))
     values = np.mean(recalls, axis=0)
-    low, high = np.quantile(values[1:], [0.025, 0.975])
+    low, high = np.quantile(values[1:], ENDS)
     # A calibration curve through a few answers is surer of itself than the answers allow: add the error of as many
     # recalls counted one by one (Agresti and Coull 1998).
     answers = np.bincount(classes, minlength=count)

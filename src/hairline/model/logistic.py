@@ -89,6 +89,8 @@ def fit(
     # Softmax ignores a constant added to all classes, so the kernel's rows sum to 0 at the minimum. In this subspace,
     # which has one dimension less, two classes need only a product of matrix and vector.
     basis = linalg.helmert(classes).T  # orthonormal [classes, classes - 1]
+    prior = np.eye(1, classes)[0]  # of the scale, and the bias in the basis
+    deviations = np.array([SCALE_DEVIATION, *[OFFSET_DEVIATION] * (classes - 1)])
     cached: tuple[Table, Table] | None = None  # last parameters and their logits
 
     def parts(parameters: Table) -> tuple[float, Table, Table]:
@@ -128,8 +130,6 @@ def fit(
         if on_iteration is not None:
             on_iteration(solution(parameters), compute_logits(parameters))
 
-    prior = np.eye(1, classes)[0]  # of the scale and the bias in the basis
-    deviations = np.array([SCALE_DEVIATION, *[OFFSET_DEVIATION] * (classes - 1)])
     initial = np.zeros(classes + width * (classes - 1))
     initial[0] = base is not None
     if start is not None:

@@ -26,7 +26,7 @@ class Predictions:
         class_names: Class names in the order of the logits.
         positive: Index of the class that precision, recall and threshold refer to; None: macro averages.
         groups: Group of each image; the bootstrap draws whole groups.
-        split: `train`, `val` or `test` of each image.
+        split: `train`, `val` or `test` of each image; in an evaluation `seen` or `test`.
     """
 
     labels: NDArray[np.int64]

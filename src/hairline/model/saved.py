@@ -3,7 +3,7 @@
 `model.keras` maps uint8 RGB to calibrated probabilities; `model.tflite` is its network up to the features, as LiteRT
 runs it; `bundle.json` describes input, classes and decision; `features.npz` holds the last layer, statistics of the
 training features and the digests of the images it has seen.
-Evaluation, prediction, export and serving read this folder and nothing else.
+Evaluation, prediction, labelling, adaptation, export and serving read this folder and nothing else.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def explained(error: BaseException, folders: Mapping[str, Callable[[], Path | st
         if file := _file_in_the_way(cause):
             return f"{file} is a file; expected a folder: delete the file, or choose a folder"
         if _is_out_of_memory(cause):
-            return "out of memory: set a smaller batch_size, finetune.batch_size or image_size"
+            return "out of memory: set a smaller image_size, batch_size or finetune.batch_size, or runtime.threads=1"
     return None
 
 

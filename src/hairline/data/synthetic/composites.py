@@ -7,7 +7,6 @@ et al. (2017), Cut, Paste and Learn, doi 10.1109/ICCV.2017.146, without blending
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from hairline.data.synthetic.cracks import crack, spall
-from hairline.data.synthetic.geometry import REFERENCE_SIZE, noise, softened
+from hairline.data.synthetic.geometry import REFERENCE_SIZE, log_uniform, noise, softened
 from hairline.data.synthetic.lookalikes import WALL_LOOK_ALIKES
 from hairline.data.synthetic.surfaces import asphalt, exposed, gritty, lighting, noisy, roughened, surface
 
@@ -58,7 +57,7 @@ def compose(photo: Image.Image, *, seed: Sequence[int], cracked: bool) -> Scene:
     side = min(photo.size)
     part = side * rng.uniform(0.35, 1)
     left, top = rng.uniform(0, photo.width - part), rng.uniform(0, photo.height - part)
-    size = max(MINIMUM_PX, round(math.exp(rng.uniform(math.log(MINIMUM_PX), math.log(REFERENCE_SIZE)))))
+    size = max(MINIMUM_PX, round(log_uniform(rng, MINIMUM_PX, REFERENCE_SIZE)))
     box = (left, top, left + part, top + part)
     cut = rng.random() < _CUT_OUT_SHARE
     drawn = round(_CUT_OUT_SCALE * size) if cut else size
@@ -138,13 +137,13 @@ def _add_crack(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray,
     side = min(image.shape[:2])
     kind = rng.random()
     if kind < 0.55:  # hairline: thin, sometimes hardly darker than the ground
-        width_px = math.exp(rng.uniform(math.log(0.6), math.log(2.4)))
+        width_px = log_uniform(rng, 0.6, 2.4)
         image, mask = crack(rng, image, width_px=width_px, depth=rng.uniform(0.15, 0.8))
     elif kind < 0.85:
-        width_px = math.exp(rng.uniform(math.log(1.5), math.log(0.06 * side)))
+        width_px = log_uniform(rng, 1.5, 0.06 * side)
         image, mask = crack(rng, image, width_px=width_px, depth=rng.uniform(0.4, 0.95))
     else:
-        width_px = math.exp(rng.uniform(math.log(0.05 * side), math.log(0.12 * side)))
+        width_px = log_uniform(rng, 0.05 * side, 0.12 * side)
         image, mask = crack(rng, image, width_px=width_px, depth=rng.uniform(0.65, 0.97))
         crumbled = softened(mask.astype(np.float32), 0.4 * width_px) * (1 - mask)
         rough = noise(rng, mask.shape, max(1.0, 0.3 * width_px), max(1.0, 0.1 * width_px))

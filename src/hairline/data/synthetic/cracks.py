@@ -26,7 +26,7 @@ def crack(
     height, width = shape
     limits_px, step_px, level = (0.5 * scale, 3.4 * scale), 4 * scale, 0.4
     if width_px is None:
-        width_px = math.exp(rng.uniform(math.log(1.4), math.log(6))) * scale
+        width_px = geometry.log_uniform(rng, 1.4, 6) * scale
     else:
         limits_px, step_px = (min(0.45, 0.5 * width_px), 1.2 * width_px), max(3.0, step_px)
     heading = rng.uniform(0, 2 * math.pi)

@@ -92,12 +92,18 @@ def tinted(field: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
     return np.moveaxis(np.multiply.outer(np.array(colour, np.float32), field), 0, -1)
 
 
-def ribbon(points: np.ndarray, left_px: np.ndarray, right_px: np.ndarray) -> np.ndarray:
-    """Return the outline of a line of varying width: `points` [n, 2] offset by `left_px` and `right_px` [n]."""
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw a number whose logarithm is evenly distributed."""
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def ribbon(points: np.ndarray, left_px: float | np.ndarray, right_px: float | np.ndarray) -> np.ndarray:
+    """Return the outline of a line: `points` [n, 2] offset by `left_px` and `right_px`, one number or [n]."""
+    left, right = (np.reshape(side, (-1, 1)) for side in (left_px, right_px))
     tangent = np.gradient(points, axis=0)
     tangent /= np.maximum(np.hypot(tangent[:, :1], tangent[:, 1:]), 1e-6)
     normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
-    return np.concatenate([points + normal * left_px[:, None], (points - normal * right_px[:, None])[::-1]])
+    return np.concatenate([points + normal * left, (points - normal * right)[::-1]])
 
 
 def grains(rng: np.random.Generator, shape: tuple[int, int], count: int, radius_px: float) -> list[np.ndarray]:

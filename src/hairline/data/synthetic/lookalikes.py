@@ -8,20 +8,14 @@ import numpy as np
 from hairline.data.synthetic import geometry
 
 
-def _even(points: np.ndarray, half_px: float) -> np.ndarray:
-    """Return the outline of a line of even width."""
-    half = np.full(len(points), half_px)
-    return geometry.ribbon(points, half, half)
-
-
 def joint(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Add a straight joint, or the line between two formwork boards: dark or light, of even width."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     points = geometry.straight(rng, image, wobble_px=rng.choice([0.0, 0.4]) * scale)
-    half = 0.5 * math.exp(rng.uniform(math.log(1.2), math.log(8))) * scale
-    lines = [_even(points, half)]
+    half = 0.5 * geometry.log_uniform(rng, 1.2, 8) * scale
+    lines = [geometry.ribbon(points, half, half)]
     if rng.random() < 0.2:
-        lines.append(_even(points + rng.uniform(6, 14) * scale, 0.5 * half))
+        lines.append(geometry.ribbon(points + rng.uniform(6, 14) * scale, 0.5 * half, 0.5 * half))
     cover = geometry.coverage(shape, lines)
     if rng.random() < 0.2:  # partly filled
         cover = cover * geometry.patchy(rng, shape, 22 * scale, rng.uniform(0.5, 1.5))
@@ -46,7 +40,7 @@ def cable(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Add a cable, wire or stalk: smoothly bent, of even width, with a highlight and a shadow."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
     points = geometry.arc(rng, image, rng.uniform(0, 2 * math.pi), 1.7 * max(shape), bend=rng.uniform(0.2, 1.4))
-    half = np.full(len(points), 0.5 * rng.uniform(1.5, 7) * scale)
+    half = 0.5 * rng.uniform(1.5, 7) * scale
     body = geometry.coverage(shape, [geometry.ribbon(points, half, half)])[..., None]
     shift = rng.uniform(-5, 5, 2) * scale
     shadow = geometry.coverage(shape, [geometry.ribbon(points + shift, half, half)])
@@ -144,7 +138,7 @@ def _seam(rng: np.random.Generator, image: np.ndarray, places: np.ndarray, uprig
     count = len(places)
     knots = np.linspace(0, count - 1, max(6, count // 4))
     wobble = rng.uniform(0, 0.5) * np.interp(np.arange(count), knots, rng.standard_normal(len(knots)))
-    width_px = math.exp(rng.uniform(math.log(0.8), math.log(max(1.6, 0.05 * min(shape)))))
+    width_px = geometry.log_uniform(rng, 0.8, max(1.6, 0.05 * min(shape)))
     fray = np.exp(rng.uniform(0, 0.6) * np.interp(np.arange(count), knots, rng.standard_normal(len(knots))))
     along = np.arange(count, dtype=np.float32)
     points = np.stack([places + wobble, along] if upright else [along, places + wobble], axis=1)
@@ -193,7 +187,7 @@ def courses(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
             bodies.append(np.array([(start + x, level + y) for x, y in box]))
     spun = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     middle = (width / 2, height / 2)
-    outlines = [_even(line @ spun + middle, half) for line in lines]
+    outlines = [geometry.ribbon(line @ spun + middle, half, half) for line in lines]
     tone = geometry.coverage(shape, [body @ spun + middle for body in bodies], rng.random(len(bodies)))
     mortar = geometry.coverage(shape, outlines)
     red = rng.uniform(0, 0.35) if rng.random() < 0.6 else 0.0
@@ -211,10 +205,10 @@ def courses(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 def marking(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Add a painted or taped stripe, chalk mark or band of another coat: light or coloured, worn, with clear edges."""
     shape, scale = image.shape[:2], geometry.scale_of(image)
-    half = 0.5 * math.exp(rng.uniform(math.log(3), math.log(90))) * scale
+    half = 0.5 * geometry.log_uniform(rng, 3, 90) * scale
     points = geometry.straight(rng, image, wobble_px=0.5 * scale)
     worn = geometry.patchy(rng, shape, rng.uniform(3, 25) * scale, rng.uniform(0.5, 1.5))
-    cover = geometry.coverage(shape, [_even(points, half)]) * worn * rng.uniform(0.3, 1)
+    cover = geometry.coverage(shape, [geometry.ribbon(points, half, half)]) * worn * rng.uniform(0.3, 1)
     colour = rng.uniform(0.5, 0.95) * (1 - rng.uniform(0, 0.35) * rng.random(3))
     painted: np.ndarray = image + cover[..., None] * (colour.astype(np.float32) - image)
     return painted

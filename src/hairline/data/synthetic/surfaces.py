@@ -56,7 +56,7 @@ def roughened(rng: np.random.Generator, image: np.ndarray, strength: float | Non
         strength: Contrast of the relief, 0 to 1; None draws it, mostly low.
     """
     shape = image.shape[:2]
-    cell_px = math.exp(rng.uniform(math.log(1.5), math.log(max(2.5, 0.06 * min(shape)))))
+    cell_px = geometry.log_uniform(rng, 1.5, max(2.5, 0.06 * min(shape)))
     relief = geometry.noise(rng, shape, 3 * cell_px, cell_px)
     strength = rng.uniform(0.1, 1) ** 2 if strength is None else strength
     lit = geometry.shaded(relief, rng.uniform(0, 2 * math.pi)) * (0.25 * strength * min(cell_px, 4))
