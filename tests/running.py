@@ -8,10 +8,11 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -22,6 +23,8 @@ from hairline.system.process import Process
 from hairline.training import place
 from hairline.training import train as experiment
 from tests.conftest import ROOT
+
+T = TypeVar("T")
 
 TINY = ("model=mobilenetv3small", "model.weights=random", "image_size=32", "batch_size=16", "epochs=2")
 SMALL = (
@@ -86,6 +89,16 @@ def started(command: Sequence[str | Path], **settings: Any) -> Iterator[subproce
             yield process
         finally:
             process.kill()
+
+
+def wait_until(ready: Callable[[], T], process: subprocess.Popen[str] | None = None, seconds: float = 300) -> T:
+    """Return the first true answer of a function; fail when time is up or a process has ended without one."""
+    deadline = time.monotonic() + seconds
+    while not (answer := ready()):
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.02)
+    return answer
 
 
 def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

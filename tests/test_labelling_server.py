@@ -7,7 +7,6 @@ import io
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from hairline.labelling import server
 from hairline.labelling.pictures import Pictures
 from hairline.labelling.session import Session
 from tests.labelled import TILE_PX, Wall, wall
+from tests.running import wait_until
 
 TOKEN = "the-token"
 JSON = {"content-type": "application/json"}
@@ -80,8 +80,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
     listener.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    while not running.started:
-        time.sleep(0.01)
+    wait_until(lambda: running.started)
     yield Page(listener.getsockname()[1], made, session, place, finished)
     running.should_exit = True
     thread.join(timeout=10)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +28,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "labels"
 
 
+@pytest.fixture
+def made(tmp_path: Path) -> Wall:
+    return wall(tmp_path)
+
+
+@pytest.fixture
+def session(made: Wall, place: Path) -> Iterator[Session]:
+    with contextlib.closing(made.open(place)) as opened:
+        yield opened
+
+
 def unchanged(features: np.ndarray, *rest: object, kernel: np.ndarray, bias: np.ndarray, **more: object) -> object:
     return SimpleNamespace(kernel=kernel, bias=bias, held_out=features @ kernel + bias)
 
@@ -44,9 +57,7 @@ def rows(place: Path) -> list[str]:
     return (place / labels.FILE).read_text().splitlines()[1:]
 
 
-def test_an_answer_is_in_the_file_before_the_next_tile_shows(tmp_path: Path, place: Path) -> None:
-    made = wall(tmp_path)
-    session = made.open(place)
+def test_an_answer_is_in_the_file_before_the_next_tile_shows(made: Wall, session: Session, place: Path) -> None:
     first = session.tiles("a")[0]
     session.answer("a", first, "cracked")
     (row,) = rows(place)
@@ -55,18 +66,14 @@ def test_an_answer_is_in_the_file_before_the_next_tile_shows(tmp_path: Path, pla
     assert row.startswith(start)
     assert row.endswith(",me,random")  # the first one is chosen at random
     assert session.tiles("a")[0] != first
-    session.close()
 
 
-def test_undo_correct_and_skip_are_rows_that_readers_understand(tmp_path: Path, place: Path) -> None:
-    made = wall(tmp_path)
-    session = made.open(place)
+def test_undo_correct_and_skip_are_rows_that_readers_understand(made: Wall, session: Session, place: Path) -> None:
     one, two, three = (session.tiles("a")[0], answer(session, made, 3))[1]
     assert session.undo("a")
     assert session.tiles("a")[0] == three
     session.answer("a", three, "")
     session.correct("a", one, NAMES[int(made.cracked[one])])
-    session.close()
     assert len(rows(place)) == 6
     table = labels.read(place / labels.FILE)
     assert table["label"].tolist() == [made.name(two), NAMES[int(made.cracked[one])]]
@@ -76,21 +83,9 @@ def test_undo_correct_and_skip_are_rows_that_readers_understand(tmp_path: Path, 
         session.answer("a", three, "rust")
 
 
-def test_undo_restores_the_answer_before_and_ends_with_the_first(tmp_path: Path, place: Path) -> None:
-    made = wall(tmp_path)
-    session = made.open(place)
-    assert not session.undo("a")
-    answer(session, made, 2)
-    assert [session.undo("a") for _ in range(3)] == [True, True, False]
-    assert session.state("a")["answers"] == 0
-    session.close()
-    assert labels.read(place / labels.FILE).empty
-
-
 def test_after_a_restart_undone_tiles_are_asked_again_and_skipped_ones_are_not(
-    tmp_path: Path, place: Path, caplog: pytest.LogCaptureFixture
+    made: Wall, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = wall(tmp_path)
     session = made.open(place)
     undone = answer(session, made, 3)[1:]
     assert session.undo("a")
@@ -115,9 +110,8 @@ def test_after_a_restart_undone_tiles_are_asked_again_and_skipped_ones_are_not(
 
 @pytest.mark.parametrize("undone", [False, True])
 def test_a_tile_that_was_corrected_to_a_skip_stays_skipped_after_a_restart(
-    undone: bool, tmp_path: Path, place: Path
+    undone: bool, made: Wall, place: Path
 ) -> None:
-    made = wall(tmp_path)
     session = made.open(place)
     (tile,) = answer(session, made, 1)
     session.correct("a", tile, "")
@@ -132,9 +126,10 @@ def test_a_tile_that_was_corrected_to_a_skip_stays_skipped_after_a_restart(
     again.close()
 
 
-def test_undo_reverts_a_correction_first(tmp_path: Path, place: Path) -> None:
-    made = wall(tmp_path)
-    session = made.open(place)
+def test_undo_reverts_a_correction_first_and_ends_with_the_first_answer(
+    made: Wall, session: Session, place: Path
+) -> None:
+    assert not session.undo("a")
     first, second = answer(session, made, 2)
     wrong = NAMES[0] if made.name(first) == NAMES[1] else NAMES[1]
     session.correct("a", first, wrong)
@@ -144,12 +139,13 @@ def test_undo_reverts_a_correction_first(tmp_path: Path, place: Path) -> None:
     assert [session.describe(tile)["label"] for tile in (first, second)] == [made.name(first), made.name(second)]
     assert session.undo("a")
     assert session.tiles("a")[0] == second
-    session.close()
     assert labels.read(place / labels.FILE)["label"].tolist() == [made.name(first)]
+    assert [session.undo("a") for _ in range(2)] == [True, False]
+    assert session.state("a")["answers"] == 0
+    assert labels.read(place / labels.FILE).empty
 
 
-def test_a_restart_goes_on_where_the_session_was(tmp_path: Path, place: Path) -> None:
-    made = wall(tmp_path)
+def test_a_restart_goes_on_where_the_session_was(made: Wall, place: Path) -> None:
     session = made.open(place)
     done = answer(session, made, 30)
     before = (session.wait(300), session.state("a")["curve"])
@@ -163,8 +159,7 @@ def test_a_restart_goes_on_where_the_session_was(tmp_path: Path, place: Path) ->
     again.close()
 
 
-def test_the_page_need_not_wait_until_the_answers_of_an_earlier_session_are_learned(tmp_path: Path) -> None:
-    made = wall(tmp_path)
+def test_the_page_need_not_wait_until_the_answers_of_an_earlier_session_are_learned(tmp_path: Path, made: Wall) -> None:
     (place := tmp_path / "labels").mkdir()
     session = made.open(place)
     answer(session, made, 60)
@@ -187,9 +182,8 @@ def test_the_page_need_not_wait_until_the_answers_of_an_earlier_session_are_lear
 
 
 def test_closing_learns_the_last_answers_and_a_fit_that_fails_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, made: Wall, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = wall(tmp_path)
     (place := tmp_path / "labels").mkdir()
     session = made.open(place)
     answer(session, made, 70)
@@ -210,9 +204,9 @@ def test_closing_learns_the_last_answers_and_a_fit_that_fails_is_told(
     assert len(rows(place)) == 71
 
 
-def test_two_windows_show_different_tiles_and_repeated_requests_count_once(tmp_path: Path, place: Path) -> None:
-    made = wall(tmp_path)
-    session = made.open(place)
+def test_two_windows_show_different_tiles_and_repeated_requests_count_once(
+    made: Wall, session: Session, place: Path
+) -> None:
     assert not set(session.tiles("a")) & set(session.tiles("b"))
     tile = session.tiles("a")[0]
     assert session.answer("a", tile, "sound")
@@ -222,12 +216,9 @@ def test_two_windows_show_different_tiles_and_repeated_requests_count_once(tmp_p
     answer(session, made, 3, "b")
     assert session.undo("a")
     assert labels.read(place / labels.FILE)["label"].size == 3
-    session.close()
 
 
-def test_many_windows_at_once_lose_and_double_nothing(tmp_path: Path, place: Path) -> None:
-    made = wall(tmp_path)
-    session = made.open(place)
+def test_many_windows_at_once_lose_and_double_nothing(made: Wall, session: Session, place: Path) -> None:
     done: list[list[int]] = []
     threads = [
         threading.Thread(target=lambda name=name: done.append(answer(session, made, 9, name))) for name in "abcdefgh"
@@ -236,7 +227,6 @@ def test_many_windows_at_once_lose_and_double_nothing(tmp_path: Path, place: Pat
         thread.start()
     for thread in threads:
         thread.join()
-    session.close()
     tiles = [tile for part in done for tile in part]
     assert len(set(tiles)) == len(tiles) == 72
     table = labels.read(place / labels.FILE)
@@ -256,9 +246,7 @@ def test_a_torn_last_line_is_removed_and_a_complete_one_is_kept(tmp_path: Path) 
         assert labels.read(file)["label"].tolist() == ["cracked", *kept, "sound"]
 
 
-def test_answers_for_a_full_disk_are_reported_and_nothing_changes(tmp_path: Path, place: Path) -> None:
-    made = wall(tmp_path)
-    session = made.open(place)
+def test_answers_for_a_full_disk_are_reported_and_nothing_changes(session: Session) -> None:
     tile = session.tiles("a")[0]
 
     def full(answer: object) -> None:
@@ -269,11 +257,9 @@ def test_answers_for_a_full_disk_are_reported_and_nothing_changes(tmp_path: Path
         session.answer("a", tile, "sound")
     assert session.tiles("a")[0] == tile
     assert session.state("a")["answers"] == 0
-    session.close()
 
 
-def test_a_file_with_other_classes_is_refused(tmp_path: Path, place: Path) -> None:
-    made = wall(tmp_path)
+def test_a_file_with_other_classes_is_refused(made: Wall, place: Path) -> None:
     photo = made.pool.photos[0]
     lines = [",".join(labels.COLUMNS), f"{photo},0,0,16,16,rust,t,me,random"]
     (place / labels.FILE).write_text("\n".join(lines) + "\n")
@@ -285,9 +271,8 @@ def test_a_file_with_other_classes_is_refused(tmp_path: Path, place: Path) -> No
 
 
 def test_every_fifth_tile_is_random_and_random_ones_are_never_fitted(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    made: Wall, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = wall(tmp_path)
     fitted: set[int] = set()
 
     def record(base: object, features: object, tiles: np.ndarray, *rest: object, **more: object) -> object:

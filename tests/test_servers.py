@@ -22,7 +22,7 @@ import pytest
 
 from hairline.tracking.journal import FILE, Journal
 from tests.conftest import ROOT
-from tests.running import TINY, refused, run
+from tests.running import TINY, refused, run, started, wait_until
 from tests.test_secrets import SECRET, secrets_in
 from tests.tracked import runs, steps
 
@@ -190,24 +190,19 @@ def test_every_point_arrives_and_no_secret_stays(
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "server").mkdir()
-    with Server.mlflow(tmp_path / "server") as started:
-        yield started
+    with Server.mlflow(tmp_path / "server") as running:
+        yield running
 
 
-def start_training(two_classes: Path, port: int) -> subprocess.Popen[str]:
-    """Start a training of many short epochs, and wait for its tenth."""
+@contextlib.contextmanager
+def training(two_classes: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """Train for many short epochs; the block begins with the tenth."""
     settings = [*TINY, "features.engine=tensorflow", "data=folder", f"data.path={two_classes}", "epochs=250"]
     settings += ["report.level=light", "hydra.run.dir=run", f"tracking.uri=http://127.0.0.1:{port}"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *settings], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        if Path("run", FILE).is_file() and Journal(Path("run")).next_step("epoch_loss") > 10:
-            return process
-        time.sleep(0.05)
-    process.kill()
-    raise AssertionError(process.communicate()[0])
+    journal = Path("run", FILE)
+    with started([sys.executable, str(ROOT / "train.py"), *settings], stderr=subprocess.STDOUT) as process:
+        wait_until(lambda: journal.is_file() and Journal(Path("run")).next_step("epoch_loss") > 10, process)
+        yield process
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -239,15 +234,12 @@ def test_a_server_that_dies_or_hangs_gets_every_point(
     def repair() -> None:
         server.signal(signal.SIGCONT) if fault == signal.SIGSTOP else server.start()
 
-    process = start_training(two_classes, server.port)
-    try:
+    with training(two_classes, server.port) as process:
         server.signal(fault)
         if not permanent:
             time.sleep(5)
             repair()
         output = finish(process)
-    finally:
-        process.kill()
     if permanent:
         assert f"python {ROOT}/sync.py run=" in output
         repair()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from hairline.app import start
 from hairline.app.sweep import job, state
 from tests import tracked
 from tests.conftest import ROOT
-from tests.running import TINY, refused, run, slow, started
+from tests.running import TINY, refused, run, slow, started, wait_until
 
 HEAD = (*TINY, "features.engine=tensorflow", "data=folder")
 
@@ -142,11 +141,7 @@ def test_killed_and_resumed_it_ends_as_if_it_had_not_been(two_classes: Path) -> 
     assert whole.returncode == 0, whole.stdout + whole.stderr
     folder = Path("outputs", "sweeps", "killed")
     with started([sys.executable, str(ROOT / "train.py"), *command, "sweep.name=killed"], stdout=None) as process:
-        deadline = time.monotonic() + 300
-        while not (folder / "2").exists():
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
+        wait_until((folder / "2").exists, process)
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     assert 2 <= len(kept) < 6
     ids = {path.read_text() for path in folder.glob("*/mlflow_run_id.txt")}

@@ -22,6 +22,7 @@ from hairline import tracking
 from hairline.system import files
 from hairline.tracking import delivery, store, sync
 from hairline.tracking.journal import FILE, Journal
+from tests.running import wait_until
 from tests.saved_runs import saved_run
 from tests.tracked import SETTINGS, client, runs, steps, tracked
 
@@ -94,10 +95,7 @@ def test_the_load_of_the_machine_is_sampled(place: Path, monkeypatch: pytest.Mon
 
 def until(text: str, caplog: pytest.LogCaptureFixture) -> None:
     """Wait until a text has been logged."""
-    deadline = time.monotonic() + 60
-    while text not in caplog.text:
-        assert time.monotonic() < deadline, caplog.text
-        time.sleep(0.01)
+    wait_until(lambda: text in caplog.text, seconds=60)
 
 
 def test_a_short_outage_is_reported_once_and_loses_nothing(

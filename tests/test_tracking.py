@@ -23,7 +23,7 @@ from mlflow.utils import validation
 from hairline import tracking
 from hairline.tracking import store, sync
 from hairline.tracking.journal import Journal
-from tests.running import started
+from tests.running import started, wait_until
 from tests.tracked import client, runs, steps, tracked
 
 HERE = Path()
@@ -267,11 +267,7 @@ def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> N
     place = tmp_path / "temporary"
     place.mkdir()
     with started([sys.executable, "-c", code], stdout=None, env=os.environ | {"TMPDIR": str(place)}) as process:
-        deadline = time.monotonic() + 240
-        while not list(place.glob("*/mlflow.db")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until(lambda: list(place.glob("*/mlflow.db")), process)
         time.sleep(0.2)  # some tables exist, most do not; it is killed now
     assert not Path("mlflow.db").exists()
     with tracked(HERE) as run:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,14 @@ from typing import Any
 import pytest
 
 from hairline.tracking import store
+from tests.running import wait_until
 
 pytestmark = pytest.mark.slow
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
@@ -29,13 +34,7 @@ def address(empty_store: None, tmp_path: Path) -> Iterator[str]:
     with subprocess.Popen(words, cwd=os.path.sep, start_new_session=True) as server:
         try:
             port = int(page.split(":")[2].split("/")[0])
-            for _ in range(120):
-                with socket.socket() as tried:
-                    answers = server.poll() is None and tried.connect_ex(("127.0.0.1", port)) == 0
-                if answers or server.poll() is not None:
-                    break
-                time.sleep(1)
-            assert answers
+            wait_until(lambda: answers(port), server, seconds=120)
             yield f"http://127.0.0.1:{port}"
         finally:
             with contextlib.suppress(ProcessLookupError):

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from hairline.system import worker as worker_module
 from hairline.system.errors import HairlineError
 from hairline.system.worker import Local, Worker, WorkerError
 from tests.conftest import ROOT
+from tests.running import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -136,11 +136,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         "print(worker._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
-    for _ in range(1200):
-        if not Path("/proc", done.stdout.strip(), "cmdline").is_file():
-            return
-        time.sleep(0.05)
-    raise AssertionError("the process is still there")
+    wait_until(lambda: not Path("/proc", done.stdout.strip(), "cmdline").is_file(), seconds=60)
 
 
 @pytest.mark.parametrize("kind", [Worker, Local])
