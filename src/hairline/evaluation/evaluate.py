@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from hairline import tracking
 from hairline.config import Data, Evaluate, FeatureSettings, Split, arguments
 from hairline.data import classes, manifest, prepare
 from hairline.evaluation import intervals
-from hairline.evaluation.metrics import as_json, interval_of, measure
+from hairline.evaluation.metrics import as_json, described, measure
 from hairline.model import attribution, card, saved, surface
 from hairline.model.familiarity import LEAST_SET, Distance
 from hairline.model.predictions import Predictions, predictions_table
@@ -313,18 +312,8 @@ def log_results(results: dict[str, float], *, name: str, directory: Path) -> Non
             f"; {results['seen_images']:,} more are training or validation images of the model and are measured "
             "separately (seen_)"
         )
-    for key in _LISTED:
-        if key not in results:
-            continue
-        line = f"{key.removeprefix('test_').replace('_', ' '):32}"
-        if math.isnan(results[key]):
-            line += "-  (needs images of both classes)"
-        else:
-            line += f"{results[key]:.4f}"
-            interval = interval_of(results, key)
-            if interval is not None:
-                line += f"  ({interval.describe()})"
-        lines.append(line)
+    for key in filter(results.__contains__, _LISTED):
+        lines.append(f"{key.removeprefix('test_').replace('_', ' '):32}{described(results, key)}")
     if "test_abstained" in results:
         line = f"{'images without an answer':32}{results['test_abstained']:.4f}"
         lines.append(f"{line}  (inside decision.abstain; the metrics count them by the threshold)")

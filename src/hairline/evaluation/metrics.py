@@ -96,6 +96,14 @@ def interval_of(metrics: Mapping[str, float], name: str) -> Interval | None:
     return Interval(low, high, int(groups))
 
 
+def described(metrics: Mapping[str, float], name: str) -> str:
+    """Return a test metric in words, with its interval: `0.9974  (0.9232 to 0.9999, 766 images)`."""
+    if np.isnan(metrics[name]):
+        return "not defined: a class has no test images"
+    interval = interval_of(metrics, name)
+    return f"{metrics[name]:.4f}" + ("" if interval is None else f"  ({interval.describe()})")
+
+
 def classification_metrics(
     labels: NDArray[np.int64], probabilities: NDArray[np.float32], *, positive: int | None
 ) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,20 +59,12 @@ def headlines(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def test_lines(data: Dataset, metrics: Mapping[str, float]) -> list[str]:
     """Return the test metrics with their intervals and groups, the spread over repeats, and how the split was made."""
-    from hairline.evaluation.metrics import interval_of
+    from hairline.evaluation.metrics import described
 
     names = ["accuracy"]
     if data.positive is not None:
         names += ["recall_at_threshold", "specificity_at_threshold", "balanced_accuracy_at_threshold", "auroc"]
-    lines = []
-    for name in [*names, "ece"]:
-        value = metrics[f"test_{name}"]
-        text = "not defined: a class has no test images" if math.isnan(value) else f"{value:.4f}"
-        line = f"test {name.replace('_', ' '):32} {text}"
-        interval = interval_of(metrics, f"test_{name}")
-        if interval is not None:
-            line += f"  ({interval.describe()})"
-        lines.append(line)
+    lines = [f"test {name.replace('_', ' '):32} {described(metrics, f'test_{name}')}" for name in [*names, "ece"]]
     if "probe_test_accuracy" in metrics:
         label, value = "linear probe, closed form", metrics["probe_test_accuracy"]
         lines.append(f"{label:37} {value:.4f}  (test accuracy of the baseline, fitted in a second)")
