@@ -97,7 +97,7 @@ def interval_of(metrics: Mapping[str, float], name: str) -> Interval | None:
 
 
 def described(metrics: Mapping[str, float], name: str) -> str:
-    """Return a test metric in words, with its interval: `0.9974  (0.9232 to 0.9999, 766 images)`."""
+    """Return a test metric in words, with its interval: `0.9974  (0.9923 to 0.9991, 766 groups)`."""
     if np.isnan(metrics[name]):
         return "not defined: a class has no test images"
     interval = interval_of(metrics, name)
