@@ -23,6 +23,7 @@ from hairline import tracking
 from hairline.system import tensorflow
 
 ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
 
 settings.register_profile("hairline", deadline=None, derandomize=True)  # the same examples everywhere, at any speed
 settings.load_profile("hairline")

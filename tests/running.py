@@ -22,7 +22,7 @@ from hairline.app import settings, start
 from hairline.system.process import Process
 from hairline.training import place
 from hairline.training import train as experiment
-from tests.conftest import ROOT
+from tests.conftest import CONF, ROOT
 
 T = TypeVar("T")
 
@@ -42,14 +42,16 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)  # a row of a tab
 
 def composed(script: str, *overrides: str) -> Any:
     """Give a script's checked settings, as the command line would compose them."""
-    _register()
-    with initialize_config_dir(str(ROOT / "conf")):
+    with composing():
         return settings.load(compose(script, list(overrides)), overrides)
 
 
-@functools.cache
-def _register() -> None:
+@contextlib.contextmanager
+def composing() -> Iterator[None]:
+    """Set Hydra up for the block, as a script does."""
     start.register(ConfigStore.instance())
+    with initialize_config_dir(str(CONF)):
+        yield
 
 
 def train(directory: Path, data: Path, *overrides: str, settings: Sequence[str] = SMALL) -> dict[str, float]:

@@ -55,7 +55,7 @@ def _block(kind, fields, *, data=None, extra=b""):
     return struct.pack("<I", zlib.crc32(sized)) + sized + (data or b"")
 
 
-def make_rar(path, files, *, method=0, extra=b"", crc_change=0):
+def make_rar(path, files, *, method=0, extra=b""):
     """Write a RAR5 of stored files (RAR 5.0 archive format, rarlab.com/technote.htm).
 
     With another method only the label says that it is compressed: hairline must then run a program to read the bytes.
@@ -64,7 +64,7 @@ def make_rar(path, files, *, method=0, extra=b"", crc_change=0):
     for name, content in files.items():
         raw = name.encode()
         fields = _number(0x04) + _number(len(content)) + _number(stat.S_IFREG | 0o644)
-        fields += struct.pack("<I", zlib.crc32(content) ^ crc_change)
+        fields += struct.pack("<I", zlib.crc32(content))
         fields += _number(method << 7) + _number(1) + _number(len(raw)) + raw
         out.append(_block(2, fields, data=content, extra=extra))
     out.append(_block(5, _number(0)))
@@ -241,16 +241,12 @@ def test_a_full_disk_and_a_folder_that_is_a_file_are_named(tmp_path, monkeypatch
     refused(archive, tmp_path, "the disk is full", archives.UnpackError)
 
 
-def _extract(archive, target):
-    extract(archive, target)
-
-
 @pytest.mark.slow
 def test_two_processes_unpack_once(tmp_path):
     archive = make_zip(tmp_path / "a.zip", FILES)
     context = multiprocessing.get_context("spawn")
     with filelock.FileLock(tmp_path / ".out.lock"):
-        other = context.Process(target=_extract, args=(archive, tmp_path / "out"))
+        other = context.Process(target=extract, args=(archive, tmp_path / "out"))
         other.start()
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "theirs").write_text("")

@@ -18,18 +18,16 @@ from hairline.data import download
 from hairline.data.synthetic import invent
 from hairline.model import backbones
 from hairline.training import start
-from tests.running import composed
+from tests.running import composed, slow
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
 QUICK = ("mobilenetv2", "mobilenetv3small")
 
 
-def rows(*, slow: bool) -> list[object]:
-    marks = [pytest.mark.slow] if slow else []
-    return [pytest.param(name, marks=marks) for name in backbones.BACKBONES if (name not in QUICK) == slow]
+EVERY = pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in backbones.BACKBONES])
 
 
-@pytest.mark.parametrize("name", [*rows(slow=False), *rows(slow=True)])
+@EVERY
 def test_a_backbone_equals_its_network_in_keras(name: str) -> None:
     row = backbones.BACKBONES[name]
     model = backbones.build(name, image_size=96, weights=None, seed=0)
@@ -96,12 +94,6 @@ def test_an_unknown_tap_is_an_error_with_the_closest_names(tap: str) -> None:
 def test_random_taps_exist(name: str) -> None:
     row = backbones.BACKBONES[name]
     assert backbones.build(name, image_size=64, weights=None, taps=row.random_taps).layers[-1].name == "features"
-
-
-@pytest.mark.slow
-def test_smallest_size_works() -> None:
-    model = backbones.build("mobilenetv2", image_size=32, weights=None)
-    assert np.asarray(model(PIXELS[:, :32, :32])).shape == (2, 1280)
 
 
 def digest(model: keras.Model) -> str:
@@ -179,7 +171,7 @@ def test_a_damaged_file_in_the_keras_cache_is_deleted_and_downloaded_again(
     assert not file.exists()
 
 
-@pytest.mark.parametrize("name", [*rows(slow=False), *rows(slow=True)])
+@EVERY
 def test_digests_are_those_that_keras_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row, asked = backbones.BACKBONES[name], {}
 

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from tests import running
+from tests.conftest import ROOT
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "measure")
 
 

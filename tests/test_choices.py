@@ -9,14 +9,14 @@ import pytest
 
 from hairline.app import mistakes
 from hairline.app.mistakes import Command
-from tests.conftest import ROOT
+from tests.conftest import CONF
 
 HEADER = b"# @package _global_\n"
 
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copytree(CONF, tmp_path / "conf")
     return tmp_path / "conf"
 
 

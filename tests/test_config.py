@@ -13,14 +13,13 @@ from typing import Any, get_type_hints
 import keras
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
+from hydra import compose
 from hydra.errors import CompactHydraException
 from hypothesis import HealthCheck, given, settings
 from omegaconf import OmegaConf
 
 from hairline import config, tracking
-from hairline.app import commandline, start
+from hairline.app import commandline
 from hairline.app import settings as app_settings
 from hairline.config import checks, schema
 from hairline.data import augmentation, prepare, sources, splits
@@ -29,9 +28,9 @@ from hairline.model import backbones, optimizers
 from hairline.system import errors, tensorflow
 from hairline.training import descent, solve
 from tests import fuzzing
-from tests.running import composed
+from tests.conftest import CONF
+from tests.running import composed, composing
 
-CONF = Path(__file__).parents[1] / "conf"
 CHOICES = sorted(path for path in CONF.glob("*/*.yaml"))
 
 
@@ -57,8 +56,7 @@ def test_every_choice_composes() -> None:
     for group in ("experiment", "search"):
         for name in groups.pop(group):
             assert isinstance(composed("config", f"{group}={name}"), config.Config)
-    start.register(ConfigStore.instance())
-    with initialize_config_dir(str(CONF)):
+    with composing():
         for number in range(max(map(len, groups.values()))):
             chosen = {group: names[number % len(names)] for group, names in groups.items()}
             path = [] if chosen["data"] == "synthetic" else ["data.path=."]
@@ -239,8 +237,7 @@ def test_generated_configurations_are_refused_with_a_message_or_work(count: int)
     def run(typed: list[str]) -> None:
         outcomes.append(outcome(typed))
 
-    start.register(ConfigStore.instance())
-    with initialize_config_dir(str(CONF)):
+    with composing():
         run()
     assert len(outcomes) >= count
     assert len(set(outcomes)) == 3 or count < 100
@@ -320,8 +317,7 @@ def test_identity_changes_exactly_with_what_changes_numbers() -> None:
 def test_the_command_line_wins_over_the_environment_and_that_over_files(
     overrides: list[str], file: str | None, uri: str | None, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start.register(ConfigStore.instance())
-    with initialize_config_dir(str(CONF)):
+    with composing():
         untyped = compose("config", [*([] if file is None else [f"tracking.uri={file}"]), *overrides])
 
     def load() -> Any:
@@ -353,12 +349,6 @@ def test_a_resumed_run_stays_in_its_store(
     )  # a finished run has nothing to do
     typed = ["tracking.uri=http://other"]
     assert config.resumed(composed("config", resume, *typed), typed).tracking.uri == "http://other"
-
-
-def test_saved_configuration_reads_back(tmp_path: Path) -> None:
-    saved = composed("config", "data.limit=7", "optimizer=lion", "tags.site='bridge: 7'")
-    config.save(saved, tmp_path / "config.yaml")
-    assert config.read(tmp_path / "config.yaml") == saved
 
 
 def test_resume_compares_only_what_was_overridden(tmp_path: Path) -> None:

@@ -9,14 +9,10 @@ import pytest
 from hairline.model import backbones
 from hairline.model.cut import TOP_SHARE, FinetuneError, unfreeze
 from hairline.model.maps import with_maps
+from tests.test_backbones import EVERY
 
-QUICK = ("mobilenetv2", "mobilenetv3small")
 
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow,)) for name in backbones.BACKBONES],
-)
+@EVERY
 def test_the_halves_equal_the_whole(name: str) -> None:
     size = max(64, backbones.BACKBONES[name].minimum_size)
     pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)

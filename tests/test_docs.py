@@ -1,9 +1,8 @@
 """Pages that are made from the code are up to date."""
 
 import runpy
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
 
 
 def test_the_page_of_settings_is_what_the_schema_says() -> None:

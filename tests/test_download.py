@@ -9,7 +9,6 @@ import multiprocessing
 import re
 import socket
 import threading
-import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,6 +16,7 @@ import filelock
 import pytest
 
 from hairline.data import download
+from tests.test_archives import make_zip
 
 BODY = bytes(range(256)) * 800
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -179,14 +179,11 @@ def test_a_folder_that_cannot_be_created_and_a_full_disk_are_named(site, tmp_pat
         download.fetch(site.url, tmp_path / "f")
 
 
-def _fetch(url, target):
-    download.fetch(url, target, sha256=SHA256)
-
-
 @pytest.mark.slow
 def test_two_processes_download_once(site, tmp_path):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_fetch, args=(site.url, tmp_path / "f")) for _ in range(2)]
+    fetched, digest = (site.url, tmp_path / "f"), {"sha256": SHA256}
+    processes = [context.Process(target=download.fetch, args=fetched, kwargs=digest) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -203,11 +200,7 @@ def test_waiting_for_another_process_is_bounded(site, tmp_path):
 
 
 def zipped(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
+    return make_zip(io.BytesIO(), files).getvalue()
 
 
 IMAGES = {f"METU/set/{name}/{index}.jpg": f"{name}{index}" for name in ("Negative", "Positive") for index in range(3)}

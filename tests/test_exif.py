@@ -116,14 +116,6 @@ def test_the_size_is_that_of_the_upright_photo(orientation: int) -> None:
     assert (header.width, header.height) == (width, height) == ((30, 40) if orientation >= 5 else (40, 30))
 
 
-@pytest.mark.parametrize("kind", ["WEBP", "PNG", "TIFF"])
-def test_animations_and_pages_are_refused(kind: str) -> None:
-    frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 90, 180)]
-    content = images.encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-    with pytest.raises(images.ImageError, match=r"animated or of several pages \(3\)"):
-        exif.read(content)
-
-
 def test_a_phones_photo_with_preview_is_a_photo() -> None:
     preview = Image.new("RGB", (20, 15))
     header = exif.read(images.encoded(Image.new("RGB", (40, 30)), "MPO", save_all=True, append_images=[preview]))

@@ -30,7 +30,7 @@ from hairline.data.decoded import Decoded
 from hairline.model import backbones, engine, features, store
 from hairline.model.features import Features, Recipe
 from hairline.system import cache, cluster
-from tests.conftest import paint
+from tests.conftest import ROOT, paint
 
 NAME, SIZE = "mobilenetv3small", 32
 AUGMENT = {
@@ -276,9 +276,7 @@ def add(self, digests, rows):
 store.Store.add = add
 features.compute({files!r}, digests({files!r}), RECIPE, model)
 """
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], env=os.environ.copy(), timeout=200, check=False
-    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ.copy(), timeout=200, check=False)
     assert process.returncode == -signal.SIGKILL
     resumed = compute(files)
     assert computed.images == len(files) - 32

@@ -45,30 +45,26 @@ def listed(two_classes: Path) -> pd.DataFrame:
     return table.assign(split=[("train", "val", "test")[row % 3] for row in range(len(table))], group=table["sha256"])
 
 
-@pytest.mark.parametrize("positive", [0, None])
-def test_predictions_are_drawn(listed: pd.DataFrame, positive: int | None, tmp_path: Path) -> None:
+def test_predictions_without_a_positive_class_are_drawn(listed: pd.DataFrame, tmp_path: Path) -> None:
     labels = (listed["label"] == "plain").to_numpy().astype(np.int64)
     scores = np.random.default_rng(0).random(len(labels))
     table = np.column_stack([scores, 1 - scores])
     folder = darkness.save(tmp_path / "model")
-    predictions = Predictions.of(labels, table, ["cracked", "plain"], positive)
-    decision = Decision(threshold=None if positive is None else 0.4)
-    shown = galleries.Shown(listed, predictions, decision, darkness.IMAGE_SIZE, seed=0)
+    predictions = Predictions.of(labels, table, ["cracked", "plain"], None)
+    shown = galleries.Shown(listed, predictions, Decision(threshold=None), darkness.IMAGE_SIZE, seed=0)
     galleries.draw_predictions(tmp_path / "figures", shown, "line\nbreak")
     heat_maps = functools.partial(attribution.class_maps, folder, engine="tensorflow")
     galleries.draw_heat(tmp_path / "figures", shown, heat_maps)
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
-    expected = {"confusion_matrix", "reliability", "predictions", "errors", "gradcam"}
-    assert names == expected | (set() if positive is None else {"scores", "ranking"})
+    assert names == {"confusion_matrix", "reliability", "predictions", "errors", "gradcam"}
     for path in (tmp_path / "figures").iterdir():
         with Image.open(path) as image:
             assert image.width == 1080
 
 
-@pytest.mark.parametrize("mode", ["views", "fresh"])
-def test_training_is_drawn(listed: pd.DataFrame, mode: str, tmp_path: Path) -> None:
+def test_training_with_fresh_views_is_drawn(listed: pd.DataFrame, tmp_path: Path) -> None:
     history = pd.DataFrame({"epoch": [1], "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5})
-    augment = arguments(config.Augment(mode=mode, views=2))  # type: ignore[arg-type]
+    augment = arguments(config.Augment(mode="fresh", views=2))
     report = leaks.find(listed, listed["phash"].to_numpy())
     galleries.draw_images(
         tmp_path, manifest=listed, image_size=32, augment=augment, seed=0, leaks=report, split_by="hash"

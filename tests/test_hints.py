@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 from hairline import config, tracking
 from hairline.app import commandline, mistakes
@@ -24,10 +22,10 @@ from hairline.inspection import inspector
 from hairline.model.saved import Bundle, BundleError
 from hairline.system.process import Process
 from hairline.training import summary
-from tests.conftest import ROOT, paint
+from tests import test_texts
+from tests.conftest import CONF, ROOT, paint
 from tests.running import composed
 
-CONF = ROOT / "conf"
 NAMES = [
     "0",
     "1",
@@ -54,11 +52,8 @@ def words(text: str, mark: str) -> list[str]:
 
 def value(key: str, *pasted: str, script: str = "train") -> Any:
     """Return a setting as the pasted words set it."""
-    completed = commandline.parse(pasted, CONF, script).completed
-    (text,) = [entry for entry in completed if entry.startswith(f"{key}=")]
-    (parsed,) = OverridesParser.create().parse_overrides([text])
-    found = OmegaConf.to_container(OmegaConf.create({"x": parsed.value()}), resolve=True)["x"]  # type: ignore[call-overload, index]
-    return {config.commands.decoded(name): item for name, item in found.items()} if isinstance(found, dict) else found
+    (text,) = [entry for entry in test_texts.completed(*pasted, script=script) if entry.startswith(f"{key}=")]
+    return test_texts.value(text)
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)

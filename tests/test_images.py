@@ -275,7 +275,7 @@ def test_reduced_copies_are_not_pages(content: bytes) -> None:
 )
 def test_pages_and_animations_are_refused_by_training_as_by_inspection(content: bytes) -> None:
     for read in (images.decode, images.inspect, exif.read):
-        with pytest.raises(images.ImageError, match="animated or of several pages"):
+        with pytest.raises(images.ImageError, match=r"animated or of several pages \(2\)"):
             read(content)
 
 

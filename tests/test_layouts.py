@@ -14,7 +14,7 @@ from hairline.app import commandline
 from hairline.app.commandline import CommandLine
 from hairline.data import classes, folders, layouts, prepare, sources, splits
 from hairline.system.errors import HairlineError, QuestionError
-from tests.conftest import ROOT
+from tests.conftest import CONF
 from tests.running import composed
 from tests.test_sources import touch
 
@@ -40,7 +40,7 @@ def follow(root: Path, words: list[str]) -> dict[str, int]:
     """Count the images of each class as the settings of an answer give them, pasted into a shell."""
     typed = [f"data.path={root}", *(shlex.split(word)[0] for word in words)]
     given = {entry.partition("=")[0]: entry for entry in typed}  # an answer replaces what was typed
-    config = composed("config", *commandline.parse(["data=folder", *given.values()], ROOT / "conf").completed)
+    config = composed("config", *commandline.parse(["data=folder", *given.values()], CONF).completed)
     rows = prepare.list_images(config.data)
     if config.split.given == "ignore":
         rows["split"] = ""

@@ -9,9 +9,7 @@ import pytest
 
 from hairline.app import mistakes
 from hairline.app.mistakes import Command
-from tests.conftest import ROOT
-
-CONF = ROOT / "conf"
+from tests.conftest import CONF
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from hairline.app import log, start
 from hairline.app.sweep import state
 from hairline.config.schema import SGD, Constant
 from hairline.system import provenance, redaction
-from tests.conftest import ROOT
+from tests.conftest import CONF, ROOT
 from tests.running import refused, run, slow
 
 SECRET = "Pl4nted-s3cret"
@@ -220,7 +220,7 @@ def test_loading_files_cannot_run_code() -> None:
 def test_configurations_call_nothing_else() -> None:
     """Settings are data: Hydra may call only what `start.TARGETS` lists."""
     targets = set()
-    files = list((ROOT / "conf").rglob("*.yaml"))
+    files = list(CONF.rglob("*.yaml"))
     assert len(files) >= 30
     for path in files:
         targets |= set(re.findall(r"_target_: *(\S+)", path.read_text(encoding="utf-8")))

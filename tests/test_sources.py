@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pytest
 
 from hairline.data import classes, sources
 from hairline.system.errors import HairlineError
+from tests.test_archives import make_zip
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -112,10 +112,8 @@ def test_concrete_cracks_takes_a_folder_or_an_archive(tmp_path: Path) -> None:
     touch(tmp_path / "set", "inner/Negative/1.jpg", "inner/Positive/2.jpg")
     rows = sources.from_concrete_cracks(path=str(tmp_path / "set"))
     assert list(rows["label"]) == ["Negative", "Positive"]
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        archive.writestr("inner/Negative/1.jpg", "x")
-        archive.writestr("inner/Positive/2.jpg", "y")
-    rows = sources.from_concrete_cracks(path=str(tmp_path / "set.zip"))
+    archive = make_zip(tmp_path / "set.zip", {"inner/Negative/1.jpg": "x", "inner/Positive/2.jpg": "y"})
+    rows = sources.from_concrete_cracks(path=str(archive))
     assert list(rows["label"]) == ["Negative", "Positive"]
 
 

@@ -13,7 +13,7 @@ import pytest
 from hairline.app import start
 from hairline.app.process import Application
 from hairline.system.signals import Signals
-from tests.conftest import ROOT, paint, poison
+from tests.conftest import CONF, ROOT, paint, poison
 from tests.running import TINY, refused, run, slow
 
 
@@ -78,7 +78,7 @@ def test_an_exit_with_a_text_is_printed_without_secrets(
     monkeypatch.setattr(Signals, "listen", lambda self: None)
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    assert start._run(Application(), ROOT / "conf", "train", main) == 2
+    assert start._run(Application(), CONF, "train", main) == 2
     assert capsys.readouterr().err == "no answer from https://***@host\n"
     assert "HYDRA_FULL_ERROR" not in os.environ
 

@@ -10,22 +10,19 @@ import mlflow
 import optuna
 import pandas as pd
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from hairline import tracking
-from hairline.app import start
 from hairline.app.sweep import command, state
 from hairline.app.sweep.state import Sweep
 from hairline.config import ConfigError
 from hairline.evaluation import figures
 from hairline.tracking import sync
 from tests import tracked
-from tests.conftest import ROOT
+from tests.running import composing
 
 
 def started(folder: Path, session: str, **changes: object) -> Sweep:
@@ -245,8 +242,7 @@ def test_a_resumed_sweep_lists_each_job_once(tmp_path: Path) -> None:
 
 def test_a_sweep_is_accepted_if_one_combination_of_its_values_is_valid() -> None:
     overrides = ["optimizer=lbfgs", "model.dropout=0.2,0", "finetune=top,none"]  # L-BFGS: no dropout, no fine-tuning
-    start.register(ConfigStore.instance())
-    with initialize_config_dir(str(ROOT / "conf")):
+    with composing():
         composed = GlobalHydra.instance().config_loader().load_configuration("config", overrides, RunMode.MULTIRUN)
         parsed = list(command._parse(overrides).values())
         config = command._check_jobs(composed, parsed)

@@ -11,14 +11,12 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
+from hydra import compose
 
-from hairline.app import start
 from hairline.app.sweep import job, state
 from tests import tracked
 from tests.conftest import ROOT
-from tests.running import TINY, refused, run, slow, started, wait_until
+from tests.running import TINY, composing, refused, run, slow, started, wait_until
 
 HEAD = (*TINY, "features.engine=tensorflow", "data=folder")
 
@@ -126,8 +124,7 @@ def test_faults_of_the_whole_sweep_are_reported_before_it_begins(
 
 @pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
 def test_launchers_compose(launcher: str) -> None:
-    start.register(ConfigStore.instance())
-    with initialize_config_dir(str(ROOT / "conf")):
+    with composing():
         composed = compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True).hydra.launcher
         assert composed._target_.startswith("hydra_plugins.")
         assert job.threads(composed) == {"joblib": max(1, (os.cpu_count() or 1) // 2), "slurm": 4, "ray": 1}[launcher]

@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from hairline import config
-from hairline.app import commandline, start
+from hairline.app import commandline
 from hairline.config import reference
 from hairline.config.commands import override
-from tests.conftest import ROOT
-from tests.running import composed
+from tests.conftest import CONF
+from tests.running import composed, composing
 
-CONF = ROOT / "conf"
 TEXTS = [
     "2024_05_12", "1_0", "1e3", "0x10", "007", "0o17", "1:30", ".5", "5.", "+5", "inf", "-inf", "nan",
     "1_000.5", "12e03", "yes", "no", "on", "Off", "true", "False", "None", "NULL", "Null", "nil", "#3",
@@ -65,7 +63,6 @@ def test_hydra_reads_what_was_typed() -> None:
 
 @pytest.mark.parametrize(("place", "script"), list(enumerate(config.SCRIPTS)))
 def test_every_text_setting_takes_texts(place: int, script: str) -> None:
-    start.register(ConfigStore.instance())
     chosen = {"data": "folder"} if script in ("config", "evaluate") else {}
     settings = reference.settings(config.SCRIPTS[script], chosen)
     keys = [entry.key for entry in settings if entry.is_text and not entry.key.endswith("resume")]
@@ -77,7 +74,7 @@ def test_every_text_setting_takes_texts(place: int, script: str) -> None:
     ]
     if script == "config":
         typed = [*typed, "optimizer=adam", "schedule=constant"]
-    with initialize_config_dir(str(CONF)):
+    with composing():
         found = compose(script, completed(*typed, script="train" if script == "config" else script))
     assert {key: OmegaConf.select(found, key) for key in keys} == texts
 
