@@ -14,6 +14,7 @@ from hairline.labelling.session import Session
 
 NAMES = ["cracked", "sound"]
 TILE_PX, PER_PHOTO = 16, 12  # a photo has four columns and three rows of tiles
+WIDTH = 6  # of the features
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class Wall:
         return NAMES[0] if self.cracked[tile] else NAMES[1]
 
 
-def wall(folder: Path, photos: int = 8, width: int = 6, share: float = 0.3, seed: int = 0, drawn: bool = False) -> Wall:
+def wall(folder: Path, photos: int = 8, share: float = 0.3, seed: int = 0, drawn: bool = False) -> Wall:
     """Make a wall; the base ranks its tiles well, at a threshold that is wrong."""
     generator = np.random.default_rng(seed)
     count = photos * PER_PHOTO
     truth = generator.normal(size=count)
-    features = generator.normal(size=(count, width)).astype(np.float32)
+    features = generator.normal(size=(count, WIDTH)).astype(np.float32)
     features[:, 0] = truth + generator.normal(0, 0.3, count)
     cracked = truth > np.quantile(truth, 1 - share)
     paths = [str(folder / "photos" / f"{number}.png") for number in range(photos)]
@@ -47,7 +48,7 @@ def wall(folder: Path, photos: int = 8, width: int = 6, share: float = 0.3, seed
             pixels = generator.integers(0, 256, (3 * TILE_PX, 4 * TILE_PX, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
     places = [(x * TILE_PX, y * TILE_PX, TILE_PX, TILE_PX) for y in range(3) for x in range(4)]
-    kernel = np.zeros((width, 2), np.float32)
+    kernel = np.zeros((WIDTH, 2), np.float32)
     kernel[0] = (1, -1)
     pool = Pool(
         paths,
@@ -57,6 +58,6 @@ def wall(folder: Path, photos: int = 8, width: int = 6, share: float = 0.3, seed
         features,
     )
     base = Layer(
-        kernel, np.array([-3.0, 0.0], np.float32), np.zeros(width, np.float32), np.ones(width, np.float32), 0, 0.5
+        kernel, np.array([-3.0, 0.0], np.float32), np.zeros(WIDTH, np.float32), np.ones(WIDTH, np.float32), 0, 0.5
     )
     return Wall(pool, base, cracked)

@@ -13,7 +13,9 @@ from hairline.model import saved
 from hairline.model.decision import Decision
 
 
-def saved_run(place: Path, data: Path | pd.DataFrame, seed: int = 0, positive: str | None = "cracked") -> Path:
+def saved_run(
+    place: Path, data: Path | pd.DataFrame, seed: int = 0, positive: str | None = "cracked", **backbone: str
+) -> Path:
     """Write a run directory with a small network that was never trained: what it says depends on every pixel.
 
     Args:
@@ -21,6 +23,7 @@ def saved_run(place: Path, data: Path | pd.DataFrame, seed: int = 0, positive: s
         data: Folder of its images, or rows of a source.
         seed: Seed of the network.
         positive: Positive class.
+        backbone: Entries of the bundle's `backbone` that differ.
     """
     import keras
 
@@ -41,7 +44,7 @@ def saved_run(place: Path, data: Path | pd.DataFrame, seed: int = 0, positive: s
     bundle = saved.Bundle(
         class_names=names, positive_class=positive, image_size=32, decode=images.RECIPE,
         data_digest=manifest.digest(table), versions={"python": "3"},
-        backbone={"name": "tiny", "licence": "MIT", "taps": "", "finetuned": "all"},
+        backbone={"name": "tiny", "licence": "MIT", "taps": "", "finetuned": "all"} | backbone,
         decision=Decision(threshold=None if positive is None else 0.4, chosen="by hand"),
     )  # fmt: skip
     (place / "model").mkdir(parents=True)

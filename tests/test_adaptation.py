@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +105,7 @@ def test_photos_like_the_training_images_leave_the_model_as_it_is(model: Path, t
         wall(tmp_path / "site" / f"{number}.png", seed=number)
     plain = inspect(model, tmp_path / "site")
     adapted = inspect(model, tmp_path / "site", "adapt=surface")
-    told = json.loads(json.dumps(surface.load(Path("out", adaptation.FILE))[2]))
+    told = surface.load(Path("out", adaptation.FILE))[2]
     assert not told["used"]
     assert "look like the training images" in Path("out/report.html").read_text()
     np.testing.assert_allclose(adapted["highest_probability"], plain["highest_probability"], atol=1e-5)

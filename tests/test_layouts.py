@@ -170,21 +170,19 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
     assert read(tmp_path) == {":a": 4, ":b": 3}  # a/1.txt is reported as unreadable later
 
 
-def test_a_list_beside_images_without_class_folders_is_proposed(tmp_path: Path) -> None:
-    fill(tmp_path, "train", "test")
-    touch(tmp_path, "labels of train.csv")
-    with pytest.raises(QuestionError, match="no class folders. Does a file name") as caught:
-        read(tmp_path)
-    assert f"data=manifest 'data.path={tmp_path}/labels of train.csv'" in str(caught.value)
-
-
-@pytest.mark.parametrize("file", ["labels.json", "images/metadata.jsonl", "export.ndjson", "train.tsv"])
-def test_a_list_beside_or_among_images_is_proposed(file: str, tmp_path: Path) -> None:
-    fill(tmp_path, "images")
+@pytest.mark.parametrize(
+    ("places", "file"),
+    [
+        (["train", "test"], "labels of train.csv"),
+        *((["images"], file) for file in ("labels.json", "images/metadata.jsonl", "export.ndjson", "train.tsv")),
+    ],
+)
+def test_a_list_beside_or_among_images_is_proposed(places: list[str], file: str, tmp_path: Path) -> None:
+    fill(tmp_path, *places)
     touch(tmp_path, file)
     with pytest.raises(QuestionError, match="no class folders. Does a file name") as caught:
         read(tmp_path)
-    assert f"data=manifest data.path={tmp_path}/{file}" in str(caught.value)
+    assert f"data=manifest {shlex.quote(f'data.path={tmp_path}/{file}')}" in str(caught.value)
     fill(tmp_path / "one", "cracked")
     touch(tmp_path / "one", "readme.json")
     assert read(tmp_path / "one") == {":cracked": 3}

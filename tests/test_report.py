@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -281,9 +283,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "alone"
 
 
+@pytest.fixture
+def tab(folder: Path, browser: Any) -> Iterator[Tab]:
+    with contextlib.closing(Tab(browser, folder / report.REPORT)) as opened:
+        yield opened
+
+
 @pytest.mark.slow
-def test_triage_filter_and_order(folder: Path, browser: Any) -> None:
-    tab = Tab(browser, folder / report.REPORT)
+def test_triage_filter_and_order(tab: Tab) -> None:
     page = tab.page
     assert page.title() == "Inspection report: photos"
     assert page.locator(".card b").all_inner_texts() == ["2", "2", "2", "2", "1"]
@@ -326,12 +333,10 @@ def test_triage_filter_and_order(folder: Path, browser: Any) -> None:
     page.click("#remarks > summary")
     page.click("#remarks details summary")
     assert page.locator("#remarks li:visible").count() == 1
-    tab.close()
 
 
 @pytest.mark.slow
-def test_layers_zoom_and_next_photo(folder: Path, browser: Any) -> None:
-    tab = Tab(browser, folder / report.REPORT)
+def test_layers_zoom_and_next_photo(tab: Tab) -> None:
     page = tab.page
     page.locator("tr.photo:visible .open").first.click()
     page.wait_for_function("document.querySelector('#viewer-photo').naturalWidth === 1600")
@@ -391,12 +396,10 @@ def test_layers_zoom_and_next_photo(folder: Path, browser: Any) -> None:
     assert page.inner_text("#viewer-name") == names[-2]
     page.keyboard.press("Escape")
     assert not page.is_visible("#viewer")
-    tab.close()
 
 
 @pytest.mark.slow
-def test_marks_are_kept_and_exported(folder: Path, browser: Any) -> None:
-    tab = Tab(browser, folder / report.REPORT)
+def test_marks_are_kept_and_exported(folder: Path, tab: Tab) -> None:
     page = tab.page
     page.locator("tr.photo:visible .open").first.click()
     sheet = page.locator("#sheet").bounding_box()
@@ -448,12 +451,10 @@ def test_marks_are_kept_and_exported(folder: Path, browser: Any) -> None:
     assert len(tab.marks()) == 4
     page.click("#export-clear")
     assert tab.marks() == []
-    tab.close()
 
 
 @pytest.mark.slow
-def test_any_name_is_exported_as_it_is_on_disk(folder: Path, browser: Any) -> None:
-    tab = Tab(browser, folder / report.REPORT)
+def test_any_name_is_exported_as_it_is_on_disk(folder: Path, tab: Tab) -> None:
     page = tab.page
     page.locator("tr.photo:visible .open").first.click()
     for _ in NAMES:
@@ -470,12 +471,10 @@ def test_any_name_is_exported_as_it_is_on_disk(folder: Path, browser: Any) -> No
     with page.expect_download() as download:
         page.click("#export-save")
     assert set(manifest.read(Path(download.value.path()), ("path", "label"))["path"]) == set(NAMES)
-    tab.close()
 
 
 @pytest.mark.slow
-def test_the_keyboard_alone(folder: Path, browser: Any) -> None:
-    tab = Tab(browser, folder / report.REPORT)
+def test_the_keyboard_alone(tab: Tab) -> None:
     page = tab.page
 
     def focused(selector: str) -> bool:
@@ -522,12 +521,10 @@ def test_the_keyboard_alone(folder: Path, browser: Any) -> None:
         assert element.evaluate(
             "it => (it.getAttribute('aria-label') || it.innerText || it.labels?.[0]?.innerText).trim()"
         )
-    tab.close()
 
 
 @pytest.mark.slow
-def test_the_map(folder: Path, browser: Any) -> None:
-    tab = Tab(browser, folder / report.REPORT)
+def test_the_map(tab: Tab) -> None:
     page = tab.page
     assert not page.is_visible("#map")
     page.click("[data-view=map]")
@@ -544,7 +541,6 @@ def test_the_map(folder: Path, browser: Any) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert page.is_visible("#viewer")
-    tab.close()
 
 
 @pytest.mark.slow
@@ -585,8 +581,7 @@ def test_on_a_phone(folder: Path, browser: Any) -> None:
 
 
 @pytest.mark.slow
-def test_in_print(folder: Path, browser: Any) -> None:
-    tab = Tab(browser, folder / report.REPORT)
+def test_in_print(tab: Tab) -> None:
     page = tab.page
     page.emulate_media(media="print")
     assert not page.is_visible("#controls")
@@ -598,7 +593,6 @@ def test_in_print(folder: Path, browser: Any) -> None:
     assert heads[4:] == ["Highest probability", "Length traced", "Longest", "Taken", "Position"]
     assert not page.locator("#photos thead button:visible").count()  # Chromium repeats text, but not buttons
     assert len(page.pdf()) > 10_000
-    tab.close()
 
 
 @pytest.mark.slow

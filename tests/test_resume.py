@@ -247,9 +247,9 @@ def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", ["top", "all"])
 def test_fine_tuning_goes_on_as_well(layers: str, two_classes: Path) -> None:
-    chosen = (*TINY, "features.engine=tensorflow", "data=folder", f"data.path={two_classes}", f"finetune={layers}")
-    settings = (*chosen, "model=efficientnetv2b0", "finetune.epochs=6", "augment=light", "augment.views=2")
-    settings = (*settings, "report.level=light")  # drops blocks at random: generators inside the backbone
+    chosen = (*TINY, "features.engine=tensorflow", "data=folder", f"data.path={two_classes}", "report.level=light")
+    tuned = (f"finetune={layers}", "finetune.epochs=6", "augment=light", "augment.views=2")
+    settings = (*chosen, *tuned, "model=efficientnetv2b0")  # drops blocks at random: generators inside the backbone
     assert run(*settings, "hydra.run.dir=whole", "tracking=none").returncode == 0
     code, said = stopped(Path("killed"), *settings, number=signal.SIGKILL, until=4)
     assert code == -9, said

@@ -13,29 +13,23 @@ from hairline.training import summary
 
 
 @pytest.mark.parametrize(
-    ("losses", "keep", "text"),
+    ("phases", "losses", "settings", "kept"),
     [
-        ([3.0, 1.0, 2.0], "best", "weights of epoch 2 of 3 (head): the lowest validation loss"),
-        ([3.0, 1.0, 1.0], "best", "weights of epoch 2 of 3 (head): the lowest validation loss"),
-        ([3.0, 1.0, 2.0], "last", ""),
-        ([3.0], "best", ""),
+        ("head head head", [3.0, 1.0, 2.0], {"keep": "best"}, "epoch 2 of 3 (head)"),
+        ("head head head", [3.0, 1.0, 1.0], {"keep": "best"}, "epoch 2 of 3 (head)"),
+        ("head head head", [3.0, 1.0, 2.0], {"keep": "last"}, None),
+        ("head", [3.0], {"keep": "best"}, None),
+        ("head head fine-tune", [2.0, 1.0, 3.0], {"keep": "best"}, "epoch 2 of 3 (head)"),
+        ("head head fine-tune", [2.0, 1.0, 0.5], {"keep": "best"}, "epoch 3 of 3 (fine-tune)"),
+        ("head head head", [2.0, 1.0, 3.0], {"keep": "best", "step": "iteration"}, "iteration 2 of 3 (head)"),
     ],
 )
-def test_the_kept_epoch_is_named(losses: list[float], keep: str, text: str) -> None:
-    history = pd.DataFrame({"phase": "head", "epoch": range(1, len(losses) + 1), "val_loss": losses})
-    assert summary.kept_epoch(history, keep) == text
-
-
-@pytest.mark.parametrize(("last", "text"), [(3.0, "epoch 2 of 3 (head)"), (0.5, "epoch 3 of 3 (fine-tune)")])
-def test_the_kept_epoch_may_lie_in_each_phase(last: float, text: str) -> None:
-    history = pd.DataFrame({"phase": ["head", "head", "fine-tune"], "epoch": [1, 2, 3], "val_loss": [2.0, 1.0, last]})
-    assert summary.kept_epoch(history, "best") == f"weights of {text}: the lowest validation loss"
-
-
-def test_a_solver_has_iterations() -> None:
-    history = pd.DataFrame({"phase": "head", "epoch": [1, 2, 3], "val_loss": [2.0, 1.0, 3.0]})
-    kept = summary.kept_epoch(history, "best", step="iteration")
-    assert kept == "weights of iteration 2 of 3 (head): the lowest validation loss"
+def test_the_kept_epoch_or_iteration_is_named(
+    phases: str, losses: list[float], settings: dict[str, str], kept: str | None
+) -> None:
+    history = pd.DataFrame({"phase": phases.split(), "epoch": range(1, len(losses) + 1), "val_loss": losses})
+    text = "" if kept is None else f"weights of {kept}: the lowest validation loss"
+    assert summary.kept_epoch(history, **settings) == text
 
 
 def test_only_weights_that_are_not_from_photographs_are_named() -> None:

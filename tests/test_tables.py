@@ -208,11 +208,11 @@ def test_names_without_suffix(tmp_path: Path) -> None:
         listed(tmp_path, content)
 
 
-def test_missing_files_are_not_counted_as_unreadable(two_classes: Path) -> None:
+def test_missing_files_are_not_counted_as_unreadable(two_classes: Path, tmp_path: Path) -> None:
     files = [str(path) for path in sorted(two_classes.rglob("*.jpg"))[:8]]
-    touch(two_classes.parent, "broken.jpg")
-    entries = [*files, str(two_classes.parent / "broken.jpg"), str(two_classes / "gone.jpg")]
-    list_file = two_classes.parent / "list.csv"
+    touch(tmp_path, "broken.jpg")
+    entries = [*files, str(tmp_path / "broken.jpg"), str(tmp_path / "gone.jpg")]
+    list_file = tmp_path / "list.csv"
     list_file.write_text("path,label\n" + "".join(f"{entry},a\n" for entry in entries))
     rows = sources.from_manifest(path=str(list_file))
     _, rejected = prepare.scan_images(rows, max_rejected=0.1)  # one in ten is missing, one in ten is damaged
