@@ -142,6 +142,14 @@ def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def untrained(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with a network that was never trained: every fourth image of `two_classes` is a test image."""
+    from tests.saved_runs import saved_run
+
+    return saved_run(tmp_path_factory.mktemp("untrained") / "run", two_classes)
+
+
+@pytest.fixture(scope="session")
 def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:

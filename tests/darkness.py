@@ -16,6 +16,8 @@ from hairline.model.features import Features
 from hairline.model.head import Standardisation
 
 IMAGE_SIZE, PATCH_PX = 16, 32
+SIZE = (10 * PATCH_PX + 5, 7 * PATCH_PX)  # a wall of 10 x 7 tiles and a bit
+DARK = (PATCH_PX, 2 * PATCH_PX, 2 * PATCH_PX, PATCH_PX)  # x, y, width, height of a place in it
 _SLOPE, _GREY = 30.0, 0.5
 
 BUNDLE = saved.Bundle(

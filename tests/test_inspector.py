@@ -14,10 +14,9 @@ from hairline.inspection.inspector import InspectionError, Inspector
 from hairline.model import saved
 from hairline.model.decision import Decision, PhotoRule
 from tests import darkness
+from tests.darkness import DARK, SIZE
 
 TILE = darkness.PATCH_PX
-DARK = (TILE, 2 * TILE, 2 * TILE, TILE)  # x, y, width, height in a wall of 10 x 7 tiles and a bit
-SIZE = (10 * TILE + 5, 7 * TILE)
 
 
 @pytest.fixture(scope="module")

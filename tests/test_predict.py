@@ -20,11 +20,10 @@ from hairline import config
 from hairline.inspection import predict, records
 from hairline.system import cluster, files
 from tests import darkness
+from tests.darkness import DARK, SIZE
 from tests.running import composed, run
 
 TILE = darkness.PATCH_PX
-DARK = (TILE, 2 * TILE, 2 * TILE, TILE)  # x, y, width, height in a wall of 10 x 7 tiles and a bit
-SIZE = (10 * TILE + 5, 7 * TILE)
 TABLES = ("predictions.csv", "photos.csv", "photos.geojson")
 
 

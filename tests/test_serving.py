@@ -32,14 +32,9 @@ from tests.tracked import tracked
 
 
 @pytest.fixture(scope="module")
-def finished(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_run(tmp_path_factory.mktemp("run") / "one", two_classes)
-
-
-@pytest.fixture(scope="module")
-def model(finished: Path) -> serving.CrackClassifier:
+def model(untrained: Path) -> serving.CrackClassifier:
     classifier = serving.CrackClassifier()
-    classifier.load_context(SimpleNamespace(artifacts={"model": str(finished / "model")}))
+    classifier.load_context(SimpleNamespace(artifacts={"model": str(untrained / "model")}))
     return classifier
 
 
@@ -48,11 +43,11 @@ def encoded(width: int = 40, height: int = 30, mode: str = "RGB") -> bytes:
 
 
 def test_it_predicts_what_the_classifier_predicts(
-    model: serving.CrackClassifier, finished: Path, two_classes: Path
+    model: serving.CrackClassifier, untrained: Path, two_classes: Path
 ) -> None:
     paths = sorted(two_classes.glob("*/*.jpg"))[::9]
     found = model.predict(None, pd.DataFrame({"image": [path.read_bytes() for path in paths]}))
-    expected = hairline.load(finished).predict(paths)
+    expected = hairline.load(untrained).predict(paths)
     names = ["prob_cracked", "prob_plain"]
     assert np.abs(found[names].to_numpy() - expected[names].to_numpy()).max() <= 1e-6
     assert found["label"].tolist() == expected["predicted"].tolist()
@@ -170,14 +165,14 @@ def test_an_invalid_request_is_rejected_before_the_model(parts: list[bytes], kin
 
 
 @pytest.fixture
-def server(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
+def server(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
     """A function that imports MLflow's server module as uvicorn does, with its application created by the argument."""
 
     def load(create: Callable[[], Any]) -> Any:
         module = ModuleType("mlflow.pyfunc.scoring_server.app")
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setenv("__pyfunc_model_path__", "model")
-        serving.CrackClassifier().load_context(SimpleNamespace(artifacts={"model": str(finished / "model")}))
+        serving.CrackClassifier().load_context(SimpleNamespace(artifacts={"model": str(untrained / "model")}))
         vars(module)["app"] = create()  # as the module itself does
         return module.app  # type: ignore[attr-defined]
 
@@ -196,13 +191,13 @@ def test_a_server_without_the_gateway_does_not_start(early: type, server: Callab
         server(early)  # MLflow has looked up the class before the model was loaded
 
 
-def test_a_server_of_another_layout_does_not_start(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_of_another_layout_does_not_start(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("__pyfunc_model_path__", "model")
     with pytest.raises(gateway.GuardError, match="not where it is expected"):
-        serving.CrackClassifier().load_context(SimpleNamespace(artifacts={"model": str(finished / "model")}))
+        serving.CrackClassifier().load_context(SimpleNamespace(artifacts={"model": str(untrained / "model")}))
 
 
-def test_the_input_example_is_what_the_model_sees_without_exif(finished: Path, tmp_path: Path) -> None:
+def test_the_input_example_is_what_the_model_sees_without_exif(untrained: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Artist] = "Jane Doe"
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))

@@ -45,20 +45,15 @@ def _timed_briefly() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def finished(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_run(tmp_path_factory.mktemp("run") / "one", two_classes)
-
-
 def settings(run: Path, **values: Any) -> Export:
     return Export(**{"run": str(run), "format": "litert", "tracking": Tracking(enabled=False)} | values)
 
 
 @pytest.fixture(scope="module", params=PARAMETERS)
-def shipped(request: pytest.FixtureRequest, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shipped(request: pytest.FixtureRequest, untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One export of each format."""
     folder = tmp_path_factory.mktemp("exports") / request.param
-    export.export(settings(finished, format=request.param, runtime=Threads(1)), folder)
+    export.export(settings(untrained, format=request.param, runtime=Threads(1)), folder)
     return folder
 
 
@@ -68,7 +63,9 @@ def block(folder: Path, language: str) -> str:
     return found
 
 
-def test_the_readme_runs_without_this_project(shipped: Path, finished: Path, two_classes: Path, tmp_path: Path) -> None:
+def test_the_readme_runs_without_this_project(
+    shipped: Path, untrained: Path, two_classes: Path, tmp_path: Path
+) -> None:
     """The code as it stands, in a process that cannot import hairline, against the run's own classifier."""
     (tmp_path / "hairline.py").write_text("raise RuntimeError('hairline was imported')")
     paths = [*sorted(two_classes.glob("*/*.jpg"))[::17], shipped / "example.png"]
@@ -81,7 +78,7 @@ def test_the_readme_runs_without_this_project(shipped: Path, finished: Path, two
     lines = [json.loads(line) for line in output.splitlines()]
     names = ["cracked", "plain"]
     found = np.array([[line["probabilities"][name] for name in names] for line in lines])
-    expected = hairline.load(finished).predict(paths)[[f"prob_{name}" for name in names]].to_numpy()
+    expected = hairline.load(untrained).predict(paths)[[f"prob_{name}" for name in names]].to_numpy()
     assert np.abs(found - expected).max() <= (0.05 if shipped.name == "litert_int8" else 1e-4)
     assert np.ptp(found[:, 0]) > 0.1  # an export that ignores its input would be constant
     assert [line["label"] for line in lines] == ["cracked" if row[0] >= 0.4 else "plain" for row in found]
@@ -90,7 +87,7 @@ def test_the_readme_runs_without_this_project(shipped: Path, finished: Path, two
     assert printed["probabilities"] == pytest.approx(lines[-1]["probabilities"], abs=1e-6)
 
 
-def test_the_bundle_describes_the_export(shipped: Path, finished: Path) -> None:
+def test_the_bundle_describes_the_export(shipped: Path, untrained: Path) -> None:
     bundle = json.loads((shipped / "bundle.json").read_text())
     expected = {
         "class_names": ["cracked", "plain"], "positive_class": "cracked", "input_size": [32, 32],
@@ -99,7 +96,7 @@ def test_the_bundle_describes_the_export(shipped: Path, finished: Path) -> None:
             "temperature": 1.0, "threshold": 0.4, "chosen": "by hand", "abstain": None, "point": None, "photo": None,
         },
         "commit": "c0ffee", "export_format": shipped.name, "versions": {"python": "3"},
-        "data_digest": saved.read_bundle(finished / "model").data_digest,
+        "data_digest": saved.read_bundle(untrained / "model").data_digest,
     }  # fmt: skip
     assert {key: bundle[key] for key in expected} == expected
     assert "MIT" in bundle["licence"]
@@ -118,7 +115,7 @@ def test_batches_of_any_size_are_predicted(shipped: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
-def test_the_readme_decodes_as_the_project_does(finished: Path, tmp_path: Path) -> None:
+def test_the_readme_decodes_as_the_project_does(untrained: Path, tmp_path: Path) -> None:
     draw = np.random.default_rng(7)
     grey, colour = draw.integers(0, 65536, (90, 61)), draw.integers(0, 256, (90, 61, 3), dtype=np.uint8)
     turned = Image.Exif()
@@ -134,7 +131,7 @@ def test_the_readme_decodes_as_the_project_does(finished: Path, tmp_path: Path) 
     paths = sorted(tmp_path.glob("*.*"))
     assert len(paths) == 12
     folder = tmp_path / "out"
-    export.export(settings(finished, images=4), folder)
+    export.export(settings(untrained, images=4), folder)
     found = parity.run_readme(block(folder, "python"), folder, list(map(str, paths)), ["cracked", "plain"])
     pixels = np.stack([images.decode(path, 32) for path in paths])
     assert np.allclose(found, runners.load("litert", folder / "model.tflite")(pixels), atol=1e-6)
@@ -143,8 +140,8 @@ def test_the_readme_decodes_as_the_project_does(finished: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("score", "answer"), [(0.1, "plain"), (0.3, "cannot tell"), (0.59, "cannot tell"), (0.6, "cracked")]
 )
-def test_the_readme_abstains_in_the_band(score: float, answer: str, finished: Path) -> None:
-    bundle = saved.read_bundle(finished / "model")
+def test_the_readme_abstains_in_the_band(score: float, answer: str, untrained: Path) -> None:
+    bundle = saved.read_bundle(untrained / "model")
     bundle = replace(bundle, decision=replace(bundle.decision, abstain=[0.3, 0.6]))
     expression = re.findall(r'"label": (.*), "probabilities"', readme.code("keras", bundle))[0]
     assert eval(expression, {"probabilities": {"cracked": score, "plain": 1 - score}}) == answer
@@ -187,7 +184,7 @@ def test_the_gates_limits() -> None:
 
 
 def test_an_export_that_differs_is_not_published(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = runners.load
 
@@ -197,18 +194,18 @@ def test_an_export_that_differs_is_not_published(
 
     monkeypatch.setattr(runners, "load", twisted)
     with pytest.raises(ExportError, match="fails the gate on 30 validation images: its probabilities differ"):
-        export.export(settings(finished), tmp_path / "out")
+        export.export(settings(untrained), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_readme_code_that_decodes_otherwise_is_not_published(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = readme.code
     monkeypatch.setattr(readme, "code", lambda *arguments: code(*arguments).replace("BILINEAR", "NEAREST"))
     with pytest.raises(ExportError, match="the probabilities of the README's code differ"):
-        export.export(settings(finished), tmp_path / "out")
+        export.export(settings(untrained), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -216,17 +213,17 @@ def test_readme_code_that_decodes_otherwise_is_not_published(
 
 
 @pytest.mark.slow
-def test_an_export_replaces_an_export_and_nothing_else(finished: Path, tmp_path: Path) -> None:
+def test_an_export_replaces_an_export_and_nothing_else(untrained: Path, tmp_path: Path) -> None:
     place = tmp_path / "out"
     place.mkdir()
     export.refuse_other_files(place)
     (place / "thesis.txt").write_text("years of work")
     with pytest.raises(ExportError, match="holds other files than an export"):
-        export.export(settings(finished), place)
+        export.export(settings(untrained), place)
     assert (place / "thesis.txt").read_text() == "years of work"
     (place / "thesis.txt").unlink()
     for count in (4, 8):
-        export.export(settings(finished, images=count), place)
+        export.export(settings(untrained, images=count), place)
         assert json.loads((place / "bundle.json").read_text())["parity"]["images"] == count
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -306,8 +303,8 @@ def test_a_run_on_labels_is_exported_when_the_cache_was_emptied(tmp_path: Path) 
     assert found["images"] == (manifest.read(run / "manifest.csv")["split"] == "val").sum()
 
 
-def test_a_model_folder_without_a_run_needs_images(finished: Path, two_classes: Path, tmp_path: Path) -> None:
-    model, data = shutil.copytree(finished / "model", tmp_path / "alone"), ExportData(str(two_classes))
+def test_a_model_folder_without_a_run_needs_images(untrained: Path, two_classes: Path, tmp_path: Path) -> None:
+    model, data = shutil.copytree(untrained / "model", tmp_path / "alone"), ExportData(str(two_classes))
     with pytest.raises(ExportError, match=r"has no manifest\.csv"):
         export.export(settings(model), tmp_path / "out")
     assert export.export(settings(model, data=data), tmp_path / "out")["images"] == 120
