@@ -352,6 +352,27 @@ def test_parts_of_the_source_that_share_images_are_told(
     assert "belong together" not in caplog.text
 
 
+def test_the_jobs_of_a_sweep_read_their_images_once_and_share_what_does_not_differ(
+    two_classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, scans = Process(), []
+    scan = manifest.scan
+    monkeypatch.setattr(manifest, "scan", lambda *given, **more: scans.append(1) or scan(*given, **more))
+    process.enter("a sweep")
+
+    def prepared(*overrides: str) -> prepare.Dataset:
+        config = composed("config", *SMALL, "data=folder", f"data.path={two_classes}", *overrides)
+        return prepare.prepare(config.data, config.split, seed=config.seed, process=process)
+
+    first, again, other = prepared(), prepared(), prepared("seed=1")
+    assert again is first
+    assert (other.manifest["split"] != first.manifest["split"]).any()
+    assert prepared("data.limit=40").manifest.shape[0] == 40
+    assert len(scans) == 2
+    process.enter("another sweep")
+    assert prepared() is not first
+
+
 def test_unreadable_files_are_listed_and_the_run_goes_on(two_classes: Path, tmp_path: Path) -> None:
     shutil.copytree(two_classes, tmp_path / "set")
     (tmp_path / "set" / "plain" / "zero.jpg").touch()

@@ -43,6 +43,6 @@ class Process:
         """
         if self.sweep is None:
             return compute()
-        if self.latest.get(name, ("", None))[0] != key:
+        if name not in self.latest or self.latest[name][0] != key:
             self.latest[name] = key, compute()
         return cast(T, self.latest[name][1])
