@@ -291,6 +291,61 @@ def test_the_lowest_loss_is_the_best(name: str, runs: Path, tmp_path: Path) -> N
     assert compared(runs, tmp_path / "out", f"metric={name}")["run"].tolist() == ["sweep/1", "sweep/2", "sweep/0"]
 
 
+def test_the_name_of_a_class_is_no_metric() -> None:
+    assert not compare.is_lower_better("test_recall_paint_loss")
+
+
+def test_a_run_that_abstains_is_compared_at_its_threshold_as_its_metrics_are(runs: Path, tmp_path: Path) -> None:
+    table = manifest.read(runs / "0" / "predictions.csv", required=("path", "label"))
+    doubtful = table["prob_cracked"].astype(float).between(0.1, 0.9)
+    manifest.write(
+        table.assign(predicted=table["predicted"].mask(doubtful, "cannot tell")), runs / "1" / "predictions.csv"
+    )
+    for number in (0, 1):
+        file = runs / str(number) / "metrics.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"test_specificity_at_threshold": 0.9}))
+    folders = ",".join(str(runs / str(number)) for number in (0, 1))
+    (tmp_path / "out").mkdir()
+    settings = composed("compare", f"runs=[{folders}]", "resamples=100", "metric=specificity_at_threshold")
+    compare.compare(settings, tmp_path / "out")
+    (row,) = pd.read_csv(tmp_path / "out" / "differences.csv").itertuples()
+    assert (row.difference, row.verdict) == (0, "no difference")
+
+
+def test_a_metric_that_is_undefined_is_told(runs: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.zeros(20, int)
+    one, two = (table(labels, scores(generator, labels, apart)) for apart in (2.0, 0.5))
+    for metric in ("auroc", "recall"):
+        with pytest.raises(ComparisonError, match="not defined on the 20 images that both predicted"):
+            pair(one, two, metric, positive="cracked")
+    file = runs / "1" / "metrics.json"
+    for number in range(3):
+        file = runs / str(number) / "metrics.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"test_auroc": None if number == 1 else 0.9}))
+    with pytest.raises(ComparisonError, match=r"metric=auroc: not defined for sweep/1, as its images lack a class"):
+        compared(runs, tmp_path / "out", "metric=auroc")
+
+
+def test_one_group_is_no_evidence() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    one, two = (table(labels, scores(generator, labels, apart)) for apart in (4.0, -4.0))
+    groups = dict.fromkeys(one["path"], "photo")
+    assert abs(pair(one, two, "loss", groups=groups).value) > 1
+    assert not pair(one, two, "loss", groups=groups).decided
+
+
+def test_jobs_that_have_not_finished_are_left_out_and_named(
+    runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (runs / "1" / "metrics.json").unlink()
+    assert compared(runs, tmp_path / "out", "metric=accuracy")["run"].tolist() == ["sweep/0", "sweep/2"]
+    assert "left out, as they have not finished: 1" in caplog.text
+    with pytest.raises(ComparisonError, match=r"has not finished.*train.py.*resume="):
+        compare.compare(composed("compare", f"runs=[{runs}/0,{runs}/1]"), tmp_path)
+
+
 def test_an_evaluation_names_the_positive_class_of_its_model(runs: Path, tmp_path: Path) -> None:
     for number in range(3):
         (runs / str(number) / "config.yaml").write_text("seed: 0\n")

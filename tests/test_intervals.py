@@ -47,6 +47,12 @@ def test_undefined_resamples_are_ignored() -> None:
     assert np.isnan(intervals.of_resamples(0.5, np.array([np.nan]), 50).low)
 
 
+@pytest.mark.parametrize("groups", [1, 6])
+def test_groups_that_are_all_alike_are_as_sure_as_so_many_cases(groups: int) -> None:
+    drawn = np.full(100, 0.9) + np.random.default_rng(0).normal(0, 1e-16, 100)  # rounding errors
+    assert intervals.of_resamples(0.9, drawn, groups) == intervals.of_cases(0.9, groups)
+
+
 def test_a_ratio_of_single_images_has_the_interval_of_wilson() -> None:
     hits = np.arange(40) < 33
     found = intervals.of_ratio(hits, np.ones(40), np.arange(40))

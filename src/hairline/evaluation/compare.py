@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import re
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -15,14 +17,14 @@ import pandas as pd
 
 from hairline import config as configuration
 from hairline import tracking
-from hairline.config import Compare
+from hairline.config import Compare, commands
 from hairline.data import classes, manifest
 from hairline.evaluation import metrics, paired
 from hairline.evaluation.evaluate import DESCRIPTION
 from hairline.evaluation.metrics import LOWER_IS_BETTER
 from hairline.evaluation.paired import ComparisonError
 from hairline.model import predictions
-from hairline.model.decision import Decision, describe_groups
+from hairline.model.decision import CANNOT_TELL, Decision, describe_groups
 from hairline.system import files
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,9 @@ _MOST_SETTINGS, _MOST_LETTERS, _MOST_ROWS = 6, 40, 20
 _MOST_DRAWN = 50
 # Resamples of the intervals of runs that computed none: many runs may have to wait for them.
 _RESAMPLES = 200
+# What surrounds the name of a metric in metrics.json.
+_PREFIX = re.compile("(repeats_)?(train_|val_|test_|seen_)?")
+_SUFFIX = re.compile("(_uncalibrated)?(_mean|_lowest|_highest)?$")
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def compare(config: Compare, directory: Path) -> pd.DataFrame:
         runs = [read_run(name, folder, known) for name, folder in folders]
         reference = None if config.reference is None else find_reference(config.reference, folders)
     metric = find_metric(config.metric, runs)
-    highest_first = not set(metric.split("_")) & set(LOWER_IS_BETTER)
+    highest_first = not is_lower_better(metric)
     ranked = sorted(runs, key=lambda run: run.metrics[metric], reverse=highest_first)
     table = tabulate(ranked)
     differences = compare_with(
@@ -99,6 +104,16 @@ def compare(config: Compare, directory: Path) -> pd.DataFrame:
     figures.save(figure, directory / "comparison.png")
     log_comparison(table, differences, metric=metric, metric_names=metric_names, directory=directory)
     return table
+
+
+def is_lower_better(metric: str) -> bool:
+    """Return whether a lower value of a metric of `metrics.json` is better.
+
+    >>> [is_lower_better(name) for name in ("test_loss", "repeats_test_ece_mean", "test_recall_paint_loss")]
+    [True, True, False]
+    """
+    name = _PREFIX.sub("", metric, count=1)
+    return _SUFFIX.sub("", name) in LOWER_IS_BETTER
 
 
 def find_runs(texts: list[str], *, experiment: str | None, uri: str | None, fetched: Path) -> list[tuple[str, Path]]:
@@ -123,7 +138,11 @@ def find_runs(texts: list[str], *, experiment: str | None, uri: str | None, fetc
             named[path.resolve()] = (path.resolve().name, str(path))
         else:
             jobs = sorted(file.parent for file in path.glob("*/predictions.csv"))
-            named |= {job.resolve(): (f"{path.resolve().name}/{job.name}", str(job)) for job in jobs}
+            finished = [job for job in jobs if (job / "metrics.json").is_file()]
+            if len(finished) < len(jobs):
+                unfinished = ", ".join(job.name for job in jobs if job not in finished)
+                log.warning("WARNING: %s: left out, as they have not finished: %s", path, unfinished)
+            named |= {job.resolve(): (f"{path.resolve().name}/{job.name}", str(job)) for job in finished}
     if run_ids or experiment is not None:
         for run_id, (name, folder) in tracking.fetch_runs(uri, experiment, run_ids, fetched).items():
             named[folder] = (name, f"{name} {run_id[:6]}")
@@ -181,12 +200,27 @@ def read_run(name: str, folder: Path, known: dict[str, dict[str, str]]) -> Run:
         )
     try:
         results = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        resume = commands.command("train", commands.override("resume", str(folder)))
+        raise ComparisonError(f"{folder} has not finished: it has no metrics.json. Resume it: {resume}") from error
     except (OSError, ValueError) as error:
         raise ComparisonError(f"{folder / 'metrics.json'} cannot be read: {error}") from error
     settings = configuration.flatten(configuration.plain(folder / "config.yaml"))
-    if (evaluation := folder / DESCRIPTION).is_file():  # its model may have been told its positive class
-        settings["data.positive_class"] = json.loads(evaluation.read_text(encoding="utf-8")).get("positive_class")
-    return Run(name, settings, results, table, read_groups(folder / "manifest.csv", known))
+    # The model may have been told its positive class, which the settings of an evaluation or with base= do not name.
+    for file in filter(Path.is_file, (folder / "environment.json", folder / DESCRIPTION)):
+        settings |= {"data.positive_class": json.loads(file.read_text(encoding="utf-8")).get("positive_class")}
+    run = Run(name, settings, results, table, read_groups(folder / "manifest.csv", known))
+    return dataclasses.replace(run, predictions=answered(run))
+
+
+def answered(run: Run) -> pd.DataFrame:
+    """Return the predictions of a run with the class at the threshold where it gave no answer, as its metrics count."""
+    table, threshold, names = run.predictions, run.metrics.get("threshold"), predictions.class_names(run.predictions)
+    positive = classes.positive_class(names, run.settings.get("data.positive_class"))
+    if positive is None or threshold is None:
+        return table
+    at_threshold = np.where(table[f"prob_{positive}"] >= threshold, positive, next(n for n in names if n != positive))
+    return table.assign(predicted=table["predicted"].mask(table["predicted"] == CANNOT_TELL, at_threshold))
 
 
 def read_groups(path: Path, known: dict[str, dict[str, str]]) -> dict[str, str]:
@@ -215,8 +249,12 @@ def find_metric(name: str, runs: list[Run]) -> str:
     for metric in (name, f"test_{name}"):
         if all(run.metrics.get(metric) is not None for run in runs):
             return metric
-    known = sorted(set.intersection(*(set(run.metrics) for run in runs)))
-    raise ComparisonError(configuration.unknown("metric", name, known))
+    for metric in (name, f"test_{name}"):
+        if all(metric in run.metrics for run in runs):
+            lacking = next(run.name for run in runs if run.metrics[metric] is None)
+            raise ComparisonError(f"metric={name}: not defined for {lacking}, as its images lack a class")
+    known = [{key for key, value in run.metrics.items() if value is not None} for run in runs]
+    raise ComparisonError(configuration.unknown("metric", name, sorted(set.intersection(*known))))
 
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:

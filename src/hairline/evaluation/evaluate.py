@@ -7,6 +7,7 @@ data are reported first.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from hairline import tracking
 from hairline.config import Data, Evaluate, FeatureSettings, Split, arguments
-from hairline.data import classes, manifest, prepare
+from hairline.data import classes, folders, manifest, prepare
 from hairline.evaluation import intervals
 from hairline.evaluation.metrics import as_json, described, measure
 from hairline.model import attribution, card, saved, surface
@@ -68,7 +69,8 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
     table, rejected = list_images(
         config.data, config.split, config.part, folder=folder, class_names=bundle.class_names, seed=config.seed
     )
-    name = config.name or data_name(config.data, config.part)
+    place = data_place(config.data)
+    name = config.name or data_name(place, config.part)
     with tracking.start(
         **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
         name=f"evaluate {name}",
@@ -110,7 +112,7 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
         results |= adaptation | {"rejected_images": len(rejected)}
         write_predictions(predictions, bundle.decision, table, directory, distances=distances)
         files.write_text(directory / "metrics.json", as_json(results))
-        manifest.write(table.drop(columns="seen"), directory / "manifest.csv")
+        manifest.write(table.drop(columns=["seen", "known"]), directory / "manifest.csv")
         if len(rejected):
             manifest.write(rejected, directory / "rejected.csv")
         if config.report.level == "full" and results["test_images"]:
@@ -123,9 +125,14 @@ def evaluate(config: Evaluate, directory: Path, sweep: Path | None) -> dict[str,
             "adapt": config.adapt if config.adapt == "none" else f"{config.adapt}: {outcome}",
             "decision": bundle.describe_decision(),
             "positive_class": bundle.positive_class,
+            "place": str(place),
         }
-        if results["test_images"] and config.adapt == "none" and config.threshold is None:
-            card.add_evaluation(folder, name, int(results["test_images"]), results)
+        if not table["known"].all() and config.adapt == "none" and config.threshold is None:
+            source = hashlib.sha256(f"{place} {config.part}".encode()).hexdigest()[:16]
+            try:
+                card.add_evaluation(folder, name, source, int(results["test_images"]), results)
+            except OSError as error:
+                log.warning("WARNING: the model card cannot be written: %s", error)
         # Last: parallel evaluations of the sweep take a folder with this file for complete.
         files.write_text(directory / DESCRIPTION, json.dumps(description, indent=2) + "\n")
         for file in _FILES:
@@ -162,7 +169,8 @@ def list_images(
         seed: Seed of the subsample (`data.limit`).
 
     Returns:
-        Manifest rows with the column `seen` (training and validation images of the model), and rejected files.
+        Manifest rows with the columns `seen` (training and validation images of the model) and `known` (its test images
+        too), and rejected files.
 
     Raises:
         EvaluationError: If the model does not know a class, or the part is empty.
@@ -174,7 +182,8 @@ def list_images(
     table, rejected = prepare.scan_images(rows, max_rejected=data.max_rejected)
     known = pd.Series(saved.seen_splits(folder, table["sha256"]), index=table.index, dtype=object)
     # The model's own split takes precedence over the folders of the source.
-    table = table.assign(seen=known.isin(["train", "val"]), split=known.where(known != "", table["split"]))
+    split_or_given = known.where(known != "", table["split"])
+    table = table.assign(seen=known.isin(["train", "val"]), known=known != "", split=split_or_given)
     if part != "all":
         counts = table["split"].replace("", "none").value_counts().to_dict()
         table = table[table["split"] == part]
@@ -199,10 +208,15 @@ def check_classes(names: list[str], known: list[str]) -> None:
         )
 
 
-def data_name(data: Data, part: str) -> str:
-    """Return the name of the data set in tables: its folder, file or source, and the part unless it is all."""
+def data_place(data: Data) -> Path:
+    """Return the absolute folder or file of a data set; of one without a path its source."""
     path = getattr(data, "path", None)
-    name = Path(path).expanduser().absolute().name if path else data.source
+    return folders.typed(path) if path else Path(data.source)
+
+
+def data_name(place: Path, part: str, names: int = 1) -> str:
+    """Return the name of a data set in tables: the last names of its place, and the part unless it is all."""
+    name = "/".join(place.parts[-names:])
     return name if part == "all" else f"{name} {part}"
 
 
@@ -337,6 +351,10 @@ def tabulate(sweep: Path) -> pd.DataFrame:
         description = json.loads(path.read_text(encoding="utf-8"))
         rows.append(description | json.loads((path.parent / "metrics.json").read_text(encoding="utf-8")))
     table = pd.DataFrame(rows)
+    same_name = table.groupby("data")["place"].transform("nunique") > 1
+    longer = [data_name(Path(row["place"]), row["part"], names=2) for row in rows]
+    table["data"] = table["data"].mask(same_name, longer)
+    table = table.drop(columns="place")
     manifest.write(table, sweep / "cross_table.csv")
     metric_names = [name for name in _LISTED if name in table and table[name].notna().any()]
     several = table["run"].nunique() > 1

@@ -511,7 +511,8 @@ def metric_intervals(
             if (rest := chosen & hollow).any():
                 axes.plot(values[rest], places[rest], _MARKERS[number % len(_MARKERS)], color="white",
                           markeredgecolor=colour, markersize=6, clip_on=False)  # fmt: skip
-        label = metric.removeprefix("test_").replace("_at_threshold", "\nat the threshold").replace("_", " ")
+        words = metric.removeprefix("test_").removesuffix("_at_threshold").replace("_", " ")
+        label = fit(words, 200, 9) + "\nat the threshold" * metric.endswith("_at_threshold")
         note = "\nhollow: no interval" if hollow.any() else ""
         axes.set_xlabel(label + _groups_behind(table, metric) + note, size=9)
         axes.set_ylim(rows - 0.5, -0.5)
@@ -665,7 +666,8 @@ def fit(text: str, width_points: float, size: float) -> str:
     while length > 2 and sum(map(_character_width, shortened)) * size > width_points:
         length -= 1
         shortened = text[: (length + 1) // 2] + "…" + text[len(text) - length // 2 :]
-    return shortened.replace("$", r"\$")
+    shortened = shortened.replace("$", r"\$")
+    return f" {shortened}" if shortened.startswith("_") else shortened  # matplotlib leaves such labels out of legends
 
 
 def _printable(text: str) -> str:

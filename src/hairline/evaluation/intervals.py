@@ -170,7 +170,7 @@ def of_resamples(value: float, drawn: NDArray[np.float64], groups: int) -> Inter
         return Interval(np.nan, np.nan, groups)
     # Resamples of n groups vary by the share (n - 1) / n of what samples of n groups do.
     variance = defined.var() * groups / max(groups - 1, 1)
-    if variance == 0 or value in (0, 1):  # a perfect result, or one group: nothing can vary
+    if groups < 2 or variance < 1e-18 or value in (0, 1):  # a perfect result, or equal groups: nothing can vary
         return of_cases(value, groups)
     low, high = _score(np.float64(value), value * (1 - value) / variance, _quantile(groups))
     return Interval(float(low), float(high), groups)

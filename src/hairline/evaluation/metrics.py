@@ -366,7 +366,7 @@ def class_terms(labels: NDArray[np.int64], predicted: NDArray[np.int64], positiv
         "accuracy": (right, np.ones((len(labels), 1))),
         "balanced_accuracy": (each & right, each),
         "recall": (inside & called, inside),
-        "specificity": (~inside & ~called, ~inside),
+        "specificity": (~inside & ~called & (predicted >= 0)[:, None], ~inside),
         "precision": (inside & called, called),
         "f1": (2.0 * (inside & called), 1.0 * inside + called),
     }

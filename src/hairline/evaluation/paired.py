@@ -226,7 +226,7 @@ def _compare_aligned(
     level: float,
     resamples: int,
     seed: int,
-) -> list[Difference]:
+) -> list[Difference | ComparisonError]:
     """Compare the first table with each other one; all have the same images in the same order."""
     count = int(groups.max()) + 1
     sums = [_by_group(table.terms(metric, positive), groups, count) for table in tables]
@@ -238,6 +238,9 @@ def _compare_aligned(
 
     observed = values(np.ones((1, count), np.float32))["values"][0]
     drawn = intervals.bootstrap(values, np.arange(count), resamples=resamples, seed=seed)["values"]
+    if not (np.isfinite(drawn).all(axis=1).any() and np.isfinite(observed).all()):
+        text = f"{metric} is not defined on the {len(groups)} images that both predicted: a class is missing there"
+        return [ComparisonError(text) for _ in tables[1:]]
     errors, thresholds, p_values = max_t(observed, drawn, groups=count, chosen=chosen, level=level)
     halves = thresholds * errors
     # Models that never differed here may differ on further groups, unless they are the same.
@@ -245,7 +248,10 @@ def _compare_aligned(
     unseen = intervals.of_cases(0.0, int(measured[measured > 0].min(initial=count))).high
     probabilities = [table.probabilities() for table in tables]
     for number in np.flatnonzero(errors[1:] == 0) + 1:
-        halves[number] = 0.0 if np.array_equal(probabilities[0], probabilities[number]) else unseen
+        same = np.array_equal(probabilities[0], probabilities[number])
+        halves[number] = 0.0 if same else unseen
+        if not same and metric in ("loss", "brier"):  # no shares: what varies by nothing here may vary by anything
+            halves[number] = max(unseen, abs(float(observed[0] - observed[number])))
     return [
         Difference(
             float(observed[0] - observed[number]),

@@ -89,8 +89,8 @@ def choose_decision(
     if not resamples:
         return decision
     log_odds = prevalence.margin(logits / temperature, positive)
-    threshold_log_odds = float(logit(decision.threshold if abstain is None else abstain[1]))
-    photo = choose_photo_rule(positives, log_odds, least=threshold_log_odds, sound_flagged=sound_photos_flagged)
+    least = float(logit(max(decision.threshold or 0.0, *(abstain or [0.0])[-1:])))
+    photo = choose_photo_rule(positives, log_odds, least=least, sound_flagged=sound_photos_flagged)
     return replace(decision, photo=photo)
 
 
@@ -134,8 +134,11 @@ def groups_needed(target_recall: float) -> int:
     >>> groups_needed(0.99)
     381
     """
-    # Wilson's lower bound of n out of n is n / (n + z^2).
-    return math.ceil(target_recall / (1 - target_recall) * intervals.Z**2)
+    # Wilson's lower bound of n out of n is n / (n + z^2); few groups take more (Student's quantile).
+    groups = math.ceil(target_recall / (1 - target_recall) * intervals.Z**2)
+    while intervals.of_cases(1.0, groups).low < target_recall:
+        groups += 1
+    return groups
 
 
 def choose_threshold(

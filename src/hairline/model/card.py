@@ -50,23 +50,26 @@ def write(
         split_by: How images were grouped before they were divided.
         metrics: Flat metrics of the run; those of the test split are shown.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "data": data,
         "images": dict(images),
         "drawn": drawn,
         "split_by": split_by,
         "test": _chosen(metrics),
-        "evaluations": [],
     }
-    _save(folder, facts)
+    earlier = json.loads((folder / FACTS).read_text(encoding="utf-8")) if (folder / FACTS).is_file() else {}
+    evaluations = earlier.pop("evaluations", [])
+    # A finished run that is resumed for more figures saves the same model again.
+    _save(folder, facts | {"evaluations": evaluations if earlier == facts else []})
 
 
-def add_evaluation(folder: Path, data: str, images: int, metrics: Mapping[str, float]) -> None:
-    """Add the figures of a model on other images, or replace those of the same name; a model without a card is skipped.
+def add_evaluation(folder: Path, data: str, source: str, images: int, metrics: Mapping[str, float]) -> None:
+    """Add the figures of a model on other images, or replace those of the same source; without a card do nothing.
 
     Args:
         folder: The saved model.
         data: Name of the images.
+        source: Identifies where the images come from, such as a digest of their path.
         images: Number of images that the model had not seen.
         metrics: Flat metrics of `evaluate.py`; those with the prefix `test_` are shown.
     """
@@ -74,8 +77,9 @@ def add_evaluation(folder: Path, data: str, images: int, metrics: Mapping[str, f
         return
     with files.waiting(filelock.FileLock(folder / f".{FACTS}.lock"), "writes the model card"):
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        others = [row for row in facts["evaluations"] if row["data"] != data]
-        facts["evaluations"] = [*others, {"data": data, "images": images, "test": _chosen(metrics)}]
+        others = [row for row in facts["evaluations"] if row["source"] != source]
+        row = {"data": data, "source": source, "images": images, "test": _chosen(metrics)}
+        facts["evaluations"] = [*others, row]
         _save(folder, facts)
 
 

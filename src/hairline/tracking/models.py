@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TABLES = {"predictions.csv", "metrics.json", "manifest.csv", "config.yaml", "evaluation.json"}
+_TABLES = {"predictions.csv", "metrics.json", "manifest.csv", "config.yaml", "environment.json", "evaluation.json"}
 
 
 def log_model(uri: str | None, run_id: str, folder: Path, example: Path) -> None:

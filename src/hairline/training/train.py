@@ -239,7 +239,9 @@ def record_inputs(config: Config, data: Dataset, weights: str, directory: Path, 
     manifest.write(data.manifest, directory / "manifest.csv")
     if len(data.rejected):
         manifest.write(data.rejected, directory / "rejected.csv")
-    environment = json.dumps(provenance.describe() | {"backbone_weights": weights}, indent=2, ensure_ascii=False)
+    positive = None if data.positive is None else data.class_names[data.positive]
+    about = provenance.describe() | {"backbone_weights": weights, "positive_class": positive}
+    environment = json.dumps(about, indent=2, ensure_ascii=False)
     files.write_text(directory / "environment.json", environment + "\n")
     if changes := provenance.uncommitted():
         files.write_text(directory / _DIFF, changes + "\n")
