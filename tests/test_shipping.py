@@ -225,7 +225,20 @@ def test_an_export_replaces_an_export_and_nothing_else(untrained: Path, tmp_path
     for count in (4, 8):
         export.export(settings(untrained, images=count), place)
         assert json.loads((place / "bundle.json").read_text())["parity"]["images"] == count
+    (place / "notes.txt").write_text("my own")
+    with pytest.raises(ExportError, match=r"holds other files than an export, such as notes\.txt"):
+        export.export(settings(untrained, images=4), place)
+    assert (place / "notes.txt").read_text() == "my own"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_does_not_replace_a_saved_model(untrained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(untrained, tmp_path / "run")
+    (run / "model" / "README.md").write_text("# the card of a run")
+    before = {path.name: path.read_bytes() for path in (run / "model").iterdir()}
+    with pytest.raises(ExportError, match="holds other files than an export"):
+        export.export(settings(run, images=4), run / "model")
+    assert {path.name: path.read_bytes() for path in (run / "model").iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import json
 import logging
 import os
 import platform
@@ -130,15 +131,24 @@ def _has_full_range(path: str) -> bool:
 
 
 def refuse_other_files(folder: Path) -> None:
-    """Refuse a folder that is neither new, nor empty, nor an earlier export.
+    """Refuse a folder that is neither new, nor empty, nor an earlier export: an export replaces all that it holds.
 
     Raises:
         ExportError: If it is.
     """
-    if folder.is_dir() and not any(folder.iterdir()):
+    if not folder.exists():
         return
-    if folder.exists() and not all((folder / name).is_file() for name in (saved.BUNDLE, readme.README)):
-        raise ExportError(f"output={folder} holds other files than an export; choose a new folder, or delete it")
+    others = sorted({entry.name for entry in folder.iterdir()} if folder.is_dir() else {folder.name})
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # no bundle, or another file of that name
+        bundle = json.loads((folder / saved.BUNDLE).read_text(encoding="utf-8"))
+        if "export_format" in bundle:  # a saved model has a bundle and a README as well
+            own = {readme.README, readme.EXAMPLE, saved.BUNDLE, *bundle["sha256"]}
+            found = (file for file in folder.rglob("*") if not file.is_dir())
+            others = sorted({file.relative_to(folder).as_posix() for file in found} - own)
+    if others:
+        raise ExportError(
+            f"output={folder} holds other files than an export, such as {others[0]}; choose a new folder, or delete it"
+        )
 
 
 @contextlib.contextmanager
