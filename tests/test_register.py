@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,6 +161,26 @@ def test_a_champion_trained_on_the_test_images_is_not_compared(
     assert not verdict.promoted
     assert "no test image that neither of the two was trained or tuned on" in verdict.reason
     assert holders("other") == ("2", "1")
+
+
+@pytest.mark.parametrize("role", ["candidate", "champion"])
+def test_images_that_only_the_base_has_seen_are_no_test_images(
+    role: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """A run from `base=` lists the base's images in its saved model, not in its manifest."""
+    place = shutil.copytree(runs["worse"], tmp_path / "run")
+    table = manifest.read(place / "manifest.csv").query("split == 'test'")
+    arrays = saved.read_statistics(place / "model")
+    for splits, left in ((["train"] * 9 + ["val"] * 3 + ["test"] * 18, 18), (["train"] * 30, 0)):
+        seen = saved.merge_seen(arrays, saved.seen_images(table["sha256"], splits))
+        np.savez(place / "model" / "features.npz", **(arrays | seen))
+        pair = [FinishedRun.find(str(place), None), FinishedRun.find(str(runs["better"]), None)]
+        candidate, champion = pair if role == "candidate" else pair[::-1]
+        if left:
+            assert register.compare(candidate, champion, 1, margin=None).figures["compared_images"] == left
+        else:
+            with pytest.raises(RegistryError, match="no test image that neither of the two was trained or tuned on"):
+                register.compare(candidate, champion, 1, margin=None)
 
 
 def test_images_without_predictions_are_predicted(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -106,6 +106,9 @@ def compare(candidate: FinishedRun, champion: FinishedRun, version: int, *, marg
     if classes[0] != classes[1]:
         raise RegistryError(f"its classes are {', '.join(classes[0])}, those of the champion {', '.join(classes[1])}")
     images = held_out(manifests[0], manifests[1])
+    for run in (candidate, champion):  # a run from base= has seen the base's images too, which no manifest lists
+        splits = pd.Series(saved.seen_splits(run.model, images["sha256"]), dtype=object)
+        images = images[~splits.isin(["train", "val"])].reset_index(drop=True)
     if images.empty:
         raise RegistryError("there is no test image that neither of the two was trained or tuned on")
     tables = [predict(run, images) for run in (candidate, champion)]
