@@ -143,6 +143,37 @@ def test_a_bug_shows_its_traceback(no_tensorflow: dict[str, str]) -> None:
     assert re.search(r"Traceback.*RuntimeError: (tensorflow|keras) was imported", found.stdout, re.DOTALL)
 
 
+@pytest.mark.parametrize("log", ["server.log", "predict.log"])
+def test_a_command_that_fails_leaves_the_files_of_others(log: str, no_tensorflow: dict[str, str]) -> None:
+    Path("logs").mkdir()
+    Path("logs", log).write_text("mine\n")
+    arguments = ["run=nowhere", "input=x", "hydra.run.dir=logs"]
+    refused(run(*arguments, environment=no_tensorflow, script="predict.py"), "no saved model there")
+    assert Path("logs", log).read_text().startswith("mine\n")
+
+
+def test_what_the_printed_command_resumes_is_kept(tmp_path: Path, no_tensorflow: dict[str, str]) -> None:
+    (tmp_path / "conf").symlink_to(CONF)
+    (tmp_path / "train.py").write_text(
+        """
+import errno
+import hydra
+from hairline.app import start
+
+@hydra.main(config_path=start.CONF, config_name="config", execution_whitelist=start.TARGETS)
+@start.job
+def main(config, call):
+    (call.directory / "state.npz").touch()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+start.start(__file__, main)
+"""
+    )
+    found = run("hydra.run.dir=one", environment=no_tensorflow, script=str(tmp_path / "train.py"))
+    refused(found, "the disk is full", f"then resume with: python {tmp_path}/train.py resume=one")
+    assert Path("one", "state.npz").is_file()
+
+
 @pytest.mark.slow
 def test_a_run_from_start_to_end(two_classes: Path) -> None:
     found = run(*TINY, "data=folder", f"data.path={two_classes}", "batch_size=512")

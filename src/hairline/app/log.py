@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import sys
 import tempfile
 import traceback
@@ -110,11 +109,23 @@ def move(source: Path, target: Path, *, copy: bool) -> None:
     remove_if_empty(source)
 
 
+def begin(directory: Path) -> None:
+    """Remember a run directory that holds nothing but the log that Hydra has just begun: only such a one is removed."""
+    begun = [Path(handler.baseFilename) for handler in _file_handlers()]
+    if all(path in begun and not path.stat().st_size for path in directory.iterdir()):
+        current().created.add(directory)
+
+
 def remove_if_empty(directory: Path) -> None:
-    """Remove a run directory that holds only a log and settings: the run ended before it began its work."""
-    if directory.is_dir() and all(path.suffix == ".log" or path.name in _WRITTEN_FIRST for path in directory.iterdir()):
-        shutil.rmtree(directory, ignore_errors=True)
-        with contextlib.suppress(OSError):
+    """Remove a run directory of this process with only a log and settings: the run ended before it began its work."""
+    if directory not in current().created:
+        return
+    with contextlib.suppress(OSError):
+        paths = list(directory.iterdir())
+        if all(path.suffix == ".log" or path.name in _WRITTEN_FIRST for path in paths):
+            for path in paths:
+                path.unlink()
+            directory.rmdir()
             directory.parent.rmdir()  # the date's folder, if this was its only run
 
 

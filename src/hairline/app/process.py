@@ -24,6 +24,7 @@ class Application:
         lock: Held while the sweep runs, so that a second process cannot start it.
         warnings: Warnings that jobs of the sweep have shown on the screen; each is shown once.
         failures: Failed jobs of a multirun that is no sweep, such as `evaluate.py -m`: directory and message.
+        created: Run directories that held nothing before this process.
     """
 
     command: CommandLine = field(default_factory=CommandLine)
@@ -32,6 +33,7 @@ class Application:
     lock: filelock.BaseFileLock | None = None
     warnings: set[str] = field(default_factory=set)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    created: set[Path] = field(default_factory=set)
 
 
 @functools.cache

@@ -185,11 +185,12 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
     """
     logs.redact()
     hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    logs.begin(directory)
     multirun = hydra.mode == RunMode.MULTIRUN
     if multirun and "sweep" in composed:
         return sweep_job.perform(function, composed)
     application = current()
-    directory = Path(hydra.runtime.output_dir)
     resumed = composed.get("resume") is not None
     overrides = application.command.overrides if resumed else commandline.shown(hydra.overrides.task)
     try:
@@ -207,13 +208,14 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
         sys.exit(signals.exit_code(ending))
     except Exception as error:
         logs.report(error)
-        if errors.explained(error) is not None and (resume := _resume_command(directory)):
+        resume = None if errors.explained(error) is None else _resume_command(directory)
+        if resume:
             log.error("then resume with: %s", resume)
         if multirun:
             application.failures.append((f"{files.relative(directory)} ({' '.join(overrides)})", str(error)))
             return None
         logging.shutdown()
-        if not resumed:
+        if not resumed and not resume:
             logs.remove_if_empty(directory)
         sys.exit(logs.exit_code(error))
 
