@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hairline.inspection import adaptation, predict
+from hairline.inspection.inspector import Inspector
 from hairline.model import saved, surface
 from hairline.model.decision import Decision
 from tests import darkness
@@ -83,6 +84,20 @@ def test_a_dim_surface_is_fit_to_and_the_report_says_so(model: Path, tmp_path: P
     assert "adapted to these photos: distance" in Path("out/report.html").read_text()
     told = surface.load(Path("out", adaptation.FILE))[2]
     assert told["used"]
+
+
+def test_large_photos_do_not_keep_later_ones_from_being_learnt(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptation, "_MAX_TILES", 150)
+    for number in range(20):
+        wall(tmp_path / "site" / f"{number:02}.png", seed=number)
+    seen: list[Path] = []
+    features = Inspector.features
+    monkeypatch.setattr(Inspector, "features", lambda self, photo: seen.append(photo) or features(self, photo))
+    inspect(model, tmp_path / "site", "adapt=surface")
+    assert 2 <= len(seen) < 10
+    assert max(int(path.stem) for path in seen) > 9
 
 
 def test_the_same_command_learns_nothing_twice(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,15 @@ def test_clutter_is_skipped_in_training_and_inspection(
         assert not listing.others
 
 
+def test_a_list_may_lie_anywhere(tmp_path: Path) -> None:
+    root = tmp_path / ".shortcut-targets-by-id" / "previews"
+    touch(root, "a/1.jpg", "b/1.jpg", "@eaDir/2.jpg")
+    lines = [f"{root}/{place}.jpg,{label}" for place, label in (("a/1", "a"), ("b/1", "b"), ("@eaDir/2", "a"))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]))
+    rows = sources.from_manifest(path=str(tmp_path / "list.csv"))
+    assert [Path(path).parent.name for path in rows["path"]] == ["a", "b"]
+
+
 def test_beside_class_folders_clutter_is_no_class(tmp_path: Path) -> None:
     for paths in CLUTTER.values():
         touch(tmp_path, *paths)

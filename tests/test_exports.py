@@ -52,6 +52,23 @@ def test_roboflow_with_one_class(tmp_path: Path) -> None:
     assert listed(tmp_path) == {"1.jpg": ":crack", "2.jpg": ":no crack"}
 
 
+def test_roboflow_classes_with_spaces(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "_classes.csv").write_text("filename, no crack, crack\n1.jpg, 1, 0\n2.jpg, 0, 1\n")
+    assert listed(tmp_path) == {"1.jpg": ":no crack", "2.jpg": ":crack"}
+
+
+def test_the_images_of_an_export_may_lie_elsewhere(tmp_path: Path) -> None:
+    touch(tmp_path, "imgs/1.jpg", "imgs/2.jpg", "proj/readme.txt")
+    tasks = [task(f"/data/upload/1/0a1b2c3d-{number}.jpg", [name]) for number, name in ((1, "a"), (2, "b"))]
+    (tmp_path / "proj" / "export.json").write_text(json.dumps(tasks))
+    rows = sources.from_folder(path=str(tmp_path / "proj"), images=str(tmp_path / "imgs"))
+    assert [Path(path).parent.name for path in rows["path"]] == ["imgs", "imgs"]
+    touch(tmp_path, "classes/a/1.jpg", "classes/b/1.jpg")
+    with pytest.raises(HairlineError, match="data.images=.*holds no export"):
+        sources.from_folder(path=str(tmp_path / "classes"), images=str(tmp_path))
+
+
 def test_one_hot_under_another_name(tmp_path: Path) -> None:
     touch(tmp_path, "1.jpg", "2.jpg")
     (tmp_path / "list.csv").write_text("image;rust;spall;plain\n1.jpg;0;1;0\n2.jpg;0;0;1\n")

@@ -103,6 +103,11 @@ def test_an_answer_is_saved_and_the_next_tile_comes_back(page: Page) -> None:
     assert page.finished.wait(5)
 
 
+def test_a_name_that_is_no_text_stops_nothing(page: Page) -> None:
+    page.session.pool.photos[:] = [f"/photos/latin-\udce9 {number}.png" for number in range(8)]
+    assert "\udce9" in page.act("show")["tiles"][0]["photo"]
+
+
 def test_the_page_needs_nothing_from_elsewhere_and_shows_names_as_text(page: Page) -> None:
     status, headers, content = page.request("GET", "")
     assert status == 200

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import dataclasses
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hairline.data import labels
@@ -60,11 +64,9 @@ def rows(place: Path) -> list[str]:
 def test_an_answer_is_in_the_file_before_the_next_tile_shows(made: Wall, session: Session, place: Path) -> None:
     first = session.tiles("a")[0]
     session.answer("a", first, "cracked")
-    (row,) = rows(place)
-    x, y, width, height = made.pool.boxes[first].tolist()
-    start = f"{made.pool.photos[made.pool.photo[first]]},{x},{y},{width},{height},cracked,"
-    assert row.startswith(start)
-    assert row.endswith(",me,random")  # the first one is chosen at random
+    ((*window, name, _, by, chosen),) = csv.reader(rows(place))
+    assert window == [made.pool.photos[made.pool.photo[first]], *map(str, made.pool.boxes[first].tolist())]
+    assert (name, by, chosen) == ("cracked", "me", "random")  # the first one is chosen at random
     assert session.tiles("a")[0] != first
 
 
@@ -106,6 +108,61 @@ def test_after_a_restart_undone_tiles_are_asked_again_and_skipped_ones_are_not(
     assert last in shown
     assert skipped not in shown
     again.close()
+
+
+@pytest.mark.parametrize("form", ["as it was", "semicolons", "another order", "fewer columns", "quoted by a report"])
+def test_a_file_that_another_program_saved_is_gone_on_with(form: str, made: Wall, place: Path) -> None:
+    with contextlib.closing(made.open(place)) as session:
+        answer(session, made, 6)
+    file = place / labels.FILE
+    table = pd.read_csv(file, dtype=str)
+    if form == "semicolons":
+        table.to_csv(file, sep=";", index=False, encoding="utf-8-sig", lineterminator="\r\n")
+    elif form == "another order":
+        table[table.columns[::-1]].to_csv(file, index=False)
+    elif form == "fewer columns":
+        file.write_text(table[list(labels.COLUMNS[:6])].to_csv(index=False).rstrip("\n"))
+    elif form == "quoted by a report":
+        table.to_csv(file, index=False, quoting=csv.QUOTE_ALL)
+    for answers in (6, 8, 10):
+        with contextlib.closing(made.open(place)) as session:
+            assert session.state("a")["answers"] == answers
+            answer(session, made, 2)
+    assert len(labels.read(file)) == 12
+
+
+def test_a_header_and_an_answer_that_a_power_cut_left_torn_are_written_again(made: Wall, place: Path) -> None:
+    file = place / labels.FILE
+    for torn in (
+        b"path,x,y",
+        b'path,x,y,width,height,label,time,by,chosen\n"a.png","1","2","16","16","cracked","t","m',
+    ):
+        file.write_bytes(torn)
+        with contextlib.closing(made.open(place)) as session:
+            assert session.state("a")["answers"] == 0
+            answer(session, made, 1)
+        assert len(labels.read(file)) == 1
+
+
+def test_a_photo_may_have_any_name(made: Wall, place: Path) -> None:
+    odd = [os.path.join(os.path.dirname(path), f"a\r\n, {n}.png") for n, path in enumerate(made.pool.photos)]
+    renamed = dataclasses.replace(made, pool=dataclasses.replace(made.pool, photos=odd))
+    for answers in (0, 3):
+        with contextlib.closing(renamed.open(place)) as session:
+            assert session.state("a")["answers"] == answers
+            answer(session, made, 3)
+
+
+def test_answers_keep_how_they_were_chosen_when_photos_are_added(tmp_path: Path, place: Path) -> None:
+    few, many = wall(tmp_path), wall(tmp_path, photos=20)
+    with contextlib.closing(few.open(place)) as session:
+        done = answer(session, few, 40)
+    before = labels.read(place / labels.FILE)["chosen"].tolist()
+    with contextlib.closing(many.open(place)) as session:
+        for tile in done:
+            session.correct("a", tile, "")
+            session.correct("a", tile, NAMES[0])
+    assert labels.read(place / labels.FILE)["chosen"].tolist() == before
 
 
 @pytest.mark.parametrize("undone", [False, True])

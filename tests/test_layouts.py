@@ -64,6 +64,7 @@ READ = {
     "splits inside classes": (
         ["a/train", "a/test", "b/train", "b/test"], {"train:a": 3, "test:a": 3, "train:b": 3, "test:b": 3}
     ),
+    "decimal numbers": (["crack 0.125", "crack 0.250", "0.100"], {":crack 0.125": 3, ":crack 0.250": 3, ":0.100": 3}),
     "an empty split": (["train/a", "train/b"], {"train:a": 3, "train:b": 3}),
     "a wrapping folder": (["set/v2/a", "set/v2/b"], {":a": 3, ":b": 3}),
     "a wrapping folder of splits": (["set/train/a", "set/train/b"], {"train:a": 3, "train:b": 3}),
@@ -116,7 +117,9 @@ def test_layouts_that_are_read(case: str, tmp_path: Path, caplog: pytest.LogCapt
         (tmp_path / "val").mkdir()
     caplog.set_level(logging.INFO)
     assert read(tmp_path) == expected
-    plain = case in ("numbered classes", "classes that begin like splits") or case.startswith("a class that is called")
+    plain = case in ("numbered classes", "decimal numbers", "classes that begin like splits") or case.startswith(
+        "a class that is called"
+    )
     assert ("folders as they are read" in caplog.text) != plain
 
 
@@ -339,6 +342,35 @@ def test_a_folder_is_found_in_another_unicode_form(tmp_path: Path) -> None:
     assert len(sources.from_concrete_cracks(path=str(typed))) == 6
     for source in ("folder", "labels"):
         assert not list(sources.faults(source, str(typed)))
+
+
+def test_names_of_classes_have_no_spaces_around_them(tmp_path: Path) -> None:
+    fill(tmp_path, "cracked ", " sound")
+    assert read(tmp_path) == {":cracked": 3, ":sound": 3}
+
+
+@pytest.mark.parametrize(
+    "places", [["good/train", "good/test", "crack/test"], ["train_good", "test_good", "test_crack"]]
+)
+def test_the_folder_itself_is_no_answer(places: list[str], tmp_path: Path) -> None:
+    fill(tmp_path, *places)
+    with pytest.raises(QuestionError) as asked:
+        splits.check_given(sources.from_folder(path=str(tmp_path)), in_folders=True)
+    assert "data.path" not in str(asked.value)
+
+
+def test_an_answer_does_not_replace_a_class_map(tmp_path: Path) -> None:
+    fill(tmp_path, "train/good", "test/good", "test/hole", "test/crack")
+    rows = classes.rename_classes(sources.from_folder(path=str(tmp_path)), {"good": "sound"})
+    with pytest.raises(QuestionError) as asked:
+        splits.check_given(rows, in_folders=True, renamed=True)
+    assert "data.class_map" not in str(asked.value)
+
+
+def test_an_empty_train_folder_hides_no_classes(tmp_path: Path) -> None:
+    fill(tmp_path, "cracked", "sound")
+    (tmp_path / "train").mkdir()
+    assert read(tmp_path) == {":cracked": 3, ":sound": 3}
 
 
 def test_class_maps_take_patterns(tmp_path: Path) -> None:

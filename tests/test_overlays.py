@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -42,6 +43,20 @@ def test_the_heat_map_covers_the_photo() -> None:
     with Image.open(io.BytesIO(overlays.heat_png(inspection(scores)))) as image:
         assert (image.size, image.mode) == ((4, 3), "L")
         assert np.asarray(image).tolist() == (255 * scores).tolist()
+
+
+def test_no_cell_is_lost_in_the_heat_map_of_a_large_photo() -> None:
+    columns = 684
+    for column in (0, 200, 201, 202, columns - 1):
+        values = np.zeros((1, columns, 1), np.float32)
+        values[0, column] = 1
+        grid = tiles.grid(11 * columns, 11, tile_px=11, stride_px=11)
+        found = inspection(np.zeros((3, 4)))
+        heat = tiles.blend(grid, values.reshape(-1, 1))
+        large = dataclasses.replace(found, heat=heat, probabilities=heat.values[..., 0])
+        with Image.open(io.BytesIO(overlays.heat_png(large))) as image:
+            assert max(image.size) <= 512
+            assert np.asarray(image).max() == 255
 
 
 def test_regions_have_one_outline_and_doubts_another() -> None:

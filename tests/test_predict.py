@@ -263,6 +263,23 @@ def test_inputs(site: Path, tmp_path: Path) -> None:
     assert names(site) == ["a.png", "d.jpg", "c.png"]
 
 
+def test_an_inspection_stands_for_its_photos_and_a_table_of_the_users_own_does_not(
+    model: Path, site: Path, tmp_path: Path
+) -> None:
+    inspect_site(model, site, f"output={tmp_path}/inspection")
+    photos = predict.list_photos(str(site), tmp_path / "other").photos
+    found = predict.list_photos(str(tmp_path / "inspection"), tmp_path / "other").photos
+    assert sorted(path.resolve() for path in found) == sorted(path.resolve() for path in photos)
+    (site / "photos.csv").write_text("name,lat,lon\n")
+    assert predict.list_photos(str(site), tmp_path / "other").photos == photos
+
+
+def test_two_inspections_do_not_write_into_one_folder(model: Path, site: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with files.locked(tmp_path / "out"), pytest.raises(files.LockedError, match="another process"):
+        inspect_site(model, site, f"output={tmp_path}/out")
+
+
 def test_photos_are_turned_upright(model: Path, tmp_path: Path) -> None:
     data = Image.Exif()
     data[ExifTags.Base.Orientation] = 6  # the camera was held upright: turning right by 90 degrees undoes it

@@ -66,6 +66,18 @@ def test_ways_to_write_the_same_list(content: str, photos: Path) -> None:
     assert listed(photos, content) == dict(ROWS)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["Image Path,Crack Class\n{0},{1}", "image path;class of image\n{0};{1}", '"image path","a b c"\n{0},{1}'],
+)
+def test_names_of_columns_may_hold_spaces(content: str, photos: Path) -> None:
+    (path, label), header = ROWS[0], content.partition("\n")[0]
+    names = [name.strip('"') for name in header.split(";" if ";" in header else ",")]
+    assert listed(
+        photos, content.format(path, label), columns=tables.COLUMNS | {"path": names[0], "label": names[1]}
+    ) == {path: label}
+
+
 def test_absolute_paths_and_home(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(photos))
     monkeypatch.setenv("USERPROFILE", str(photos))

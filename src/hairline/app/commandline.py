@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -139,7 +140,7 @@ def _named_runs(command: Command) -> tuple[list[str], list[str]]:
 
 def _named_run(key: str, text: str) -> str | None:
     """Return the run directory that `latest` or a sweep's folder stands for; None for any other text."""
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))
     if (folder / STATE).is_file():
         sweep = Sweep.read(folder)
         best = sweep.best()
@@ -203,7 +204,7 @@ def _first_value(argument: str) -> str:
 
 
 def _folder(text: str) -> Path:
-    return Path(commands.unquoted(text)).expanduser().absolute()
+    return Path(os.path.expanduser(commands.unquoted(text))).absolute()
 
 
 def _literal(command: Command) -> list[str]:

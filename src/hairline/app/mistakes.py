@@ -392,7 +392,7 @@ def values_without_multirun(command: Command) -> Fault | None:
 
 def _are_paths(value: str) -> bool:
     """Return whether a value names several paths, not one with a comma."""
-    whole, *parts = (Path(path).expanduser() for path in (value, *value.split(",")))
+    whole, *parts = map(os.path.expanduser, (value, *value.split(",")))
     return len(parts) > 1 and not os.path.exists(whole) and all(map(os.path.exists, parts))
 
 
@@ -405,9 +405,8 @@ def path_with_comma(command: Command) -> Fault | None:
         entry = command.settings.get(key.lstrip("+"))
         if entry is None or not (entry.is_path and entry.is_text) or commands.is_quoted(value) or "," not in value:
             continue
-        if os.path.exists(Path(value).expanduser()) and not all(
-            os.path.exists(Path(part).expanduser()) for part in value.split(",")
-        ):
+        whole, *parts = map(os.path.expanduser, (value, *value.split(",")))
+        if os.path.exists(whole) and not all(map(os.path.exists, parts)):
             corrected = command.replaced(place, f"{key}={commands.quoted(value)}")
             return Fault(f"{argument}: with -m a comma separates values, so a path with one is quoted twice", corrected)
     return None

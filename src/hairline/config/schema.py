@@ -78,6 +78,9 @@ class FolderData(Data):
     class_from: ClassFrom = setting(
         "auto", "top: the outermost folder is the class; parent: the one an image lies in; auto: top, if unambiguous"
     )
+    images: str | None = setting(
+        None, "with a labelling program's export: folder that is searched for its images; null = path", path=True
+    )
 
 
 @dataclass

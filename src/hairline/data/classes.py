@@ -152,7 +152,7 @@ def class_map_hint(found: Sequence[str], expected: Sequence[str]) -> str:
     cracked = positive_class(list(found), None), positive_class(list(expected), None)
     if len(other) == len(free) == 2 and None not in cracked:
         other, free = (sorted(names, key=lambda name: name in cracked) for names in (other, free))
-    elif len(other) > 1 or len(free) != 1:
+    elif len(other) != 1 or len(free) != 1:
         free = [f"<{' or '.join(expected)}>"] * len(other)
     return commands.override("data.class_map", dict(sorted(zip(other, free, strict=True))))
 

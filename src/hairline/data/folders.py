@@ -124,7 +124,7 @@ def existing(path: Path) -> Path:
 
 def typed(text: str) -> Path:
     """Return the absolute path that a user typed, as the file system spells it."""
-    return existing(Path(text).expanduser().absolute())
+    return existing(Path(os.path.expanduser(text)).absolute())  # unlike that of Path, it leaves an unknown ~name
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:

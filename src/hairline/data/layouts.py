@@ -42,7 +42,7 @@ _MASKED = r"(?:img|imgs|image|images|photo|photos|pic|pics|pictures|original|ori
 _PART = re.compile(
     r"(?P<stem>.*?)[ ._-]*(?:"
     r"(?:part|pt|vol|volume|chunk|dis[ck]|teil|partie|parte|zip|rar|z)[ ._-]*\d+(?:[ _-]*(?:of|von|de|sur)[ _-]*\d+)?"
-    r"|\d+[ _-]*(?:of|von|de|sur)[ _-]*\d+|\(\d+\)|\.\d{3}|\d{8}T\d{6}Z(?:-\d+)?-\d{3})",
+    r"|\d+[ _-]*(?:of|von|de|sur)[ _-]*\d+|\(\d+\)|(?<!\d)\.\d{3}|\d{8}T\d{6}Z(?:-\d+)?-\d{3})",
     re.IGNORECASE,
 )
 _DRIVE = re.compile(r"-\d{8}T\d{6}Z(-\d+)?-\d{3}$")  # what Google Drive appends, to single archives too
@@ -253,7 +253,7 @@ def _has_splits(root: Folder) -> bool:
     A folder `test` without classes beside class folders is no split, but images without labels.
     """
     named = [child for child in root.folders if _split_of(child)]
-    if any(_split_of(child) == "train" for child in named):
+    if any(_split_of(child) == "train" and _with_images(child) for child in named):
         return True
     others = [child for child in _with_images(root) if not _split_of(child) and not _is_masks(child, root.folders)]
     return bool(named) and (any(_with_images(child) for child in named) or len(others) < 2)
@@ -299,7 +299,7 @@ def _without_splits(children: Sequence[Folder], split: str, layout: Layout) -> I
         elif not child.folders and child.files and not any(map(is_image_like, child.files)):
             layout.left_out[child] = "not read: no images"
         else:
-            yield ClassFolder(split, child.name, child)
+            yield ClassFolder(split, child.name.strip(), child)
 
 
 def _by_parent(top: ClassFolder, layout: Layout) -> Iterator[ClassFolder]:

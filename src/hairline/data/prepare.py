@@ -137,7 +137,7 @@ def _scan_and_group(
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
     rows = list_images(settings)
     if split.given == "keep" and settings.source != "labels":  # of all images: data.limit may leave out a class
-        splits.check_given(rows, in_folders=settings.source == "folder")
+        splits.check_given(rows, in_folders=settings.source == "folder", renamed=bool(settings.class_map))
     rows = classes.subsample(rows, settings.limit, seed)
     classes.require_two_classes(
         set(rows["label"]),

@@ -9,6 +9,7 @@ labelling programs write, `data/tables.py` reads CSV files.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -46,27 +47,30 @@ def from_synthetic(*, count: int, size: int, classes: int, generator_seed: int) 
     return from_folder(path=str(target))
 
 
-def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
+def from_folder(*, path: str, class_from: ClassFrom = "auto", images: str | None = None) -> pd.DataFrame:
     """List a folder with one subfolder per class, with splits of those, or with the export of a labelling program.
 
     Args:
         path: The folder.
         class_from: What the class of an image is named after (`layouts.read`).
+        images: Folder that is searched for the images of an export; None: `path`.
 
     Raises:
         QuestionError: If the folders can mean several things.
         SourceError: If there are no class folders, or no files in them.
     """
-    root = folders.typed(path)
+    root, elsewhere = folders.typed(path), None if images is None else folders.typed(images)
     tree = folders.read(root)
     folders.log_skipped(tree.skipped)
     if listed := _exports(layouts.unwrapped(tree)):
-        return pd.concat([_from_export(exports.read(file), file) for file in listed], ignore_index=True)
+        return pd.concat([_from_export(exports.read(file), file, elsewhere) for file in listed], ignore_index=True)
     layout = layouts.read(tree, class_from)
     names = {entry.label for entry in layout.classes}
     found = [file for file in tree.files if exports.is_export(file)]
     if found and not names:
-        return _from_only(found)
+        return _from_only(found, elsewhere)
+    if images is not None:
+        raise SourceError(f"data.images={images}: {root} holds no export of a labelling program; leave it out")
     if not layout.is_plain:
         log.info("folders as they are read (data.class_from=%s):\n%s", class_from, layout.draw())
     packed = [file.name for file in tree.files if file.suffix.lower() in _ARCHIVES]
@@ -84,7 +88,7 @@ def from_folder(*, path: str, class_from: ClassFrom = "auto") -> pd.DataFrame:
     if not rows:
         raise SourceError(f"{root} holds no files in its class folders {', '.join(sorted(names))}")
     if found and len({label for _, label, _, _ in rows}) < 2:
-        return _from_only(found)
+        return _from_only(found, elsewhere)
     if found and class_from == "auto" and not any(map(is_known_name, names)):
         raise QuestionError(
             f"{root} holds folders and labels of a program. Which are the classes?",
@@ -117,10 +121,12 @@ def from_manifest(*, path: str, images: str | None = None, columns: Mapping[str,
         return _from_export(exports.read_table(table), file, folder)
     values = table.roles(columns)
     lookup = Lookup(folder or file.parent, folder)
+    above = [entry.replace("\\", "/").split("/")[:-1] for entry in values["path"]]
+    shared = len(os.path.commonprefix(above))  # where the list's images lie, whatever that is called
     rows = []
     for place, row in enumerate(zip(*(values[role] for role in ROW_COLUMNS), strict=True)):
         entry, label, group, split = row
-        if any(map(clutter.is_named_clutter, entry.replace("\\", "/").split("/")[:-1])):
+        if any(map(clutter.is_named_clutter, above[place][shared:])):
             continue
         split = split_named(split) or split
         if split not in (*manifest.SPLITS, ""):
@@ -171,10 +177,10 @@ def _exports(tree: Folder) -> list[Path]:
     return [file for folder in places for file in folder.files if file.name.lower() == exports.ROBOFLOW]
 
 
-def _from_only(found: Sequence[Path]) -> pd.DataFrame:
+def _from_only(found: Sequence[Path], images: Path | None) -> pd.DataFrame:
     """Read the only export in a folder without classes; ask which, if there are several."""
     if len(found) == 1:
-        return _from_export(exports.read(found[0]), found[0])
+        return _from_export(exports.read(found[0]), found[0], images)
     raise QuestionError(
         f"{found[0].parent} holds {len(found)} files of labels. Which one is meant?",
         [(file.name, ["data=manifest", commands.override("data.path", str(file))]) for file in found[:3]],

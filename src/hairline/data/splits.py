@@ -105,12 +105,13 @@ def split(
     return divided
 
 
-def check_given(rows: pd.DataFrame, *, in_folders: bool) -> None:
+def check_given(rows: pd.DataFrame, *, in_folders: bool, renamed: bool = False) -> None:
     """Raise if a class is missing from a split that the source gives, before any image is read.
 
     Args:
         rows: With the columns path, label and split, which is empty for images without a split: these are for training.
         in_folders: Each split lies in a folder of its own.
+        renamed: The classes were renamed by `data.class_map`, which an answer would replace.
 
     Raises:
         QuestionError: With the counts, and how the images can be divided instead.
@@ -127,12 +128,14 @@ def check_given(rows: pd.DataFrame, *, in_folders: bool) -> None:
     ignore = commands.override("split.given", "ignore")
     choices = [(f"divide all images anew, {len(counts)} classes", [ignore])]
     trained = [str(label) for label in counts.index[counts["train"] > 0]] if "train" in counts else []
-    if len(trained) == 1 and len(counts) > 2:  # as in data for anomaly detection
+    if len(trained) == 1 and len(counts) > 2 and not renamed:  # as in data for anomaly detection
         mapping = commands.override("data.class_map", {trained[0]: trained[0], "*": "defect"})
         choices.insert(0, (f"divide all images anew, {trained[0]} against all others", [ignore, mapping]))
     if in_folders and len(trained) == 1 and "test" in lacking and not lacking["test"]:
-        folder = os.path.commonpath([os.path.dirname(path) for path in rows.loc[rows["split"] == "test", "path"]])
-        choices.append(("take the images of the test folder alone", [commands.override("data.path", folder)]))
+        testing = rows["split"] == "test"
+        folder = os.path.commonpath([os.path.dirname(path) for path in rows.loc[testing, "path"]])
+        if not rows.loc[~testing, "path"].str.startswith(os.path.join(folder, "")).any():
+            choices.append(("take the images of the test folder alone", [commands.override("data.path", folder)]))
     raise QuestionError(
         "the source's own split lacks classes, but a class needs images in every split:\n"
         + "\n".join(lines)

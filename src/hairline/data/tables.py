@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = {"path": "path", "label": "label", "group": "group", "split": "split"}  # of a list of images, by role
 REQUIRED = ("path", "label")
-_SEPARATORS = ",;\t| "  # of two that fit equally well, the first
+_SEPARATORS = ",;\t|"  # of two that fit equally well, the first; a space only where there is none of them
 _INVISIBLE = "\ufeff\u200b\u200e\u200f"  # what copying from web pages and joining files leaves
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how files of Excel and LibreOffice begin
 # Other names of the columns, to propose.
@@ -186,7 +186,8 @@ def _fields(text: str, separator: str) -> list[tuple[int, list[str]]]:
 def _separator(header: str) -> str:
     """Return the character that separates the columns, by the line that names them."""
     fields = {mark: next(csv.reader([header[:10_000]], delimiter=mark), []) for mark in _SEPARATORS}
-    return max(_SEPARATORS, key=lambda mark: len(fields[mark]))
+    best = max(_SEPARATORS, key=lambda mark: len(fields[mark]))
+    return best if len(fields[best]) > 1 else " "
 
 
 def _without_empty_end(values: list[str], least: int) -> list[str]:

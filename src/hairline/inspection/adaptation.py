@@ -53,7 +53,9 @@ def adapt(model: Path, settings: dict[str, Any], photos: list[Path], output: Pat
 
 def _fit(parts: saved.Parts, settings: dict[str, Any], photos: list[Path]) -> surface.Adapted:
     inspector = Inspector(parts.folder, **settings)
-    sample = [photos[row] for row in np.unique(np.linspace(0, len(photos) - 1, _MAX_PHOTOS).astype(np.int64))]
+    rows = np.unique(np.linspace(0, len(photos) - 1, _MAX_PHOTOS).astype(np.int64))
+    # In a random order: tiles of the first photos alone may reach the limit.
+    sample = [photos[row] for row in np.random.default_rng(0).permutation(rows)]
     features = [np.empty((0, parts.dense[0].shape[0]), np.float32)]
     for photo in progress.over(sample, len(sample), "learn the surface", "photos"):
         try:

@@ -50,7 +50,9 @@ def heat_png(inspection: Inspection) -> bytes:
         np.searchsorted(edges, np.linspace(0, edges[-1], max(1, edges[-1] // cells), endpoint=False), "right") - 1
         for edges in (heat.x_edges, heat.y_edges)
     )
-    values = np.rint(inspection.probabilities[np.ix_(y, x)] * 255).astype(np.uint8)
+    # Where a pixel stands for several cells, it shows the highest: a crack may be one cell wide.
+    highest = np.maximum.reduceat(np.maximum.reduceat(inspection.probabilities, y, axis=0), x, axis=1)
+    values = np.rint(highest * 255).astype(np.uint8)
     return images.encoded(Image.fromarray(values), "PNG")
 
 

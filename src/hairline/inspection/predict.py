@@ -19,7 +19,7 @@ from hairline.data import clutter, folders, images, manifest
 from hairline.data.folders import Folder
 from hairline.inspection import adaptation, report, screen, tables, triage
 from hairline.inspection.inspector import DISTANCE, Inspector
-from hairline.inspection.records import RayRecorder, Recorder, read_records
+from hairline.inspection.records import RECORDS, RayRecorder, Recorder, read_records
 from hairline.system import cluster, files, progress
 from hairline.system.errors import HairlineError
 
@@ -55,6 +55,11 @@ def inspect_photos(config: Predict, directory: Path) -> tuple[int, Path]:
     model = tracking.find(config.run, config.tracking.uri).absolute()
     listing = list_photos(config.input, output)
     output.mkdir(parents=True, exist_ok=True)
+    with files.locked(output):
+        return _inspect(config, output, model, listing, started)
+
+
+def _inspect(config: Predict, output: Path, model: Path, listing: Listing, started: float) -> tuple[int, Path]:
     inspector: dict[str, Any] = {
         **arguments(config.tiles),
         "engine": config.features.engine,
@@ -167,13 +172,19 @@ def list_photos(text: str, output: Path) -> Listing:
     """List the photos of an input.
 
     Args:
-        text: A file, a folder (searched recursively), or a pattern, for example `site/**/*.jpg`.
+        text: A file, a folder (searched recursively), a pattern, for example `site/**/*.jpg`, or the folder of an
+            inspection, which stands for its photos.
         output: Folder of the results, which may be inside the input; its files are skipped.
 
     Raises:
         InputError: If there is no photo.
     """
     place = folders.existing(Path(text).expanduser())
+    if (place / PHOTOS).is_file() and (place / RECORDS).is_dir():  # an inspection: its photos, not its pictures
+        rows = manifest.read(place / PHOTOS, required=("path", "problem"))
+        found = [Path(path) for path, problem in zip(rows["path"], rows["problem"], strict=True) if not problem]
+        if found:
+            return Listing(photos=found, root=_common_folder(found))
     skipped: Counter[str] = Counter()
     matches = [place] if place.exists() else _matches(place, skipped)
     # Folders count only if a pattern matches nothing else: `site/*.jpg` means files, `site*` may mean folders.

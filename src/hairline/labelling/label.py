@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def label_tiles(config: Label, directory: Path) -> Path:
             pool,
             base_layer(parts),
             parts.bundle.class_names,
-            by=config.by or getpass.getuser(),
+            by=config.by or user_name(),
             seed=config.seed,
             model=parts.bundle.model_sha256,
             views=views.features,
@@ -106,16 +107,23 @@ def label_tiles(config: Label, directory: Path) -> Path:
 
 
 def list_photos(text: str, output: Path) -> list[Path]:
-    """List the photos of an input, or those of an inspection if the input is its folder.
+    """List the photos of an input, and name the images that cannot be read.
 
     Raises:
         InputError: If there is no photo.
     """
-    table = Path(text).expanduser() / predict.PHOTOS
-    if table.is_file():
-        rows = manifest.read(table, required=("path", "problem"))
-        return [Path(path) for path, problem in zip(rows["path"], rows["problem"], strict=True) if not problem]
-    return predict.list_photos(text, output).photos
+    listing = predict.list_photos(text, output)
+    for path, problem in listing.problems.items():
+        log.warning("WARNING: %s is skipped: %s", manifest.printable(str(path)), problem)
+    return listing.photos
+
+
+def user_name() -> str:
+    """Return the user's name on this machine; in a container, which may not know it, the number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def compute_pool(config: Label, parts: saved.Parts, photos: list[Path]) -> Pool:
@@ -157,7 +165,8 @@ def base_layer(parts: saved.Parts) -> Layer:
 def next_commands(config: Label, parts: saved.Parts, output: Path) -> list[str]:
     """Return the commands that train on the labels and inspect the photos with the new run."""
     folder = files.relative(output)
-    train = {"base": config.run, "data": "labels", "data.path": folder}
+    store = {} if config.tracking.uri is None else {"tracking.uri": config.tracking.uri}
+    train = {"base": config.run, "data": "labels", "data.path": folder, **store}
     inspect = {"run": "latest", "input": config.input, "output": f"{folder}-inspection"}
     if parts.bundle.positive is None:
         inspect["positive_class"] = "<class to find>"

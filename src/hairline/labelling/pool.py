@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def compute(
         CacheError: If the cache cannot be written.
         ImageError: If a photo changes meanwhile.
     """
-    rows = pd.DataFrame({"path": [str(photo.absolute()) for photo in photos], "label": ""}, dtype=object)
+    rows = pd.DataFrame({"path": [os.path.abspath(photo) for photo in photos], "label": ""}, dtype=object)
     table, rejected = manifest.scan(rows)
     problems = dict(zip(rejected["path"], rejected["reason"], strict=True))
     paths, digests = table["path"].tolist(), table["sha256"].tolist()

@@ -45,6 +45,13 @@ _HEADERS = {
 }
 
 
+class _Json(JSONResponse):
+    """JSON in ASCII: names of files need not be valid UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
+
+
 def new_token() -> str:
     """Return a random token for the address."""
     return secrets.token_urlsafe(24)
@@ -112,7 +119,7 @@ def application(
             if not isinstance(tile, int) or not isinstance(name, str) or not 0 <= tile < len(session.pool):
                 raise ValueError("tile or label is of the wrong type")
         except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
-            return JSONResponse({"error": f"the request is not an action of this page: {error}"}, 400)
+            return _Json({"error": f"the request is not an action of this page: {error}"}, 400)
         actions: dict[str, Callable[[], Any]] = {
             "show": lambda: None,
             "answer": lambda: session.answer(browser, tile, name),
@@ -120,23 +127,23 @@ def application(
             "undo": lambda: session.undo(browser),
         }
         if action not in actions:
-            return JSONResponse({"error": "there is no such action"}, 404)
+            return _Json({"error": "there is no such action"}, 404)
 
         def perform() -> dict[str, Any]:
             actions[action]()
             return reply(browser)
 
         try:
-            return JSONResponse(await run_in_threadpool(perform))
+            return _Json(await run_in_threadpool(perform))
         except SessionError as error:
-            return JSONResponse({"error": str(error)}, 400)
+            return _Json({"error": str(error)}, 400)
         except OSError as error:
             log.error("an answer cannot be saved: %s", error)
-            return JSONResponse({"error": f"the answer was NOT saved: {error.strerror or error}"}, 507)
+            return _Json({"error": f"the answer was NOT saved: {error.strerror or error}"}, 507)
 
     async def end(request: Request) -> Response:
         threading.Timer(0.5, finish).start()  # after the answer has been sent
-        return JSONResponse({"commands": commands})
+        return _Json({"commands": commands})
 
     routes = [
         Route("/", page),

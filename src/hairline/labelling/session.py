@@ -329,6 +329,7 @@ class Session:
                 self._forget(tile)
             else:
                 self._apply(tile, self._class(row.label))
+                self._is_random[tile] = row.chosen == labels.RANDOM  # drawn from the photos of that time
         try:
             stored = json.loads((self.folder / labels.SESSION).read_text(encoding="utf-8"))
             if stored["model"] == self._model:

@@ -95,10 +95,13 @@ class Base:
         """
         known = self.bundle.class_names
         if data.class_names != known:
+            missing = ", ".join(manifest.printable(name) for name in known if name not in data.class_names)
+            hint = f"Map them with {classes.class_map_hint(data.class_names, known)}"
+            if set(data.class_names) < set(known):
+                hint = f"Add images of {missing}"
             raise BaseError(
                 f"the images have the classes {', '.join(map(manifest.printable, data.class_names))}; the base knows "
-                f"{', '.join(map(manifest.printable, known))} and needs images of each. Map them with "
-                f"{classes.class_map_hint(data.class_names, known)}, or train without base="
+                f"{', '.join(map(manifest.printable, known))} and needs images of each. {hint}, or train without base="
             )
         test = data.rows("test")
         splits = saved.seen_splits(self.parts.folder, data.manifest["sha256"].iloc[test])

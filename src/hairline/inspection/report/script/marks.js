@@ -39,6 +39,7 @@ const markOf = (photo, what, box) => stored.marks[markKey(photo, what, box)];
 const allMarks = () => Object.values(stored.marks);
 
 function setMark(photo, what, box, windows, choice) {
+  stored.marks = loadMarks().marks; // another tab may have changed them
   const key = markKey(photo, what, box);
   if (choice) stored.marks[key] = { photo, what, windows, ...choice, time: new Date().toISOString() };
   else delete stored.marks[key];
@@ -61,7 +62,7 @@ function countMarks() {
   find("marks-count").textContent = number(allMarks().length);
   const says = new Map();
   for (const mark of allMarks()) says.set(mark.photo, (says.get(mark.photo) ?? new Set()).add(mark.says));
-  for (const row of rows) row.dataset.marks = [...says.get(row.dataset.name) ?? []].sort().join(" ");
+  for (const row of rows) row.dataset.marks = [...says.get(JSON.parse(row.dataset.photo)) ?? []].sort().join(" ");
 }
 
 // One label per window. A tile's own mark counts most; a tile with a confirmed trace shows one, whatever else is in it.
@@ -135,6 +136,11 @@ function clearMarks() {
 }
 
 function bindMarks() {
+  window.addEventListener("storage", (event) => {
+    if (event.key !== STORE) return;
+    stored.marks = loadMarks().marks;
+    countMarks();
+  });
   find("export-open").addEventListener("click", openExport);
   find("export-close").addEventListener("click", () => find("export").close());
   find("export-save").addEventListener("click", download);
