@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 
-from hairline import config
+from hairline import config, tracking
 from hairline.system import files, signals
 from hairline.training import checkpoint
 from hairline.training import epochs as training
@@ -242,6 +243,22 @@ def test_stopped_by_every_signal_it_ends_as_if_it_had_not_been(two_classes: Path
     found = run(f"resume={folder}")
     assert found.returncode == 0
     assert "this run has finished" in found.stdout + found.stderr
+
+
+@pytest.mark.slow
+def test_a_resumed_run_stays_in_the_store_that_the_environment_named(
+    two_classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{Path('server.db').absolute()}"
+    with monkeypatch.context() as first:
+        first.setenv("MLFLOW_TRACKING_URI", uri)
+        code, said = stopped(Path("killed"), *WHOLE, f"data.path={two_classes}", number=signal.SIGTERM)
+    assert code == 143, said
+    found = run("resume=killed")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert not Path("mlflow.db").exists()
+    (entry,) = tracked.runs(mlflow.MlflowClient(uri), experiment="hairline")
+    assert (entry.info.run_id, entry.info.status) == (tracking.run_id(Path("killed")), "FINISHED")
 
 
 @pytest.mark.slow

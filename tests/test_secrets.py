@@ -88,7 +88,7 @@ def test_an_address_whose_password_was_redacted_is_that_of_the_environment_or_re
     with pytest.raises(tracking.TrackingError, match="redacted when it was saved: pass it again"):
         tracking.connect(address, "e")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///whole.db")
-    assert tracking.tracking_uri(address) == "sqlite:///whole.db"
+    assert tracking.tracking_uri(address) == f"sqlite:///{Path.cwd()}/whole.db"
 
 
 @pytest.fixture

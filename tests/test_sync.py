@@ -283,6 +283,32 @@ def test_a_run_without_tracking_can_be_sent_later(place: Path) -> None:
     assert (entry.info.run_name, entry.info.status, steps(entry.info.run_id)) == ("n", "FINISHED", [1])
 
 
+def test_a_run_stays_in_its_store_when_it_is_continued_without_tracking(place: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'other.db'}"
+    with tracked(place, uri=uri) as run:
+        run.metrics({"loss": 1.0}, step=1)
+    with tracked(place, enabled=False) as off:
+        off.metrics({"loss": 0.5}, step=2)
+    sync.synchronise([place], None)
+    assert tracking.run_id(place) == run.id
+    assert steps(str(run.id), at=mlflow.MlflowClient(uri)) == [1, 2]
+    assert client().get_experiment_by_name("e") is None  # the store of the working directory has nothing
+
+
+def test_a_run_in_a_relative_store_is_sent_from_any_folder(
+    place: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracked(place, uri="sqlite:///mlflow.db") as run:
+        command, _ = run.ui_hints()
+    assert f"--backend-store-uri sqlite:///{Path.cwd()}/mlflow.db" in command
+    Journal(place).add("metrics", values={"loss": 1.0}, step=1)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(tmp_path_factory.mktemp("elsewhere"))
+        assert sync.synchronise([place], None) == 1
+        assert not list(Path.cwd().iterdir())
+    assert steps(str(run.id)) == [1]
+
+
 def test_a_killed_run_is_sent_as_killed_and_resumed_in_the_same_run(
     place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

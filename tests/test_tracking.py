@@ -82,6 +82,24 @@ def test_a_run_that_stops_can_be_resumed_without_doubling_points(error: type[Bas
     assert steps(run.id) == [1, 2]
 
 
+@pytest.mark.usefixtures("empty_store")
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_that_is_resumed_stays_in_the_store_that_the_environment_named(
+    kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as first:
+        first.setenv("MLFLOW_TRACKING_URI", "sqlite:///server/mlflow.db")
+        shutil.copytree(".", "server", ignore=lambda *_: ["server"])
+        with tracked(HERE) as run:
+            run.metrics({"loss": 1.0}, step=1)
+    if not kept:  # as on another machine
+        shutil.rmtree("server")
+    with tracked(HERE) as again:
+        again.metrics({"loss": 0.5}, step=2)
+    assert (again.id == run.id) == kept
+    assert steps(str(again.id), at=client(Path("server").absolute() if kept else None)) == [1, 2]
+
+
 def test_tracking_off_writes_the_journal_only() -> None:
     with tracked(HERE, enabled=False) as run:
         run.parameters({"a": 1})
@@ -97,7 +115,7 @@ def test_an_address_wins_over_the_environment_and_an_empty_file_becomes_a_store(
     place = tmp_path / "elsewhere.db"
     place.touch()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///ignored.db")
-    assert store.tracking_uri(None) == "sqlite:///ignored.db"
+    assert store.tracking_uri(None) == f"sqlite:///{tmp_path}/ignored.db"
     with tracked(HERE, uri=f"sqlite:///{place}") as run:
         run.metrics({"loss": 1.0}, step=1)
         command, address = run.ui_hints()

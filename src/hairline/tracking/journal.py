@@ -102,8 +102,13 @@ class Journal:
 
     @property
     def start(self) -> Entry:
-        """The entry of the last start: name, experiment and tags, and unless tracking was off the store's `uri`."""
+        """The entry of the last start: name, experiment and tags."""
         return next((entry for entry in reversed(self._entries) if entry["kind"] == "begin"), {})
+
+    @property
+    def tracked_start(self) -> Entry:
+        """The entry of the last start with tracking, which has the store's `uri` too; empty if there was none."""
+        return next((entry for entry in reversed(self._entries) if entry["kind"] == "begin" and "uri" in entry), {})
 
     @property
     def ended(self) -> bool:

@@ -22,6 +22,12 @@ _PARAMETERS = 100  # per request, MLflow's limit
 _REJECTED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
 
 
+def own_store(journal: Journal) -> str | None:
+    """Return the store of a run, in its own project if that was moved or copied; None if it was never tracked."""
+    begun = journal.tracked_start
+    return store.followed(begun["uri"], begun.get("directory", ""), journal.directory) if begun else None
+
+
 class Mirror:
     """The MLflow run of a run directory.
 

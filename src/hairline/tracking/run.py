@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import re
 import time
 import traceback
@@ -18,7 +19,7 @@ from hairline.system import redaction
 from hairline.tracking import store
 from hairline.tracking.delivery import Delivery, sampling
 from hairline.tracking.journal import Journal
-from hairline.tracking.mirror import Mirror
+from hairline.tracking.mirror import Mirror, own_store
 from hairline.tracking.store import PARENT, TrackingError
 
 if TYPE_CHECKING:
@@ -219,10 +220,13 @@ def _begin(journal: Journal, uri: str | None, begin: dict[str, Any], *, required
     Raises:
         TrackingError: If it must and does not.
     """
+    if uri is None and not os.environ.get("MLFLOW_TRACKING_URI") and PARENT not in begin["tags"]:
+        own = own_store(journal)  # of a resumed run; a job of a sweep goes where its parent is
+        uri = None if own is None or store.is_missing(own) else own
     mirror = Mirror(journal, uri)
     optional = contextlib.nullcontext if required else functools.partial(contextlib.suppress, Exception)
     with optional(), store.translated_at(mirror.uri):
-        store.connect(uri, begin["experiment"])
+        store.connect(mirror.uri, begin["experiment"])
         mirror.attach()
     journal.add("begin", **begin, uri=mirror.uri, directory=str(journal.directory))
     tries = _TRIES if required else 1

@@ -73,10 +73,14 @@ def connect(uri: str | None, experiment: str) -> str:
 def tracking_uri(uri: str | None) -> str:
     """Return the tracking URI: `uri`, else `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory.
 
-    The environment also replaces an address that was saved without its password.
+    The environment also replaces an address that was saved without its password. The path of a SQLite file is absolute:
+    the working directory may be another one when the address is used again.
     """
     target = None if uri is None or redaction.HIDDEN in uri else uri
     target = target or os.environ.get("MLFLOW_TRACKING_URI") or uri or default_uri()
+    if (file := _database(target)) is not None:
+        _, mark, options = target.partition("?")
+        target = f"sqlite:///{file.as_posix()}{mark}{options}"
     redaction.learn(target)
     return target
 
@@ -104,6 +108,12 @@ def followed(target: str, directory: str, now: Path) -> str:
     place = None if file is None else files.followed(str(file.parent), directory, now)
     moved = None if file is None or place is None else Path(place) / file.name
     return f"sqlite:///{moved.as_posix()}" if moved is not None and moved.is_file() else target
+
+
+def is_missing(target: str) -> bool:
+    """Return whether a store is a SQLite file that does not exist."""
+    file = _database(target)
+    return file is not None and not file.is_file()
 
 
 def _create_database(target: str) -> None:

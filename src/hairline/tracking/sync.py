@@ -8,7 +8,7 @@ from pathlib import Path
 from hairline.system import files
 from hairline.tracking import store
 from hairline.tracking.journal import Journal
-from hairline.tracking.mirror import Mirror
+from hairline.tracking.mirror import Mirror, own_store
 
 
 def synchronise(directories: Sequence[Path], uri: str | None) -> int:
@@ -35,10 +35,7 @@ def synchronise(directories: Sequence[Path], uri: str | None) -> int:
                 )
             if not journal.ended:
                 journal.add("end", status="KILLED")
-            begun = journal.start.get("uri")  # None if tracking was off
-            if begun is not None:
-                begun = store.followed(begun, journal.start.get("directory", ""), journal.directory)
-            mirror = Mirror(journal, uri or begun)
+            mirror = Mirror(journal, uri or own_store(journal))
             with store.translated_at(mirror.uri):
                 store.check(mirror.uri)
                 mirror.attach()
