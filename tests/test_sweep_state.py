@@ -264,6 +264,18 @@ STORAGE = "sqlite:///optuna.db"
 SPACE = {"rate": FloatDistribution(0.1, 1.0), "optimizer": CategoricalDistribution(["adam", "sgd"])}
 
 
+def test_a_study_lies_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "100%25?"
+    folder.mkdir()
+    with composing():
+        composed = (
+            GlobalHydra.instance().config_loader().load_configuration("config", ["search=head"], RunMode.MULTIRUN)
+        )
+    command._prepare_search(composed, Sweep(folder))
+    optuna.create_study(study_name="s", storage=composed.hydra.sweeper.storage)
+    assert (folder / "optuna.db").is_file()
+
+
 def test_a_resumed_study_queues_failed_trials_once_and_counts_the_complete_ones() -> None:
     assert command.resume_study(STORAGE, "s", 7) == (7, 0)  # a new study
     study = optuna.create_study(study_name="s", storage=STORAGE)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -230,6 +231,27 @@ def test_a_copied_run_is_synchronised_with_the_copied_store(
         sync.synchronise([Path("runs/one")], None)
     assert sync.synchronise([Path("runs/one")], f"sqlite:///{target}/new.db") > 0
     assert (project / "mlflow.db").read_bytes() == before
+
+
+def test_a_project_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: None) -> None:
+    project, copied = tmp_path / "100%25 caf\u00e9?", tmp_path / "50%41?"
+    project.mkdir()
+    shutil.move("mlflow.db", project)
+    monkeypatch.chdir(project)
+    Path("note.txt").write_text("hello")
+    with tracked(HERE) as run:
+        run.artifacts(Path("note.txt"))
+    with sqlite3.connect(project / "mlflow.db") as connection:
+        assert connection.execute("SELECT run_uuid FROM runs").fetchall() == [(run.id,)]
+    (note,) = Path("mlruns").rglob("note.txt")
+    assert note.read_text() == "hello"
+    shutil.copytree(project, copied)
+    address = store.followed(store.default_uri(), str(project / "run"), copied / "run")
+    assert store._database(address) == copied / "mlflow.db"
+    (copied / "mlflow.db").unlink()
+    monkeypatch.chdir(copied)
+    assert tracking.connect(None, "e")
+    assert (copied / "mlflow.db").is_file()
 
 
 def test_a_place_of_the_users_choice_and_a_linked_project_are_used(

@@ -25,6 +25,7 @@ from hairline.tracking.store import (
     curves_page,
     default_uri,
     followed,
+    sqlite_address,
     tracking_uri,
     ui_hints,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "open_parent",
     "record_failure",
     "run_id",
+    "sqlite_address",
     "start",
     "start_count",
     "tracking_uri",

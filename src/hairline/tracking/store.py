@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 import filelock
@@ -80,20 +80,26 @@ def tracking_uri(uri: str | None) -> str:
     target = target or os.environ.get("MLFLOW_TRACKING_URI") or uri or default_uri()
     if (file := _database(target)) is not None:
         _, mark, options = target.partition("?")
-        target = f"sqlite:///{file.as_posix()}{mark}{options}"
+        target = f"{sqlite_address(file)}{mark}{options}"
     redaction.learn(target)
     return target
 
 
 def default_uri() -> str:
     """Return the address of `mlflow.db` in the working directory."""
-    return f"sqlite:///{(Path.cwd() / 'mlflow.db').as_posix()}"
+    return sqlite_address(Path.cwd() / "mlflow.db")
+
+
+def sqlite_address(path: Path) -> str:
+    """Return the address of a SQLite file."""
+    # SQLAlchemy decodes the path. Only what it would take for something else is encoded: the address stays readable.
+    return f"sqlite:///{path.as_posix().replace('%', '%25').replace('?', '%3F')}"
 
 
 def _database(target: str) -> Path | None:
     """Return the file of a SQLite store; None for other stores and for one in memory."""
     path = target.partition("?")[0].removeprefix("sqlite:///")
-    return Path(path).absolute() if target.startswith("sqlite:///") and path and path != ":memory:" else None
+    return Path(unquote(path)).absolute() if target.startswith("sqlite:///") and path and path != ":memory:" else None
 
 
 def followed(target: str, directory: str, now: Path) -> str:
@@ -107,7 +113,7 @@ def followed(target: str, directory: str, now: Path) -> str:
     file = _database(target)
     place = None if file is None else files.followed(str(file.parent), directory, now)
     moved = None if file is None or place is None else Path(place) / file.name
-    return f"sqlite:///{moved.as_posix()}" if moved is not None and moved.is_file() else target
+    return sqlite_address(moved) if moved is not None and moved.is_file() else target
 
 
 def is_missing(target: str) -> bool:
@@ -130,7 +136,7 @@ def _create_database(target: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         created = Path(folder, file.name)
         artifacts = (file.parent / "mlruns").as_uri()
-        store: Any = sqlalchemy_store.SqlAlchemyStore(f"sqlite:///{created.as_posix()}", artifacts)  # type: ignore[no-untyped-call]
+        store: Any = sqlalchemy_store.SqlAlchemyStore(sqlite_address(created), artifacts)  # type: ignore[no-untyped-call]
         store.engine.dispose()
         if not file.exists() or not file.stat().st_size:  # a process with another cache uses another lock
             files.write_bytes(file, created.read_bytes())

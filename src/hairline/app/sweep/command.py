@@ -239,7 +239,7 @@ def _prepare_search(composed: DictConfig, sweep: Sweep) -> None:
     """Store the study in the sweep's folder, and resume an earlier one."""
     sweeper = composed.hydra.sweeper
     if sweeper.storage is None:
-        _set(composed, "hydra.sweeper.storage", f"sqlite:///{(sweep.folder / 'optuna.db').as_posix()}")
+        _set(composed, "hydra.sweeper.storage", tracking.sqlite_address(sweep.folder / "optuna.db"))
     if sweeper.study_name is None:
         _set(composed, "hydra.sweeper.study_name", "sweep")
     if sweep.stop_on_error:
