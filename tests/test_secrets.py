@@ -50,6 +50,9 @@ def secrets_in(place: Path, output: str = "") -> list[str]:
         ("models:/hairline@champion", "models:/hairline@champion"),
         ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
         ("see https://h/x, me@mail.org", "see https://h/x, me@mail.org"),
+        (r"(?P<key>\d+)(?=\.png)", r"(?P<key>\d+)(?=\.png)"),
+        (r"^(?P<session>.+?)_x=\d+", r"^(?P<session>.+?)_x=\d+"),
+        ("https://h/my set.zip?token=x", "https://h/my set.zip?token=***"),
     ],
 )
 def test_addresses_lose_their_secrets_and_nothing_else(text: str, expected: str) -> None:
@@ -63,6 +66,10 @@ def test_a_known_password_is_hidden_outside_addresses_too(monkeypatch: pytest.Mo
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0k3n-t0k3n")
     text = redaction.redacted("login with p@ss-W0rd (p%40ss-W0rd) or t0k3n-t0k3n failed in mlflow.db")
     assert text == "login with *** (***) or *** failed in mlflow.db"
+    assert (
+        redaction.redacted("Cookie: a=1;session=x and /set.zip?token=y")
+        == "Cookie: a=1;session=*** and /set.zip?token=***"
+    )
 
 
 def test_log_lines_and_tracebacks_are_redacted() -> None:

@@ -16,7 +16,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from hairline import tracking
-from hairline.app.sweep import command, state
+from hairline.app.process import Application
+from hairline.app.sweep import command, job, state
 from hairline.app.sweep.state import Sweep
 from hairline.config import ConfigError
 from hairline.evaluation import figures
@@ -256,6 +257,16 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
     (tmp_path / state.STATE).write_text('{"name": "x", "unknown": 1}')
     with pytest.raises(state.SweepError, match="holds no sweep.*Expected the directory of a sweep"):
         Sweep.read(tmp_path)
+
+
+def test_a_best_run_whose_settings_cannot_be_read_is_told_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = started(tmp_path / "s", "first")
+    run(sweep, 0, "a")
+    (sweep.folder / "0" / "config.yaml").write_text("seed: [")
+    assert job._complete_best(sweep, Application()) == 1
+    assert "s/0 could not be completed" in capsys.readouterr().err
 
 
 # --- searches ---------------------------------------------------------------------------------------------------------

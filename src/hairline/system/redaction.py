@@ -18,6 +18,7 @@ from urllib.parse import unquote
 HIDDEN = "***"
 # One slash: an address that was taken for a path.
 _ADDRESS = r"(?P<scheme>\b(?:[A-Za-z][A-Za-z0-9+.\-]*://|(?:https?|ftp|postgresql|mysql)(?:\+\w+)?:/))"
+_START = re.compile(_ADDRESS)
 # User and password up to the last @ of the host part. SQLAlchemy accepts / and ? in passwords too; but digits and a
 # slash after the first colon are a port and a path.
 _USER = re.compile(_ADDRESS + r"(?:[^\s/@:'\"]*:(?!\d*[/?#])[^\s'\"]*|[^\s/?#'\"]*)@")
@@ -52,7 +53,7 @@ def redacted(text: str) -> str:
     'https://***@host:5000/x and http://host:5000/me@x?run=1&X-Amz-Signature=***'
     """
     learn(text)
-    text = setting(text)
+    text = _without_queries(setting(text))
     for secret in sorted(_passwords() | {os.environ.get(name, "") for name in _VARIABLES}, key=len, reverse=True):
         # An ordinary word as password (postgresql://mlflow:mlflow@...) would be removed from every sentence.
         if len(secret) >= 6 and not (secret.isalpha() and secret.islower()):
@@ -61,8 +62,18 @@ def redacted(text: str) -> str:
 
 
 def setting(value: str) -> str:
-    """Return a setting without secrets in addresses; text outside addresses stays as it is."""
-    return _QUERY.sub(rf"\g<key>{HIDDEN}", _USER.sub(rf"\g<scheme>{HIDDEN}@", value))
+    r"""Return a setting without secrets in addresses; text before the first address stays as it is.
+
+    >>> setting(r"(?P<key>\d+)(?=\.png)")
+    '(?P<key>\\d+)(?=\\.png)'
+    """
+    value = _USER.sub(rf"\g<scheme>{HIDDEN}@", value)
+    address = _START.search(value)
+    return value if address is None else value[: address.end()] + _without_queries(value[address.end() :])
+
+
+def _without_queries(text: str) -> str:
+    return _QUERY.sub(rf"\g<key>{HIDDEN}", text)
 
 
 def text(value: str) -> str:

@@ -220,23 +220,23 @@ def _complete_best(sweep: Sweep, application: Application) -> int:
     if best is None:
         return 0
     directory = sweep.directory(best)
-    config = configuration.read(directory / "config.yaml")
-    checkpoint = Checkpoint.read(directory)
-    complete = checkpoint is not None and checkpoint.finished and (directory / "model").exists()
-    if config.report.level == "none" or complete:
-        return 0
-    from hairline.training import train
-    from hairline.training.place import place
-
-    config = dataclasses.replace(
-        config,
-        resume=str(directory),  # continues from its weights
-        report=dataclasses.replace(config.report, level="full"),
-        tracking=dataclasses.replace(config.tracking, uri=sweep.store),
-        runtime=dataclasses.replace(config.runtime, threads=None),
-    )
-    log.info("Completing the best run: %s", best.name)
     try:
+        config = configuration.read(directory / "config.yaml")
+        checkpoint = Checkpoint.read(directory)
+        complete = checkpoint is not None and checkpoint.finished and (directory / "model").exists()
+        if config.report.level == "none" or complete:
+            return 0
+        from hairline.training import train
+        from hairline.training.place import place
+
+        config = dataclasses.replace(
+            config,
+            resume=str(directory),  # continues from its weights
+            report=dataclasses.replace(config.report, level="full"),
+            tracking=dataclasses.replace(config.tracking, uri=sweep.store),
+            runtime=dataclasses.replace(config.runtime, threads=None),
+        )
+        log.info("Completing the best run: %s", best.name)
         quiet = logs.brief(application.warnings)
         with (
             quiet,
