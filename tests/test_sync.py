@@ -191,6 +191,15 @@ def test_a_rejected_metric_is_skipped_with_a_warning(place: Path, caplog: pytest
     assert "WARNING: MLflow rejected bad\nname, skipped" in caplog.text
 
 
+def test_a_rejected_parameter_costs_no_other_parameter(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tracked(place) as run:
+        pass
+    Journal(place).add("parameters", values={"seed": "0", "bad*name": "1", "epochs": "2"})
+    sync.synchronise([place], None)
+    assert client().get_run(run.id).data.params == {"seed": "0", "epochs": "2"}
+    assert "WARNING: MLflow rejected bad*name, skipped" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_job_of_a_sweep_starts_without_the_server(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(uri: str) -> None:

@@ -315,6 +315,15 @@ def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> N
     assert steps(str(run.id)) == [1]
 
 
+@pytest.mark.usefixtures("empty_store")
+def test_parameters_of_any_name_are_logged_with_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    with tracked(HERE) as run:
+        run.parameters({"seed": 0, "data.class_map.C*": "cracked", "data.class_map.no crack, dry": "intact"})
+    params = client().get_run(run.id).data.params
+    assert params == {"seed": "0", "data.class_map.C_": "cracked", "data.class_map.no crack_ dry": "intact"}
+    assert not caplog.records
+
+
 def test_classes_that_differ_in_what_mlflow_refuses_have_metrics_of_their_own() -> None:
     classes = [
         "crack (fine)",

@@ -87,7 +87,7 @@ class Mirror:
                 raise
             if len(entries) > 1:
                 return self._deliver([first])  # the others may be accepted
-            if first["kind"] == "metrics" and len(first["values"]) > 1:
+            if first["kind"] in ("metrics", "parameters") and len(first["values"]) > 1:
                 for key, value in first["values"].items():
                     self._deliver([{**first, "values": {key: value}}])
                 return 1

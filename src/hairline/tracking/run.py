@@ -47,8 +47,9 @@ class Run:
 
     def parameters(self, values: dict[str, Any]) -> None:
         """Log flat parameters; a resumed run keeps its earlier values, as MLflow rejects changes."""
-        values = {key: redaction.text(str(value))[:_PARAMETER_CHARACTERS] for key, value in values.items()}
-        self._add("parameters", values=values)
+        names = metric_names(values)  # keys of data.class_map are patterns of any characters
+        texts = {names[key]: redaction.text(str(value))[:_PARAMETER_CHARACTERS] for key, value in values.items()}
+        self._add("parameters", values=texts)
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         """Log metrics; skip values that are not finite, and those logged for this step before the run was resumed."""
@@ -129,7 +130,7 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
 
 
 def metric_names(names: Iterable[str]) -> dict[str, str]:
-    """Return a name that MLflow accepts for each metric; class names may contain any character.
+    """Return a name that MLflow accepts for each metric or parameter; class names may contain any character.
 
     Distinct names stay distinct: those that differ only in what MLflow does not accept are numbered in the given order.
     Slashes are replaced too, as MLflow makes sections of them.
