@@ -158,6 +158,9 @@ def test_latest_is_the_newest_run_with_a_model(tmp_path: Path) -> None:
     assert command.notes == ["run=latest is outputs/2026-05-02/09-00-00"]
     os.utime(tmp_path / "outputs" / "sweeps" / "first" / "3" / "model" / "bundle.json")
     assert completed("base=latest") == ["base='outputs/sweeps/first/3'"]
+    (tmp_path / "outputs" / "mine" / "model").mkdir(parents=True)  # of hydra.run.dir=outputs/mine
+    (tmp_path / "outputs" / "mine" / "model" / "bundle.json").touch()
+    assert completed("base=latest") == ["base='outputs/mine'"]
     (tmp_path / "latest").mkdir()  # a run directory of this name comes first
     assert completed("base=latest") == ["base=latest"]
 

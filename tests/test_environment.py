@@ -1,15 +1,17 @@
-"""Users without a home folder or a name, and homes that cannot be written: a sentence, or it works."""
+"""Users without a home folder, homes that cannot be written, uncommitted changes: a sentence, or it works."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import subprocess
 from pathlib import Path
 
 import pytest
 
+import hairline
 from hairline.model import backbones
-from hairline.system import cache
+from hairline.system import cache, provenance
 from hairline.system.errors import HairlineError
 
 
@@ -54,3 +56,17 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HAIRLINE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(HairlineError, match="cannot be created.*set the environment variable HAIRLINE_CACHE"):
         cache.folder("features")
+
+
+def test_uncommitted_changes_of_files_in_another_encoding_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "list.csv"
+    path.write_bytes("caf\u00e9\n".encode("latin-1"))
+    user = ["-c", "user.name=me", "-c", "user.email=me@mail.org"]
+    for arguments in (["init", "-q"], ["add", "."], [*user, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    path.write_bytes("caf\u00e9 and more\n".encode("latin-1"))
+    monkeypatch.setattr(hairline, "__file__", str(path))
+    monkeypatch.setattr(provenance, "_state", provenance._state.__wrapped__)  # not kept for the next test
+    assert "+caf\ufffd and more" in provenance.uncommitted()

@@ -26,7 +26,7 @@ from hairline.training.checkpoint import Checkpoint
 # Texts of Hydra's own, which may refer to other settings: ${now:%Y}.
 _HYDRA_TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name")
 _RUN_KEYS = ("run", "base")
-_MODELS = ("*/*/model/bundle.json", "*/*/*/model/bundle.json")  # below outputs/: of runs, and of jobs of sweeps
+_MODELS = [f"{folders}model/bundle.json" for folders in ("*/", "*/*/", "*/*/*/")]  # below outputs/; also sweeps' jobs
 # Lines of Hydra's messages that explain Hydra, or advise to append unknown keys with a plus sign.
 _HYDRA_ADVICE = re.compile(
     r"To append to your (?:config|default list)|To override a value use|See https://hydra"

@@ -77,7 +77,9 @@ def _state() -> tuple[str, str] | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(hairline.__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        # A change may be of a file in another encoding.
+        ended = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
+        return ended.stdout.strip()
 
     try:
         # Fails for a wheel that is installed inside another project's repository.
