@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -20,6 +21,7 @@ from hairline.system import files, signals
 from hairline.training import checkpoint
 from hairline.training import epochs as training
 from hairline.training.checkpoint import Checkpoint
+from hairline.training.train import begin
 from tests import tracked
 from tests.conftest import ROOT
 from tests.running import TINY, composed, refused, run, started
@@ -167,6 +169,20 @@ def test_what_changes_numbers_is_refused_and_leaves_nothing(two_classes: Path, t
     assert not Path("outputs").exists()
     refused(run("resume=nowhere"), "no run there")
     assert not Path("nowhere").exists()
+
+
+@pytest.mark.usefixtures("empty_store")
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_run_that_is_trained_anew_in_its_folder_gets_a_new_mlflow_run(trained: bool, tmp_path: Path) -> None:
+    """Its state file was deleted; a run that failed before its first epoch has no numbers to mix with the new ones."""
+    folder = saved(tmp_path / "run")
+    with tracked.tracked(folder) as first:
+        first.metrics({"loss": 1.0} if trained else {}, step=1)
+    begin(replace(config.read(folder / "config.yaml"), resume=str(folder)), folder)
+    with tracked.tracked(folder) as second:
+        second.metrics({"loss": 0.25}, step=1)
+    assert (second.id != first.id) == trained
+    assert tracked.client().get_run(second.id).data.metrics == {"loss": 0.25}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -4,7 +4,7 @@
 thread beside the training.
 """
 
-from hairline.tracking.journal import forget, run_id, start_count
+from hairline.tracking.journal import forget, has_metrics, run_id, start_count
 from hairline.tracking.models import FinishedRun, fetch_runs, find, logged_model
 from hairline.tracking.run import (
     LOGS,
@@ -45,6 +45,7 @@ __all__ = [
     "find",
     "followed",
     "forget",
+    "has_metrics",
     "keep_end_time",
     "logged_model",
     "metric_names",

@@ -37,9 +37,18 @@ def forget(directory: Path) -> None:
 
 def start_count(directory: Path) -> int:
     """Return how often the run of a directory was started or resumed."""
-    path = directory / FILE
+    return _count(directory, "begin")
+
+
+def has_metrics(directory: Path) -> bool:
+    """Return whether the run of a directory has logged metrics, which later values would not replace."""
+    return _count(directory, "metrics") > 0
+
+
+def _count(directory: Path, kind: str) -> int:
+    path, start = directory / FILE, f'{{"kind": "{kind}"'.encode()
     lines = path.read_bytes().splitlines() if path.is_file() else []
-    return sum(line.startswith(b'{"kind": "begin"') for line in lines)
+    return sum(line.startswith(start) for line in lines)
 
 
 class Journal:

@@ -163,8 +163,8 @@ def begin(config: Config, directory: Path) -> Checkpoint:
             f"hydra.run.dir, delete that folder, or resume that run: {resume}"
         )
     state = Checkpoint.read(directory) if config.resume else None
-    if config.resume is None:
-        tracking.forget(directory)  # journal of an earlier run in the same folder
+    if config.resume is None or (state is None and tracking.has_metrics(directory)):
+        tracking.forget(directory)  # journal of an earlier training in the same folder
     elif state is not None and state.identity != identity:
         raise checkpoint.CheckpointError(
             f"{directory / checkpoint.FILE} was written with other settings or by another version of this "
