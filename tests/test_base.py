@@ -13,14 +13,11 @@ import pytest
 
 import hairline
 from hairline import config
-from hairline.data.prepare import prepare
 from hairline.model import maps, saved
-from hairline.model.decision import Decision
 from hairline.model.familiarity import Distance
-from hairline.system.process import Process
 from hairline.training.base import Base, BaseError
 from hairline.training.train import with_base
-from tests import darkness, running
+from tests import running
 from tests.conftest import paint
 from tests.running import composed
 
@@ -118,14 +115,6 @@ def test_settings_that_a_base_would_ignore_are_refused(base: Path, override: str
     chosen = [f"base={base}", "data=synthetic", override]
     with pytest.raises(BaseError, match=f"remove {re.escape(idle)}, which would have no effect"):
         with_base(composed("config", *chosen), Base.of(str(base), None, engine="auto", seed=0))
-
-
-def test_images_of_some_of_the_bases_classes_are_refused_naming_the_others(tmp_path: Path, two_classes: Path) -> None:
-    folder = darkness.save(tmp_path / "model", class_names=["cracked", "plain", "spalled"], decision=Decision())
-    settings = composed("config", "data=folder", f"data.path={two_classes}")
-    data = prepare(settings.data, settings.split, seed=0, process=Process())
-    with pytest.raises(BaseError, match="needs images of each. Add images of spalled, or train without base="):
-        Base.of(str(folder), None, engine="tensorflow", seed=0).check(data)
 
 
 def test_a_base_that_is_none_is_named(two_classes: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hairline.config.schema import FolderData
 from hairline.model import card
 from hairline.model.saved import Bundle
 
@@ -52,6 +53,14 @@ def test_an_evaluation_adds_a_row_and_replaces_the_one_of_the_same_images(folder
     assert "| planks | 70 | 0.7000 |" in text
     assert "| planks | 80 | 0.8000 |" in text
     assert "0.5000" not in text
+
+
+def test_images_in_this_folder_have_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "walls").mkdir()
+    monkeypatch.chdir(tmp_path / "walls")
+    assert [FolderData("folder", path=path).name() for path in (".", "../walls/", str(tmp_path / "walls"))] == [
+        "walls"
+    ] * 3
 
 
 def test_a_model_that_is_saved_again_keeps_its_evaluations_and_another_one_does_not(folder: Path) -> None:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from hairline.model import backbones
+from hairline.model import backbones, engine
 from hairline.model.cut import TOP_SHARE, FinetuneError, unfreeze
 from hairline.model.maps import with_maps
 from tests.test_backbones import EVERY
@@ -43,6 +43,7 @@ def test_from_layer_is_the_first_trained_layer(mobilenetv2: keras.Model) -> None
     assert all(name.startswith(("block_14", "block_15", "block_16", "Conv_1")) for name in trained)
     (converted,) = with_maps(cut.lower).outputs  # the lower half pools nothing
     assert converted is cut.lower.output
+    assert engine.convert(lambda: cut.lower, "lower").is_file()  # one output, as backbones without maps have
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,10 @@ def test_schedules_are_the_published_curves(schedule: Callable[..., Callable[[in
     np.testing.assert_allclose(steps[[0, 50, 51, 75, 76]], [1, 1, 0.1, 0.1, 0.01], rtol=1e-5)
 
 
+def test_no_boundary_is_a_constant_rate() -> None:
+    assert optimizers.piecewise(0.5, 100, boundaries=[], factor=0.1) == 0.5
+
+
 def test_an_image_that_counts_twice_is_as_good_as_two() -> None:
     settings = {"epochs": 3, "optimizer": optimizer("sgd", momentum=0.0), "keep": "last", "learning_rate": 0.5}
     twice = np.concatenate([TRAIN, TRAIN[:50]])

@@ -239,6 +239,23 @@ def test_views_differ_and_are_reproducible(files: list[str], own_cache: Path) ->
     assert not np.array_equal(compute(files, dataclasses.replace(one, view=2)), first)
 
 
+def test_a_shard_that_cannot_be_opened_for_now_is_kept(
+    files: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, folder = compute(files), own_cache / "features" / RECIPE.key()
+    shards = sorted(folder.glob("*.npy"))
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.np, "load", refused)
+        with pytest.raises(OSError, match="Too many open files"):
+            compute(files, backbone=never)
+    assert sorted(folder.glob("*.npy")) == shards
+    np.testing.assert_array_equal(compute(files, backbone=never), first)
+
+
 @pytest.mark.parametrize("damage", ["flip a bit", "cut", "empty", "index", "no array"])
 def test_a_damaged_shard_is_computed_again(
     damage: str, files: list[str], own_cache: Path, computed: Counted, monkeypatch: pytest.MonkeyPatch

@@ -77,13 +77,15 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
             Checkpoint.read(tmp_path)
 
 
-def test_other_images_are_refused(tmp_path: Path) -> None:
+def test_other_images_and_other_weights_are_refused(tmp_path: Path) -> None:
     state = Checkpoint.begin(tmp_path, "identity")
-    state.expect("one", 12_000)
-    state.expect("one", 12_000)
+    state.expect("one", 12_000, "network", "synthetic")
+    state.expect("one", 12_000, "network", "synthetic")
     state.phase("head").save({}, {})
     with pytest.raises(checkpoint.CheckpointError, match="12,000 then, 11,999 now"):
-        Checkpoint.read(tmp_path).expect("other", 11_999)  # type: ignore[union-attr]
+        Checkpoint.read(tmp_path).expect("other", 11_999, "network", "synthetic")  # type: ignore[union-attr]
+    with pytest.raises(checkpoint.CheckpointError, match="synthetic then, imagenet now. Its head does not fit"):
+        Checkpoint.read(tmp_path).expect("one", 12_000, "other", "imagenet")  # type: ignore[union-attr]
 
 
 def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_uncommitted_changes_are_sent_only_on_request(
     monkeypatch.setattr(provenance, "_state", lambda: ("c0ffee", "+customer = 'Miller'"))
     settings = composed("config", f"tracking.log_diff={str(log_diff).lower()}", "tracking=none")
     table = pd.DataFrame([{"path": "a.jpg", "label": "a", "group": "", "split": "train", "sha256": "0"}])
-    data = SimpleNamespace(manifest=table, rejected=pd.DataFrame(), digest="0")
+    data = SimpleNamespace(manifest=table, rejected=pd.DataFrame(), digest="0", positive=None)
     with tracking.start(
         enabled=False, uri=None, experiment="e", system_metrics=False, name="n", tags={}, directory=tmp_path
     ) as run:
@@ -330,9 +330,15 @@ def test_three_classes_go_through_every_part(three_classes: Path, tmp_path: Path
 
 def test_a_finished_runs_folder_is_not_written_over(finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    with pytest.raises(CheckpointError, match=f"holds a finished run.*resume={finished}"):
+    with pytest.raises(CheckpointError, match=f"holds a run with results.*resume={finished}"):
         train_with(composed("config", *SMALL, "data=synthetic"), finished)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_model_of_a_killed_run_is_not_taken_for_that_of_another(tmp_path: Path) -> None:
+    darkness.save(tmp_path / "run" / "model")
+    with pytest.raises(CheckpointError, match="holds a run with results"):
+        train_with(composed("config", *SMALL, "data=synthetic"), tmp_path / "run")
 
 
 def test_parts_of_the_source_that_share_images_are_told(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +58,8 @@ class Data:
 
     def name(self) -> str:
         """Return the name of the images: their folder's or file's, or that of the source."""
-        return Path(getattr(self, "path", None) or self.source).name
+        path = getattr(self, "path", None)
+        return Path(os.path.abspath(os.path.expanduser(path))).name if path else self.source
 
 
 @dataclass
@@ -231,7 +233,7 @@ class RMSprop(GradientDescent):
 class Lion(GradientDescent):
     """Lion (Chen et al. 2023); use a learning rate 3 to 10 times lower than Adam's."""
 
-    beta_1: float = setting(0.9, "interpolation of the update", low=0, high=0.999999)
+    beta_1: float = setting(0.9, "interpolation of the update", above=0, high=0.999999)
     beta_2: float = setting(0.99, "decay rate of the momentum", low=0, high=0.99999999)
     weight_decay: float | None = setting(None, "weight decay; null = none", low=0, high=1)
 

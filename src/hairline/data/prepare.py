@@ -61,7 +61,13 @@ class Dataset:
 
 
 def prepare(
-    settings: config.Data, split: config.Split, *, seed: int, process: Process, threads: int | None = None
+    settings: config.Data,
+    split: config.Split,
+    *,
+    seed: int,
+    process: Process,
+    threads: int | None = None,
+    positive: str | None = None,
 ) -> Dataset:
     """List, check, group and split the images of a source, and add drawn training images.
 
@@ -71,19 +77,26 @@ def prepare(
         seed: Seed of the split and of `data.limit`.
         process: Keeps the listed images, which the jobs of a sweep share so that all see the same ones.
         threads: Threads that read files; None for one more than cores.
+        positive: Positive class, such as that of a base, where the settings name none and the images have it.
     """
     split = grouping(settings, split)
     dataset = process.once(
         "dataset",
-        repr((settings, split, seed)),
-        lambda: _prepared(settings, split, seed=seed, process=process, threads=threads),
+        repr((settings, split, seed, positive)),
+        lambda: _prepared(settings, split, seed=seed, process=process, threads=threads, positive=positive),
     )
-    _log_dataset(dataset, guessed=settings.positive_class is None)
+    _log_dataset(dataset, guessed=settings.positive_class is None and positive is None)
     return dataset
 
 
 def _prepared(
-    settings: config.Data, split: config.Split, *, seed: int, process: Process, threads: int | None
+    settings: config.Data,
+    split: config.Split,
+    *,
+    seed: int,
+    process: Process,
+    threads: int | None,
+    positive: str | None,
 ) -> Dataset:
     table, rejected, hashes = _scanned_groups(settings, split, seed=seed, process=process, threads=threads)
     if split.given == "ignore":
@@ -99,7 +112,8 @@ def _prepared(
     if given and settings.source != "labels":  # random tiles come from the same photos as the others
         _warn_of_leaks(table)
     class_names = sorted(table["label"].unique())
-    positive = classes.positive_class(class_names, settings.positive_class)
+    named = settings.positive_class or (positive if positive in class_names else None)
+    positive = classes.positive_class(class_names, named)
     table = drawn.add_drawn(table, share=settings.mix, crops=settings.crops, positive=positive, seed=settings.mix_seed)
     return Dataset(
         manifest=table,

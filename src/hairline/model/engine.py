@@ -364,7 +364,9 @@ def _check_outputs(content: bytes, image_size: int, model: Callable[[np.ndarray]
     noise = np.random.default_rng(0).integers(-128, 128, (LITERT_BATCH, image_size, image_size, 3))
     pixels = (128 + noise * contrast).astype(np.uint8)
     outputs = _Interpreter(image_size, maps=True, model_content=content).run(pixels)
-    for output, tensor in zip(outputs, map(np.asarray, model(pixels)), strict=True):
+    found = model(pixels)
+    tensors = found if isinstance(found, list | tuple) else [found]
+    for output, tensor in zip(outputs, map(np.asarray, tensors), strict=True):
         difference, scale = np.abs(output - tensor).max(), np.abs(tensor).max()
         if not difference <= 1e-4 * scale:
             raise EngineError(

@@ -54,6 +54,8 @@ def cosine(learning_rate: float, steps: int, *, warmup: float, final: float) -> 
 
 def piecewise(learning_rate: float, steps: int, *, boundaries: list[float], factor: float) -> Any:
     """Return a rate multiplied by `factor` at each boundary, given as a share of all steps."""
+    if not boundaries:
+        return learning_rate
     values = learning_rate * np.power(factor, np.arange(len(boundaries) + 1))
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         [round(boundary * steps) for boundary in sorted(boundaries)], values.tolist()

@@ -291,8 +291,12 @@ def seen_images(digests: Iterable[str], splits: Iterable[str]) -> dict[str, NDAr
 
 
 def merge_seen(first: dict[str, NDArray[Any]], second: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Merge arrays of `seen_images`; the second overrides the first."""
-    first = seen_images([], []) | first
+    """Merge arrays of `seen_images`: the second overrides the first, but what was trained or tuned on stays so."""
+    first, test = seen_images([], []) | first, _SPLITS.index("test")
+    former = dict(zip(first["image_digest"].tolist(), first["image_split"].tolist(), strict=True))
+    pairs = zip(second["image_digest"].tolist(), second["image_split"].tolist(), strict=True)
+    splits = [former.get(digest, test) if split == test else split for digest, split in pairs]
+    second = second | {"image_split": np.array(splits, np.uint8)}
     new = ~np.isin(first["image_digest"], second["image_digest"])
     return {name: np.concatenate([first[name][new], second[name]]) for name in ("image_digest", "image_split")}
 

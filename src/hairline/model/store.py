@@ -33,8 +33,8 @@ class Store:
 
     def __init__(self, key: str) -> None:
         """Open the store of a recipe's key; shards are read on first use."""
+        self.use = cache.use(cache.root() / "features" / key)  # before it is created: unused parts may be deleted
         self.folder = cache.folder("features", key)
-        self.use = cache.use(self.folder)
         self.lock = filelock.FileLock(self.folder.with_suffix(".lock"))
         self.shards: list[np.ndarray] = []
         self.places: dict[str, tuple[int, int]] = {}
@@ -87,6 +87,7 @@ class Store:
     def _open(self) -> None:
         """Read all shards and verify length and checksum; delete damaged ones, which are then computed again."""
         self._opened = True
+        files.allow_many_open()  # each shard holds one
         self._tidy()
         for index in sorted(self.folder.glob("*.json")):
             if not _SHARD.fullmatch(index.stem):  # recipe.json, or a foreign file
@@ -98,7 +99,7 @@ class Store:
                 complete = len(rows) == len(entry["digests"]) and rows.dtype == np.float32 and rows.ndim == 2
                 if not complete or _checksum(rows) != entry["crc32"]:
                     raise ValueError("wrong length or checksum")
-            except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:
                 log.warning("WARNING: a damaged part of the cache is computed again: %s (%s)", index, error)
                 index.unlink(missing_ok=True)
                 array.unlink(missing_ok=True)

@@ -23,11 +23,21 @@ from hairline.system.errors import HairlineError
 log = logging.getLogger(__name__)
 
 LOCK, PARTIAL = ".lock", ".partial"
+_MOST_OPEN = 65_536  # files of a process
 _FIRST_NOTICE, _NOTICE = 2.0, 60.0  # seconds of waiting for another process until it is logged, and logged again
 
 
 class LockedError(HairlineError):
     """Another process is working on the run directory."""
+
+
+def allow_many_open() -> None:
+    """Allow this process as many open files as the system lets it have: the usual limits are 256 and 1,024."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MOST_OPEN) if most > 0 else _MOST_OPEN, most))
 
 
 @contextlib.contextmanager

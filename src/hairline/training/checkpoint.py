@@ -101,15 +101,17 @@ class Checkpoint:
         """Whether the run is complete."""
         return bool(self._about.get("finished"))
 
-    def expect(self, digest: str, images: int) -> None:
-        """Record the images of the run, or check that they have not changed.
+    def expect(self, digest: str, images: int, network: str, origin: str) -> None:
+        """Record the images and the backbone of the run, or check that they have not changed.
 
         Args:
             digest: Digest of the manifest with its splits.
             images: Number of images.
+            network: Digest of the backbone and its weights, `Recipe.model_key`.
+            origin: Where the weights come from, for the message.
 
         Raises:
-            CheckpointError: If the images differ from those the run started with.
+            CheckpointError: If the images or the weights differ from those the run started with.
         """
         known = self._about.setdefault("manifest", [digest, images])
         if known[0] != digest:
@@ -117,6 +119,12 @@ class Checkpoint:
                 f"the images differ from those this run started with: {known[1]:,} then, {images:,} now "
                 f"({self.directory / 'manifest.csv'} lists the former). Its figures would mix two data sets: restore "
                 "the images, or start a new run without resume="
+            )
+        begun = self._about.setdefault("network", [network, origin])
+        if begun[0] != network:
+            raise CheckpointError(
+                f"the backbone's weights differ from those this run started with: {begun[1]} then, {origin} now. Its "
+                "head does not fit these features: provide the former weights again, or start a new run without resume="
             )
 
     def reopen(self) -> None:

@@ -112,7 +112,7 @@ def fit(
             started = time.perf_counter()
             row = trainer.epoch(len(history) - first + 1, bar.update)
             number = len(history) + 1
-            _refuse_nan(number, row)
+            _refuse_nan(number, row, "finetune.learning_rate" if phase == "fine-tune" else "learning_rate")
             row |= {"seconds": time.perf_counter() - started}
             history.append({"phase": phase, "epoch": number, **row})
             if verbose:
@@ -135,12 +135,12 @@ def fit(
     return pd.DataFrame(history)
 
 
-def _refuse_nan(epoch: int, row: EpochRow) -> None:
+def _refuse_nan(epoch: int, row: EpochRow, setting: str) -> None:
     for name, loss in {"training": row["loss"], "validation": row["val_loss"]}.items():
         if math.isfinite(loss):
             continue
         raise TrainingError(
-            f"the {name} loss became {loss} in epoch {epoch}: lower learning_rate (it is too high for this "
+            f"the {name} loss became {loss} in epoch {epoch}: lower {setting} (it is too high for this "
             "optimizer), or set optimizer.global_clipnorm=1"
         )
 

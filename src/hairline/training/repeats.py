@@ -112,7 +112,7 @@ def learning_curve(data: Dataset, frozen: Frozen, settings: FitSettings, whole: 
         by_class = [np.flatnonzero(labels == index) for index in range(len(data.class_names))]
         ordered = [places[np.argsort(order[places], kind="stable")] for places in by_class]
         part = np.sort(np.concatenate([places[: max(1, round(share * len(places)))] for places in ordered]))
-        smaller = replace(settings, batch_size=max(8, round(share * settings.batch_size)))
+        smaller = replace(settings, batch_size=max(1, round(share * settings.batch_size)))
         predictions = train_head(data, frozen, smaller, part=part).predictions(data)
         row: dict[str, float] = {"images": len(part)}
         for split, names in (("val", ("accuracy", "loss")), ("test", ("accuracy",))):

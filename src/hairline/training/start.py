@@ -208,7 +208,9 @@ class Pretrained:
         if self.finetune.layers == "none":
             features = {split: frozen.images.rows(numbers) for split, numbers in rows.items()}
         else:
+            rare = [rows["train"][data.labels[rows["train"]] == label][:1] for label in range(len(data.class_names))]
             rows = {split: _evenly(numbers, _MEASURED_IMAGES) for split, numbers in rows.items()}
+            rows["train"] = np.union1d(rows["train"], np.concatenate(rare))  # an even choice may miss a rare class
             features = {split: self._tuned_features(data, frozen, model(), numbers) for split, numbers in rows.items()}
             standardisation = Standardisation.fit(features["train"])
         mean, deviation = standardisation.mean, standardisation.deviation

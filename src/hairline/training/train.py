@@ -37,8 +37,16 @@ log = logging.getLogger(__name__)
 # Settings that are not logged as parameters: they do not describe what the run tried.
 _NOT_PARAMETERS = ("tracking", "name", "tags", "resume")
 # What conf/config.yaml chooses, and the settings without effect when base= is given.
-_DEFAULTS = {"optimizer.name": "adam", "schedule.name": "constant"}
-_UNUSED_WITH_BASE = (*_DEFAULTS, "model.dropout", "model.label_smoothing", "epochs", "batch_size", "learning_rate")
+_DEFAULTS = {"model.backbone": "mobilenetv2", "optimizer.name": "adam", "schedule.name": "constant"}
+_UNUSED_WITH_BASE = (
+    "optimizer.name",
+    "schedule.name",
+    "model.dropout",
+    "model.label_smoothing",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+)
 _DIFF = "uncommitted.diff"  # may hold what is not meant for a server
 _INPUTS = ("config.yaml", "environment.json", "manifest.csv", "rejected.csv")
 
@@ -102,12 +110,19 @@ def run_stages(
         # download wait until they were.
         start: Start | None = base or (None if needs_download(config) else pretrained(config))
         placed = None if start is None else networks.begin(place, start, config.runtime, config.seed)
-        data = prepare(config.data, config.split, seed=config.seed, process=process, threads=readers(config, place))
+        data = prepare(
+            config.data,
+            config.split,
+            seed=config.seed,
+            process=process,
+            threads=readers(config, place),
+            positive=None if base is None else base.bundle.positive_class,
+        )
         start = start or pretrained(config)
         placed = placed or networks.begin(place, start, config.runtime, config.seed)
         data = start.check(data)
         warn_of_large_batch(config, data)
-        state.expect(data.digest, len(data.manifest))
+        state.expect(data.digest, len(data.manifest), start.recipe.model_key(), start.origin)
     with contextlib.ExitStack() as stack:
         with seconds("tracking"):  # MLflow takes seconds to import
             tracked = tracking.start(
@@ -156,10 +171,11 @@ def begin(config: Config, directory: Path) -> Checkpoint:
         CheckpointError: If the directory holds another run.
     """
     identity = configuration.identity(config)
-    if config.resume is None and (directory / "metrics.json").is_file():
+    results = ("metrics.json", "model/bundle.json")  # a model alone: the run was killed after it was saved
+    if config.resume is None and any((directory / file).is_file() for file in results):
         resume = commands.command("train", commands.override("resume", str(directory)))
         raise checkpoint.CheckpointError(
-            f"{directory} holds a finished run, whose model and figures would be mixed with this run's: choose another "
+            f"{directory} holds a run with results, which would be mixed with this run's: choose another "
             f"hydra.run.dir, delete that folder, or resume that run: {resume}"
         )
     state = Checkpoint.read(directory) if config.resume else None
@@ -198,6 +214,12 @@ def with_base(config: Config, base: Base) -> Config:
             "base= brings its own backbone and image size, and fits its head to convergence: remove "
             f"{', '.join(f'{key}={chosen[key]}' for key in unused)}, which would have no effect"
         )
+    positive = base.bundle.positive_class
+    if config.data.positive_class not in (None, positive):
+        raise BaseError(
+            f"data.positive_class={config.data.positive_class}: the base's positive class is {positive or 'none'}, and "
+            "its scores belong to that; leave data.positive_class out"
+        )
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, backbone=backbone["name"], taps=taps, weights="auto"),
@@ -225,17 +247,21 @@ def fit_settings(config: Config) -> FitSettings:
 
 def warn_of_large_batch(config: Config, data: Dataset) -> None:
     """Log a warning where one batch holds all training images of a head that is trained by epochs."""
-    train_images = len(data.rows("train"))
+    views = config.augment.views if config.augment.mode == "views" else 1
+    train_images = len(data.rows("train")) * views
     if config.by_epochs() and config.batch_size > train_images:
         log.warning(
-            "WARNING: batch_size=%d is larger than the training split (%d images): each epoch is one step",
+            "WARNING: batch_size=%d is larger than the training split (%d images%s): each epoch is one step",
             config.batch_size,
             train_images,
+            " with their views" if views > 1 else "",
         )
 
 
 def record_inputs(config: Config, data: Dataset, weights: str, directory: Path, run: tracking.Run) -> None:
     """Write and log what the run starts from: images, environment, settings."""
+    for name in ("rejected.csv", _DIFF):  # of a run that was killed in this folder
+        (directory / name).unlink(missing_ok=True)
     manifest.write(data.manifest, directory / "manifest.csv")
     if len(data.rejected):
         manifest.write(data.rejected, directory / "rejected.csv")
