@@ -22,7 +22,9 @@ def main(config: Export, call: Call) -> None:
 
     folder = Path(config.output or call.directory).expanduser().absolute()
     several = call.multirun or config.output is None
-    export.export(config, folder / config.format if several and folder.name != config.format else folder)
+    target = folder / config.format if several and folder.name != config.format else folder
+    call.reserve(target)
+    export.export(config, target)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Inspect photos: python predict.py run=<run> input=<photo, folder, pattern> output=<folder>; --help says more."""
 
+from pathlib import Path
+
 try:
     import hydra
 
@@ -18,6 +20,8 @@ def main(config: Predict, call: Call) -> None:
     """Inspect and report; exit with status 1 if a photo needs a person."""
     from hairline.inspection import predict
 
+    if config.output is not None:
+        call.reserve(Path(config.output))
     needs_person, output = predict.inspect_photos(config, call.directory)
     log.move(call.directory, output, copy=True)
     call.process.needs_person |= needs_person > 0

@@ -152,6 +152,18 @@ def test_a_command_that_fails_leaves_the_files_of_others(log: str, no_tensorflow
     assert Path("logs", log).read_text().startswith("mine\n")
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments", "output"),
+    [("predict", ["input=a,b"], "out"), slow("export", ["format=litert", "images=1,2"], "out/litert")],
+)
+def test_no_job_replaces_the_results_of_another(
+    script: str, arguments: list[str], output: str, no_tensorflow: dict[str, str]
+) -> None:
+    found = run("-m", "run=nowhere", *arguments, "output=out", environment=no_tensorflow, script=f"{script}.py")
+    said = refused(found, f"{output} is the output of job 0 of this command", code=1)
+    assert said.count("leave output= out, for a folder per job, or start one command per job") == 2  # also at the end
+
+
 def test_what_the_printed_command_resumes_is_kept(tmp_path: Path, no_tensorflow: dict[str, str]) -> None:
     (tmp_path / "conf").symlink_to(CONF)
     (tmp_path / "train.py").write_text(

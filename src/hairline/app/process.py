@@ -10,6 +10,7 @@ import filelock
 
 from hairline.app.commandline import CommandLine
 from hairline.app.sweep.state import Sweep
+from hairline.system.errors import HairlineError
 from hairline.system.process import Process
 
 
@@ -57,3 +58,16 @@ class Call:
     overrides: list[str]
     multirun: bool
     process: Process
+
+    def reserve(self, output: Path) -> None:
+        """Keep a folder of results for this job of the process.
+
+        Raises:
+            HairlineError: If it is an earlier job's, whose results would be replaced.
+        """
+        earlier = self.process.outputs.setdefault(output.expanduser().resolve(), self.directory)
+        if earlier != self.directory:
+            raise HairlineError(
+                f"{output} is the output of job {earlier.name} of this command, whose results would be replaced: leave "
+                "output= out, for a folder per job, or start one command per job"
+            )

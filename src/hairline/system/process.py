@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hairline.system.signals import Signals
@@ -20,12 +21,14 @@ class Process:
         sweep: Session of the sweep whose jobs run in this process; None outside a sweep.
         latest: Key and value of the last `once`, by name.
         needs_person: Whether a photo of any inspection needs a person; the process then ends with status 1.
+        outputs: Run directory of the job that writes to a folder of the user's choice, by folder.
     """
 
     signals: Signals = field(default_factory=Signals)
     sweep: str | None = None
     latest: dict[str, tuple[str, Any]] = field(default_factory=dict)
     needs_person: bool = False
+    outputs: dict[Path, Path] = field(default_factory=dict)
 
     def enter(self, sweep: str) -> None:
         """Start a session of a sweep; discard what an earlier one kept."""
