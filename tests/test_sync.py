@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import resource
 import subprocess
 import sys
 import threading
@@ -77,6 +78,20 @@ def test_a_journal_continues_after_a_torn_line(place: Path) -> None:
     again.mark_unsent()
     assert len(Journal(place).unsent()) == 4
     assert all(json.loads(line) for line in (place / FILE).read_text().splitlines())
+
+
+def test_a_line_that_a_full_disk_cut_off_does_not_join_the_next_one(place: Path) -> None:
+    journal = Journal(place)
+    journal.add("metrics", values={"loss": 1.0}, step=1)
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((place / FILE).stat().st_size + 20, most))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            journal.add("metrics", values={"loss": 0.5}, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    journal.add("metrics", values={"loss": 0.25}, step=2)
+    assert [entry["values"] for entry in Journal(place).unsent()] == [{"loss": 1.0}, {"loss": 0.25}]
 
 
 def test_the_load_of_the_machine_is_sampled(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +285,16 @@ def test_what_is_sent_twice_is_stored_once(place: Path, two_classes: Path) -> No
     assert tracking.run_id(place) == run_id
     assert content(run_id) == before
     assert len(runs()) == 1
+
+
+def test_a_model_that_was_deleted_is_skipped_with_a_warning(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tracked(place, enabled=False) as run:
+        run.model(place / "model", place / "a.jpg")
+        run.metrics({"loss": 1.0}, step=1)
+    sync.synchronise([place], None)
+    assert f"skipped: {place / 'model'} holds no saved model any more" in caplog.text
+    (entry,) = runs()
+    assert (entry.info.status, entry.data.metrics) == ("FINISHED", {"loss": 1.0})
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ at which they were logged: one that is sent twice is the same point to MLflow, w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -133,11 +134,17 @@ class Journal:
 
     def _write(self, entry: Entry, durable: bool) -> None:
         line = (json.dumps(entry, allow_nan=False) + "\n").encode()
-        with self._path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
+        size = self._path.stat().st_size if self._path.is_file() else 0
+        try:
+            with self._path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+        except OSError:  # the disk is full: the next entry would be appended to the half of this one that fitted
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, size)
+            raise
         self._apply(entry)
 
     def _apply(self, entry: Entry) -> None:

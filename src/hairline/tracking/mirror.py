@@ -175,13 +175,17 @@ class Mirror:
                 client.log_image(self.run_id, image, key=entry["key"], step=0, timestamp=entry["time"])
 
     def _model(self, entry: Entry) -> None:
-        client = self._client()
+        from hairline.model import saved  # late: it imports pandas and SciPy
+
+        folder, client = self._directory / entry["path"], self._client()
+        if not (folder / saved.BUNDLE).is_file():
+            raise FileNotFoundError(f"{folder} holds no saved model any more")
         experiment = str(client.get_run(self.run_id).info.experiment_id)
         for model in client.search_logged_models([experiment], filter_string=f"source_run_id = '{self.run_id}'"):
             if str(model.status) == "READY":
                 return
             client.delete_logged_model(model.model_id)  # left incomplete by a killed process
-        models.log_model(self.uri, str(self.run_id), self._directory / entry["path"], Path(entry["example"]))
+        models.log_model(self.uri, str(self.run_id), folder, Path(entry["example"]))
 
     def _end(self, entry: Entry) -> None:
         self._client().set_terminated(self.run_id, entry["status"], entry["time"])
