@@ -79,6 +79,16 @@ def test_hydra_can_read_what_was_typed(typed: str, expected: str) -> None:
     assert completed(typed) == [expected]
 
 
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_the_home_folder_is_meant_in_hydras_folders_too(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert completed(f"{key}=~/runs/${{now:%Y}}") == [f"{key}={tmp_path}/runs/${{now:%Y}}"]
+    assert completed(f"{key}='~/my runs'") == [f"{key}='{tmp_path}/my runs'"]
+    assert completed(f"{key}=runs/~") == [f"{key}='runs/~'"]
+
+
 def test_no_search_is_no_multirun() -> None:
     assert completed("search=null", "name=a,b") == ["search=null", "name='a,b'"]
 
@@ -109,6 +119,9 @@ def test_a_resumed_run_implies_its_folder_and_its_choices(tmp_path: Path, monkey
         completed("resume=nowhere")
     with pytest.raises(config.ConfigError, match="experiment= sets many settings"):
         completed(f"resume={folder}", "experiment=recipe")
+    assert completed(f"resume={folder}", "hydra.run.dir='a run'")[:2] == place
+    with pytest.raises(config.ConfigError, match="hydra.run.dir=other: a resumed run stays in its folder"):
+        completed(f"resume={folder}", "hydra.run.dir=other")
 
 
 def test_a_resumed_sweep_repeats_its_command(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from hairline.system import files
 from hairline.training.checkpoint import Checkpoint
 
 # Texts of Hydra's own, which may refer to other settings: ${now:%Y}.
-_HYDRA_TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name")
+_HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+_HYDRA_TEXTS = (*_HYDRA_FOLDERS, "hydra.sweep.subdir", "hydra.job.name")
 _RUN_KEYS = ("run", "base")
 _MODELS = [f"{folders}model/bundle.json" for folders in ("*/", "*/*/", "*/*/*/")]  # below outputs/; also sweeps' jobs
 # Lines of Hydra's messages that explain Hydra, or advise to append unknown keys with a plus sign.
@@ -171,6 +172,8 @@ def _resumed_run(typed: Sequence[str], settings: dict[str, str]) -> tuple[list[s
     for group in ("experiment", "search"):
         if group in settings:
             raise ConfigError(f"{group}= sets many settings at once, but a resumed run has its own: leave it out")
+    if "hydra.run.dir" in settings and _folder(settings["hydra.run.dir"]) != folder:
+        raise ConfigError(f"hydra.run.dir={settings['hydra.run.dir']}: a resumed run stays in its folder: leave it out")
     implied = [f"resume={commands.quoted(str(folder))}", f"hydra.run.dir={commands.quoted(str(folder))}"]
     for group, key in configuration.CHOSEN_BY.items():
         if group not in settings:
@@ -207,6 +210,12 @@ def _folder(text: str) -> Path:
     return Path(os.path.expanduser(commands.unquoted(text))).absolute()
 
 
+def _without_tilde(value: str) -> str:
+    """Return a folder with the user's home folder instead of `~`; quotes and `${now:...}` stay."""
+    quote = value[:1] if value[:1] in ("'", '"') else ""
+    return quote + os.path.expanduser(value.removeprefix(quote))
+
+
 def _literal(command: Command) -> list[str]:
     """Quote the values of text settings that Hydra's grammar would read as something else, such as 2024_05_12."""
     mappings = [entry.key for entry in command.settings.values() if entry.is_mapping]
@@ -224,6 +233,8 @@ def _literal(command: Command) -> list[str]:
             plain = commands.is_plain_name(item)
             result.append(f"{key}={text}" if plain else f"{owner}={commands.hydra_mapping(single)}")
         elif entry is None and (name in _HYDRA_TEXTS or command.is_group(name)):
+            if name in _HYDRA_FOLDERS:
+                argument = f"{key}={_without_tilde(value)}"
             is_number = isinstance(_parsed(value), int | float)  # a name such as 2024_05_12
             result.append(f"{key}={commands.quoted(value)}" if is_number else argument)
         elif entry is not None and entry.is_text:
