@@ -149,6 +149,17 @@ def test_an_export_is_logged_to_the_finished_run(runs: dict[str, Path], tmp_path
     assert json.loads((tmp_path / "out" / "bundle.json").read_text())["commit"] == "c0ffee"
 
 
+def test_an_export_succeeds_while_the_store_does_not_answer(
+    runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    down = config.Tracking(uri="http://127.0.0.1:1")
+    settings = Export(run=str(runs["better"]), format="litert", images=4, runtime=Threads(1), tracking=down)
+    assert export.export(settings, tmp_path / "out")["images"] == 4
+    assert (tmp_path / "out" / "model.tflite").is_file()
+    assert "WARNING: the export is complete, but not logged: the tracking server http://127.0.0.1:1 does not answer" in caplog.text
+    assert "tracking=none" not in caplog.text  # nothing has to be done again
+
+
 def test_a_champion_trained_on_the_test_images_is_not_compared(
     runs: dict[str, Path], two_classes: Path, tmp_path: Path
 ) -> None:

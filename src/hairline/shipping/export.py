@@ -68,8 +68,11 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
     log.info("%s", parity.describe(row))
     if config.tracking.enabled and run.run_id is not None:
         description = [folder / saved.BUNDLE, folder / readme.README]
-        if not registry.log_export(run.run_id, config.tracking.uri, row, description):
-            log.warning("WARNING: the export is not logged: MLflow's store has no run %s", run.run_id)
+        try:
+            if not registry.log_export(run.run_id, config.tracking.uri, row, description):
+                log.warning("WARNING: the export is not logged: MLflow's store has no run %s", run.run_id)
+        except tracking.TrackingError as error:
+            log.warning("WARNING: the export is complete, but not logged: %s", str(error).splitlines()[0])
     log.info("Export          %s\nHow to run it   %s", folder, folder / readme.README)
     return measurements
 

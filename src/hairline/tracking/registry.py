@@ -108,16 +108,20 @@ def log_export(run_id: str, uri: str | None, row: dict[str, Any], files: list[Pa
 
     Returns:
         Whether the store has the run; otherwise nothing is logged.
+
+    Raises:
+        TrackingError: If the store does not answer.
     """
-    client = store.mlflow_at(uri).MlflowClient()
-    if not store.exists(uri, run_id):
-        return False
-    for key, value in row.items():
-        if isinstance(value, int | float):
-            client.log_metric(run_id, f"export_{row['format']}_{key}", float(value))
-    for path in files:
-        client.log_artifact(run_id, str(path), f"exports/{row['format']}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow 3.17 with pandas 3
-        client.log_table(run_id, {key: [value] for key, value in row.items()}, "exports.json")
+    with store.translated_at(store.tracking_uri(uri)):
+        client = store.mlflow_at(uri).MlflowClient()
+        if not store.exists(uri, run_id):
+            return False
+        for key, value in row.items():
+            if isinstance(value, int | float):
+                client.log_metric(run_id, f"export_{row['format']}_{key}", float(value))
+        for path in files:
+            client.log_artifact(run_id, str(path), f"exports/{row['format']}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow 3.17 with pandas 3
+            client.log_table(run_id, {key: [value] for key, value in row.items()}, "exports.json")
     return True
