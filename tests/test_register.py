@@ -156,7 +156,8 @@ def test_an_export_succeeds_while_the_store_does_not_answer(
     settings = Export(run=str(runs["better"]), format="litert", images=4, runtime=Threads(1), tracking=down)
     assert export.export(settings, tmp_path / "out")["images"] == 4
     assert (tmp_path / "out" / "model.tflite").is_file()
-    assert "WARNING: the export is complete, but not logged: the tracking server http://127.0.0.1:1 does not answer" in caplog.text
+    reason = "the tracking server http://127.0.0.1:1 does not answer"
+    assert f"WARNING: the export is complete, but not logged: {reason}" in caplog.text
     assert "tracking=none" not in caplog.text  # nothing has to be done again
 
 
@@ -273,6 +274,20 @@ def test_a_model_does_not_replace_its_equal() -> None:
         assert isinstance(differences[1], Difference)
         promoted += register.judge(differences[0], differences[1], 1, margin=None).promoted
     assert promoted <= 3
+
+
+def test_any_name_and_a_card_of_any_length_are_registered(runs: dict[str, Path]) -> None:
+    name, run_id = "l'hôtel", str(tracking.run_id(runs["middling"]))
+    assert registry.add_version(name, run_id, None) == registry.add_version(name, run_id, None) == 1
+    assert registry.add_version("annexe", run_id, None) == 1  # a name of its own counts its own versions
+    given = {"champion": None, "promoted": True, "reason": "the first", "tags": {}}
+    registry.decide(name, 1, None, card="# Card\n" + "x" * 6000, **given)
+    description = client().get_model_version(name, "1").description
+    assert description.startswith("the first\n\n# Card\nxxx")
+    assert len(description) == 5000  # PostgreSQL refuses more
+    assert holders(name) == ("1", "1")
+    with pytest.raises(tracking.TrackingError, match="version 7 of 'annexe' is registered, but not described"):
+        registry.decide("annexe", 7, None, card="", **given)
 
 
 def test_an_untracked_run_and_one_of_another_store_are_refused(two_classes: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hairline.system.errors import HairlineError
 from hairline.tracking import store
 
 CANDIDATE, CHAMPION = "candidate", "champion"
+_DESCRIPTION_CHARACTERS = 5000  # width of MLflow's column
 
 
 class RegistryError(HairlineError):
@@ -36,8 +37,9 @@ def add_version(name: str, run_id: str, uri: str | None) -> int:
             raise RegistryError(
                 f"the MLflow run {run_id} has no model: train with report.level=full and tracking.log_model=true"
             )
-        for version in client.search_model_versions(f"name = '{name}'"):
-            if version.run_id == run_id:
+        # By the run alone: MLflow's filter takes no name with an apostrophe.
+        for version in client.search_model_versions(f"run_id = '{run_id}'"):
+            if version.name == name:
                 return int(version.version)
         # By the model's id: `runs:/<run id>/model` may name a later model too.
         with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what the caller logs
@@ -83,18 +85,25 @@ def decide(
         promoted: Whether the new version becomes the champion.
         reason: The reason in one sentence.
         tags: Numbers behind the decision.
-        card: The model card, which follows the reason in the version's description.
+        card: The model card, which follows the reason in the version's description, cut to what MLflow can store.
+
+    Raises:
+        TrackingError: If the store does not answer, or rejects them.
     """
     client, number = store.mlflow_at(uri).MlflowClient(), str(version)
     tags = {"decision": CHAMPION if promoted else CANDIDATE, "reason": reason, **tags}
-    for key, value in tags.items():
-        client.set_model_version_tag(name, number, key, str(value))
-    client.update_model_version(name, number, description=f"{reason}\n\n{card}".strip())
-    client.set_registered_model_alias(name, CANDIDATE, number)
-    if promoted:
-        client.set_registered_model_alias(name, CHAMPION, number)
-        if champion is not None:
-            client.set_model_version_tag(name, str(champion), "replaced_by", number)
+    description = f"{reason}\n\n{card}".strip()
+    if len(description) > _DESCRIPTION_CHARACTERS:
+        description = description[: _DESCRIPTION_CHARACTERS - 1] + "…"
+    with store.translated(f"version {version} of {name!r} is registered, but not described"):
+        for key, value in tags.items():
+            client.set_model_version_tag(name, number, key, str(value))
+        client.update_model_version(name, number, description=description)
+        client.set_registered_model_alias(name, CANDIDATE, number)
+        if promoted:
+            client.set_registered_model_alias(name, CHAMPION, number)
+            if champion is not None:
+                client.set_model_version_tag(name, str(champion), "replaced_by", number)
 
 
 def log_export(run_id: str, uri: str | None, row: dict[str, Any], files: list[Path]) -> bool:
