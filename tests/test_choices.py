@@ -30,6 +30,7 @@ def conf(tmp_path: Path) -> Path:
         (HEADER + b"name: fissur\xe9\n", 2, "not UTF-8"),
         (HEADER + b"model:\n\tdropout: 0.2\n", 3, "contains a tab"),
         (HEADER + b"epochs: 3\n\tseed: 1\n", 3, "contains a tab"),
+        (HEADER + b"epochs: 3\nname: a\x07b\n", 3, r"contains '\x07'"),
         (HEADER + b"model: {dropout: 0.2\nepochs: 3\n", 3, "not YAML"),
         (HEADER + b"epochs: 3\noptimizer: sgd\n", 3, "  - override /optimizer: sgd"),
         (HEADER + b"model: xception\n", 2, "  - override /model: xception"),

@@ -89,8 +89,8 @@ def test_the_home_folder_is_meant_in_hydras_folders_too(
     assert completed(f"{key}=runs/~") == [f"{key}='runs/~'"]
 
 
-def test_no_search_is_no_multirun() -> None:
-    assert completed("search=null", "name=a,b") == ["search=null", "name='a,b'"]
+def test_no_sweep_to_resume_is_no_multirun() -> None:
+    assert completed("sweep.resume=null", "name=a,b") == ["sweep.resume=null", "name='a,b'"]
 
 
 # --- completion -------------------------------------------------------------------------------------------------------
@@ -117,6 +117,11 @@ def test_a_resumed_run_implies_its_folder_and_its_choices(tmp_path: Path, monkey
     assert found == [*place, "schedule=cosine", "data=synthetic", "optimizer=adam"]
     with pytest.raises(config.ConfigError, match="resume=nowhere: no run there"):
         completed("resume=nowhere")
+    for number, other in enumerate(("nc: 2\n", "- one\n", "data: photos\n", "")):  # of another program
+        (tmp_path / f"other {number}").mkdir()
+        (tmp_path / f"other {number}" / "config.yaml").write_text(other)
+        with pytest.raises(config.ConfigError, match="no run there"):
+            completed(f"resume=other {number}")
     with pytest.raises(config.ConfigError, match="experiment= sets many settings"):
         completed(f"resume={folder}", "experiment=recipe")
     assert completed(f"resume={folder}", "hydra.run.dir='a run'")[:2] == place

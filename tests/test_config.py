@@ -160,7 +160,7 @@ def test_groups_are_the_keyword_arguments_of_their_function() -> None:
             "model.backbone=mobilnetv2": r"Did you mean 'mobilenetv2'",
             "data=folder data.path=does/not/exist": r"does/not/exist.*nothing is there",
             "batch_size=0": r"batch_size=0: expected a whole number of at least 1 \(images per batch\)",
-            "seed=4294967296": "seed=4294967296: expected a whole number",
+            "seed=4294967296": "seed=4294967296: expected a whole number from 0 to 4,294,967,295 ",
             "learning_rate=nan": r"learning_rate=nan: expected a finite number above 0",
             "model.dropout=1": r"model.dropout=1: expected a number of at least 0 and below 1",
             "data.mix=-0.5": r"data.mix=-0.5: expected a number from 0 to 4",

@@ -71,6 +71,9 @@ def find(typed: str, script: str = "train") -> str | None:
         ("train", "seed=1 batch_size= 512 epochs=2", "without spaces around", "seed=1 batch_size=512 epochs=2"),
         ("train", "batch_size =512 epochs=2", "without spaces around", "batch_size=512 epochs=2"),
         ("predict", "run = a input = photos", "without spaces around", "run=a input=photos"),
+        # No choice.
+        ("train", "search=null name=a,b", "null is no choice; without a choice, leave search= out", "name=a,b"),
+        ("train", "seed=1 +model=null", "leave model= out", "seed=1"),
         # Several values.
         ("train", "optimizer=adam,sgd", "need -m", "-m optimizer=adam,sgd"),
         ("train", "seed=1,2 batch_size=8", "need -m", "-m seed=1,2 batch_size=8"),
@@ -132,7 +135,7 @@ def test_commands_that_work_pass(script: str, typed: str) -> None:
     assert find(typed, script) is None
 
 
-@pytest.mark.parametrize("typed", ["--verbose", "epochs=5 10", "gibberish"])
+@pytest.mark.parametrize("typed", ["--verbose", "epochs=5 10", "gibberish", "-m experiment=recipe,null"])
 def test_what_is_unclear_is_named_without_a_guess(typed: str) -> None:
     message = find(typed)
     assert message is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -285,6 +286,15 @@ def test_a_study_lies_in_a_folder_of_any_name(tmp_path: Path) -> None:
     command._prepare_search(composed, Sweep(folder))
     optuna.create_study(study_name="s", storage=composed.hydra.sweeper.storage)
     assert (folder / "optuna.db").is_file()
+
+
+@pytest.mark.parametrize(("jobs", "expected"), [(-1, os.cpu_count()), (3, 3)])
+def test_a_search_runs_as_many_jobs_as_joblib_at_once(jobs: int, expected: int, tmp_path: Path) -> None:
+    typed = ["search=head", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"]
+    with composing():
+        composed = GlobalHydra.instance().config_loader().load_configuration("config", typed, RunMode.MULTIRUN)
+    command._prepare_search(composed, Sweep(tmp_path))
+    assert composed.hydra.sweeper.n_jobs == expected
 
 
 def test_a_resumed_study_queues_failed_trials_once_and_counts_the_complete_ones() -> None:

@@ -38,6 +38,9 @@ def fault(path: Path, group: str, groups: set[str], settings: Mapping[str, refer
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         return _syntax(path, text, error)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        return f"{path}, line {line}: contains {text[error.position]!r}, which YAML does not allow; remove it"
     if group in _GLOBAL and _HEADER.replace(" ", "") not in [line.replace(" ", "") for line in _comments(text)]:
         return f"{path}, line 1: expected {_HEADER!r} as the first line, so that the settings belong to all groups"
     if group not in _GLOBAL or not isinstance(root, yaml.MappingNode):

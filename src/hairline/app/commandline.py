@@ -164,7 +164,9 @@ def _resumed_run(typed: Sequence[str], settings: dict[str, str]) -> tuple[list[s
     """
     folder = _folder(settings["resume"])
     saved = configuration.plain(folder / "config.yaml")
-    if not saved:
+    if not all(
+        isinstance(saved.get(group), dict) and key in saved[group] for group, key in configuration.CHOSEN_BY.items()
+    ):
         raise ConfigError(
             f"resume={settings['resume']}: no run there. Expected a run directory with its config.yaml, such as "
             "outputs/<date>/<time>"

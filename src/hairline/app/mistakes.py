@@ -327,6 +327,17 @@ def _looks_like_path(text: str) -> bool:
     return bool(text) and (any(char in text for char in "/\\~. ") or os.path.exists(text))
 
 
+def null_for_choice(command: Command) -> Fault | None:
+    """Return the fault of `experiment=null`: Hydra takes the name of a choice only."""
+    for place, argument in enumerate(command.arguments):
+        group, _, value = argument.partition("=")
+        group = group.lstrip("+")
+        if command.is_group(group) and "null" in value.split(","):
+            text = f"{argument}: null is no choice; without a choice, leave {group}= out"
+            return Fault(text, command.replaced(place) if value == "null" else None)
+    return None
+
+
 def unknown_choice(command: Command) -> Fault | None:
     """Return the fault of a group=choice without a file in `conf`, with the nearest name."""
     if command.own_choices:
@@ -341,7 +352,7 @@ def unknown_choice(command: Command) -> Fault | None:
             return Fault(f"{group}={value[:80]}: expected one of {', '.join(sorted(names))}")
         for choice in value.split(","):
             choice = commands.unquoted(choice)
-            if choice and choice[0].isalnum() and choice not in names | {"null"}:
+            if choice and choice[0].isalnum() and choice not in names:
                 return Fault(configuration.unknown(group, choice, names))
     return None
 
@@ -456,6 +467,7 @@ CHECKS: tuple[Callable[[Command], Fault | None], ...] = (
     path_for_choice,
     unknown_key,
     path_without_choice,
+    null_for_choice,
     unknown_choice,
     values_without_multirun,
     path_with_comma,

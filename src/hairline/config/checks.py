@@ -83,19 +83,26 @@ def value_faults(config: Any) -> Iterator[str]:
             yield f"{key}={text}: expected {_describe_range(value, metadata)} ({metadata['help']})"
 
 
+def _bounds(value: float, metadata: Mapping[str, Any]) -> dict[str, float]:
+    """Return the bounds of a number; of a whole number without an upper one it is that of seeds, named if exceeded."""
+    bounds = {key: metadata[key] for key in ("low", "above", "high", "below") if key in metadata}
+    return {"high": _LARGEST_INT} | bounds if isinstance(value, int) and value > _LARGEST_INT else bounds
+
+
 def _is_in_range(value: float, metadata: Mapping[str, Any]) -> bool:
-    high = metadata.get("high", _LARGEST_INT if isinstance(value, int) else math.inf)
-    above, below = metadata.get("above", -math.inf), metadata.get("below", math.inf)
-    return bool(metadata.get("low", -math.inf) <= value <= high and above < value < below)
+    bounds = _bounds(value, metadata)
+    above, below = bounds.get("above", -math.inf), bounds.get("below", math.inf)
+    return bounds.get("low", -math.inf) <= value <= bounds.get("high", math.inf) and above < value < below
 
 
 def _describe_range(value: float, metadata: Mapping[str, Any]) -> str:
     """Return a range in words, such as `a number above 0 and at most 100`."""
+    bounds = _bounds(value, metadata)
     number = "a whole number" if isinstance(value, int) else "a number" if math.isfinite(value) else "a finite number"
-    if "low" in metadata and "high" in metadata:
-        return f"{number} from {metadata['low']:,} to {metadata['high']:,}"
+    if "low" in bounds and "high" in bounds:
+        return f"{number} from {bounds['low']:,} to {bounds['high']:,}"
     words = {"low": "of at least", "above": "above", "high": "at most", "below": "below"}
-    limits = [f"{word} {metadata[key]:,}" for key, word in words.items() if key in metadata]
+    limits = [f"{word} {bounds[key]:,}" for key, word in words.items() if key in bounds]
     return f"{number} {' and '.join(limits)}"
 
 

@@ -113,7 +113,7 @@ def read(path: Path) -> Config:
 
 
 def plain(path: Path) -> dict[str, Any]:
-    """Return a configuration saved by any version as nested dictionaries; empty if there is no file.
+    """Return a configuration saved by any version as nested dictionaries; empty if there is none.
 
     Raises:
         ConfigError: If it is not YAML.
@@ -124,7 +124,7 @@ def plain(path: Path) -> dict[str, Any]:
         values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (OSError, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{path} is not a configuration: {error}") from error
-    return dict(values)
+    return values if isinstance(values, dict) else {}
 
 
 def resumed(config: Config, overrides: list[str]) -> Config:

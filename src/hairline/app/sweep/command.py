@@ -244,6 +244,8 @@ def _prepare_search(composed: DictConfig, sweep: Sweep) -> None:
         _set(composed, "hydra.sweeper.study_name", "sweep")
     if sweep.stop_on_error:
         _set(composed, "hydra.sweeper.max_failure_rate", 0.0)
+    if sweeper.n_jobs < 1:  # joblib's word for all cores; to Optuna's sweeper it is a number of jobs
+        _set(composed, "hydra.sweeper.n_jobs", os.cpu_count() or 1)
     trials, known = resume_study(sweeper.storage, sweeper.study_name, sweeper.n_trials)
     _set(composed, "hydra.sweeper.n_trials", trials)
     seed = OmegaConf.select(sweeper, "sampler.seed")
