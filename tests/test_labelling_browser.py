@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import http.client
 import json
 import os
@@ -108,12 +109,12 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     for _ in range(20):
         with session.started(), pytest.raises((OSError, http.client.HTTPException)):
             session.work(generator, generator.uniform(0, 0.7))
-    lines = (tmp_path / labels.FILE).read_text().splitlines()[1:]
-    places = [tuple(line.split(",")[:3]) for line in lines]
+    lines = [*csv.reader((tmp_path / labels.FILE).read_text().splitlines()[1:])]
+    places = [tuple(line[:3]) for line in lines]
     assert len(set(places)) == len(places)
     assert len(session.saved) <= len(lines) <= len(session.saved) + 20  # an answer on its way may have arrived
     assert len(session.saved) > 20
-    written = {(line.split(",")[0], *map(int, line.split(",")[1:3])): line.split(",")[5] for line in lines}
+    written = {(line[0], *map(int, line[1:3])): line[5] for line in lines}
     from tests.labelled import wall
 
     pool = wall(tmp_path, photos=120).pool

@@ -454,6 +454,25 @@ def test_marks_are_kept_and_exported(folder: Path, tab: Tab) -> None:
 
 
 @pytest.mark.slow
+def test_two_tabs_keep_each_others_marks(tab: Tab) -> None:
+    other = tab.context.new_page()
+    other.goto(tab.page.url)
+    for page, place, key in ((tab.page, (1050, 850), "f"), (other, (300, 103), "r"), (tab.page, (1500, 1100), "t")):
+        if not page.locator("#sheet").is_visible():
+            page.locator("tr.photo:visible .open").first.click()
+        sheet = page.locator("#sheet").bounding_box()
+        page.mouse.click(
+            *(sheet[side] + length * sheet["width"] / WIDTH for side, length in zip("xy", place, strict=True))
+        )
+        page.keyboard.press(key)
+    assert len(tab.marks()) == 3
+    for page in (tab.page, other):
+        page.wait_for_function("() => document.getElementById('marks-count').textContent === '3'")
+        page.reload()
+        assert page.inner_text("#marks-count") == "3"
+
+
+@pytest.mark.slow
 def test_any_name_is_exported_as_it_is_on_disk(folder: Path, tab: Tab) -> None:
     page = tab.page
     page.locator("tr.photo:visible .open").first.click()

@@ -62,7 +62,8 @@ function countMarks() {
   find("marks-count").textContent = number(allMarks().length);
   const says = new Map();
   for (const mark of allMarks()) says.set(mark.photo, (says.get(mark.photo) ?? new Set()).add(mark.says));
-  for (const row of rows) row.dataset.marks = [...says.get(JSON.parse(row.dataset.photo)) ?? []].sort().join(" ");
+  // Rows of photos that cannot be read have none.
+  for (const row of rows) row.dataset.marks = [...says.get(JSON.parse(row.dataset.photo ?? "null")) ?? []].sort().join(" ");
 }
 
 // One label per window. A tile's own mark counts most; a tile with a confirmed trace shows one, whatever else is in it.
