@@ -65,6 +65,15 @@ def test_every_choice_composes() -> None:
             assert not list(checks.value_faults(found)), chosen
 
 
+@pytest.mark.parametrize("script", config.SCRIPTS)
+def test_logs_are_utf_8_in_any_locale(script: str) -> None:
+    with composing():
+        chosen = ["data=synthetic"] if script == "evaluate" else []
+        logging = compose(script, chosen, return_hydra_config=True).hydra.job_logging
+    assert logging.handlers.file["class"] == "logging.FileHandler"
+    assert logging.handlers.file.encoding == "utf-8"
+
+
 def test_defaults_and_recipe() -> None:
     default = composed("config")
     assert (default.data.source, default.model.backbone, default.optimizer.name) == ("synthetic", "mobilenetv2", "adam")

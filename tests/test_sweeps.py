@@ -16,7 +16,7 @@ from hydra import compose
 from hairline.app.sweep import job, state
 from tests import tracked
 from tests.conftest import ROOT
-from tests.running import TINY, composing, refused, run, slow, started, wait_until
+from tests.running import TINY, composed, composing, refused, run, slow, started, wait_until
 
 HEAD = (*TINY, "features.engine=tensorflow", "data=folder")
 
@@ -125,9 +125,23 @@ def test_faults_of_the_whole_sweep_are_reported_before_it_begins(
 @pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
 def test_launchers_compose(launcher: str) -> None:
     with composing():
-        composed = compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True).hydra.launcher
-        assert composed._target_.startswith("hydra_plugins.")
-        assert job.threads(composed) == {"joblib": max(1, (os.cpu_count() or 1) // 2), "slurm": 4, "ray": 1}[launcher]
+        chosen = compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True).hydra.launcher
+        assert chosen._target_.startswith("hydra_plugins.")
+        assert job.threads(chosen) == {"joblib": max(1, (os.cpu_count() or 1) // 2), "slurm": 4, "ray": 1}[launcher]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["seed=0,1"], 3),  # of an experiment's file: without a launcher, jobs share nothing
+        (["seed=0,1", "hydra/launcher=joblib"], None),
+        (["seed=0,1", "hydra/launcher=joblib", "runtime.threads=3"], 3),
+    ],
+)
+def test_the_best_run_is_completed_with_the_threads_of_the_command(
+    command: list[str], expected: int | None, tmp_path: Path
+) -> None:
+    assert job._own_threads(composed("config", "runtime.threads=3"), state.Sweep(tmp_path, command=command)) == expected
 
 
 @pytest.mark.slow

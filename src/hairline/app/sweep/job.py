@@ -234,7 +234,7 @@ def _complete_best(sweep: Sweep, application: Application) -> int:
             resume=str(directory),  # continues from its weights
             report=dataclasses.replace(config.report, level="full"),
             tracking=dataclasses.replace(config.tracking, uri=sweep.store),
-            runtime=dataclasses.replace(config.runtime, threads=None),
+            runtime=dataclasses.replace(config.runtime, threads=_own_threads(config, sweep)),
         )
         log.info("Completing the best run: %s", best.name)
         quiet = logs.brief(application.warnings)
@@ -250,3 +250,9 @@ def _complete_best(sweep: Sweep, application: Application) -> int:
         print(f"the best run {directory} could not be completed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _own_threads(config: Config, sweep: Sweep) -> int | None:
+    """Return the threads that the user set for the jobs; None if they were a job's share of the cores."""
+    keys = {entry.lstrip("+").partition("=")[0] for entry in sweep.command}
+    return None if "hydra/launcher" in keys and "runtime.threads" not in keys else config.runtime.threads
