@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import hairline
 from hairline import config
@@ -28,8 +28,10 @@ from hairline.model.decision import Decision
 from hairline.shipping import export, formats, parity, readme, runners
 from hairline.shipping.formats import ExportError
 from hairline.tracking import FinishedRun
+from tests.conftest import paint
 from tests.running import composed
 from tests.saved_runs import saved_run
+from tests.test_images import tiff
 from tests.test_labels import wall
 
 # TensorFlow takes long to start in the processes that run the README's code.
@@ -303,6 +305,33 @@ def test_an_export_needs_no_drawn_images_and_accepts_dark_ones(two_classes: Path
     assert len(found.validation) == 30
     assert not (found.training["path"] == drawn["path"].iloc[0]).any()
     assert export.export(settings(run), tmp_path / "out")["images"] == 30
+
+
+def test_images_that_pillow_alone_reads_otherwise_and_any_class_name_are_exported(tmp_path: Path) -> None:
+    """The README's code, of a dozen lines, knows fewer kinds of images than the decoder."""
+    name = "crack \N{BRICK}"
+    run = saved_run(tmp_path / "run", paint(tmp_path / "data", {name: 24, "plain": 24}), positive=name)
+    wide = np.linspace(0, 65535, 1600).reshape(40, 40).astype(np.uint16)
+    colour = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("note", "x" * 2_000_000, zip=True)
+    saved_as: list[bytes] = [
+        tiff((wide // 16, {281: 4095})),
+        tiff((wide, {262: 0})),
+        tiff((colour[::2, ::2].copy(), {254: 1}), (colour, {})),
+        images.encoded(Image.fromarray(wide), "PNG", transparency=int(wide[0, 0])),
+        images.encoded(Image.fromarray(colour), "PNG", pnginfo=texts),
+        tiff((wide, {})),
+    ]
+    table = manifest.read(run / "manifest.csv").query("split == 'val'")
+    assert len(table) == 12
+    for path, content in zip(table["path"], saved_as * 2, strict=True):
+        Path(path).write_bytes(content)
+    alike = [export.reads_alike(path) for path in table["path"]]
+    assert alike == [False, False, False, False, False, True] * 2
+    assert export.export(settings(run), tmp_path / "out")["images"] == 12
+    example = json.loads(block(tmp_path / "out", "json"))
+    assert example["probabilities"].keys() == {name, "plain"}
 
 
 def test_a_run_on_labels_is_exported_when_the_cache_was_emptied(tmp_path: Path) -> None:

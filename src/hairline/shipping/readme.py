@@ -83,7 +83,8 @@ def _label(bundle: Bundle) -> str:
     if bundle.positive_class is None or bundle.threshold is None:
         return "max(probabilities, key=probabilities.get)"
     other = next(name for name in bundle.class_names if name != bundle.positive_class)
-    positive, negative = json.dumps(bundle.positive_class), json.dumps(other)
+    # In Python, unlike in JSON, the escape of a character beyond 16 bits would be two characters.
+    positive, negative = (json.dumps(name, ensure_ascii=False) for name in (bundle.positive_class, other))
     decision = f"{positive} if probabilities[{positive}] >= {bundle.threshold!r} else {negative}"
     if bundle.decision.abstain is None:
         return decision
