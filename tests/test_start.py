@@ -164,18 +164,23 @@ def test_no_job_replaces_the_results_of_another(
     assert said.count("leave output= out, for a folder per job, or start one command per job") == 2  # also at the end
 
 
-def test_what_the_printed_command_resumes_is_kept(tmp_path: Path, no_tensorflow: dict[str, str]) -> None:
+def test_a_printed_command_resumes_from_where_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_tensorflow: dict[str, str]
+) -> None:
     (tmp_path / "conf").symlink_to(CONF)
     (tmp_path / "train.py").write_text(
         """
 import errno
 import hydra
+from hairline import config as configuration
 from hairline.app import start
+from hairline.training.checkpoint import Checkpoint
 
 @hydra.main(config_path=start.CONF, config_name="config", execution_whitelist=start.TARGETS)
 @start.job
 def main(config, call):
-    (call.directory / "state.npz").touch()
+    configuration.save(config, call.directory / "config.yaml")
+    Checkpoint.begin(call.directory, "identity")
     raise OSError(errno.ENOSPC, "No space left on device")
 
 start.start(__file__, main)
@@ -184,6 +189,10 @@ start.start(__file__, main)
     found = run("hydra.run.dir=one", environment=no_tensorflow, script=str(tmp_path / "train.py"))
     refused(found, "the disk is full", f"then resume with: python {tmp_path}/train.py resume=one")
     assert Path("one", "state.npz").is_file()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = run("resume=../one", environment=no_tensorflow, script=str(tmp_path / "train.py"))
+    refused(found, f"then resume with: python {tmp_path}/train.py resume={tmp_path}/one\n")
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from hairline.app.sweep import command, job, state
 from hairline.app.sweep.state import Sweep
 from hairline.config import ConfigError
 from hairline.evaluation import figures
+from hairline.system.process import Process
 from hairline.tracking import sync
 from tests import tracked
 from tests.running import composing
@@ -173,6 +174,9 @@ def test_the_table_and_the_parent_name_the_best_and_the_failed() -> None:
     said = sweep.describe(table)
     assert "1 job failed" in said
     assert "s/3 (d): no" in said
+    said = sweep.describe(table, shown=Process(moved=True).shown)  # resumed from another folder
+    assert f"{Path.cwd()}/s/3 (d): no" in said
+    assert f"sweep.resume={Path.cwd()}/s" in said
     # A child whose process died before it could note the run is deleted, a noted one ends.
     stray = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
     run(sweep, 4, "e", end="dies")

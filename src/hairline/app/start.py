@@ -30,8 +30,9 @@ from hairline.app import log as logs
 from hairline.app.process import Application, Call, current
 from hairline.app.sweep import job as sweep_job
 from hairline.config import commands
-from hairline.system import cache, errors, files, redaction, signals
+from hairline.system import cache, errors, redaction, signals
 from hairline.system.errors import HairlineError
+from hairline.system.process import Process
 from hairline.training import checkpoint
 from hairline.training.checkpoint import Checkpoint
 
@@ -104,7 +105,9 @@ def _run(application: Application, conf: Path, script: str, main: Callable[[], N
         for note in command.notes:
             print(note)
         if command.directory is not None and os.path.isdir(command.directory):
+            typed_in = os.getcwd()
             os.chdir(command.directory)
+            application.process.moved = os.getcwd() != typed_in
         sys.argv[1:] = command.completed  # Hydra reads it from there
         if {"--help", "-h"} & set(command.typed):
             with contextlib.redirect_stdout(io.StringIO()) as page, contextlib.suppress(SystemExit):
@@ -203,16 +206,16 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
             settings.check(config)  # what was found when the run began may be gone
         return function(config, Call(directory, overrides, multirun, application.process))
     except KeyboardInterrupt as ending:
-        resume = _resume_command(directory)
+        resume = _resume_command(directory, application.process)
         log.error("stopped by %s%s", ending, f". Resume with: {resume}" if resume else "")
         sys.exit(signals.exit_code(ending))
     except Exception as error:
         logs.report(error)
-        resume = None if errors.explained(error) is None else _resume_command(directory)
+        resume = None if errors.explained(error) is None else _resume_command(directory, application.process)
         if resume:
             log.error("then resume with: %s", resume)
         if multirun:
-            application.failures.append((f"{files.relative(directory)} ({' '.join(overrides)})", str(error)))
+            application.failures.append((f"{application.process.shown(directory)} ({' '.join(overrides)})", str(error)))
             return None
         logging.shutdown()
         if not resumed and not resume:
@@ -220,11 +223,11 @@ def perform(function: Callable[[Any, Call], Any], composed: DictConfig) -> Any:
         sys.exit(logs.exit_code(error))
 
 
-def _resume_command(directory: Path) -> str | None:
+def _resume_command(directory: Path, process: Process) -> str | None:
     """Return the command that resumes the run in a folder; None if there is nothing to resume."""
     if not (directory / checkpoint.FILE).is_file():
         return None
-    return commands.command("train", commands.override("resume", files.relative(directory)))
+    return commands.command("train", commands.override("resume", process.shown(directory)))
 
 
 def _is_complete(directory: Path, config: configuration.Config) -> bool:

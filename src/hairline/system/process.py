@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from hairline.system import files
 from hairline.system.signals import Signals
 
 T = TypeVar("T")
@@ -21,6 +22,7 @@ class Process:
         sweep: Session of the sweep whose jobs run in this process; None outside a sweep.
         latest: Key and value of the last `once`, by name.
         needs_person: Whether a photo of any inspection needs a person; the process then ends with status 1.
+        moved: The working directory is that of a resumed run or sweep, not the one in which the user typed the command.
         outputs: Run directory of the job that writes to a folder of the user's choice, by folder.
     """
 
@@ -28,6 +30,7 @@ class Process:
     sweep: str | None = None
     latest: dict[str, tuple[str, Any]] = field(default_factory=dict)
     needs_person: bool = False
+    moved: bool = False
     outputs: dict[Path, Path] = field(default_factory=dict)
 
     def enter(self, sweep: str) -> None:
@@ -35,6 +38,10 @@ class Process:
         if sweep != self.sweep:
             self.sweep = sweep
             self.latest.clear()
+
+    def shown(self, path: Path) -> str:
+        """Return a path for a message or a command that the user pastes: short only if it holds where they are."""
+        return str(path.absolute()) if self.moved else files.relative(path)
 
     def once(self, name: str, key: str, compute: Callable[[], T]) -> T:
         """Return a value; in a sweep, what the job before computed under the same key.

@@ -295,14 +295,14 @@ def log_to_mlflow(trained: Trained, metrics: dict[str, float], run: tracking.Run
         run.figures(trained.figures)
 
 
-def log_results(trained: Trained, metrics: dict[str, float], run: tracking.Run, *, in_sweep: bool) -> None:
+def log_results(trained: Trained, metrics: dict[str, float], run: tracking.Run, *, process: Process) -> None:
     """Log what came out, where it lies, and what to try next."""
-    config, place = trained.config, files.relative(trained.directory)
+    config, place = trained.config, process.shown(trained.directory)
     kept = summary.kept_epoch(trained.head.history, config.schedule.keep, step=history_step(config))
     notes = [kept, summary.weights_note(trained.start.origin), summary.chance_note(trained.data, metrics)]
     lines = ["", *summary.split_lines(metrics), "", *summary.test_lines(trained.data, metrics), *filter(None, notes)]
     lines += ["", summary.seconds_line(metrics), "", f"Run directory   {place}"]
-    if not in_sweep:  # a sweep prints the rest at its end
+    if process.sweep is None:  # a sweep prints the rest at its end
         if run.id is not None:
             lines.append("Compare runs    " + "\n                then open ".join(run.ui_hints()))
         lines += summary.next_steps(

@@ -160,7 +160,7 @@ def run_stages(
         trained = results.Trained(config, directory, start, data, placed, frozen, head)
         metrics = results.evaluate(trained, fit, run, seconds, process)
     state.finish(keep=config.report.level == "light")  # keep the weights: a sweep saves the model of its best job later
-    results.log_results(trained, metrics, run, in_sweep=process.sweep is not None)
+    results.log_results(trained, metrics, run, process=process)
     return metrics
 
 

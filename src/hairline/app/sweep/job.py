@@ -205,7 +205,7 @@ def finish(application: Application, code: int) -> int:
     status = "finished" if code == 0 or (len(table) > 0 and not sweep.stop_on_error) else "failed"
     tracking.end_run(sweep.store, sweep.run_id, "interrupted" if code in signals.CODES else status)
     code = code or int((table["status"] != "finished").any())
-    print(sweep.describe(table), file=sys.stderr if code else sys.stdout)
+    print(sweep.describe(table, shown=application.process.shown), file=sys.stderr if code else sys.stdout)
     lock.release()
     return code
 

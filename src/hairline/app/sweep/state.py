@@ -368,12 +368,12 @@ class Sweep:
         tags["mlflow.note.content"] = "\n\n".join(lines)
         tracking.update_run(self.store, self.run_id, metrics=metrics, step=count, tags=tags, files=paths)
 
-    def describe(self, table: pd.DataFrame, limit: int = 10) -> str:
-        """Return the best `limit` jobs and all failed ones as text for the screen."""
+    def describe(self, table: pd.DataFrame, limit: int = 10, shown: Callable[[Path], str] = files.relative) -> str:
+        """Return the best `limit` jobs and all failed ones as text for the screen, with paths as `shown` gives them."""
         summary = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
         stopped = len(table) < self.count
         jobs = f"{len(table)} of {self.count} jobs" if stopped else f"{len(table)} job{'s' * (len(table) != 1)}"
-        lines = ["", f"Sweep           {files.relative(self.folder)}   {jobs}: {summary or 'none'}"]
+        lines = ["", f"Sweep           {shown(self.folder)}   {jobs}: {summary or 'none'}"]
         ranked = table[table["status"] == "finished"].sort_values("val_loss").head(limit)
         if len(ranked):
             formats: dict[str, Callable[..., str]] = {key: short_value for key in self.swept if key in ranked}
@@ -384,16 +384,16 @@ class Sweep:
             lines += ["", columns.to_string(index=False, float_format="{:.4f}".format, formatters=formats)]
         best = self.best()
         if best is not None:
-            lines += ["", f"Best            {files.relative(self.directory(best))}   {best.name}"]
+            lines += ["", f"Best            {shown(self.directory(best))}   {best.name}"]
         if self.run_id is not None:
             page = tracking.curves_page(self.experiment_id, self.run_id)
             lines.append("Compare jobs    " + "\n                then open ".join(tracking.ui_hints(self.store, page)))
         failed = [job for job in self.jobs() if job.status == "failed"]
         if failed:
             lines += ["", f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"]
-            lines += [f"  {files.relative(self.directory(job))} ({job.name}): {job.error}" for job in failed]
+            lines += [f"  {shown(self.directory(job))} ({job.name}): {job.error}" for job in failed]
         if stopped or (table["status"] != "finished").any():
-            resume = commands.override("sweep.resume", files.relative(self.folder))
+            resume = commands.override("sweep.resume", shown(self.folder))
             lines.append(f"{'Go on' if stopped else 'Try again':<16}{commands.command('train', resume)}")
         return "\n".join(lines)
 
