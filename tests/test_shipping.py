@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from hairline.model import saved
 from hairline.model.decision import Decision
 from hairline.shipping import export, formats, parity, readme, runners
 from hairline.shipping.formats import ExportError
+from hairline.system.errors import QuestionError
 from hairline.tracking import FinishedRun
 from tests.conftest import paint
 from tests.running import composed
@@ -289,8 +291,9 @@ def test_missing_images_are_named_and_found_elsewhere(two_classes: Path, tmp_pat
     assert measurements["images"] == 30  # the run's validation images, recognised by their digest, not all 120
     shutil.rmtree(moved / "plain")
     (moved / "granite").mkdir()
-    shutil.copy(next((moved / "cracked").iterdir()), moved / "granite")
-    with pytest.raises(ExportError, match="granite: the model knows cracked, plain"):
+    Image.new("RGB", (40, 40), "grey").save(moved / "granite" / "new.png")  # the run's images keep their labels
+    says = "granite: the model knows cracked, plain. Map them: 'data.class_map={granite: plain}'"
+    with pytest.raises(ExportError, match=says):
         export.export(settings(run, data=ExportData(str(moved))), tmp_path / "out")
 
 
@@ -301,7 +304,8 @@ def test_an_export_needs_no_drawn_images_and_accepts_dark_ones(two_classes: Path
     manifest.write(pd.concat([table.assign(origin=""), drawn]), run / "manifest.csv")
     for path in table.loc[table["split"] == "val", "path"]:
         Image.fromarray(np.full((40, 40), 9000, np.uint16)).save(path, "TIFF")  # dark, of a set with 16 bits
-    found = parity.find_images(FinishedRun.find(str(run), None), None, None, ["cracked", "plain"], calibration=True)
+    finished = FinishedRun.find(str(run), None)
+    found = parity.find_images(finished, ExportData(), None, ["cracked", "plain"], calibration=True)
     assert len(found.validation) == 30
     assert not (found.training["path"] == drawn["path"].iloc[0]).any()
     assert export.export(settings(run), tmp_path / "out")["images"] == 30
@@ -332,6 +336,43 @@ def test_images_that_pillow_alone_reads_otherwise_and_any_class_name_are_exporte
     assert export.export(settings(run), tmp_path / "out")["images"] == 12
     example = json.loads(block(tmp_path / "out", "json"))
     assert example["probabilities"].keys() == {name, "plain"}
+
+
+def test_images_in_other_folders_are_read_as_data_class_map_and_class_from_say(
+    two_classes: Path, tmp_path: Path
+) -> None:
+    run, names = saved_run(tmp_path / "run", two_classes), ["cracked", "plain"]
+    moved = tmp_path / "moved"
+    for label, letter in (("cracked", "C"), ("plain", "U")):
+        for number, path in enumerate(sorted((two_classes / label).iterdir())):
+            place = "DP"[number % 2]
+            (moved / place / f"{letter}{place}").mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, moved / place / f"{letter}{place}")
+    # The run's own images are recognised by their digests, whatever their folders are called now.
+    finished, given = FinishedRun.find(str(run), None), ExportData(str(moved), class_from="parent")
+    found = parity.find_images(finished, given, None, names, calibration=True)
+    known = manifest.read(run / "manifest.csv").set_index("sha256")["label"]
+    assert len(found.validation) == 30
+    assert found.validation["label"].tolist() == known[found.validation["sha256"]].tolist()
+    (run / "manifest.csv").unlink()
+    alone = FinishedRun.find(str(run / "model"), None)
+    with pytest.raises(ExportError, match="holds the classes CD, CP, UD, UP"):
+        parity.find_images(alone, given, None, names, calibration=False)
+    with pytest.raises(QuestionError, match="names follow a pattern") as asked:
+        parity.find_images(alone, ExportData(str(moved)), None, names, calibration=False)
+    pasted = [word for words in asked.value.choices[0][1] for word in shlex.split(words)]
+    pasted[-1] = pasted[-1].replace("uncracked", "plain")
+    given = composed("export", "run=x", "format=litert", f"data.path={moved}", *pasted).data
+    found = parity.find_images(alone, given, None, names, calibration=False)
+    assert found.validation["label"].value_counts().to_dict() == {"cracked": 60, "plain": 60}
+    (moved / "list.csv").write_text("path,label\n")
+    for letter in "DP":
+        for file in (moved / letter).glob("*/*"):
+            file.rename(moved / f"{file.parent.name}{file.name}")
+        shutil.rmtree(moved / letter)
+    with pytest.raises(QuestionError) as asked:
+        parity.find_images(alone, ExportData(str(moved)), None, names, calibration=False)
+    assert asked.value.choices[0][1] == [f"data.path={moved}/list.csv"]  # there is no data=manifest in export.py
 
 
 def test_a_run_on_labels_is_exported_when_the_cache_was_emptied(tmp_path: Path) -> None:

@@ -85,8 +85,9 @@ def register(store: ConfigStore) -> None:
     for name, schema in {**configuration.SCRIPTS, **configuration.GROUPS}.items():
         group, _, leaf = name.rpartition("/")
         node = OmegaConf.structured(schema)
-        for key in {"tags", "class_map"} & set(node):
-            OmegaConf.set_struct(node[key], False)  # keys of the user's choice: tags.site=bridge needs no plus sign
+        for owner in (node, node.data) if schema is configuration.Export else (node,):
+            for key in {"tags", "class_map"} & set(owner):
+                OmegaConf.set_struct(owner[key], False)  # any keys: tags.site=bridge needs no plus sign
         # Below `hydra/`, so that --help does not list the schema beside the choices.
         store.store(group=f"hydra/schema/{group}".rstrip("/"), name=leaf, node=node, replace=True)
 

@@ -576,6 +576,8 @@ class ExportData:
     path: str | None = setting(
         None, "labelled images, or the run's images after a move; null = those of its manifest", path=True
     )
+    class_from: ClassFrom = setting("auto", "what the class of an image in a folder is named after, as in training")
+    class_map: dict[str, str] = setting({}, "rename classes, as in training: {Positive: cracked}; * and ? match")
 
 
 @dataclass

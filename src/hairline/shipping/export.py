@@ -52,7 +52,7 @@ def export(config: Export, folder: Path) -> dict[str, Any]:
     run = tracking.FinishedRun.find(config.run, config.tracking.uri)
     name, bundle = config.format, saved.read_bundle(run.model)
     compared = parity.find_images(
-        run, config.data.path, config.images, bundle.class_names, calibration=FORMATS[name].quantised
+        run, config.data, config.images, bundle.class_names, calibration=FORMATS[name].quantised
     )
     with published(folder, (run.model / saved.MODEL).stat().st_size) as place:
         prepare_tensorflow(config.runtime.threads)

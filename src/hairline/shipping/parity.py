@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hairline.config import ExportData
 from hairline.data import classes, drawn, folders, images, labels, manifest, sources
 from hairline.model.saved import Bundle
 from hairline.shipping.formats import FORMATS, ExportError
 from hairline.shipping.runners import Predictor
 from hairline.system import progress
+from hairline.system.errors import QuestionError
 from hairline.tracking import FinishedRun
 
 DIFFERENCE_LIMIT = 1e-4  # between probabilities
@@ -51,13 +53,14 @@ class Images:
 
 
 def find_images(
-    run: FinishedRun, data: str | None, limit: int | None, class_names: list[str], *, calibration: bool
+    run: FinishedRun, data: ExportData, limit: int | None, class_names: list[str], *, calibration: bool
 ) -> Images:
     """List the images, drawn evenly from the classes.
 
     Args:
         run: The run; its manifest names the validation images.
-        data: Folder or CSV file of labelled images to use instead, or to which the run's images were moved.
+        data: Folder or CSV file of labelled images to use instead, or to which the run's images were moved; without a
+            path, those in the manifest.
         limit: Maximum number of validation images.
         class_names: Class names of the model.
         calibration: Training images are needed.
@@ -66,8 +69,8 @@ def find_images(
         ExportError: If there are none, or some are missing; says how to provide them.
     """
     known = run.manifest()
-    if data is not None:
-        table = _scan(data, known, class_names)
+    if data.path is not None:
+        table = _scan(data.path, data, known, class_names)
     elif known is not None:
         table = known
     else:
@@ -78,10 +81,10 @@ def find_images(
     table = table[drawn.is_real(table)]
     validation, training = (table[table["split"] == split] for split in ("val", "train"))
     if validation.empty:
-        raise ExportError(f"{data or run.name} holds no validation images: provide some with data.path=<folder>")
+        raise ExportError(f"{data.path or run.name} holds no validation images: provide some with data.path=<folder>")
     if calibration and training.empty:
         raise ExportError(
-            f"{data or run.name} holds no training images, from which the ranges of 8-bit integers are estimated: "
+            f"{data.path or run.name} holds no training images, from which the ranges of 8-bit integers are estimated: "
             "set data.path=<folder with train and val folders>, or a folder with the run's training images"
         )
     validation = classes.subsample(validation, limit, 0).reset_index(drop=True)
@@ -92,28 +95,40 @@ def find_images(
             raise ExportError(
                 f"run={run.name}: {len(missing)} of the {len(chosen)} images to compare on are missing, such as "
                 f"{manifest.printable(missing[0])}: set data.path=<folder> to where they are now, or to other labelled "
-                "images" + ("" if data is None else f" (data.path={data})")
+                "images" + ("" if data.path is None else f" (data.path={data.path})")
             )
     return Images(validation, training)
 
 
-def _scan(data: str, known: pd.DataFrame | None, class_names: list[str]) -> pd.DataFrame:
-    """Return the manifest of the user's images; images of the run, recognised by their digest, keep its split."""
-    place = folders.typed(data)
+def _scan(path: str, data: ExportData, known: pd.DataFrame | None, class_names: list[str]) -> pd.DataFrame:
+    """Return the manifest of the user's images; those of the run, recognised by their digest, keep label and split."""
+    place = folders.typed(path)
     if not place.exists():
-        raise ExportError(f"data.path={data} does not exist (looked for {place})")
-    if labels.find(data).name == labels.FILE and labels.find(data).is_file():
-        rows = labels.from_labels(path=data)
+        raise ExportError(f"data.path={path} does not exist (looked for {place})")
+    if labels.find(path).name == labels.FILE and labels.find(path).is_file():
+        rows = labels.from_labels(path=path)
+    elif place.is_file():
+        rows = sources.from_manifest(path=path)
     else:
-        rows = sources.from_manifest(path=data) if place.is_file() else sources.from_folder(path=data)
-    unknown = sorted(set(rows["label"]) - set(class_names))
-    if unknown:
-        raise ExportError(
-            f"data.path={data} holds the classes {', '.join(unknown)}: the model knows {', '.join(class_names)}"
-        )
-    table, _ = manifest.scan(rows)
+        try:
+            rows = sources.from_folder(path=path, class_from=data.class_from)
+        except QuestionError as error:  # the path alone says what it is: this script has no data=<choice>
+            choices = [(text, [word for word in words if word != "data=manifest"]) for text, words in error.choices]
+            raise QuestionError(error.question, choices) from None
+    table, _ = manifest.scan(classes.rename_classes(rows, data.class_map))
+    split = None
     if known is not None:
-        split = table["sha256"].map(dict(zip(known["sha256"], known["split"], strict=True)))
+        own = known.drop_duplicates("sha256").set_index("sha256")
+        table["label"] = table["sha256"].map(own["label"]).fillna(table["label"])
+        split = table["sha256"].map(own["split"])
+    unknown = sorted(set(table["label"]) - set(class_names))
+    if unknown:
+        hint = classes.class_map_hint(sorted(set(table["label"])), class_names)
+        raise ExportError(
+            f"data.path={path} holds the classes {', '.join(map(manifest.printable, unknown))}: the model knows "
+            f"{', '.join(map(manifest.printable, class_names))}. Map them: {hint}"
+        )
+    if split is not None:
         if (split == "val").any():
             return table.assign(split=split.fillna(""))
         table = table[split.ne("train")]
