@@ -272,11 +272,13 @@ def test_a_resumed_run_stays_in_the_store_that_the_environment_named(
         first.setenv("MLFLOW_TRACKING_URI", uri)
         code, said = stopped(Path("killed"), *WHOLE, f"data.path={two_classes}", number=signal.SIGTERM)
     assert code == 143, said
-    found = run("resume=killed")
+    (before,) = tracked.runs(mlflow.MlflowClient(uri), experiment="hairline")
+    found = run("resume=killed", "tags.site=bridge")
     assert found.returncode == 0, found.stdout + found.stderr
     assert not Path("mlflow.db").exists()
     (entry,) = tracked.runs(mlflow.MlflowClient(uri), experiment="hairline")
     assert (entry.info.run_id, entry.info.status) == (tracking.run_id(Path("killed")), "FINISHED")
+    assert (entry.info.run_name, entry.data.tags["site"]) == (before.info.run_name, "bridge")
 
 
 @pytest.mark.slow

@@ -101,6 +101,23 @@ def test_a_run_that_is_resumed_stays_in_the_store_that_the_environment_named(
     assert steps(str(again.id), at=client(Path("server").absolute() if kept else None)) == [1, 2]
 
 
+@pytest.mark.usefixtures("empty_store")
+def test_name_and_tags_given_to_a_resumed_run_reach_mlflow() -> None:
+    with tracked(HERE) as run:
+        pass
+    before = client().get_run(run.id).data.tags
+    with tracked(HERE, name="renamed", tags={"site": "tunnel", "side": "north"}):
+        pass
+    with tracked(HERE, enabled=False, name="renamed twice", tags={"side": "south"}):
+        pass
+    sync.synchronise([HERE], None)
+    found = client().get_run(run.id)
+    assert found.info.run_name == "renamed twice"
+    changed = {"site": "tunnel", "side": "south", "mlflow.runName": "renamed twice"}
+    assert found.data.tags == before | changed
+    assert found.info.status == "FINISHED"
+
+
 def test_tracking_off_writes_the_journal_only() -> None:
     with tracked(HERE, enabled=False) as run:
         run.parameters({"a": 1})

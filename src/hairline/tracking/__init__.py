@@ -4,7 +4,7 @@
 thread beside the training.
 """
 
-from hairline.tracking.journal import forget, has_metrics, run_id, start_count
+from hairline.tracking.journal import begun_name, forget, has_metrics, run_id, start_count
 from hairline.tracking.models import FinishedRun, fetch_runs, find, logged_model
 from hairline.tracking.run import (
     LOGS,
@@ -36,6 +36,7 @@ __all__ = [
     "FinishedRun",
     "Run",
     "TrackingError",
+    "begun_name",
     "connect",
     "curves_page",
     "default_uri",

@@ -41,6 +41,11 @@ def start_count(directory: Path) -> int:
     return _count(directory, "begin")
 
 
+def begun_name(directory: Path) -> str | None:
+    """Return the name with which the run of a directory was started; None if it was not."""
+    return Journal(directory).start.get("name")
+
+
 def has_metrics(directory: Path) -> bool:
     """Return whether the run of a directory has logged metrics, which later values would not replace."""
     return _count(directory, "metrics") > 0

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _PARAMETER_CHARACTERS = 6000  # MLflow's limit; the whole configuration is logged as an artifact too
 LOGS = ("train.log", "evaluate.log")  # of the scripts that start runs
 _NAME_CHARACTERS = 250  # MLflow's limit
+_NAME = "mlflow.runName"  # tag; MLflow renames the run with it
 _TRIES = 3  # to start a run: writing to a SQLite file times out where many processes do
 
 
@@ -184,14 +185,17 @@ def start(
         TrackingError: If the server or store cannot be used at the start, within seconds; with `required` also later.
     """
     journal = Journal(directory.absolute())
+    changes = _changes(journal.start, name, tags)
     if not enabled:
         journal.add("begin", name=name, experiment=experiment, tags=tags, directory=str(journal.directory))
+        journal.add("tags", values=changes)
         with _end_recorded(journal):
             yield Run(journal)
         return
     begin = {"name": name, "experiment": experiment, "tags": {**_context_tags(), **tags}}
     # A sweep has checked the server before its jobs.
     mirror = _begin(journal, uri, begin, required=PARENT not in tags)
+    journal.add("tags", values=changes)
     delivery = Delivery(mirror, required=required)
     hurried = False
     try:
@@ -207,6 +211,14 @@ def start(
         delivery.check()
         sync = commands.command("sync", commands.override("run", str(directory)))
         raise TrackingError(f"MLflow did not accept the whole run in time: {sync}")
+
+
+def _changes(before: dict[str, Any], name: str, tags: dict[str, str]) -> dict[str, str]:
+    """Return the tags, the name among them, that differ from those of the run's last start; none at the first."""
+    if not before:
+        return {}
+    changed = {key: value for key, value in tags.items() if before["tags"].get(key) != value}
+    return changed | ({_NAME: name} if before["name"] != name else {})
 
 
 def _begin(journal: Journal, uri: str | None, begin: dict[str, Any], *, required: bool) -> Mirror:

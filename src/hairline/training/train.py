@@ -127,7 +127,10 @@ def run_stages(
         with seconds("tracking"):  # MLflow takes seconds to import
             tracked = tracking.start(
                 **arguments(config.tracking, "log_model", "log_diff", "registered_model"),
-                name=config.name or summary.run_name(overrides, config.model.backbone, solver),
+                # A resumed run keeps its name: what was typed beside resume= does not describe it.
+                name=config.name
+                or tracking.begun_name(directory)
+                or summary.run_name(overrides, config.model.backbone, solver),
                 tags={**config.tags, "configuration": configuration.identity(config)},
                 directory=directory,
             )
