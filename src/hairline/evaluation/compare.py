@@ -208,7 +208,8 @@ def read_run(name: str, folder: Path, known: dict[str, dict[str, str]]) -> Run:
     settings = configuration.flatten(configuration.plain(folder / "config.yaml"))
     # The model may have been told its positive class, which the settings of an evaluation or with base= do not name.
     for file in filter(Path.is_file, (folder / "environment.json", folder / DESCRIPTION)):
-        settings |= {"data.positive_class": json.loads(file.read_text(encoding="utf-8")).get("positive_class")}
+        about = json.loads(file.read_text(encoding="utf-8"))
+        settings |= {"data.positive_class": about["positive_class"]} if "positive_class" in about else {}
     run = Run(name, settings, results, table, read_groups(folder / "manifest.csv", known))
     return dataclasses.replace(run, predictions=answered(run))
 
