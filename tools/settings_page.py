@@ -54,11 +54,7 @@ def _meaning(entry: reference.Setting) -> str:
     """Return the help text and the range of a setting."""
     signs = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
     bounds = [f"{words} {entry.bounds[key]:,}" for key, words in signs.items() if key in entry.bounds]
-    return (
-        "; ".join([entry.help, *([", ".join(bounds)] if bounds else [])])
-        .replace("|", "\\|")
-        .replace("<", "&lt;")
-    )
+    return "; ".join([entry.help, *([", ".join(bounds)] if bounds else [])]).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _table(entries: list[reference.Setting]) -> str:
