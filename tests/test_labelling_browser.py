@@ -28,6 +28,7 @@ from tests.saved_runs import saved_run
 
 pytestmark = pytest.mark.slow
 
+PHOTOS = 600  # of twelve tiles each: more than a fast machine answers in a test
 SERVER = """
 import logging, sys
 from pathlib import Path
@@ -36,7 +37,7 @@ from hairline.labelling import label
 from hairline.labelling.pictures import Pictures
 from tests.labelled import wall
 folder = Path(sys.argv[1])
-session = wall(folder, photos=120).open(folder)
+session = wall(folder, photos=int(sys.argv[2])).open(folder)
 classes = [{"name": "cracked", "key": "c"}, {"name": "sound", "key": "s"}]
 facts = {"title": "wall", "classes": classes, "file": "labels.csv"}
 label.serve(session, Pictures(session.pool), bytes, 0, open_page=False, facts=facts, next_steps=[])
@@ -80,7 +81,7 @@ class Killed:
 def serving(folder: Path) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """Serve a session on a wall of drawn features."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    return started([sys.executable, "-u", "-c", SERVER, str(folder)], env=environment)
+    return started([sys.executable, "-u", "-c", SERVER, str(folder), str(PHOTOS)], env=environment)
 
 
 @contextlib.contextmanager
@@ -117,7 +118,7 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     written = {(line[0], *map(int, line[1:3])): line[5] for line in lines}
     from tests.labelled import wall
 
-    pool = wall(tmp_path, photos=120).pool
+    pool = wall(tmp_path, photos=PHOTOS).pool
     for tile, name in session.saved:
         x, y = pool.boxes[tile, :2].tolist()
         assert written[(pool.photos[pool.photo[tile]], x, y)] == name
