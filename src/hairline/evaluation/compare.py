@@ -64,6 +64,16 @@ class Run:
     predictions: pd.DataFrame
     groups: dict[str, str]
 
+    @property
+    def class_names(self) -> list[str]:
+        """The classes of its predictions."""
+        return predictions.class_names(self.predictions)
+
+    @property
+    def positive_class(self) -> str | None:
+        """The class that recall counts: of its settings, or guessed by its name; None if there is none."""
+        return classes.positive_class(self.class_names, self.settings.get("data.positive_class"))
+
 
 def compare(config: Compare, directory: Path) -> pd.DataFrame:
     """Compare runs: a table on the screen, `comparison.csv`, `differences.csv` and `comparison.png`.
@@ -216,11 +226,11 @@ def read_run(name: str, folder: Path, known: dict[str, dict[str, str]]) -> Run:
 
 def answered(run: Run) -> pd.DataFrame:
     """Return the predictions of a run with the class at the threshold where it gave no answer, as its metrics count."""
-    table, threshold, names = run.predictions, run.metrics.get("threshold"), predictions.class_names(run.predictions)
-    positive = classes.positive_class(names, run.settings.get("data.positive_class"))
+    table, threshold, positive = run.predictions, run.metrics.get("threshold"), run.positive_class
     if positive is None or threshold is None:
         return table
-    at_threshold = np.where(table[f"prob_{positive}"] >= threshold, positive, next(n for n in names if n != positive))
+    negative = next(name for name in run.class_names if name != positive)
+    at_threshold = np.where(table[f"prob_{positive}"] >= threshold, positive, negative)
     return table.assign(predicted=table["predicted"].mask(table["predicted"] == CANNOT_TELL, at_threshold))
 
 
@@ -281,12 +291,11 @@ def missing_intervals(run: Run) -> dict[str, float]:
     """Return the intervals of a run that computed no bootstrap, as the jobs of a sweep, from its predictions."""
     if "test_balanced_accuracy_interval_low" in run.metrics:
         return {}
-    names = predictions.class_names(run.predictions)
-    positive = classes.positive_class(names, run.settings.get("data.positive_class"))
+    positive = run.positive_class
     measured = metrics.measure(
         predictions.from_table(
             run.predictions,
-            positive=None if positive is None else names.index(positive),
+            positive=None if positive is None else run.class_names.index(positive),
             groups=np.array([run.groups.get(path, path) for path in run.predictions["path"]], dtype=object),
         ),
         Decision(threshold=run.metrics.get("threshold")),
@@ -317,13 +326,12 @@ def compare_with(reference: Run, runs: list[Run], metric: str, *, chosen: bool, 
     """
     others = [run for run in runs if run is not reference]
     groups = {path: group for run in reversed(runs) for path, group in run.groups.items()} | reference.groups
-    names = predictions.class_names(reference.predictions)
     results = paired.compare(
         reference.predictions,
         [run.predictions for run in others],
         metric,
         groups=groups,
-        positive=classes.positive_class(names, reference.settings.get("data.positive_class")),
+        positive=reference.positive_class,
         chosen=chosen,
         resamples=resamples,
     )
